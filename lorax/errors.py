@@ -1,0 +1,60 @@
+"""The error tree: one root, one child per kind, each also a standard exception.
+
+    LoraxError
+    ├── ParamsError        (ValueError)    params.yaml holds a key or a value that the schema refuses
+    ├── WorkspaceError     (RuntimeError)  the command was run outside a workspace, or the workspace is unusable
+    ├── LayoutError        (ValueError)    a data set is not in CDDB's layout, or a name is unsafe
+    ├── ImageError         (ValueError)    an image file can't be decoded
+    ├── DataVersionError   (RuntimeError)  DVC or git refused, or pinned bytes can't be found
+    ├── BackboneError      (ValueError)    unknown backbone, weights that don't fit, LoRA targets that match nothing
+    ├── StateError         (ValueError)    a learner state is damaged, unknown or doesn't fit the backbone
+    ├── RegistryError      (RuntimeError)  MLflow is unreachable or doesn't hold what was asked for
+    ├── ServiceError       (RuntimeError)  a server did not start, stop or answer
+    └── StorageError       (OSError)       the disk is full or refuses to be written
+
+A message says what was found, what was expected, where, and what to do.
+"""
+
+
+class LoraxError(Exception):
+    """Root of every error that the user can mend; the command line prints it as one clear line."""
+
+
+class ParamsError(LoraxError, ValueError):
+    """params.yaml (or an override) holds something that the schema refuses."""
+
+
+class WorkspaceError(LoraxError, RuntimeError):
+    """The command needs a workspace and was not given a usable one."""
+
+
+class LayoutError(LoraxError, ValueError):
+    """A data set is not laid out as CDDB is, or a name is unsafe as a path or key."""
+
+
+class ImageError(LoraxError, ValueError):
+    """At least one image file can't be decoded."""
+
+
+class DataVersionError(LoraxError, RuntimeError):
+    """DVC or git refused, or bytes that a revision pins can't be found."""
+
+
+class BackboneError(LoraxError, ValueError):
+    """The backbone, its weights or its LoRA targets don't fit together."""
+
+
+class StateError(LoraxError, ValueError):
+    """A learner state is damaged, of an unknown format, or doesn't fit the backbone at hand."""
+
+
+class RegistryError(LoraxError, RuntimeError):
+    """MLflow can't be reached, or doesn't hold what was asked for."""
+
+
+class ServiceError(LoraxError, RuntimeError):
+    """A server did not start, stop or answer."""
+
+
+class StorageError(LoraxError, OSError):
+    """The disk is full, or refuses to be written."""

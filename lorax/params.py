@@ -1,0 +1,145 @@
+"""The closed schema of params.yaml: every hyper-parameter, checked before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lorax.errors import ParamsError
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BackboneParams(_Section):
+    """Which frozen vision transformer, and what it wants to see."""
+
+    name: str = Field("shipped", description="'shipped' (the package's own small ConViT) or a timm model name")
+    weights: str = Field("shipped", description="'shipped', 'hub', or the path of a safetensors file")
+    arguments: dict[str, Any] = Field(default_factory=dict, description="timm constructor arguments")
+    crop: int = Field(64, ge=8, description="side of the square that the network sees, pixels")
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+
+class LoraParams(_Section):
+    """One branch's LoRA."""
+
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(16.0, gt=0)
+    dropout: float = Field(0.1, ge=0, lt=1)
+    targets: tuple[str, ...] = Field(
+        (r"blocks\.\d+\.attn\.(qk|v)",), min_length=1, description="full-match regular expressions over module names"
+    )
+
+
+class TrainingParams(_Section):
+    """How a branch and the head are fitted; the same for every task but the learning rate."""
+
+    epochs: int = Field(12, ge=1)
+    batch_size: int = Field(32, ge=1)
+    learning_rate_first: float = Field(1e-3, gt=0, description="peak rate for the first task")
+    learning_rate: float = Field(1e-3, gt=0, description="peak rate for every later task")
+    warmup_epochs: int = Field(0, ge=0)
+    warmup_rate: float = Field(1e-4, gt=0, description="rate that the warm-up starts from (may lie above the peak)")
+    minimum_rate: float = Field(1e-5, ge=0, description="where the cosine ends")
+    weight_decay: float = Field(1e-6, ge=0)
+    diversity_weight: float = Field(0.1, ge=0)
+    views: int = Field(1, ge=1, description="random crops drawn once per image; epoch e shows view e mod views")
+    drop_last: bool = Field(False, description="leave out an epoch's last incomplete batch, as published")
+    mixed_precision: bool = Field(False, description="bfloat16 autocast of the live branch on a GPU")
+
+
+class ExemplarParams(_Section):
+    """The exemplar memory."""
+
+    budget: int = Field(200, ge=0, description="images kept in all, shared evenly over the classes seen")
+
+
+class RunParams(_Section):
+    """What an episode is a pure function of, besides state, data and hyper-parameters."""
+
+    seed: int = Field(0, ge=0)
+    threads: int = Field(2, ge=1, description="CPU threads of torch; part of the result's last bits")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    batch_size: int = Field(64, ge=1, description="images per batch where nothing is trained")
+
+
+class RegistryParams(_Section):
+    model: str = Field("lorax", min_length=1, description="name of the registered model and of its experiment")
+
+
+class ServicesParams(_Section):
+    """Where the embedded servers listen, on loopback."""
+
+    prefect_port: int = Field(4200, ge=1024, le=65535)
+    mlflow_port: int = Field(5000, ge=1024, le=65535)
+
+
+class Params(_Section):
+    """params.yaml, checked; sections are named after rooms."""
+
+    backbone: BackboneParams = BackboneParams()
+    lora: LoraParams = LoraParams()
+    training: TrainingParams = TrainingParams()
+    exemplars: ExemplarParams = ExemplarParams()
+    run: RunParams = RunParams()
+    registry: RegistryParams = RegistryParams()
+    services: ServicesParams = ServicesParams()
+
+    def learning(self) -> dict[str, Any]:
+        """The sections that an episode's result depends on, as plain JSON values; a learner state records them."""
+        names = {"backbone", "lora", "training", "exemplars", "run"}
+        return self.model_dump(mode="json", include=names)
+
+
+def load_params(path: Path, *, preset: str | None = None, overrides: Iterable[str] = ()) -> Params:
+    """Read params.yaml, lay a preset over it, then `section.key=value` overrides.
+
+    Args:
+        path: the workspace's params.yaml; its `presets` section maps a preset's name to partial sections.
+        preset: name of a preset of that file, or None.
+        overrides: `section.key=value` texts; the value is read as YAML.
+
+    Raises:
+        ParamsError: unreadable file, unknown preset, unknown key, or a value that the schema refuses.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text()) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise ParamsError(f"{path} can't be read as YAML: {error}. Restore it from git or 'lorax init'.") from error
+    if not isinstance(raw, dict):
+        raise ParamsError(f"{path} holds {type(raw).__name__}; expected sections such as 'training:'.")
+    presets = raw.pop("presets", None) or {}
+    if preset is not None:
+        if preset not in presets:
+            raise ParamsError(f"{path} has no preset {preset!r}; it has {sorted(presets) or 'none'}.")
+        raw = _merged(raw, presets[preset])
+    for text in overrides:
+        raw = _merged(raw, _parse_override(text))
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        details = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise ParamsError(f"{path} is not valid: {details}.") from error
+
+
+def _parse_override(text: str) -> dict[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or "." not in key:
+        raise ParamsError(f"override {text!r} is not understood: expected section.key=value, as in training.epochs=2.")
+    section, _, name = key.partition(".")
+    return {section: {name: yaml.safe_load(value)}}
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid on `base`, section by section; a section's values are replaced whole."""
+    sections = {name: dict(values or {}) for name, values in base.items()}
+    for name, values in over.items():
+        sections.setdefault(name, {}).update(values or {})
+    return sections

@@ -1,0 +1,126 @@
+"""The vocabulary: tasks, their samples, and the table of all classes seen so far.
+
+A *task* is what one landing brings: one or more synthetic classes (generators) and at most one real class.
+The *stream* is the ordered tasks; a *scenario* is a published stream.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from lorax.errors import LayoutError
+
+SCENARIOS: dict[str, tuple[str, ...]] = {
+    "easy": ("gaugan", "biggan", "cyclegan", "imle", "deepfake", "crn", "wild"),
+    "hard": ("gaugan", "biggan", "wild", "whichfaceisreal", "san"),
+    "long": (
+        *("gaugan", "biggan", "cyclegan", "imle", "deepfake", "crn", "wild"),
+        *("glow", "stargan_gf", "stylegan", "whichfaceisreal", "san"),
+    ),
+}
+"""Published streams by CDDB's folder names, in order. Source: Li et al., WACV 2023 (arXiv 2205.05467)."""
+
+_TASK_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+
+
+def check_task_name(name: str) -> str:
+    """Return `name` if it is safe as a path, a metric and an artifact key.
+
+    Raises:
+        LayoutError: it is not made of 1 to 63 lower-case letters, digits, `_` and `-`, a letter or digit first.
+    """
+    if not _TASK_NAME.fullmatch(name):
+        raise LayoutError(
+            f"task name {name!r} is not usable: expected 1 to 63 lower-case letters, digits, '_' or '-', "
+            "beginning with a letter or digit. Choose another --task name."
+        )
+    return name
+
+
+@dataclass(frozen=True, order=True)
+class TaskClass:
+    """One class of a task: `index` is its folder's number (0 = real), `name` the generator's (or "real")."""
+
+    index: int
+    name: str
+
+    @property
+    def is_real(self) -> bool:
+        return self.index == 0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image: `path` is relative to data/ (POSIX, starts with the task's name), `md5` the digest of its bytes."""
+
+    path: str
+    md5: str
+    task: str
+    class_index: int
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one landing brought, as listed in a data revision; no pixel is read to make one."""
+
+    name: str
+    digest: str
+    classes: tuple[TaskClass, ...]
+    train: tuple[Sample, ...]
+    test: tuple[Sample, ...]
+
+
+@dataclass(frozen=True)
+class ClassEntry:
+    """A row of the class table: the head's output `id` stands for class `index` of `task`."""
+
+    id: int
+    task: str
+    index: int
+    name: str
+
+    @property
+    def is_real(self) -> bool:
+        return self.index == 0
+
+    @property
+    def label(self) -> str:
+        """What a person reads: the generator's name, with its task where the two differ."""
+        return self.name if self.name == self.task else f"{self.task}/{self.name}"
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """All classes seen so far, in the order of the head's outputs."""
+
+    entries: tuple[ClassEntry, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def with_task(self, task: str, classes: Sequence[TaskClass]) -> ClassTable:
+        """The table with `classes` of `task` appended, by folder number."""
+        first = len(self.entries)
+        new = (ClassEntry(first + i, task, c.index, c.name) for i, c in enumerate(sorted(classes)))
+        return ClassTable(self.entries + tuple(new))
+
+    def ids(self, samples: Iterable[Sample]) -> list[int]:
+        """The head's output of each sample's class, in order."""
+        by_key = {(e.task, e.index): e.id for e in self.entries}
+        return [by_key[s.task, s.class_index] for s in samples]
+
+    @property
+    def is_real(self) -> tuple[bool, ...]:
+        """For each head output, whether it stands for a real class."""
+        return tuple(e.is_real for e in self.entries)
+
+    def multi_real(self) -> list[int]:
+        """For each head output, the id that scoring treats it as: all real classes share the first real one's id.
+
+        Source: the multi-real rule of LoRAX (arXiv 2504.08149, evaluation protocol): an image counts as right if its
+        true and predicted class are the same synthetic class, or are both real.
+        """
+        first_real = next((e.id for e in self.entries if e.is_real), -1)
+        return [first_real if e.is_real else e.id for e in self.entries]
