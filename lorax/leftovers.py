@@ -1,0 +1,63 @@
+"""Servers that outlived their supervisor or their parent: found by a mark in their environment, and stopped.
+
+MLflow's server is a parent with a web worker below it. When the parent is killed the worker lives on and keeps the
+port, so the next start would fail; the same is true of every server when the supervisor itself is killed. Therefore the
+supervisor runs this file in front of each server: it stops what is left of that server, then becomes the server.
+No process is ever chosen by its name, and none that does not carry this workspace's mark.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+import psutil
+
+FOLDER_VARIABLE = "LORAX_SERVICES_DIR"
+"""Every process that `up` starts, and all below it, carry the services folder in this environment variable."""
+
+SERVICE_VARIABLE = "LORAX_SERVICE"
+"""Which server a process belongs to."""
+
+
+def find(folder: str, service: str | None = None) -> list[psutil.Process]:
+    """Processes marked with `folder` (and `service`), without this one and those that it descends from."""
+    own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    found = []
+    for process in psutil.process_iter():
+        try:
+            marks = {} if process.pid in own else process.environ()
+        except (psutil.Error, OSError):  # another user's, or gone meanwhile
+            continue
+        if marks.get(FOLDER_VARIABLE) == folder and service in (None, marks.get(SERVICE_VARIABLE)):
+            found.append(process)
+    return found
+
+
+def stop(processes: list[psutil.Process], patience_s: float = 10.0) -> None:
+    """Ask `processes` to end, wait `patience_s` seconds, then end those that have not."""
+    _signal(processes, kill=False)
+    _, alive = psutil.wait_procs(processes, timeout=patience_s)
+    _signal(alive, kill=True)
+    psutil.wait_procs(alive, timeout=patience_s)
+
+
+def stop_all(folder: str, service: str | None = None, patience_s: float = 10.0) -> None:
+    """Stop every marked process; looks again until none is left, since a server may start others while it stops."""
+    deadline = time.monotonic() + 2 * patience_s
+    while (left := find(folder, service)) and time.monotonic() < deadline:
+        stop(left, patience_s)
+
+
+def _signal(processes: list[psutil.Process], *, kill: bool) -> None:
+    for process in processes:
+        try:
+            process.kill() if kill else process.terminate()
+        except psutil.NoSuchProcess:
+            continue
+
+
+if __name__ == "__main__":
+    stop_all(os.environ[FOLDER_VARIABLE], os.environ[SERVICE_VARIABLE], patience_s=5.0)
+    os.execv(sys.argv[1], sys.argv[1:])

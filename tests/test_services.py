@@ -1,0 +1,181 @@
+"""The embedded servers are real here: one pair is started for the whole file, in a folder with a difficult name."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from lorax import leftovers, services, supervision
+from lorax.errors import ServiceError
+from lorax.params import Params, ServicesParams
+from lorax.workspace import Workspace
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _params() -> Params:
+    return Params(services=ServicesParams(prefect_port=_free_port(), mlflow_port=_free_port()))
+
+
+def _eventually(condition: Callable[[], bool], patience_s: float = 90.0) -> bool:
+    deadline = time.monotonic() + patience_s
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.3)
+    return True
+
+
+@pytest.fixture(autouse=True)
+def no_addresses_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "MLFLOW_BACKEND_STORE_URI"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Workspace, Params]]:
+    """Two `up` at once, as two impatient users would do it."""
+    workspace = Workspace(tmp_path_factory.mktemp("a 41%41 # name"))
+    params = _params()
+    patch = pytest.MonkeyPatch()
+    for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "MLFLOW_BACKEND_STORE_URI"):
+        patch.delenv(name, raising=False)
+    other = threading.Thread(target=services.up, args=(workspace, params))
+    other.start()
+    try:
+        services.up(workspace, params)
+        other.join()
+        yield workspace, params
+    finally:
+        services.down(workspace)
+        patch.undo()
+
+
+def test_both_servers_answer_and_keep_everything_in_the_services_folder(running: tuple[Workspace, Params]) -> None:
+    workspace, params = running
+    found = services.status(workspace, params)
+    assert found.is_ready
+    assert (workspace.services_dir / "mlflow" / "mlflow.db").is_file()
+    assert (workspace.services_dir / "prefect" / "prefect.db").is_file()
+    assert found.mlflow.log_path is not None
+    assert found.mlflow.log_path.is_file()
+    assert urllib.request.urlopen(found.prefect.address, timeout=5).status == 200
+
+
+def test_up_again_changes_nothing_and_is_quick(running: tuple[Workspace, Params]) -> None:
+    workspace, params = running
+    before = services.status(workspace, params)
+    began = time.monotonic()
+    assert services.up(workspace, params) == before
+    assert time.monotonic() - began < 5
+
+
+def test_another_workspace_is_told_which_port_is_taken_and_what_to_change(
+    running: tuple[Workspace, Params], tmp_path: Path
+) -> None:
+    _, params = running
+    with pytest.raises(ServiceError, match=rf"{params.services.prefect_port}.*services\.prefect_port") as error:
+        services.up(Workspace(tmp_path), params)
+    assert "\n" not in str(error.value)
+    assert not services.status(Workspace(tmp_path), params).is_ready
+
+
+def test_the_registry_can_be_read_from_its_database_alone(running: tuple[Workspace, Params]) -> None:
+    workspace, params = running
+    uri = services.registry_uri_at_rest(workspace, params)
+    assert uri is not None
+    from sqlalchemy import create_engine, text
+
+    with create_engine(uri).connect() as connection:
+        assert connection.execute(text("select count(*) from registered_models")).scalar() == 0
+
+
+def test_a_killed_server_comes_back_even_when_its_web_worker_lives_on(running: tuple[Workspace, Params]) -> None:
+    workspace, params = running
+    before = services.status(workspace, params).mlflow.pid
+    assert before is not None
+    os.kill(before, 9)
+
+    def is_back() -> bool:
+        now = services.status(workspace, params).mlflow
+        return now.is_ready and now.pid != before
+
+    assert _eventually(is_back)
+
+
+def test_down_after_the_supervisor_was_killed_leaves_no_process(running: tuple[Workspace, Params]) -> None:
+    workspace, params = running
+    marked = leftovers.find(str(workspace.services_dir))
+    assert len(marked) >= 4  # supervisord, Prefect, MLflow and its web worker
+    pid = int((workspace.services_dir / "supervisord.pid").read_text())
+    os.kill(pid, 9)
+    assert _eventually(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    assert not services.status(workspace, params).is_ready
+    services.down(workspace)
+    assert leftovers.find(str(workspace.services_dir)) == []
+    supervision.check_port(services.HOST, params.services.prefect_port, "", "")
+    supervision.check_port(services.HOST, params.services.mlflow_port, "", "")
+    services.down(workspace)
+
+
+def test_down_where_nothing_ever_ran_does_nothing(tmp_path: Path) -> None:
+    services.down(Workspace(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_dies_at_once_is_an_error_with_the_end_of_its_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///elsewhere.db")
+    (tmp_path / "work" / "services" / "prefect" / "prefect.db").mkdir(parents=True)  # no database can be made there
+    with pytest.raises(ServiceError, match=r"Prefect's server stopped while starting.*prefect\.log ends with:\n"):
+        services.up(Workspace(tmp_path), _params())
+    assert leftovers.find(str(tmp_path / "work" / "services")) == []
+
+
+def test_servers_given_by_the_environment_are_used_and_not_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///elsewhere.db")
+    monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{_free_port()}/api")
+    workspace, params = Workspace(tmp_path), _params()
+    variables = services.environment(workspace, params)
+    assert variables["PREFECT_API_URL"] == os.environ["PREFECT_API_URL"]
+    assert variables["MLFLOW_TRACKING_URI"] == "sqlite:///elsewhere.db"
+    assert "PREFECT_HOME" not in variables
+    monkeypatch.setattr(services, "EXTERNAL_PATIENCE_S", 0.5)
+    with pytest.raises(ServiceError, match=r"does not answer.*PREFECT_API_URL"):
+        services.up(workspace, params)
+    assert not workspace.services_dir.exists()
+
+
+def test_the_variables_of_a_flow_name_the_embedded_servers_and_keep_loopback_off_proxies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "example.org")
+    workspace, params = Workspace(tmp_path), _params()
+    variables = services.environment(workspace, params)
+    assert variables["PREFECT_API_URL"] == f"http://127.0.0.1:{params.services.prefect_port}/api"
+    assert variables["MLFLOW_TRACKING_URI"] == f"http://127.0.0.1:{params.services.mlflow_port}"
+    assert variables["PREFECT_HOME"] == str(tmp_path / "work" / "services" / "prefect")
+    assert variables["NO_PROXY"] == "example.org,127.0.0.1,localhost"
+
+
+def test_importing_services_is_cheap() -> None:
+    script = "import sys, lorax.services; print([m for m in ('prefect', 'mlflow', 'torch') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
