@@ -1,0 +1,240 @@
+"""An episode: learn one task on top of a learner state. The method, on one screen, is `learn_episode`.
+
+Each step reads and writes the episode's folder, so that a flow can run the steps one by one and, after a kill, go on
+with the first unfinished one. A finished step that is run again does nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from lorax.data.images import Images
+from lorax.errors import StateError
+from lorax.learning.evaluation import accuracy_row, score
+from lorax.learning.exemplars import updated_memory
+from lorax.learning.folder import EpisodeFolder, Report
+from lorax.learning.state import Branch, Exemplar, LearnedTask, LearnerState, load_state, save_state, state_digest
+from lorax.learning.training import EpochRow, Fit, OnEpoch, TrainingSet, epoch_seed
+from lorax.network.backbone import open_backbone, reopen_backbone
+from lorax.network.features import compute_features
+from lorax.network.network import Network
+from lorax.params import Params
+from lorax.storage import canonical_json, whole_directory, write_whole
+from lorax.stream import Sample, Task
+
+Fetch = Callable[[Iterable[Sample]], Mapping[str, Path]]
+"""Finds the file of each sample, by md5."""
+
+
+def learn_episode(
+    folder: EpisodeFolder,
+    base: LearnerState,
+    task: Task,
+    earlier: Sequence[Task],
+    fetch: Fetch,
+    params: Params,
+    on_epoch: OnEpoch | None = None,
+) -> LearnerState:
+    """Learn `task` on top of `base`: grow, fit, herd, score.
+
+    A pure function of (base, the tasks' bytes, params): run in one process or resumed in many, on the same kind of CPU
+    it gives byte for byte the same state.
+
+    Source: LoRAX (arXiv 2504.08149), the incremental training procedure.
+    """
+    train_branch(folder, base, task, fetch, params, on_epoch)
+    update_exemplars(folder, base, task, fetch, params)
+    evaluate(folder, base, task, earlier, fetch, params)
+    return load_state(folder.state_dir)
+
+
+def base_state(directory: Path | None, params: Params) -> LearnerState:
+    """The state in `directory`, or the empty one; either way on the backbone that params.yaml names.
+
+    Raises:
+        StateError: the state was learned on another backbone than params.yaml names.
+        BackboneError: the backbone can't be built.
+    """
+    if directory is None:
+        return LearnerState(open_backbone(params.backbone).identity)
+    state = load_state(directory)
+    wanted, found = params.learning()["backbone"], state.parameters.get("backbone")
+    if wanted != found:
+        raise StateError(
+            f"params.yaml names backbone {wanted}, but the learner state in {directory} was learned on {found}. "
+            "Branches fit one backbone only: restore the backbone section, or begin a new registry.model."
+        )
+    return state
+
+
+def open_network(state: LearnerState, device: str = "auto") -> Network:
+    """The network that a learner state describes, ready to predict.
+
+    Raises:
+        BackboneError: its backbone can't be built here, or has other weights than the state names.
+    """
+    network = Network.empty(reopen_backbone(state.backbone))
+    for branch in state.branches:
+        network.backbone.load_branch(branch.config, branch.weights)
+    classes, width = state.head_weight.shape
+    network.head = nn.Linear(width, classes)
+    network.head.load_state_dict({"weight": state.head_weight, "bias": state.head_bias})
+    return network.requires_grad_(False).to(_device(device))
+
+
+def train_branch(
+    folder: EpisodeFolder,
+    base: LearnerState,
+    task: Task,
+    fetch: Fetch,
+    params: Params,
+    on_epoch: OnEpoch | None = None,
+) -> None:
+    """Step 1: grow the network by `task` and fit the new branch and the head on its images and the exemplars.
+
+    Raises:
+        StateError: `base` knows the task already, or knows no real image and the task brings none.
+    """
+    if folder.trained_dir.is_dir():
+        return
+    _check_learnable(base, task)
+    torch.set_num_threads(params.run.threads)
+    episode, started = len(base.tasks), time.perf_counter()
+    classes = base.classes.with_task(task.name, task.classes)
+    network = open_network(base, params.run.device)
+    head_seed = epoch_seed(params.run.seed, episode, params.training.epochs + 1)
+    modules = network.grow(params.lora, len(task.classes), branch_seed=params.run.seed, head_seed=head_seed)
+    network.head.requires_grad_(True)
+    samples = [*task.train, *(e.sample for e in base.exemplars)]
+    images = Images.load(samples, fetch(samples), network.crop)
+    data = TrainingSet.build(network, images, torch.tensor(classes.ids(samples)), params.training.views, params.run)
+    prepared = time.perf_counter()
+    fit = Fit(network, len(base.classes), params.training, params.run, episode)
+    rows = fit.run_epochs(data, folder.checkpoint_path, on_epoch)
+    seconds = {"prepare": prepared - started, "train": sum(row.seconds for row in rows)}
+    _save_trained(folder.trained_dir, network, rows, modules, seconds)
+    folder.checkpoint_path.unlink(missing_ok=True)
+
+
+def update_exemplars(folder: EpisodeFolder, base: LearnerState, task: Task, fetch: Fetch, params: Params) -> None:
+    """Step 2: herd the new task's classes and shrink the old ones', within the budget."""
+    if folder.exemplars_path.is_file():
+        return
+    torch.set_num_threads(params.run.threads)
+    network = open_network(_grown_state(folder, base, task, params), params.run.device)
+    started = time.perf_counter()
+    features = _center_features(network, task.train, fetch, params)
+    classes = base.classes.with_task(task.name, task.classes)
+    memory = updated_memory(base.exemplars, task.train, features, classes, params.exemplars.budget)
+    record = {"exemplars": [asdict(e) for e in memory], "seconds": time.perf_counter() - started}
+    write_whole(folder.exemplars_path, canonical_json(record))
+
+
+def evaluate(
+    folder: EpisodeFolder, base: LearnerState, task: Task, earlier: Sequence[Task], fetch: Fetch, params: Params
+) -> str:
+    """Step 3: score the network on the test set of every task it knows, and write the next learner state.
+
+    Args:
+        earlier: the tasks that `base` knows, in its order.
+
+    Returns:
+        The next state's digest.
+    """
+    if folder.state_dir.is_dir() and folder.report_path.is_file():
+        return state_digest(folder.state_dir)
+    torch.set_num_threads(params.run.threads)
+    grown = _grown_state(folder, base, task, params)
+    network = open_network(grown, params.run.device)
+    started = time.perf_counter()
+    predicted, true = {}, {}
+    for known in (*earlier, task):
+        features = _center_features(network, known.test, fetch, params)
+        with torch.no_grad():
+            predicted[known.name] = network.head(features).argmax(dim=1)
+        true[known.name] = torch.tensor(grown.classes.ids(known.test))
+    scores = score(predicted, true, grown.classes)
+    record = json.loads(folder.exemplars_path.read_text())
+    memory = tuple(Exemplar(Sample(**e["sample"]), e["class_id"], e["rank"]) for e in record["exemplars"])
+    row = accuracy_row(scores, [t.name for t in grown.tasks])
+    trained = json.loads((folder.trained_dir / "training.json").read_text())
+    seconds = trained["seconds"] | {"herd": record["seconds"], "evaluate": time.perf_counter() - started}
+    Report(
+        episode=len(base.tasks),
+        task=task.name,
+        **asdict(scores),
+        curves=[EpochRow(**r) for r in trained["curves"]],
+        seconds=seconds,
+        trainable_parameters=trained["trainable_parameters"],
+        lora_modules=trained["lora_modules"],
+    ).write(folder.report_path)
+    return save_state(replace(grown, exemplars=memory, accuracy=(*base.accuracy, row)), folder.state_dir)
+
+
+def _check_learnable(base: LearnerState, task: Task) -> None:
+    if task.name in {t.name for t in base.tasks}:
+        raise StateError(f"task {task.name!r} is in the learner state already; an episode learns a new task.")
+    if not any(c.is_real for c in task.classes) and not any(e.is_real for e in base.classes.entries):
+        raise StateError(
+            f"task {task.name!r} brings no real images and no earlier task did: there is nothing to tell its images "
+            "from. Land a task with a 0_real folder first."
+        )
+
+
+def _grown_state(folder: EpisodeFolder, base: LearnerState, task: Task, params: Params) -> LearnerState:
+    """The next state as far as training has decided it: exemplars and the new accuracies are still missing."""
+    tensors = safetensors.torch.load_file(folder.trained_dir / "head.safetensors")
+    weights = safetensors.torch.load_file(folder.trained_dir / "adapter_model.safetensors")
+    config = json.loads((folder.trained_dir / "adapter_config.json").read_text())
+    plan = folder.plan()
+    return replace(
+        base,
+        branches=(*base.branches, Branch(task.name, config, weights, params.run.seed)),
+        classes=base.classes.with_task(task.name, task.classes),
+        head_weight=tensors["weight"],
+        head_bias=tensors["bias"],
+        tasks=(*base.tasks, LearnedTask(task.name, task.digest)),
+        revision=plan.revision,
+        parameters=params.learning(),
+        parent=plan.base,
+    )
+
+
+def _save_trained(
+    directory: Path, network: Network, rows: Sequence[EpochRow], modules: int, seconds: Mapping[str, float]
+) -> None:
+    newest = network.branches - 1
+    branch = Branch("", *network.backbone.export_branch(newest), seed=0)
+    head = {"weight": network.head.weight.detach().cpu(), "bias": network.head.bias.detach().cpu()}
+    record = {
+        "curves": [asdict(row) for row in rows],
+        "lora_modules": modules,
+        "trainable_parameters": sum(p.numel() for p in network.backbone.branch_parameters(newest)),
+        "seconds": dict(seconds),
+    }
+    with whole_directory(directory) as draft:
+        for name, data in branch.files().items():
+            (draft / name).write_bytes(data)
+        (draft / "head.safetensors").write_bytes(safetensors.torch.save(head))
+        (draft / "training.json").write_text(canonical_json(record))
+
+
+def _center_features(network: Network, samples: Sequence[Sample], fetch: Fetch, params: Params) -> Tensor:
+    """All branches' features of the images' centres, (N, K·D)."""
+    images = Images.load(samples, fetch(samples), network.crop, center_only=True)
+    centers = images.center()[:, 0]
+    return compute_features(
+        network, lambda rows: images.batch(rows.numpy(), centers[rows.numpy()]), len(samples), params.run.batch_size
+    )
+
+
+def _device(name: str) -> torch.device:
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)

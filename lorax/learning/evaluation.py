@@ -1,0 +1,50 @@
+"""How good a network is on every task it has learned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from lorax.stream import ClassTable
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Accuracies on the test sets, fractions; `confusion[t][p]` counts images of class t called p."""
+
+    accuracy: Mapping[str, float]
+    binary_accuracy: Mapping[str, float]
+    pooled_accuracy: float
+    confusion: list[list[int]]
+
+
+def score(predicted: Mapping[str, Tensor], true: Mapping[str, Tensor], classes: ClassTable) -> Scores:
+    """Compare predicted with true classes, task by task.
+
+    Args:
+        predicted, true: per task, in the stream's order: class ids (n,).
+        classes: the table that both refer to.
+
+    Returns:
+        Accuracy by the multi-real rule (see `ClassTable.multi_real`), and real-or-synthetic accuracy, each per task;
+        the accuracy over all images pooled; and the confusion matrix over classes as the head knows them.
+    """
+    merged, is_real = np.array(classes.multi_real()), np.array(classes.is_real)
+    accuracy, binary, rights = {}, {}, []
+    confusion = np.zeros((len(classes), len(classes)), dtype=int)
+    for task, guess in predicted.items():
+        p, t = guess.cpu().numpy(), true[task].cpu().numpy()
+        right = merged[p] == merged[t]
+        accuracy[task] = float(right.mean())
+        binary[task] = float((is_real[p] == is_real[t]).mean())
+        rights.append(right)
+        np.add.at(confusion, (t, p), 1)
+    return Scores(accuracy, binary, float(np.concatenate(rights).mean()), confusion.tolist())
+
+
+def accuracy_row(scores: Scores, tasks: Sequence[str]) -> tuple[float, ...]:
+    """This episode's row of the accuracy matrix."""
+    return tuple(scores.accuracy[task] for task in tasks)

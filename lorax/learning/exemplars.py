@@ -1,0 +1,60 @@
+"""The exemplar memory: which images of old tasks are shown again, chosen by herding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lorax.learning.state import Exemplar
+from lorax.stream import ClassTable, Sample
+
+
+def herd(features: Tensor, count: int) -> list[int]:
+    """Choose images whose running mean stays nearest to their class's mean, best first.
+
+    Args:
+        features: (n, F) concatenated features of one class's images.
+        count: how many to choose; all n if that is fewer.
+
+    Returns:
+        Indices in the order chosen, so that a shorter memory keeps a prefix. Equal distances go to the first image.
+
+    Source: Rebuffi et al., iCaRL (CVPR 2017), algorithm 4, on L2-normalised features.
+    """
+    unit = F.normalize(features.detach().double().cpu(), dim=1)  # (n, F)
+    mean = unit.mean(dim=0)
+    total = torch.zeros_like(mean)
+    free = torch.ones(len(unit), dtype=torch.bool)
+    chosen: list[int] = []
+    for k in range(1, min(count, len(unit)) + 1):
+        distance = ((total + unit) / k - mean).square().sum(dim=1).masked_fill(~free, torch.inf)
+        best = int(distance.argmin())
+        chosen.append(best)
+        free[best] = False
+        total += unit[best]
+    return chosen
+
+
+def updated_memory(
+    old: Sequence[Exemplar], samples: Sequence[Sample], features: Tensor, classes: ClassTable, budget: int
+) -> tuple[Exemplar, ...]:
+    """The memory after a task: every class seen keeps at most budget // C images.
+
+    Args:
+        old: the memory before; each class keeps its best-ranked images.
+        samples: the new task's N training images.
+        features: (N, K·D) what all branches say of them.
+        classes: the table with the new task's classes in it.
+        budget: images in all.
+    """
+    per_class = budget // len(classes)
+    memory = [e for e in old if e.rank < per_class]
+    ids = torch.tensor(classes.ids(samples))
+    for class_id in sorted(set(ids.tolist())):
+        rows = torch.nonzero(ids == class_id).flatten().tolist()
+        ranked = herd(features[rows], per_class)
+        memory += [Exemplar(samples[rows[i]], class_id, rank) for rank, i in enumerate(ranked)]
+    return tuple(memory)

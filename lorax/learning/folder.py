@@ -1,0 +1,97 @@
+"""What an episode is, what it measured, and where its steps keep their work."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lorax.learning.state import LearnedTask, Revision
+from lorax.learning.training import EpochRow
+from lorax.storage import canonical_json, write_whole
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one episode measured, beside the state it left; times are not part of any digest."""
+
+    episode: int
+    task: str
+    accuracy: Mapping[str, float]
+    binary_accuracy: Mapping[str, float]
+    pooled_accuracy: float
+    confusion: list[list[int]]
+    curves: list[EpochRow]
+    seconds: Mapping[str, float]
+    trainable_parameters: int
+    lora_modules: int
+
+    def write(self, path: Path) -> None:
+        write_whole(path, canonical_json(asdict(self)))
+
+    @classmethod
+    def read(cls, path: Path) -> Report:
+        record = json.loads(path.read_text())
+        return cls(**record | {"curves": [EpochRow(**row) for row in record["curves"]]})
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an episode is: which task on top of which state, with which parameters, at which data revision."""
+
+    base: str | None
+    task: LearnedTask
+    parameters: Mapping[str, Any]
+    revision: Revision
+
+    @property
+    def key(self) -> str:
+        """Equal for equal work: a later data revision that holds the same task is the same episode."""
+        content = {"base": self.base, "task": asdict(self.task), "parameters": self.parameters}
+        return hashlib.sha256(canonical_json(content).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class EpisodeFolder:
+    """The home of one episode's steps on disk, named by the plan's key."""
+
+    root: Path
+
+    @classmethod
+    def open(cls, parent: Path, plan: Plan) -> EpisodeFolder:
+        """The plan's folder below `parent`; an interrupted episode's keeps the revision it was begun at."""
+        folder = cls(parent / plan.key)
+        if not folder.plan_path.is_file():
+            write_whole(folder.plan_path, canonical_json(asdict(plan)))
+        return folder
+
+    @property
+    def plan_path(self) -> Path:
+        return self.root / "plan.json"
+
+    @property
+    def checkpoint_path(self) -> Path:
+        return self.root / "training.safetensors"
+
+    @property
+    def trained_dir(self) -> Path:
+        return self.root / "trained"
+
+    @property
+    def exemplars_path(self) -> Path:
+        return self.root / "exemplars.json"
+
+    @property
+    def report_path(self) -> Path:
+        return self.root / "report.json"
+
+    @property
+    def state_dir(self) -> Path:
+        return self.root / "state"
+
+    def plan(self) -> Plan:
+        record = json.loads(self.plan_path.read_text())
+        return Plan(record["base"], LearnedTask(**record["task"]), record["parameters"], Revision(**record["revision"]))

@@ -1,0 +1,266 @@
+"""The learner state: all that the next episode needs, as a checksummed directory.
+
+    learner.json                  everything that is not a tensor or a table, and the sha256 of every other file
+    branches/00-<task>/           adapter_config.json and adapter_model.safetensors, in PEFT's own format
+    head.safetensors              weight (C, K·D) and bias (C,)
+    exemplars.csv                 md5, path, class_id, rank
+    calibration.csv, .json        held-out images and what was fitted on them; both may be empty
+
+A state's digest is the sha256 of learner.json, so it covers every byte. The backbone is named and hashed, not stored.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from lorax.errors import StateError
+from lorax.network.backbone import BackboneIdentity
+from lorax.storage import canonical_json, whole_directory
+from lorax.stream import ClassEntry, ClassTable, Sample, check_task_name
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One generator's LoRA: PEFT's configuration and weights, and the seed of the A factors it started from."""
+
+    task: str
+    config: Mapping[str, Any]
+    weights: Mapping[str, torch.Tensor]
+    seed: int
+
+    def files(self) -> dict[str, bytes]:
+        """The branch in PEFT's format, the same bytes every time (PEFT's own writer orders a set by hash)."""
+        return {
+            "adapter_config.json": canonical_json(dict(self.config)).encode(),
+            "adapter_model.safetensors": _tensor_file(self.weights),
+        }
+
+
+@dataclass(frozen=True)
+class LearnedTask:
+    """A task in the state, with the digest of the data it was learned from."""
+
+    name: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Exemplar:
+    """A reference to one image of the exemplar memory; `rank` 0 was herded first."""
+
+    sample: Sample
+    class_id: int
+    rank: int
+
+
+@dataclass(frozen=True)
+class Revision:
+    """Which data revision a state was learned at: data.dvc's root digest and the git commit that pinned it."""
+
+    digest: str
+    commit: str | None
+
+
+@dataclass(frozen=True)
+class LearnerState:
+    """What was learned so far; immutable. `accuracy[j][i]` is the accuracy on task i after episode j."""
+
+    backbone: BackboneIdentity
+    branches: tuple[Branch, ...] = ()
+    classes: ClassTable = field(default_factory=ClassTable)
+    head_weight: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 0))
+    head_bias: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
+    exemplars: tuple[Exemplar, ...] = ()
+    tasks: tuple[LearnedTask, ...] = ()
+    accuracy: tuple[tuple[float, ...], ...] = ()
+    revision: Revision = field(default_factory=lambda: Revision("", None))
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    parent: str | None = None
+
+
+def save_state(state: LearnerState, directory: Path) -> str:
+    """Write `state` whole or not at all, and return its digest. An equal state that is there already is left alone.
+
+    Raises:
+        StateError: `directory` holds another state, or something else.
+        StorageError: the disk is full; nothing appears under `directory`.
+    """
+    files = _state_files(state)
+    digest = _sha256(files["learner.json"])
+    if directory.exists():
+        if state_digest(directory) != digest:
+            raise StateError(f"{directory} holds another learner state. Choose a new directory, or remove it.")
+        return digest
+    with whole_directory(directory) as draft:
+        for name, data in files.items():
+            path = draft / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+    return digest
+
+
+def load_state(directory: Path) -> LearnerState:
+    """Read a learner state, refusing one that is damaged or of an unknown format.
+
+    Raises:
+        StateError: a file is missing or changed, learner.json can't be understood, or its parts don't fit together.
+    """
+    text = _read(directory, "learner.json")
+    try:
+        record = json.loads(text)
+        found = record["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StateError(f"{directory / 'learner.json'} is damaged ({error}). {_RESTORE}") from error
+    reader = _READERS.get(found)
+    if reader is None:
+        raise StateError(
+            f"{directory / 'learner.json'} has format {found!r}; this version of lorax reads {sorted(_READERS)}. "
+            "Update lorax to read it."
+        )
+    try:
+        return reader(directory, record)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, StateError):
+            raise
+        raise StateError(f"{directory} can't be understood ({type(error).__name__}: {error}). {_RESTORE}") from error
+
+
+def state_digest(directory: Path) -> str:
+    """The digest of the state in `directory` (sha256 of learner.json, hex); the other files are not read."""
+    return _sha256(_read(directory, "learner.json"))
+
+
+_RESTORE = "Fetch the model version again, or restore the directory from a copy."
+
+
+def _state_files(state: LearnerState) -> dict[str, bytes]:
+    """Every file of the state by name, learner.json last: it holds the others' sha256."""
+    files = {f"{folder}/{name}": data for folder, b in _folders(state) for name, data in b.files().items()}
+    files["head.safetensors"] = _tensor_file({"weight": state.head_weight, "bias": state.head_bias})
+    files["exemplars.csv"] = _exemplar_table(state.exemplars)
+    files["calibration.csv"] = _exemplar_table(())
+    files["calibration.json"] = canonical_json({}).encode()
+    record = {
+        "format": FORMAT,
+        "backbone": asdict(state.backbone),
+        "branches": [{"task": b.task, "seed": b.seed, "folder": folder} for folder, b in _folders(state)],
+        "classes": [asdict(e) | {"kind": "real" if e.is_real else "synthetic"} for e in state.classes.entries],
+        "tasks": [asdict(t) for t in state.tasks],
+        "accuracy": [list(row) for row in state.accuracy],
+        "data": asdict(state.revision),
+        "parameters": dict(state.parameters),
+        "parent": state.parent,
+        "files": {name: _sha256(data) for name, data in files.items()},
+    }
+    return files | {"learner.json": canonical_json(record).encode()}
+
+
+def _folders(state: LearnerState) -> list[tuple[str, Branch]]:
+    return [(f"branches/{k:02d}-{b.task}", b) for k, b in enumerate(state.branches)]
+
+
+def _read_format_1(directory: Path, record: Mapping[str, Any]) -> LearnerState:
+    sha256 = record["files"]
+    classes = ClassTable(tuple(ClassEntry(e["id"], e["task"], e["index"], e["name"]) for e in record["classes"]))
+    head = _tensors(_read(directory, "head.safetensors", sha256))
+    branches = []
+    for k, entry in enumerate(record["branches"]):
+        folder = f"branches/{k:02d}-{check_task_name(entry['task'])}"
+        config = json.loads(_read(directory, f"{folder}/adapter_config.json", sha256))
+        weights = _tensors(_read(directory, f"{folder}/adapter_model.safetensors", sha256))
+        branches.append(Branch(entry["task"], config, weights, entry["seed"]))
+    for name in ("calibration.csv", "calibration.json"):
+        _read(directory, name, sha256)
+    state = LearnerState(
+        backbone=BackboneIdentity.from_record(record["backbone"]),
+        branches=tuple(branches),
+        classes=classes,
+        head_weight=head["weight"],
+        head_bias=head["bias"],
+        exemplars=_parse_exemplars(_read(directory, "exemplars.csv", sha256), classes),
+        tasks=tuple(LearnedTask(t["name"], t["digest"]) for t in record["tasks"]),
+        accuracy=tuple(tuple(row) for row in record["accuracy"]),
+        revision=Revision(record["data"]["digest"], record["data"]["commit"]),
+        parameters=record["parameters"],
+        parent=record["parent"],
+    )
+    _check_fit(directory, state)
+    return state
+
+
+_READERS = {1: _read_format_1}
+
+
+def _check_fit(directory: Path, state: LearnerState) -> None:
+    """Refuse parts that belong to different states though each file is whole."""
+    episodes, classes = len(state.branches), len(state.classes)
+    fits = (
+        len(state.tasks) == episodes
+        and [len(row) for row in state.accuracy] == list(range(1, episodes + 1))
+        and state.head_weight.shape[0] == state.head_bias.shape[0] == classes
+        and [e.id for e in state.classes.entries] == list(range(classes))
+        and (episodes == 0 or state.head_weight.shape[1] % episodes == 0)
+    )
+    if not fits:
+        raise StateError(
+            f"{directory}: {episodes} branches, {len(state.tasks)} tasks, {classes} classes, an accuracy matrix of "
+            f"{len(state.accuracy)} rows and a head of shape {tuple(state.head_weight.shape)} don't belong together. "
+            + _RESTORE
+        )
+
+
+def _read(directory: Path, name: str, sha256: Mapping[str, str] | None = None) -> bytes:
+    path = directory / name
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise StateError(f"{path} can't be read ({error.strerror}): not a whole learner state. {_RESTORE}") from error
+    if sha256 is not None and _sha256(data) != sha256[name]:
+        raise StateError(f"{path} is damaged: its sha256 is not the one in learner.json. {_RESTORE}")
+    return data
+
+
+def _exemplar_table(exemplars: tuple[Exemplar, ...]) -> bytes:
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["md5", "path", "class_id", "rank"])
+    table.writerows([e.sample.md5, e.sample.path, e.class_id, e.rank] for e in exemplars)
+    return text.getvalue().encode()
+
+
+def _parse_exemplars(data: bytes, classes: ClassTable) -> tuple[Exemplar, ...]:
+    rows = csv.DictReader(io.StringIO(data.decode()))
+    exemplars = []
+    for row in rows:
+        entry = classes.entries[int(row["class_id"])]
+        sample = Sample(row["path"], row["md5"], entry.task, entry.index)
+        exemplars.append(Exemplar(sample, entry.id, int(row["rank"])))
+    return tuple(exemplars)
+
+
+def _tensor_file(tensors: Mapping[str, torch.Tensor]) -> bytes:
+    ready = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
+    return safetensors.torch.save(ready, metadata={"format": "pt"})
+
+
+def _tensors(data: bytes) -> dict[str, torch.Tensor]:
+    try:
+        return safetensors.torch.load(data)
+    except safetensors.SafetensorError as error:
+        raise StateError(f"a safetensors file can't be read: {error}. {_RESTORE}") from error
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,214 @@
+"""Fitting the newest branch and the head, one epoch at a time, resumable after any epoch.
+
+Only one branch learns. What the older branches say of an image never changes, so it is computed once before the first
+epoch (`network/features.py`) and looked up after; a step costs one forward and one backward pass however many branches
+there are.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lorax.data.images import Images
+from lorax.errors import StateError
+from lorax.network.features import compute_features
+from lorax.network.head import fresh_head
+from lorax.network.network import Network
+from lorax.params import RunParams, TrainingParams
+from lorax.storage import write_whole
+
+
+@dataclass(frozen=True)
+class EpochRow:
+    """One epoch of training: mean losses, share of training images classified right, and how fast it went."""
+
+    epoch: int
+    loss: float
+    diversity_loss: float
+    train_accuracy: float
+    learning_rate: float
+    images_per_s: float
+    seconds: float
+
+
+OnEpoch = Callable[[EpochRow, int], None]
+"""Told each finished epoch and how many there are in all."""
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """N images at V views each, and what is known of them before training starts."""
+
+    images: Images
+    labels: Tensor  # (N,) class ids
+    crops: np.ndarray  # (M, 3) the distinct crops among the views: image, top, left
+    lookup: Tensor  # (N, V) which crop is view v of image n
+    frozen: Tensor  # (M, (K-1)·D) what the frozen branches say of each crop
+
+    @classmethod
+    def build(cls, network: Network, images: Images, labels: Tensor, views: int, run: RunParams) -> TrainingSet:
+        """Draw the views, drop equal ones (an image of the crop's size has only one) and ask the frozen branches."""
+        offsets = images.offsets(views, run.seed)  # (N, V, 2)
+        rows = np.repeat(np.arange(len(images)), views)[:, None]
+        crops, lookup = np.unique(np.hstack([rows, offsets.reshape(-1, 2)]), axis=0, return_inverse=True)
+
+        def read(indices: Tensor) -> Tensor:
+            chosen = crops[indices.numpy()]
+            return images.batch(chosen[:, 0], chosen[:, 1:])
+
+        frozen = compute_features(network, read, len(crops), run.batch_size, range(network.branches - 1))
+        return cls(images, labels, crops, torch.from_numpy(lookup.reshape(len(images), views)), frozen)
+
+    def batch(self, indices: Tensor, view: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Images (B, 3, crop, crop) as bytes, their frozen features (B, (K-1)·D) and labels (B,)."""
+        rows = self.lookup[indices, view % self.lookup.shape[1]]
+        crops = self.crops[rows.numpy()]
+        pixels = self.images.batch(crops[:, 0], crops[:, 1:])
+        return pixels, self.frozen[rows.to(self.frozen.device)], self.labels[indices]
+
+
+def learning_rate(epoch: int, peak: float, training: TrainingParams) -> float:
+    """The rate of one epoch (0-based): linear warm-up from `warmup_rate`, then a cosine from `peak` to `minimum_rate`.
+
+    The published schedule is stepped after each epoch, so every rate arrives one epoch late and the first comes twice.
+
+    Source: LoRAX's released code (timm's cosine schedule); see docs/method.md.
+    """
+    step = max(epoch - 1, 0)
+    if step < training.warmup_epochs:
+        return training.warmup_rate + (peak - training.warmup_rate) * step / training.warmup_epochs
+    cosine = (1 + math.cos(math.pi * step / training.epochs)) / 2
+    return training.minimum_rate + (peak - training.minimum_rate) * cosine
+
+
+def epoch_seed(seed: int, episode: int, epoch: int) -> int:
+    """The seed of everything random in one epoch, so that a resumed run draws what an uninterrupted one does."""
+    return int(np.random.SeedSequence([seed, episode, epoch]).generate_state(1)[0])
+
+
+class Fit:
+    """The fit of the newest branch and the head; the diversity head lives and dies with it.
+
+    Args:
+        network: grown for the new task.
+        old_classes: how many classes were known before.
+        training, run: sections of params.yaml.
+        episode: index of the episode, from 0.
+    """
+
+    def __init__(
+        self, network: Network, old_classes: int, training: TrainingParams, run: RunParams, episode: int
+    ) -> None:
+        self.network, self.training, self.run, self.episode = network, training, run, episode
+        self.old_classes = old_classes
+        self.peak = training.learning_rate if episode else training.learning_rate_first
+        generator = torch.Generator().manual_seed(epoch_seed(run.seed, episode, training.epochs))
+        outputs = 1 + network.head.out_features - old_classes if old_classes else 0
+        self.diversity = fresh_head(network.backbone.width, outputs, generator).to(network.device)
+        self.newest = network.branches - 1
+        branch = network.backbone.branch_parameters(self.newest)
+        self.parameters: list[nn.Parameter] = [*branch, *network.head.parameters(), *self.diversity.parameters()]
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=self.peak, weight_decay=training.weight_decay)
+
+    def run_epochs(self, data: TrainingSet, checkpoint: Path, on_epoch: OnEpoch | None = None) -> list[EpochRow]:
+        """Train to the last epoch, from the checkpoint's if there is one.
+
+        Raises:
+            StateError: the checkpoint belongs to another fit.
+            StorageError: the disk is full; the last whole checkpoint stays.
+        """
+        rows = self._resume(checkpoint)
+        with self.network.backbone.training_branch(self.newest):
+            for epoch in range(len(rows), self.training.epochs):
+                rows.append(self._epoch(data, epoch))
+                self._save(checkpoint, rows)
+                if on_epoch:
+                    on_epoch(rows[-1], self.training.epochs)
+        return rows
+
+    def _epoch(self, data: TrainingSet, epoch: int) -> EpochRow:
+        torch.manual_seed(epoch_seed(self.run.seed, self.episode, epoch))
+        rate = learning_rate(epoch, self.peak, self.training)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        started = time.perf_counter()
+        totals = torch.zeros(3, dtype=torch.float64, device=self.network.device)
+        seen = 0
+        for indices in self._batches(len(data.labels)):
+            pixels, frozen, labels = data.batch(indices, epoch)
+            totals += self._step(pixels, frozen, labels) * len(indices)
+            seen += len(indices)
+        loss, diversity, right = (totals / max(seen, 1)).tolist()
+        seconds = time.perf_counter() - started
+        return EpochRow(epoch, loss, diversity, right, rate, seen / seconds, seconds)
+
+    def _batches(self, count: int) -> Sequence[Tensor]:
+        batches = torch.randperm(count).split(self.training.batch_size)
+        whole = [b for b in batches if len(b) == self.training.batch_size]
+        return whole if self.training.drop_last and whole else batches
+
+    def _step(self, pixels: Tensor, frozen: Tensor, labels: Tensor) -> Tensor:
+        """One optimiser step; returns loss, diversity loss and share of right answers, (3,) in float64."""
+        device = self.network.device
+        labels = labels.to(device, non_blocking=True)
+        mixed = self.training.mixed_precision and device.type == "cuda"
+        with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+            newest = self.network.backbone.feature(pixels.to(device, non_blocking=True), self.newest)  # (B, D)
+            logits = self.network.head(torch.cat([frozen, newest], dim=1))  # (B, C)
+            loss = F.cross_entropy(logits, labels)
+            diversity = torch.zeros((), device=device)
+            if self.old_classes:
+                among_new = (labels - self.old_classes + 1).clamp(min=0)  # 0: any old class, 1..: each new one
+                diversity = F.cross_entropy(self.diversity(newest), among_new)
+        self.optimizer.zero_grad(set_to_none=True)
+        (loss + self.training.diversity_weight * diversity).backward()
+        self.optimizer.step()
+        right = (logits.detach().argmax(dim=1) == labels).double().mean()
+        return torch.stack([loss.detach().double(), diversity.detach().double(), right])
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Everything that training changes, by name; the same tensors, not copies."""
+        tensors: dict[str, Tensor] = {f"parameter.{i:04d}": p.data for i, p in enumerate(self.parameters)}
+        for i, parameter in enumerate(self.parameters):
+            for name, value in self.optimizer.state[parameter].items():
+                tensors[f"optimizer.{i:04d}.{name}"] = value
+        return tensors
+
+    def _save(self, checkpoint: Path, rows: Sequence[EpochRow]) -> None:
+        tensors = {name: value.detach().cpu().contiguous() for name, value in self._tensors().items()}
+        metadata = {"rows": json.dumps([asdict(row) for row in rows])}
+        write_whole(checkpoint, safetensors.torch.save(tensors, metadata=metadata))
+
+    def _resume(self, checkpoint: Path) -> list[EpochRow]:
+        if not checkpoint.is_file():
+            return []
+        try:
+            with safetensors.safe_open(checkpoint, framework="pt") as file:
+                rows = [EpochRow(**row) for row in json.loads(file.metadata()["rows"])]
+                saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+            for i, parameter in enumerate(self.parameters):
+                parameter.data.copy_(saved.pop(f"parameter.{i:04d}"))
+                prefix = f"optimizer.{i:04d}."
+                names = [name for name in saved if name.startswith(prefix)]
+                self.optimizer.state[parameter] = {
+                    n.removeprefix(prefix): saved.pop(n).to("cpu" if n.endswith(".step") else parameter.device)
+                    for n in names
+                }
+        except (OSError, KeyError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
+            raise StateError(
+                f"checkpoint {checkpoint} can't be resumed ({type(error).__name__}: {error}). "
+                "Remove it to train this branch from its first epoch."
+            ) from error
+        return rows

@@ -1,0 +1,81 @@
+"""Exact fast attention for timm's ConViT.
+
+Gated positional self-attention (GPSA) mixes a content map and a positional map by a gate g per head. Both maps are
+softmaxes, so each row sums to 1 and so does the mix: timm's last normalisation divides by 1. Hence
+
+    attention @ v = (1 - g) · SDPA(q, k, v) + g · (P @ v)
+
+where the positional map P depends on frozen weights only. P is computed once, and the content part runs fused.
+
+Source: d'Ascoli et al., ConViT (arXiv 2103.10697), equations 6-8, for what is computed.
+"""
+
+from __future__ import annotations
+
+import types
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def use_fast_attention(model: nn.Module) -> int:
+    """Give every ConViT attention of `model` the exact fast forward; call again whenever its weights change.
+
+    An attention with dropout, or whose positional projection is not a plain frozen layer, keeps timm's forward.
+
+    Returns:
+        How many attentions now run fast (0 for a model that has none).
+    """
+    fast = 0
+    for module in model.modules():
+        kind = type(module).__name__
+        if kind not in ("GPSA", "MHSA") or module.attn_drop.p > 0:
+            continue
+        if kind == "MHSA":
+            module.forward = types.MethodType(_mhsa_forward, module)
+        elif type(module.pos_proj) is nn.Linear:
+            tokens = int(module.rel_indices.shape[1])
+            if tokens > 1:
+                _keep_positional_map(module, tokens)
+            module.forward = types.MethodType(_gpsa_forward, module)
+        else:
+            continue
+        fast += 1
+    return fast
+
+
+def _keep_positional_map(module: Any, tokens: int) -> None:
+    """Store g · P as a buffer (H, T, T) that is not part of the weights, and 1 - g as (H, 1, 1)."""
+    with torch.no_grad():
+        module.rel_indices = module.get_rel_indices(tokens)
+        positional = module.pos_proj(module.rel_indices).permute(0, 3, 1, 2).softmax(dim=-1)[0]
+        gate = torch.sigmoid(module.gating_param).view(-1, 1, 1)
+        module.register_buffer("gated_positions", gate * positional, persistent=False)
+        module.register_buffer("content_share", 1.0 - gate, persistent=False)
+
+
+def _gpsa_forward(self: Any, x: Tensor) -> Tensor:
+    """(B, T, D) -> (B, T, D)."""
+    batch, tokens, width = x.shape
+    shape = (batch, tokens, self.num_heads, width // self.num_heads)
+    if getattr(self, "gated_positions", None) is None or self.gated_positions.shape[-1] != tokens:
+        _keep_positional_map(self, tokens)
+    q, k = (part.reshape(shape).transpose(1, 2) for part in self.qk(x).chunk(2, dim=-1))  # each (B, H, T, D/H)
+    v = self.v(x).reshape(shape).transpose(1, 2)
+    content = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
+    mixed = self.content_share.to(v.dtype) * content + self.gated_positions.to(v.dtype) @ v
+    mixed = mixed.transpose(1, 2).reshape(batch, tokens, width)
+    out: Tensor = self.proj_drop(self.proj(mixed))
+    return out
+
+
+def _mhsa_forward(self: Any, x: Tensor) -> Tensor:
+    """(B, T, D) -> (B, T, D)."""
+    batch, tokens, width = x.shape
+    shape = (batch, tokens, self.num_heads, width // self.num_heads)
+    q, k, v = (part.reshape(shape).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=-1))
+    mixed = F.scaled_dot_product_attention(q, k, v, scale=self.scale).transpose(1, 2).reshape(batch, tokens, width)
+    out: Tensor = self.proj_drop(self.proj(mixed))
+    return out

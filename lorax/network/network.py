@@ -1,0 +1,67 @@
+"""The network: frozen backbone, one branch per task, concatenated features, one growing linear head."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lorax.network.backbone import Backbone
+from lorax.network.head import fresh_head, grown_head
+from lorax.params import LoraParams
+
+
+class Network(nn.Module):
+    """K branches on one backbone and a head over their concatenated features (K·D wide).
+
+    Source: LoRAX (arXiv 2504.08149), section "method".
+    """
+
+    def __init__(self, backbone: Backbone, head: nn.Linear) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+    @classmethod
+    def empty(cls, backbone: Backbone) -> Network:
+        """A network that knows nothing yet: no branch, no class."""
+        return cls(backbone, fresh_head(0, 0, torch.Generator()))
+
+    @property
+    def branches(self) -> int:
+        """K."""
+        return self.backbone.branches
+
+    @property
+    def crop(self) -> int:
+        """Side of the square that the network sees, in pixels."""
+        return self.backbone.identity.crop
+
+    @property
+    def device(self) -> torch.device:
+        return self.head.weight.device
+
+    def grow(self, lora: LoraParams, classes: int, *, branch_seed: int, head_seed: int) -> int:
+        """Add a branch and `classes` outputs; what is there keeps its numbers bit for bit.
+
+        Returns:
+            How many modules carry the new branch.
+        """
+        device = self.device
+        modules = self.backbone.add_branch(lora, branch_seed)
+        generator = torch.Generator().manual_seed(head_seed)
+        self.head = grown_head(self.head.cpu(), self.backbone.width, classes, generator)
+        self.to(device)
+        return modules
+
+    def features(self, images: Tensor, branches: range | None = None) -> Tensor:
+        """Concatenated features of the given branches (default all): bytes (B, 3, crop, crop) -> (B, K·D)."""
+        chosen = range(self.branches) if branches is None else branches
+        if not chosen:
+            return torch.zeros(len(images), 0, device=images.device)
+        return torch.cat([self.backbone.feature(images, k) for k in chosen], dim=1)
+
+    @torch.no_grad()
+    def predict(self, images: Tensor) -> Tensor:
+        """Probabilities of every class seen: bytes (B, 3, crop, crop) -> (B, C)."""
+        logits: Tensor = self.head(self.features(images.to(self.device)))
+        return logits.softmax(dim=1)

@@ -1,0 +1,84 @@
+"""Whole or not at all: files and directories that appear under their name only once they are complete on disk."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lorax.errors import StorageError
+
+
+def canonical_json(value: Any) -> str:
+    """The one text of a JSON value: sorted keys, so equal values have equal digests."""
+    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+@contextmanager
+def whole_directory(final: Path) -> Iterator[Path]:
+    """Yield a temporary sibling of `final`; when the block ends well it is synced and renamed to `final`.
+
+    Raises:
+        StorageError: the disk is full or refuses to be written; `final` is as it was.
+    """
+    with _storage_errors(final):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
+        try:
+            yield draft
+            for path in sorted(draft.rglob("*")):
+                _sync(path)
+            _sync(draft)
+            draft.rename(final)
+            _sync(final.parent)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def write_whole(path: Path, data: bytes | str) -> None:
+    """Write a file so that a reader sees the old bytes or the new ones, never a part.
+
+    Raises:
+        StorageError: the disk is full or refuses to be written; `path` is as it was.
+    """
+    with _storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+        draft = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data.encode() if isinstance(data, str) else data)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+            _sync(path.parent)
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _storage_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG):
+            raise
+        raise StorageError(
+            error.errno, f"could not write {path}: {error.strerror}. Nothing was changed; free space and run again."
+        ) from error

@@ -1,0 +1,154 @@
+"""Episodes as a pure function: what changes, what may not, and that every run gives the same bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from lorax.data.images import Images
+from lorax.errors import StateError
+from lorax.learning.episode import base_state, learn_episode, open_network, train_branch
+from lorax.learning.folder import EpisodeFolder, Report
+from lorax.learning.state import Revision, load_state, state_digest
+from lorax.params import Params
+from tests.learning.conftest import Learn, plan_of
+
+
+def test_an_episode_adds_a_branch_its_classes_a_row_and_exemplars(learned: list[EpisodeFolder]) -> None:
+    for k, folder in enumerate(learned):
+        state = load_state(folder.state_dir)
+        assert len(state.branches) == len(state.tasks) == k + 1
+        assert state.head_weight.shape == (2 * (k + 1), 16 * (k + 1))
+        assert [len(row) for row in state.accuracy] == list(range(1, k + 2))
+        assert len(state.exemplars) == 12 // (2 * (k + 1)) * 2 * (k + 1)
+        assert state.parent == (state_digest(learned[k - 1].state_dir) if k else None)
+
+
+def test_old_branches_stay_byte_identical(learned: list[EpisodeFolder]) -> None:
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        files = [folder.state_dir / "branches/00-stripes" / name for folder in learned]
+        assert len({f.read_bytes() for f in files}) == 1
+
+
+def test_old_exemplars_keep_their_rank_and_shrink_to_a_prefix(learned: list[EpisodeFolder]) -> None:
+    before, after = (load_state(folder.state_dir).exemplars for folder in learned[1:3])
+    kept = [e for e in after if e.class_id < 4]
+    assert kept == [e for e in before if e.rank < 2]
+
+
+def test_the_report_agrees_with_the_state(learned: list[EpisodeFolder]) -> None:
+    report, state = Report.read(learned[2].report_path), load_state(learned[2].state_dir)
+    assert tuple(report.accuracy[task.name] for task in state.tasks) == state.accuracy[2]
+    assert [row.epoch for row in report.curves] == [0, 1]
+    assert sum(map(sum, report.confusion)) == 3 * 12
+    assert report.lora_modules == 4
+    assert report.trainable_parameters == sum(w.numel() for w in state.branches[2].weights.values())
+    assert {"prepare", "train", "herd", "evaluate"} == report.seconds.keys()
+
+
+def test_the_same_episode_again_gives_the_same_state(learn: Learn, learned: list[EpisodeFolder], tmp_path: Path) -> None:
+    again = learn(tmp_path, learned[0].state_dir, 1)
+    assert state_digest(again.state_dir) == state_digest(learned[1].state_dir)
+
+
+def test_fresh_processes_give_the_same_states_as_one(
+    learned: list[EpisodeFolder], stream, params: Params, tmp_path: Path
+) -> None:
+    script = tmp_path / "one_episode.py"
+    script.write_text(
+        "import json, sys\n"
+        "from pathlib import Path\n"
+        "from lorax.learning.episode import base_state, learn_episode\n"
+        "from lorax.learning.folder import EpisodeFolder, Plan\n"
+        "from lorax.learning.state import LearnedTask, Revision, state_digest\n"
+        "from lorax.params import Params\n"
+        "from tests.learning.conftest import Stream\n"
+        "home, data, base, k, params = json.loads(sys.argv[1])\n"
+        "params = Params.model_validate(params)\n"
+        "stream = Stream(Path(data))\n"
+        "base = Path(base) if base else None\n"
+        "state, task = base_state(base, params), stream.tasks[k]\n"
+        "plan = Plan(state_digest(base) if base else None, LearnedTask(task.name, task.digest), params.learning(),\n"
+        "            Revision('root', 'commit'))\n"
+        "folder = EpisodeFolder.open(Path(home), plan)\n"
+        "learn_episode(folder, state, task, stream.tasks[:k], stream.fetch, params)\n"
+        "print(folder.state_dir)\n"
+    )
+    base = ""
+    for k in range(2):
+        argument = json.dumps([str(tmp_path / "home"), str(tmp_path / "data"), base, k, params.model_dump(mode="json")])
+        done = subprocess.run(
+            [sys.executable, script, argument],
+            capture_output=True,
+            text=True,
+            cwd=Path(__file__).parents[2],
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        )
+        assert done.returncode == 0, done.stderr
+        base = done.stdout.strip().splitlines()[-1]
+        assert state_digest(Path(base)) == state_digest(learned[k].state_dir)
+
+
+def test_steps_that_are_done_are_not_done_again(
+    learned: list[EpisodeFolder], stream, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*arguments: object) -> None:
+        raise AssertionError("a finished step opened a network")
+
+    monkeypatch.setattr("lorax.learning.episode.open_network", never)
+    base = base_state(learned[0].state_dir, params)
+    again = learn_episode(learned[1], base, stream.tasks[1], stream.tasks[:1], stream.fetch, params)
+    assert again.accuracy == load_state(learned[1].state_dir).accuracy
+
+
+def test_a_known_task_is_refused(learned: list[EpisodeFolder], stream, params: Params, tmp_path: Path) -> None:
+    base = base_state(learned[0].state_dir, params)
+    folder = EpisodeFolder.open(tmp_path, plan_of(base, learned[0].state_dir, stream.tasks[0], params))
+    with pytest.raises(StateError, match="in the learner state already"):
+        train_branch(folder, base, stream.tasks[0], stream.fetch, params)
+
+
+def test_a_first_task_without_reals_is_refused(stream, params: Params, tmp_path: Path) -> None:
+    task = stream.tasks[0]
+    fakes = replace(
+        task, classes=task.classes[1:], train=tuple(s for s in task.train if s.class_index), test=task.test[:0]
+    )
+    base = base_state(None, params)
+    folder = EpisodeFolder.open(tmp_path, plan_of(base, None, fakes, params))
+    with pytest.raises(StateError, match="brings no real images"):
+        train_branch(folder, base, fakes, stream.fetch, params)
+
+
+def test_another_backbone_than_the_states_is_refused(learned: list[EpisodeFolder], params: Params) -> None:
+    other = params.model_copy(update={"backbone": params.backbone.model_copy(update={"crop": 32})})
+    with pytest.raises(StateError, match="Branches fit one backbone only"):
+        base_state(learned[0].state_dir, other)
+
+
+def test_an_interrupted_episode_keeps_the_revision_it_was_begun_at(
+    learned: list[EpisodeFolder], stream, params: Params, tmp_path: Path
+) -> None:
+    base = base_state(None, params)
+    plan = plan_of(base, None, stream.tasks[0], params)
+    first = EpisodeFolder.open(tmp_path, plan)
+    later = EpisodeFolder.open(tmp_path, replace(plan, revision=Revision("newer", "later")))
+    assert later.root == first.root
+    assert later.plan().revision == Revision("root", "commit")
+
+
+def test_a_loaded_network_predicts_what_the_episode_scored(learned: list[EpisodeFolder], stream) -> None:
+    state = load_state(learned[2].state_dir)
+    network = open_network(state, "cpu")
+    task = stream.tasks[2]
+    images = Images.load(task.test, stream.fetch(task.test), network.crop)
+    predicted = network.predict(images.batch(range(len(images)), images.center()[:, 0])).argmax(dim=1)
+    merged = torch.tensor(state.classes.multi_real())
+    right = merged[predicted] == merged[torch.tensor(state.classes.ids(task.test))]
+    assert right.double().mean() == pytest.approx(state.accuracy[2][2])

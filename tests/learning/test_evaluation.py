@@ -1,0 +1,23 @@
+"""Scores by the multi-real rule, by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lorax.learning.evaluation import accuracy_row, score
+from lorax.stream import ClassTable, TaskClass
+
+CLASSES = ClassTable().with_task("a", [TaskClass(0, "real"), TaskClass(1, "a")])
+CLASSES = CLASSES.with_task("b", [TaskClass(0, "real"), TaskClass(1, "b")])  # ids: 0 real, 1 a, 2 real, 3 b
+
+
+def test_any_real_class_is_right_for_a_real_image() -> None:
+    predicted = {"a": torch.tensor([2, 0, 1, 3]), "b": torch.tensor([0, 3])}
+    true = {"a": torch.tensor([0, 0, 1, 1]), "b": torch.tensor([2, 2])}
+    scores = score(predicted, true, CLASSES)
+    assert scores.accuracy == {"a": pytest.approx(3 / 4), "b": pytest.approx(1 / 2)}
+    assert scores.binary_accuracy == {"a": 1.0, "b": 0.5}
+    assert scores.pooled_accuracy == pytest.approx(4 / 6)
+    assert scores.confusion == [[1, 0, 1, 0], [0, 1, 0, 1], [1, 0, 0, 1], [0, 0, 0, 0]]
+    assert accuracy_row(scores, ["b", "a"]) == (0.5, 0.75)

@@ -1,0 +1,111 @@
+"""The learner state on disk: whole, checksummed, refused when damaged."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from lorax.errors import StateError, StorageError
+from lorax.learning.folder import EpisodeFolder
+from lorax.learning.state import load_state, save_state, state_digest
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+@pytest.fixture
+def state_dir(learned: list[EpisodeFolder], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(learned[1].state_dir, tmp_path / "state"))
+
+
+def test_a_state_saved_again_has_the_same_bytes(state_dir: Path, tmp_path: Path) -> None:
+    digest = save_state(load_state(state_dir), tmp_path / "again")
+    assert digest == state_digest(state_dir)
+    names = sorted(p.relative_to(state_dir) for p in state_dir.rglob("*") if p.is_file())
+    assert len(names) == 5 + 2 * 2
+    assert all((state_dir / n).read_bytes() == (tmp_path / "again" / n).read_bytes() for n in names)
+
+
+def test_saving_an_equal_state_changes_nothing_and_another_is_refused(state_dir: Path) -> None:
+    state = load_state(state_dir)
+    assert save_state(state, state_dir) == state_digest(state_dir)
+    with pytest.raises(StateError, match="another learner state"):
+        save_state(replace(state, head_bias=state.head_bias + 1), state_dir)
+
+
+@pytest.mark.parametrize("name", ["head.safetensors", "exemplars.csv", "branches/01-bars/adapter_model.safetensors"])
+def test_a_changed_byte_is_refused(state_dir: Path, name: str) -> None:
+    data = bytearray((state_dir / name).read_bytes())
+    data[-3] ^= 1
+    (state_dir / name).write_bytes(data)
+    with pytest.raises(StateError, match=rf"{Path(name).name} is damaged"):
+        load_state(state_dir)
+
+
+def test_a_missing_file_is_refused(state_dir: Path) -> None:
+    (state_dir / "calibration.csv").unlink()
+    with pytest.raises(StateError, match=r"calibration\.csv can't be read"):
+        load_state(state_dir)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": 1}', "null"])
+def test_a_damaged_record_is_refused(state_dir: Path, text: str) -> None:
+    (state_dir / "learner.json").write_text(text)
+    with pytest.raises(StateError):
+        load_state(state_dir)
+
+
+def test_an_unknown_format_is_refused_by_name(state_dir: Path) -> None:
+    record = json.loads((state_dir / "learner.json").read_text())
+    (state_dir / "learner.json").write_text(json.dumps(record | {"format": 99}))
+    with pytest.raises(StateError, match="has format 99; this version of lorax reads"):
+        load_state(state_dir)
+
+
+def test_parts_of_different_states_are_refused(state_dir: Path) -> None:
+    record = json.loads((state_dir / "learner.json").read_text())
+    (state_dir / "learner.json").write_text(json.dumps(record | {"tasks": record["tasks"][:1]}))
+    with pytest.raises(StateError, match="don't belong together"):
+        load_state(state_dir)
+
+
+def test_a_branch_name_cannot_leave_the_directory(state_dir: Path) -> None:
+    record = json.loads((state_dir / "learner.json").read_text())
+    record["branches"][0]["task"] = "../../etc"
+    (state_dir / "learner.json").write_text(json.dumps(record))
+    with pytest.raises(StateError, match="not usable"):
+        load_state(state_dir)
+
+
+def test_a_full_disk_leaves_nothing_behind(
+    learned: list[EpisodeFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = load_state(learned[0].state_dir)
+
+    def full(self: Path, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(StorageError, match="free space"):
+        save_state(state, tmp_path / "states" / "new")
+    assert list((tmp_path / "states").iterdir()) == []
+
+
+@pytest.mark.parametrize("directory", sorted(FIXTURES.glob("state-format-*")), ids=lambda p: p.name)
+def test_every_released_format_stays_readable(directory: Path) -> None:
+    state = load_state(directory)
+    assert [t.name for t in state.tasks] == ["stripes", "bars"]
+    assert state.head_weight.shape == (4, 2 * 16)
+    assert torch.isfinite(state.head_weight).all()
+    assert len(state.exemplars) == 12
+    assert len(state.branches) == 2
+
+
+def test_there_is_a_fixture_of_the_current_format() -> None:
+    from lorax.learning.state import FORMAT
+
+    assert (FIXTURES / f"state-format-{FORMAT}").is_dir()

@@ -1,0 +1,99 @@
+"""The schedule, and training that goes on where it was interrupted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lorax.data.images import Images
+from lorax.errors import StateError
+from lorax.learning.episode import base_state, open_network
+from lorax.learning.training import EpochRow, Fit, TrainingSet, learning_rate
+from lorax.params import Params, TrainingParams
+
+PAPER = TrainingParams(epochs=50, warmup_epochs=5, warmup_rate=1e-4, minimum_rate=1e-5)
+
+
+def test_the_published_warm_up_falls_and_the_first_tasks_cosine_rises() -> None:
+    peak = 1e-4 * 32 / 512
+    rates = [learning_rate(epoch, peak, PAPER) for epoch in range(50)]
+    assert rates[0] == rates[1] == 1e-4
+    assert rates[2] == pytest.approx(1e-4 + (peak - 1e-4) / 5)
+    assert rates[6] == pytest.approx(peak, rel=0.05)
+    assert all(a > b for a, b in zip(rates[1:6], rates[2:7], strict=True))
+    assert all(a < b for a, b in zip(rates[6:], rates[7:], strict=False))
+    assert rates[49] == pytest.approx(1e-5, rel=0.01)
+
+
+def test_in_later_tasks_the_cosine_falls_to_its_floor() -> None:
+    rates = [learning_rate(epoch, 5e-4 * 32 / 512, PAPER) for epoch in range(50)]
+    assert all(a > b for a, b in zip(rates[6:], rates[7:], strict=False))
+    assert rates[49] == pytest.approx(1e-5, rel=0.02)
+
+
+def _fit(stream, params: Params) -> tuple[Fit, TrainingSet]:
+    state = base_state(None, params)
+    network = open_network(state, "cpu")
+    network.grow(params.lora, 2, branch_seed=0, head_seed=0)
+    network.head.requires_grad_(True)
+    samples = stream.tasks[0].train
+    images = Images.load(samples, stream.fetch(samples), network.crop)
+    labels = torch.tensor([s.class_index for s in samples])
+    return Fit(network, 0, params.training, params.run, 0), TrainingSet.build(network, images, labels, 2, params.run)
+
+
+def _result(fit: Fit) -> list[torch.Tensor]:
+    return [p.detach().clone() for p in fit.parameters if p.numel()]  # the first task has no diversity head
+
+
+def test_training_resumed_after_any_epoch_ends_in_the_same_bits(stream, params: Params, tmp_path: Path) -> None:
+    whole, data = _fit(stream, params)
+    whole.run_epochs(data, tmp_path / "whole.safetensors")
+
+    class Killed(Exception):
+        pass
+
+    def kill(row: EpochRow, epochs: int) -> None:
+        raise Killed
+
+    first, data = _fit(stream, params)
+    with pytest.raises(Killed):
+        first.run_epochs(data, tmp_path / "cut.safetensors", kill)
+    second, data = _fit(stream, params)
+    seen: list[int] = []
+    rows = second.run_epochs(data, tmp_path / "cut.safetensors", lambda row, epochs: seen.append(row.epoch))
+    assert seen == [1]
+    assert [row.epoch for row in rows] == [0, 1]
+    assert all(torch.equal(a, b) for a, b in zip(_result(whole), _result(second), strict=True))
+
+
+def test_training_moves_the_newest_branch(stream, params: Params, tmp_path: Path) -> None:
+    fit, data = _fit(stream, params)
+    before = _result(fit)
+    rows = fit.run_epochs(data, tmp_path / "checkpoint.safetensors")
+    assert all(not torch.equal(a, b) for a, b in zip(before, _result(fit), strict=True))
+    assert all(row.images_per_s > 0 and 0 <= row.train_accuracy <= 1 for row in rows)
+
+
+def test_a_checkpoint_of_another_fit_is_refused(stream, params: Params, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.safetensors").write_bytes(b"not a checkpoint")
+    fit, data = _fit(stream, params)
+    with pytest.raises(StateError, match="can't be resumed"):
+        fit.run_epochs(data, tmp_path / "checkpoint.safetensors")
+
+
+def test_equal_views_are_computed_once(stream, params: Params) -> None:
+    fit, data = _fit(stream, params)
+    assert data.lookup.shape == (20, 2)
+    one = Images.load(data.images.samples[:1], stream.fetch(data.images.samples[:1]), 16)  # 20 x 18 pixels: 15 crops
+    crops = TrainingSet.build(fit.network, one, torch.tensor([0]), 200, params.run).crops
+    assert len(crops) == 15
+
+
+def test_an_incomplete_last_batch_can_be_left_out(stream, params: Params) -> None:
+    fit, _ = _fit(stream, params)
+    fit.training = fit.training.model_copy(update={"drop_last": True})
+    assert [len(b) for b in fit._batches(20)] == [8, 8]
+    assert [len(b) for b in fit._batches(5)] == [5]  # nothing would be left

@@ -1,0 +1,52 @@
+"""The fast attention gives timm's own numbers."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from lorax.network.backbone import import_timm
+from lorax.network.convit import use_fast_attention
+
+
+def _models(name: str, **arguments: int) -> tuple[torch.nn.Module, torch.nn.Module]:
+    torch.manual_seed(0)
+    plain = import_timm().create_model(name, pretrained=False, num_classes=0, **arguments)
+    for module in plain.modules():
+        if type(module).__name__ == "GPSA":
+            torch.nn.init.normal_(module.gating_param)
+            torch.nn.init.normal_(module.pos_proj.weight)
+    config = LoraConfig(r=4, target_modules=r".*attn\.(qk|v)", init_lora_weights=False)
+    plain = get_peft_model(plain, config)
+    fast = copy.deepcopy(plain)
+    use_fast_attention(fast)
+    return plain.eval(), fast.eval()
+
+
+@pytest.mark.parametrize("name", ["convit_tiny", "convit_small", "convit_base"])
+def test_forward_and_gradients_equal_timms_with_lora_on_qk_and_v(name: str) -> None:
+    plain, fast = _models(name, img_size=64, depth=3, local_up_to_layer=2)
+    images = torch.randn(2, 3, 64, 64)
+    outputs = []
+    for model in (plain, fast):
+        feature = model(images)
+        feature.square().mean().backward()
+        gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None and ".lora_" in n}
+        outputs.append((feature.detach(), gradients))
+    (expected, expected_gradients), (found, found_gradients) = outputs
+    assert torch.allclose(found, expected, atol=1e-5, rtol=1e-5)
+    assert len(found_gradients) == 2 * 2 * 2
+    for parameter, gradient in expected_gradients.items():
+        assert torch.allclose(found_gradients[parameter], gradient, atol=1e-6, rtol=1e-4), parameter
+
+
+def test_an_attention_with_dropout_keeps_timms_forward() -> None:
+    model = import_timm().create_model("convit_tiny", img_size=32, depth=2, local_up_to_layer=1, attn_drop_rate=0.1)
+    assert use_fast_attention(model) == 0
+
+
+def test_a_plain_vision_transformer_is_left_alone() -> None:
+    assert use_fast_attention(import_timm().create_model("vit_tiny_patch16_224", img_size=32, depth=1)) == 0
