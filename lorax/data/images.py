@@ -1,0 +1,246 @@
+"""Image files to pixels by one rule, and sets of decoded images from which crops are cut.
+
+Pixels are taken as stored: EXIF orientation is ignored, and of an animation the first frame counts. Colour becomes
+8-bit RGB:
+
+- grey is replicated to three channels; palettes are resolved; one bit becomes 0 or 255;
+- 16-bit grey (and 32-bit integers, clipped to 16 bits) becomes 8-bit by `value >> 8`;
+- floating point is clipped to [0, 1] and scaled to 0..255, rounding to the nearest;
+- alpha, or a transparent colour, is composited over white;
+- CMYK, YCbCr and the rest go through Pillow's `convert("RGB")`, without colour management.
+
+An image smaller than the crop is continued by reflection, as often as it takes, around its centre.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from lorax.errors import DataVersionError, ImageError
+from lorax.stream import Sample
+
+if TYPE_CHECKING:
+    import torch
+
+Progress = Callable[[int, int, str], None]
+"""Called as progress(done, total, what)."""
+
+Pixels = NDArray[np.uint8]
+
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
+# Pillow turns TIFF images by their orientation tag while it loads them; these turn them back.
+_UNTURN = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+def decode(path: Path) -> Pixels:
+    """The pixels of an image file, (H, W, 3).
+
+    Raises:
+        ImageError: the file can't be read, is no image that Pillow knows, is damaged, or is too large to be honest.
+    """
+    return decode_bytes(_read(path), str(path))
+
+
+def decode_bytes(data: bytes, name: str) -> Pixels:
+    """The pixels of an encoded image, (H, W, 3); `name` is what an error calls it.
+
+    Raises:
+        ImageError: as for `decode`.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            limit = Image.MAX_IMAGE_PIXELS
+            if limit is not None and image.width * image.height > limit:
+                raise ImageError(
+                    f"{name} claims {image.width} x {image.height} pixels; more than {limit} are refused, "
+                    "since a small file that unpacks to so many is likely an attack. Scale it down first."
+                )
+            orientation = image.getexif().get(ExifTags.Base.Orientation) if image.format == "TIFF" else None
+            image.load()
+            turn = _UNTURN.get(orientation or 1)
+            return _to_rgb(image if turn is None else image.transpose(turn))
+    except ImageError:
+        raise
+    except UnidentifiedImageError as error:  # its own text holds a memory address
+        raise ImageError(f"{name} can't be decoded: Pillow finds no image format that it knows.") from error
+    except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
+        raise ImageError(f"{name} can't be decoded: {error or type(error).__name__}.") from error
+
+
+def check_images(paths: Mapping[str, Path], progress: Progress | None = None) -> None:
+    """Decode every file and keep none.
+
+    Args:
+        paths: name to report -> file.
+
+    Raises:
+        ImageError: names every file that can't be decoded.
+    """
+
+    def complaint(item: tuple[str, Path]) -> str:
+        try:
+            decode_bytes(_read(item[1]), item[0])
+        except ImageError as error:
+            return str(error)
+        return ""
+
+    bad = [text for text in in_threads(complaint, list(paths.items()), progress, "checking images") if text]
+    if bad:
+        listed = "\n  - ".join(bad)
+        raise ImageError(
+            f"{len(bad)} of {len(paths)} images can't be decoded:\n  - {listed}\nReplace or remove them and try again."
+        )
+
+
+def in_threads(
+    function: Callable[[_In], _Out], items: Sequence[_In], progress: Progress | None, what: str
+) -> list[_Out]:
+    """`function` of each item, in order, computed by a few threads (Pillow and hashlib let go of Python's lock)."""
+    results: list[_Out] = []
+    pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
+    try:
+        for result in pool.map(function, items):
+            results.append(result)
+            if progress is not None:
+                progress(len(results), len(items), what)
+    finally:
+        pool.shutdown(cancel_futures=True)  # at an error or Ctrl-C, don't work through what is still queued
+    return results
+
+
+class Images:
+    """Decoded images of N samples, kept as bytes and each at least crop by crop pixels, to cut crops from."""
+
+    def __init__(self, samples: Sequence[Sample], pixels: Sequence[Pixels], crop: int) -> None:
+        self.samples = tuple(samples)
+        self.crop = crop
+        self._pixels = [pad(image, crop) for image in pixels]
+        self._room = np.array([[p.shape[0] - crop, p.shape[1] - crop] for p in self._pixels], np.int64).reshape(-1, 2)
+
+    @classmethod
+    def load(
+        cls,
+        samples: Sequence[Sample],
+        paths: Mapping[str, Path],
+        crop: int,
+        progress: Progress | None = None,
+        *,
+        center_only: bool = False,
+    ) -> Images:
+        """Read and decode the images of `samples`.
+
+        Args:
+            samples: what to read, in this order.
+            paths: md5 -> file.
+            crop: side of the square crops, pixels.
+            progress: told after each image.
+            center_only: keep only the centre crop of each image, for sets that are only evaluated.
+
+        Raises:
+            DataVersionError: a file's bytes are not the ones that its md5 names.
+            ImageError: a file can't be decoded.
+        """
+
+        def load_one(sample: Sample) -> Pixels:
+            data = _read(paths[sample.md5])
+            found = hashlib.md5(data, usedforsecurity=False).hexdigest()
+            if found != sample.md5:
+                raise DataVersionError(
+                    f"{paths[sample.md5]} is damaged: its md5 is {found}, but {sample.path} is pinned as {sample.md5}. "
+                    "Remove the file and fetch it again with 'dvc pull', or land the task's images again."
+                )
+            pixels = pad(decode_bytes(data, sample.path), crop)
+            return _center_crop(pixels, crop) if center_only else pixels
+
+        return cls(samples, in_threads(load_one, samples, progress, "reading images"), crop)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def offsets(self, views: int, seed: int) -> NDArray[np.int64]:
+        """Top left corners of random crops, (N, V, 2).
+
+        Drawn for each image from (seed, md5, view) alone, so that they don't depend on what else is in the set.
+        """
+        drawn = [_draw(sample.md5, view, seed) for sample in self.samples for view in range(views)]
+        fractions = np.array(drawn, dtype=np.int64).reshape(len(self), views, 2)
+        corners: NDArray[np.int64] = (fractions * (self._room[:, None, :] + 1)) >> 32
+        return corners
+
+    def center(self) -> NDArray[np.int64]:
+        """Top left corners of the centre crops, (N, 1, 2)."""
+        corners: NDArray[np.int64] = (self._room // 2)[:, None, :]
+        return corners
+
+    def batch(self, indices: Sequence[int] | NDArray[np.int64], offsets: NDArray[np.int64]) -> torch.Tensor:
+        """The crops of images `indices` (n) at `offsets` (n, 2): (n, 3, crop, crop), uint8."""
+        import torch  # 1.4 s; landing, which also decodes images, does without
+
+        crops = np.empty((len(indices), self.crop, self.crop, 3), np.uint8)
+        for row, (index, (top, left)) in enumerate(zip(indices, offsets, strict=True)):
+            crops[row] = self._pixels[index][top : top + self.crop, left : left + self.crop]
+        return torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous()
+
+
+def pad(pixels: Pixels, crop: int) -> Pixels:
+    """`pixels` (H, W, 3), continued by repeated reflection to at least crop by crop, the original centred."""
+    missing = [max(0, crop - side) for side in pixels.shape[:2]]
+    if not any(missing):
+        return pixels
+    return np.pad(pixels, [*((m // 2, m - m // 2) for m in missing), (0, 0)], mode="reflect")
+
+
+def _center_crop(pixels: Pixels, crop: int) -> Pixels:
+    top, left = ((side - crop) // 2 for side in pixels.shape[:2])
+    return pixels[top : top + crop, left : left + crop].copy()  # a view would keep the whole image
+
+
+def _draw(md5: str, view: int, seed: int) -> tuple[int, int]:
+    """Two numbers below 2**32."""
+    drawn = hashlib.blake2b(f"{seed}/{md5}/{view}".encode(), digest_size=8).digest()
+    return int.from_bytes(drawn[:4], "big"), int.from_bytes(drawn[4:], "big")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path} can't be read: {error.strerror}.") from error
+
+
+def _to_rgb(image: Image.Image) -> Pixels:
+    """The colour rule of this module's docstring."""
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        wide = np.asarray(image).astype(np.int64)
+        return _replicated((np.clip(wide, 0, 65535) >> 8).astype(np.uint8))
+    if image.mode == "F":
+        unit = np.clip(np.nan_to_num(np.asarray(image, np.float64), nan=0.0), 0.0, 1.0)
+        return _replicated(np.rint(unit * 255).astype(np.uint8))
+    if image.mode in {"LA", "PA", "RGBA"} or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, (255, 255, 255, 255)), layer)
+    return np.array(image.convert("RGB"))
+
+
+def _replicated(grey: Pixels) -> Pixels:
+    return np.repeat(grey[:, :, None], 3, axis=2)

@@ -1,0 +1,241 @@
+"""CDDB's folders read as samples: `<task>/{train,val}/[<subject>/]{0_real,1_fake}/*`.
+
+A class folder is `<index>_<name>`: `0_real` is the real class, `1_fake` the generator that the task is named after, and
+`1_<name>`, `2_<name>`, ... are generators of their own. `val` is the test split, as in CDDB. Subject folders are found
+by looking, in each split for itself.
+
+Source: Li et al., A Continual Deepfake Detection Benchmark, WACV 2023 (arXiv 2205.05467).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from pathlib import Path, PurePosixPath
+
+from PIL import Image
+
+from lorax.errors import LayoutError
+from lorax.stream import Sample, Task, TaskClass, check_task_name
+
+SPLITS = ("train", "val")
+
+_CLASS_FOLDER = re.compile(r"(\d+)_([a-z0-9][a-z0-9_-]*)")
+_NOT_DATA = {"thumbs.db", "desktop.ini", "__macosx"}
+_SHOWN = 20  # paths named in one complaint; a whole misplaced data set would fill the screen
+
+
+def parse_task(name: str, digest: str, files: Mapping[str, str]) -> Task:
+    """Read the list of one task's files as samples; the one parser, for landing and for learning.
+
+    Args:
+        name: the task's name, which is also its folder's under data/.
+        digest: the task's digest, kept as it is.
+        files: path relative to data/<name> (POSIX) -> md5 of the file's bytes; hidden files are passed over.
+
+    Returns:
+        The task: classes by folder number, samples of both splits sorted by path.
+
+    Raises:
+        LayoutError: the name is unsafe, or the files are not a task; lists everything found wrong.
+    """
+    check_task_name(name)
+    complaints: dict[str, list[str]] = defaultdict(list)
+    good: list[str] = []
+    for path in sorted(p for p in files if not _is_hidden(p)):
+        complaint = _complaint(path)
+        if complaint:
+            complaints[complaint].append(path)
+        else:
+            good.append(path)
+    classes = sorted({_task_class(_class_folder(path), name) for path in good})
+    problems = [f"{text}: {_some(paths)}" for text, paths in complaints.items()] + _class_problems(name, good)
+    if problems:
+        raise LayoutError(_message(name, files, problems))
+    samples = {
+        split: tuple(_sample(name, path, files[path]) for path in good if path.startswith(f"{split}/"))
+        for split in SPLITS
+    }
+    return Task(name=name, digest=digest, classes=tuple(classes), train=samples["train"], test=samples["val"])
+
+
+def list_files(folder: Path) -> list[str]:
+    """The paths of all files below `folder` (relative, POSIX, sorted), but for hidden ones such as .DS_Store.
+
+    Raises:
+        LayoutError: `folder` is not a folder, or something in it can't land safely: a symbolic link that is broken,
+            leaves the folder or leads back up, a pipe or device, a name that is not valid UTF-8; lists all of them.
+    """
+    if not folder.is_dir():
+        raise LayoutError(f"{folder} is not a folder; expected one task's folder, holding train/ and val/.")
+    root = folder.resolve()
+    problems: list[str] = []
+    found = sorted(_walk(root, root, (root,), problems))
+    if problems:
+        listed = "\n  - ".join(sorted(problems))
+        raise LayoutError(
+            f"{folder} can't be landed:\n  - {listed}\n"
+            "Replace such entries by ordinary files (for links: 'cp -rL' copies what they lead to) and try again."
+        )
+    return found
+
+
+def split_by_content(files: Mapping[str, str], fraction: float) -> dict[str, str]:
+    """Where each file belongs when data without a val/ folder is split by content.
+
+    An image goes to train/ if its md5, read as a number in [0, 1), lies below `fraction`: the same image lands on the
+    same side on every machine, whatever its name and neighbours.
+
+    Args:
+        files: path (`[train/][<subject>/]<class>/<image>`) -> md5.
+        fraction: the share of images for training, as in `--split 0.8`.
+
+    Returns:
+        path as given -> path with train/ or val/ in front.
+
+    Raises:
+        LayoutError: `fraction` is not between 0 and 1, or there is a val/ folder already.
+    """
+    if not 0 < fraction < 1:
+        raise LayoutError(f"--split {fraction} is not usable: expected a share between 0 and 1, such as 0.8.")
+    heads = {path.partition("/")[0] for path in files}
+    if "val" in heads:
+        raise LayoutError("--split was given, but the data set has a val/ folder already. Leave --split out.")
+    if "train" in heads:  # what lies beside train/ stays where it is, for parse_task to complain about
+        inner = {path: path.removeprefix("train/") for path in files if path.startswith("train/")}
+    else:
+        inner = {path: path for path in files}
+    moved = {path: f"{_side(files[path], fraction)}/{rest}" for path, rest in inner.items()}
+    return {path: moved.get(path, path) for path in files}
+
+
+def _side(md5: str, fraction: float) -> str:
+    return "train" if int(md5, 16) < fraction * 16**32 else "val"
+
+
+def _walk(folder: Path, root: Path, above: tuple[Path, ...], problems: list[str]) -> Iterator[str]:
+    """Files below `folder`, whose real path is the last of `above`; what must not land goes to `problems`."""
+    for entry in os.scandir(folder):
+        path = Path(entry.path)
+        shown = path.relative_to(root).as_posix()
+        if _is_hidden(shown):
+            continue
+        problem = _entry_problem(entry, shown, root, above)
+        if problem:
+            problems.append(problem)
+        elif entry.is_dir():
+            yield from _walk(path, root, (*above, path.resolve()), problems)
+        else:
+            yield shown
+
+
+def _entry_problem(entry: os.DirEntry[str], shown: str, root: Path, above: tuple[Path, ...]) -> str:
+    """What forbids landing `entry`; '' if nothing does."""
+    if not shown.isprintable():  # also true of the stand-ins for bytes that are not UTF-8
+        return f"{shown!r}: its name holds characters that can't be printed, or is not UTF-8"
+    if entry.is_symlink():
+        target = Path(entry.path).resolve()
+        if not target.exists():
+            return f"{shown}: a broken symbolic link"
+        if not target.is_relative_to(root):
+            return f"{shown}: a symbolic link out of the folder, to {target}"
+        if target in above:
+            return f"{shown}: a symbolic link back up to {target}"
+    if not entry.is_dir() and not entry.is_file():
+        return f"{shown}: neither a file nor a folder"
+    return ""
+
+
+def _is_hidden(path: str) -> bool:
+    return any(part.startswith(".") or part.lower() in _NOT_DATA for part in path.split("/"))
+
+
+def _complaint(path: str) -> str:
+    """What is wrong with where a file lies or what it is; '' if nothing is."""
+    split, *middle, file_name = path.split("/")
+    if split not in SPLITS or not middle:
+        return "expected only folders train/ and val/ at the top, with class folders in them"
+    if len(middle) > 1 and _CLASS_FOLDER.fullmatch(middle[0]):
+        return f"a folder inside class folder {middle[0]}; expected images only"
+    if len(middle) > 2:
+        return "too deep; expected {train,val}/[<subject>/]<class>/<image>"
+    if not _CLASS_FOLDER.fullmatch(middle[-1]):
+        return f"class folder {middle[-1]!r} is not named <number>_<name>, such as 0_real, 1_fake or 2_stylegan"
+    if PurePosixPath(file_name).suffix.lower() not in _image_suffixes():
+        return "not an image by its extension"
+    return ""
+
+
+@cache
+def _image_suffixes() -> frozenset[str]:
+    """What Pillow reads (it also registers formats that it only writes, such as .pdf)."""
+    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
+
+
+def _class_problems(task: str, paths: Iterable[str]) -> list[str]:
+    """What is wrong with the class folders, taken together."""
+    seen: dict[str, set[str]] = defaultdict(set)  # class folder -> the folders that hold it
+    for path in paths:
+        seen[_class_folder(path)].add(path.rpartition("/")[0])
+    classes = {folder: _task_class(folder, task) for folder in sorted(seen)}
+    problems = [text for folder in classes if (text := _name_problem(folder))]
+    for what, key in (("number", lambda c: c.index), ("name", lambda c: c.name)):
+        alike: dict[object, list[str]] = defaultdict(list)
+        for folder, task_class in classes.items():
+            alike[key(task_class)].append(folder)
+        for value, folders in alike.items():
+            if len(folders) > 1:
+                where = "; ".join(f"{folder} in {_some(sorted(seen[folder]))}" for folder in folders)
+                problems.append(f"class {what} {value!r} belongs to several class folders: {where}")
+    for folder in classes:
+        splits = {place.partition("/")[0] for place in seen[folder]}
+        problems += [f"class {folder} has no image in {split}/" for split in SPLITS if split not in splits]
+    if not any(c.index for c in classes.values()):
+        problems.append("no synthetic class was found; expected images in class folder 1_fake (or 1_<generator>)")
+    return problems
+
+
+def _name_problem(folder: str) -> str:
+    number, _, name = folder.partition("_")
+    if number != str(int(number)):
+        return f"class folder {folder} has leading zeros in its number"
+    if (int(number) == 0) != (name == "real"):
+        return f"class folder {folder}: number 0 and the name 'real' go together, as in 0_real"
+    return ""
+
+
+def _class_folder(path: str) -> str:
+    return path.split("/")[-2]
+
+
+def _task_class(folder: str, task: str) -> TaskClass:
+    number, _, name = folder.partition("_")
+    if int(number) == 0:
+        return TaskClass(0, "real")
+    return TaskClass(int(number), task if name == "fake" else name)
+
+
+def _sample(task: str, path: str, md5: str) -> Sample:
+    return Sample(f"{task}/{path}", md5, task, int(_class_folder(path).partition("_")[0]))
+
+
+def _some(paths: list[str]) -> str:
+    more = len(paths) - _SHOWN
+    return ", ".join(paths[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _message(name: str, files: Iterable[str], problems: list[str]) -> str:
+    heads = {tuple(path.split("/")[:2]) for path in files}
+    hint = "Mend the folder and try again."
+    if any(len(head) > 1 and head[1] in SPLITS for head in heads):
+        hint = "It seems to hold several tasks: give one task's folder at a time."
+    elif "val" not in {head[0] for head in heads}:
+        hint = "Mend the folder and try again; --split 0.8 makes val/ from data that has none."
+    listed = "\n  - ".join(problems)
+    return (
+        f"task {name!r} is not laid out as {name}/{{train,val}}/[<subject>/]{{0_real,1_fake}}/<images>:"
+        f"\n  - {listed}\n{hint}"
+    )

@@ -1,0 +1,143 @@
+"""The commands of git and DVC that change a workspace, run as a person would type them.
+
+They run in the foreground's process group, so that git can ask for a passphrase; at Ctrl-C they are told to stop and
+waited for, so that what undoes their work comes after it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lorax.errors import DataVersionError, StorageError
+
+_DVC_CONFIG = """\
+[core]
+    analytics = false
+    autostage = false
+    check_update = false
+"""  # autostage would put data.dvc into the user's index; the other two call out of the machine
+
+
+def create_repository(root: Path) -> None:
+    """Make `root` a git repository of its own and a DVC repository; what is there already stays. Commits nothing.
+
+    Raises:
+        DataVersionError: git or DVC refused.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    if not (root / ".git").exists():
+        _checked(["git", "init", "--quiet", "--initial-branch=main"], root)
+    if not (root / ".dvc").exists():
+        _checked([*_DVC, "init", "--quiet"], root)
+        (root / ".dvc" / "config").write_text(_DVC_CONFIG)
+        _checked(["git", "add", ".dvc/config"], root)
+
+
+def add_to_dvc(root: Path, path: str) -> None:
+    """`dvc add PATH`: put files into DVC's cache and pin them in data.dvc.
+
+    Raises:
+        DataVersionError: DVC refused.
+        StorageError: the disk is full.
+    """
+    _checked([*_DVC, "add", "--quiet", path], root)
+
+
+def last_commit(root: Path, path: str) -> str | None:
+    """The last commit that touched `path`; None if there is none."""
+    log = _run(["git", "log", "-1", "--format=%H", "--", path], root)
+    return log.stdout.strip() or None if log.returncode == 0 else None
+
+
+def is_committed(root: Path, path: str) -> bool:
+    """Whether git's HEAD holds `path` with the bytes that it has now."""
+    known = _run(["git", "cat-file", "-e", f"HEAD:./{path}"], root).returncode == 0
+    return known and _run(["git", "diff", "--quiet", "HEAD", "--", path], root).returncode == 0
+
+
+def check_git(root: Path) -> None:
+    """Find out early whether commits can work at all.
+
+    Raises:
+        DataVersionError: git is missing, or `root` is in no git repository.
+    """
+    _checked(["git", "rev-parse", "--git-dir"], root)
+
+
+def commit(root: Path, paths: Sequence[str], message: str) -> None:
+    """Commit `paths` as they are on disk, and nothing else: what the user has staged stays staged, uncommitted.
+
+    Where git knows no author, as in a bare container, the commit is made in the name of "lorax".
+
+    Raises:
+        DataVersionError: git refused; its index is as before.
+        StorageError: the disk is full; git's index is as before.
+    """
+    new = [path for path in paths if _run(["git", "ls-files", "--error-unmatch", "--", path], root).returncode != 0]
+    nobody = _run(["git", "var", "GIT_COMMITTER_IDENT"], root).returncode != 0
+    identity = ("-c", "user.name=lorax", "-c", "user.email=lorax@localhost") if nobody else ()
+    try:
+        if new:
+            _checked(["git", "add", "--intent-to-add", "--", *new], root)
+        _checked(["git", *identity, "commit", "--quiet", "--only", "-m", message, "--", *paths], root)
+    except BaseException:
+        for path in new:
+            if _run(["git", "cat-file", "-e", f"HEAD:./{path}"], root).returncode != 0:  # unless committed after all
+                _run(["git", "update-index", "--force-remove", "--", path], root)
+        raise
+
+
+def push_data(root: Path) -> None:
+    """Push what data.dvc pins to DVC's default remote.
+
+    Raises:
+        DataVersionError: DVC refused.
+    """
+    _checked([*_DVC, "push", "--quiet", "data.dvc"], root)
+
+
+def push_commits(root: Path) -> None:
+    """`git push`, where the branch has an upstream.
+
+    Raises:
+        DataVersionError: git refused.
+    """
+    if _run(["git", "rev-parse", "--abbrev-ref", "@{upstream}"], root).returncode == 0:
+        _checked(["git", "push", "--quiet"], root)
+
+
+_DVC = (sys.executable, "-m", "dvc", "--wait-for-lock")
+
+
+def _checked(command: Sequence[str], root: Path) -> None:
+    done = _run(command, root)
+    if done.returncode == 0:
+        return
+    said = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").removeprefix("ERROR: ")
+    shown = " ".join(command).replace(" ".join(_DVC), "dvc")
+    if "No space left on device" in said or "Disk quota exceeded" in said:
+        raise StorageError(f"the disk is full: '{shown}' in {root} said: {said}. Make room and try again.")
+    raise DataVersionError(f"'{shown}' failed in {root}: {said}")
+
+
+def _run(command: Sequence[str], root: Path) -> subprocess.CompletedProcess[str]:
+    # a git hook that calls us sets GIT_DIR and GIT_INDEX_FILE, which would lead git to another repository
+    hidden = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX"}
+    environment = {key: value for key, value in os.environ.items() if key not in hidden} | {"DVC_NO_ANALYTICS": "1"}
+    try:
+        process = subprocess.Popen(
+            command, cwd=root, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+    except FileNotFoundError as error:
+        raise DataVersionError(f"{command[0]!r} can't be run in {root}: {error}. Is it installed?") from error
+    try:
+        output, errors = process.communicate()
+    except BaseException:
+        process.terminate()
+        process.wait()
+        raise
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)

@@ -1,0 +1,86 @@
+"""All or nothing for what a landing changes: data/<task>, data.dvc and .gitignore.
+
+Before the first change, notes under work/landing/ say what to put back. They are followed after an error or Ctrl-C,
+and, since they are on disk, at the next landing after a killed process.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lorax.data import repository, versions
+from lorax.storage import write_whole
+from lorax.stream import check_task_name
+from lorax.workspace import Workspace
+
+CHANGED_FILES = ("data.dvc", ".gitignore")
+
+
+@contextmanager
+def all_or_nothing(workspace: Workspace, task: str) -> Iterator[None]:
+    """If the block fails, or never ends because the process is killed, the workspace will be as it was before it."""
+    _note(workspace, task)
+    try:
+        yield
+    except BaseException:
+        put_back(workspace)
+        raise
+    _forget(workspace)
+
+
+def put_back(workspace: Workspace) -> None:
+    """Undo the landing that the notes speak of, if there is one and it did not get as far as its commit.
+
+    Can be cut short at any point and called again.
+    """
+    try:
+        notes = json.loads((_notes(workspace) / "notes.json").read_text())
+    except FileNotFoundError:
+        return
+    task = check_task_name(notes["task"])
+    if not _has_landed(workspace, task):
+        shutil.rmtree(workspace.data_dir / task, ignore_errors=True)  # first, since it makes room
+        if not notes["had_data"] and workspace.data_dir.exists():
+            workspace.data_dir.rmdir()
+        for name in CHANGED_FILES:
+            _put_back_file(workspace, name, existed=name in notes["files"])
+    _forget(workspace)
+
+
+def _has_landed(workspace: Workspace, task: str) -> bool:
+    """Whether the landing was over: it may have been stopped between the commit and the end of its block."""
+    if not repository.is_committed(workspace.root, "data.dvc"):
+        return False
+    return task in {entry.name for entry in versions.landed(workspace)}
+
+
+def _put_back_file(workspace: Workspace, name: str, *, existed: bool) -> None:
+    kept, file = _notes(workspace) / name, workspace.root / name
+    if not existed:
+        file.unlink(missing_ok=True)
+    elif kept.exists() and not repository.is_committed(workspace.root, name):  # else git has set it right since
+        shutil.move(kept, file)  # a rename, which a full disk can't refuse
+
+
+def _note(workspace: Workspace, task: str) -> None:
+    notes = _notes(workspace)
+    _forget(workspace)
+    notes.mkdir(parents=True)
+    files = [name for name in CHANGED_FILES if (workspace.root / name).exists()]
+    for name in files:
+        shutil.copy2(workspace.root / name, notes / name)
+    what = {"task": task, "files": files, "had_data": workspace.data_dir.exists()}
+    write_whole(notes / "notes.json", json.dumps(what))
+
+
+def _forget(workspace: Workspace) -> None:
+    (_notes(workspace) / "notes.json").unlink(missing_ok=True)  # the one step that counts
+    shutil.rmtree(_notes(workspace), ignore_errors=True)
+
+
+def _notes(workspace: Workspace) -> Path:
+    return workspace.work_dir / "landing" / "undo"
