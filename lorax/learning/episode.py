@@ -14,7 +14,7 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lorax.data.images import Images
 from lorax.errors import StateError
@@ -25,6 +25,7 @@ from lorax.learning.state import Branch, Exemplar, LearnedTask, LearnerState, lo
 from lorax.learning.training import EpochRow, Fit, OnEpoch, TrainingSet, epoch_seed
 from lorax.network.backbone import open_backbone, reopen_backbone
 from lorax.network.features import compute_features
+from lorax.network.head import fresh_head
 from lorax.network.network import Network
 from lorax.params import Params
 from lorax.storage import canonical_json, whole_directory, write_whole
@@ -85,7 +86,7 @@ def open_network(state: LearnerState, device: str = "auto") -> Network:
     for branch in state.branches:
         network.backbone.load_branch(branch.config, branch.weights)
     classes, width = state.head_weight.shape
-    network.head = nn.Linear(width, classes)
+    network.head = fresh_head(width, classes, torch.Generator())
     network.head.load_state_dict({"weight": state.head_weight, "bias": state.head_bias})
     return network.requires_grad_(False).to(_device(device))
 

@@ -252,12 +252,12 @@ def _parse_exemplars(data: bytes, classes: ClassTable) -> tuple[Exemplar, ...]:
 
 def _tensor_file(tensors: Mapping[str, torch.Tensor]) -> bytes:
     ready = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
-    return safetensors.torch.save(ready, metadata={"format": "pt"})
+    return bytes(safetensors.torch.save(ready, metadata={"format": "pt"}))
 
 
 def _tensors(data: bytes) -> dict[str, torch.Tensor]:
     try:
-        return safetensors.torch.load(data)
+        return dict(safetensors.torch.load(data))
     except safetensors.SafetensorError as error:
         raise StateError(f"a safetensors file can't be read: {error}. {_RESTORE}") from error
 

@@ -66,7 +66,8 @@ class TrainingSet:
 
         def read(indices: Tensor) -> Tensor:
             chosen = crops[indices.numpy()]
-            return images.batch(chosen[:, 0], chosen[:, 1:])
+            pixels: Tensor = images.batch(chosen[:, 0], chosen[:, 1:])
+            return pixels
 
         frozen = compute_features(network, read, len(crops), run.batch_size, range(network.branches - 1))
         return cls(images, labels, crops, torch.from_numpy(lookup.reshape(len(images), views)), frozen)

@@ -13,7 +13,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,10 +55,14 @@ class Backbone(nn.Module):
     `width` is D. Images go in as bytes (B, 3, crop, crop), features come out as (B, D).
     """
 
-    def __init__(self, model: nn.Module, identity: BackboneIdentity) -> None:
+    model: Any  # timm's model, wrapped by PEFT from the first branch on
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: Any, identity: BackboneIdentity) -> None:
         super().__init__()
         self.identity = identity
-        self.width = int(model.num_features)  # type: ignore[arg-type]
+        self.width = int(model.num_features)
         self.branches = 0
         self.model = model.requires_grad_(False).eval()
         self.register_buffer("mean", torch.tensor(identity.mean).view(1, 3, 1, 1) * 255, persistent=False)
@@ -106,9 +110,8 @@ class Backbone(nn.Module):
         """PEFT's configuration and weights of one branch; tensors are copies on the CPU."""
         from peft import get_peft_model_state_dict
 
-        model: Any = self.model
-        config = model.peft_config[_adapter(branch)].to_dict()
-        weights = get_peft_model_state_dict(model, adapter_name=_adapter(branch), save_embedding_layers=False)
+        config = self.model.peft_config[_adapter(branch)].to_dict()
+        weights = get_peft_model_state_dict(self.model, adapter_name=_adapter(branch), save_embedding_layers=False)
         return json.loads(json.dumps(config, default=sorted)), {k: v.detach().cpu().clone() for k, v in weights.items()}
 
     def branch_parameters(self, branch: int) -> list[nn.Parameter]:
@@ -121,7 +124,8 @@ class Backbone(nn.Module):
         """Let gradients and LoRA dropout reach this branch and nothing else while the block runs."""
         parameters = self.branch_parameters(branch)
         name = _adapter(branch)
-        dropouts = [m.lora_dropout[name] for m in self.model.modules() if name in getattr(m, "lora_dropout", {})]
+        modules: list[Any] = list(self.model.modules())
+        dropouts = [m.lora_dropout[name] for m in modules if name in getattr(m, "lora_dropout", {})]
         try:
             for parameter in parameters:
                 parameter.requires_grad_(True)
@@ -137,41 +141,38 @@ class Backbone(nn.Module):
     def feature(self, images: Tensor, branch: int) -> Tensor:
         """What one branch says of the images: bytes (B, 3, crop, crop) -> (B, D)."""
         self._select(branch)
-        pixels = (images.to(self.mean.dtype) - self.mean) / self.std
-        out: Tensor = self.model(pixels)
-        return out
+        return self._forward(images)
 
     def plain_feature(self, images: Tensor) -> Tensor:
         """What the frozen backbone says without any branch: bytes (B, 3, crop, crop) -> (B, D)."""
-        if not self.branches:
-            pixels = (images.to(self.mean.dtype) - self.mean) / self.std
-            out: Tensor = self.model(pixels)
-            return out
-        with self.model.disable_adapter():  # type: ignore[operator]
-            return self.feature(images, self.branches - 1)
+        with self.model.disable_adapter() if self.branches else nullcontext():
+            return self._forward(images)
+
+    def _forward(self, images: Tensor) -> Tensor:
+        pixels = (images.to(self.mean.dtype) - self.mean) / self.std
+        out: Tensor = self.model(pixels)
+        return out
 
     def _insert(self, config: Any) -> None:
         from peft import get_peft_model
 
         name = _adapter(self.branches)
-        model: Any = self.model
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PEFT warns of a second adapter, which is what this network is made of
             if self.branches == 0:
-                self.model = get_peft_model(model, config, adapter_name=name)
+                self.model = get_peft_model(self.model, config, adapter_name=name)
             else:
-                model.add_adapter(name, config)
+                self.model.add_adapter(name, config)
         self.model.requires_grad_(False).eval()
         self.branches += 1
 
     def _select(self, branch: int) -> None:
         """Make one branch active; PEFT would turn its gradients on, so which parameters train is put back."""
-        model: Any = self.model
-        if model.active_adapter == _adapter(branch):
+        if self.model.active_adapter == _adapter(branch):
             return
-        trainable = [p for p in model.parameters() if p.requires_grad]
-        model.set_adapter(_adapter(branch))
-        model.requires_grad_(False)
+        trainable = [p for p in self.model.parameters() if p.requires_grad]
+        self.model.set_adapter(_adapter(branch))
+        self.model.requires_grad_(False)
         for parameter in trainable:
             parameter.requires_grad_(True)
 
@@ -309,7 +310,7 @@ def _peft_config(lora: LoraParams) -> Any:
 
     return LoraConfig(
         r=lora.rank,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # PEFT divides by the rank; fractions are fine
+        lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules="|".join(f"(?:{target})" for target in lora.targets),
         bias="none",

@@ -29,7 +29,8 @@ def use_fast_attention(model: nn.Module) -> int:
         How many attentions now run fast (0 for a model that has none).
     """
     fast = 0
-    for module in model.modules():
+    modules: list[Any] = list(model.modules())
+    for module in modules:
         kind = type(module).__name__
         if kind not in ("GPSA", "MHSA") or module.attn_drop.p > 0:
             continue

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import nn
 
 
 def fresh_head(width: int, classes: int, generator: torch.Generator) -> nn.Linear:
     """A linear layer (classes, width) with Kaiming uniform weights and zero bias."""
-    head = torch.nn.utils.skip_init(nn.Linear, width, classes)
-    nn.init.zeros_(head.bias)
-    if head.weight.numel():
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Initializing zero-element tensors")  # the head of a network without branches
+        head = nn.Linear(width, classes)
         nn.init.kaiming_uniform_(head.weight, nonlinearity="linear", generator=generator)
+    nn.init.zeros_(head.bias)
     return head
 
 

@@ -1,0 +1,51 @@
+# Two commands do all the set-up on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export DO_NOT_TRACK := true
+export DVC_NO_ANALYTICS := 1
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export MLFLOW_DISABLE_TELEMETRY := true
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check bench data prove-main clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+setup: $(READY) ## install everything into .venv (nothing to do when nothing changed)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name it: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $(READY)
+
+demo: setup ## learn five simulated generators one after the other, under DVC, Prefect and MLflow
+	$(BIN)/lorax demo
+
+test: setup ## run the tests
+	$(BIN)/python -m pytest
+
+check: setup ## lint, formatting, types, floor plan
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup ## measure speed against the published way
+	$(BIN)/python benchmarks/attention.py
+	$(BIN)/python benchmarks/training_step.py
+
+data: setup ## make the repository's own data/ again: simulate, land five times; data.dvc comes out the same
+	$(BIN)/python scripts/make_data.py
+
+prove-main: setup ## the main job's slow proofs (20-30 minutes)
+	$(BIN)/python proofs/main.py
+
+clean: ## stop the servers that the demo or this workspace started, and remove work/
+	@if [ -x $(BIN)/lorax ]; then \
+	  for folder in . work/demo; do if [ -f $$folder/params.yaml ]; then (cd $$folder && $(abspath $(BIN))/lorax down); fi; done; \
+	fi
+	rm -rf work

@@ -1,0 +1,120 @@
+"""The connection to MLflow: opened late (importing it takes seconds), quick to give up, its errors turned into ours."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lorax.errors import LoraxError, RegistryError, StorageError
+
+_MANNERS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+"""By default MLflow waits four minutes for a server that is not there, and prints. What the user has set stays."""
+
+_PROBE_TIMEOUT_S = 5
+_MESSAGE_LIMIT = 400
+
+
+def is_server(uri: str) -> bool:
+    """Whether `uri` names an MLflow server, not the database below it."""
+    return uri.startswith(("http://", "https://"))
+
+
+def database_path(uri: str) -> Path:
+    """The file of a `sqlite:///` address."""
+    return Path(uri.removeprefix("sqlite:///"))
+
+
+def connect(uri: str) -> Any:
+    """An `MlflowClient` of the server or, for reading only, of the SQLite database at `uri`.
+
+    Raises:
+        RegistryError: the server does not answer.
+    """
+    for name, value in _MANNERS.items():
+        os.environ.setdefault(name, value)
+    if is_server(uri):
+        _require_answer(uri)
+    with mlflow_errors(uri, "open it"):
+        from mlflow import MlflowClient
+
+        logging.getLogger("mlflow").setLevel(logging.ERROR)  # its notes would tear the progress display
+        return MlflowClient(tracking_uri=_client_uri(uri))
+
+
+@contextmanager
+def mlflow_errors(uri: str, doing: str) -> Iterator[None]:
+    """Turn what MLflow, its HTTP client or its database raise inside the block into a RegistryError.
+
+    Args:
+        uri: the address that the block talks to.
+        doing: what was tried, as in "could not <doing>".
+    """
+    try:
+        yield
+    except LoraxError:
+        raise
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise StorageError(error.errno, f"disk full: could not {doing}. Free space and run again.") from error
+        raise _registry_error(uri, doing, error) from error
+    except Exception as error:
+        if not _is_mlflow_error(error):
+            raise
+        raise _registry_error(uri, doing, error) from error
+
+
+def is_missing(error: Exception) -> bool:
+    """Whether MLflow raised `error` because the thing asked for does not exist."""
+    return getattr(error, "error_code", "") in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
+
+
+def _client_uri(uri: str) -> str:
+    """A database is opened for reading only: an experiment made on it would keep local artifact paths for ever."""
+    return uri if is_server(uri) else f"sqlite:///file:{database_path(uri)}?mode=ro&uri=true"
+
+
+def _require_answer(uri: str) -> None:
+    if not _answers(uri):
+        raise RegistryError(
+            f"no MLflow server answers at {uri}. Start it with 'lorax up', "
+            "or correct the address (MLFLOW_TRACKING_URI, services.mlflow_port in params.yaml)."
+        )
+
+
+def _answers(uri: str) -> bool:
+    import requests
+
+    try:
+        requests.get(f"{uri.rstrip('/')}/health", timeout=_PROBE_TIMEOUT_S)
+    except requests.RequestException:
+        return False
+    return True
+
+
+def _is_mlflow_error(error: Exception) -> bool:
+    import requests
+    import sqlalchemy.exc
+    from mlflow.exceptions import MlflowException
+
+    return isinstance(error, MlflowException | requests.RequestException | sqlalchemy.exc.SQLAlchemyError)
+
+
+def _registry_error(uri: str, doing: str, error: Exception) -> RegistryError:
+    if is_server(uri) and not _answers(uri):
+        return RegistryError(
+            f"could not {doing}: the MLflow server at {uri} stopped answering. "
+            "Start it with 'lorax up' and run the command again; it continues where it was."
+        )
+    found = " ".join(str(error).split())[:_MESSAGE_LIMIT]
+    return RegistryError(f"could not {doing}: MLflow at {uri} says: {found or type(error).__name__}")

@@ -1,0 +1,91 @@
+"""The figures of an episode, drawn without pyplot: no global state, no display."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+_DPI = 120
+_CELL_IN = 0.62
+_MARGIN_IN = 2.4
+_LIGHT_BELOW = 0.6
+"""Cells darker than this get light text."""
+
+
+def accuracy_matrix(tasks: Sequence[str], rows: Sequence[Sequence[float]]) -> Figure:
+    """Heat map of R[i, j]: one row per episode, one column per task; what was not learned yet stays blank."""
+    values = np.full((len(rows), len(tasks)), np.nan)
+    for episode, row in enumerate(rows):
+        values[episode, : len(row)] = row
+    figure, axes = _grid(len(tasks), len(rows))
+    _heat(axes, values, [[f"{100 * v:.1f}" for v in row] for row in rows])
+    axes.set_xticks(range(len(tasks)), list(tasks), rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(rows)), [f"{j}: {task}" for j, task in enumerate(tasks[: len(rows)])])
+    axes.set(xlabel="accuracy on task, %", ylabel="after episode", title="Accuracy matrix")
+    return figure
+
+
+def task_lines(tasks: Sequence[str], rows: Sequence[Sequence[float]]) -> Figure:
+    """Each task's accuracy over the episodes since it was learned, and their average."""
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for i, task in enumerate(tasks):
+        axes.plot(range(i, len(rows)), [row[i] for row in rows[i:]], marker="o", markersize=4, label=task)
+    averages = [sum(row) / len(row) for row in rows]
+    axes.plot(range(len(rows)), averages, color="black", linestyle="--", linewidth=2, label="average")
+    axes.set_xticks(range(len(rows)), [f"{j}\n{task}" for j, task in enumerate(tasks)])
+    axes.set(xlabel="episode", ylabel="accuracy", ylim=(0, 1.02), title="Accuracy of each task over the episodes")
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", fontsize="small")
+    return figure
+
+
+def confusion_matrix(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> Figure:
+    """How often an image of each true class (row) was taken for each class (column), as a share of its row."""
+    table = np.asarray(counts, dtype=float)
+    shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
+    figure, axes = _grid(len(labels), len(labels))
+    _heat(axes, shares, [[str(count) if count else "" for count in row] for row in counts])
+    axes.set_xticks(range(len(labels)), list(labels), rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(labels)), list(labels))
+    axes.set(xlabel="predicted class", ylabel="true class", title="Confusion matrix, images of all known tasks")
+    return figure
+
+
+def save_figures(
+    directory: Path, tasks: Sequence[str], rows: Sequence[Sequence[float]], labels: Sequence[str],
+    counts: Sequence[Sequence[int]],
+) -> None:  # fmt: skip
+    """Write the three figures as PNG files into `directory`, which is made if need be.
+
+    Args:
+        directory: where the files go.
+        tasks: names of the tasks known, in the order of learning.
+        rows: the accuracy matrix, `rows[j][i]` after episode j on task i, fractions.
+        labels: names of the C classes, in the order of the head's outputs.
+        counts: (C, C) confusion counts, rows are true classes.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    accuracy_matrix(tasks, rows).savefig(directory / "accuracy_matrix.png", dpi=_DPI)
+    task_lines(tasks, rows).savefig(directory / "task_accuracy.png", dpi=_DPI)
+    confusion_matrix(labels, counts).savefig(directory / "confusion_matrix.png", dpi=_DPI)
+
+
+def _grid(columns: int, rows: int) -> tuple[Figure, Axes]:
+    """A figure whose cells have one size however many there are, so their text stays legible."""
+    size = (max(5.0, _MARGIN_IN + columns * _CELL_IN), max(3.6, _MARGIN_IN + rows * _CELL_IN))
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots()
+
+
+def _heat(axes: Axes, values: np.ndarray, texts: Sequence[Sequence[str]]) -> None:
+    image = axes.imshow(values, vmin=0, vmax=1, cmap="viridis", aspect="equal")
+    axes.figure.colorbar(image, ax=axes, shrink=0.8)
+    for i, row in enumerate(texts):
+        for j, text in enumerate(row):
+            color = "white" if values[i, j] < _LIGHT_BELOW else "black"
+            axes.text(j, i, text, ha="center", va="center", color=color, fontsize=8)

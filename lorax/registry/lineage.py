@@ -1,0 +1,45 @@
+"""Lines of descent: which timeline a new state belongs to, and the whole curve that leads up to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from lorax.registry.tracking import Point, matrix_metrics, points_at
+from lorax.registry.versions import ModelVersion
+
+if TYPE_CHECKING:  # imports torch, which a look-up can do without
+    from lorax.learning.state import LearnerState
+
+
+def line_of(digest: str, parent_digest: str | None, versions: Sequence[ModelVersion]) -> str:
+    """The line of a new state: its parent's, unless another child carries that on already; else a line of its own.
+
+    Two children of one version on one timeline would give it two points at one step.
+    """
+    parent = next((v for v in versions if v.state_digest == parent_digest), None)
+    if parent is None:
+        return digest
+    is_carried_on = any(v.parent_digest == parent_digest and v.line == parent.line for v in versions)
+    return digest if is_carried_on else parent.line
+
+
+def timeline_points(state: LearnerState, digest: str, versions: Sequence[ModelVersion]) -> list[Point]:
+    """The whole curve up to a state: its own metrics, and its ancestors' as far as they are still registered.
+
+    What the accuracy matrix alone gives is there for every episode, since each state holds the whole matrix.
+
+    Args:
+        state: the newest state of the curve.
+        digest: its digest.
+        versions: all versions, that state's among them.
+    """
+    tasks = [task.name for task in state.tasks]
+    by_digest: dict[str | None, ModelVersion] = {v.state_digest: v for v in versions}
+    points: list[Point] = []
+    ancestor = by_digest.get(digest)
+    for step in reversed(range(len(tasks))):
+        values = matrix_metrics(state.accuracy[: step + 1], tasks)
+        points.extend(points_at(values | dict(ancestor.metrics if ancestor else {}), step))
+        ancestor = by_digest.get(ancestor.parent_digest) if ancestor else None
+    return points[::-1]

@@ -1,0 +1,126 @@
+"""A learner state as an MLflow model: code by name, the state as artifacts, no pickle and no backbone weights."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import lorax
+from lorax.errors import StateError
+from lorax.stream import ClassTable
+
+_STATE_ARTIFACT = "artifacts/state"
+"""Where the learner state lies inside the MLflow model."""
+
+_MODEL_SCHEME = "models:/"
+_DISTRIBUTION = "lorax-pipeline"
+
+
+def logged_model(client: Any, experiment: str, run_id: str, name: str, state_dir: Path, classes: ClassTable) -> str:
+    """The id of the MLflow model that holds this state, uploaded if need be and listed as the run's output.
+
+    Args:
+        client: MLflow's client.
+        experiment: id of the experiment that the model belongs to.
+        run_id: the episode's run; it has one such model.
+        name: the model's name.
+        state_dir: the learner state's directory.
+        classes: the state's class table.
+    """
+    model_id = _whole_model(client, experiment, run_id) or _upload(client, experiment, run_id, name, state_dir, classes)
+    _link(client, run_id, model_id)
+    return model_id
+
+
+def model_address(model_id: str) -> str:
+    """What a model version is made from."""
+    return f"{_MODEL_SCHEME}{model_id}"
+
+
+def fetch_state(client: Any, uri: str, name: str, version: int, directory: Path) -> None:
+    """Download the learner state of a model version into `directory`, which exists and is empty."""
+    from mlflow.artifacts import download_artifacts
+
+    model_id = client.get_model_version(name, str(version)).source.removeprefix(_MODEL_SCHEME)
+    location = client.get_logged_model(model_id).artifact_location
+    fetched = directory / "fetched"
+    fetched.mkdir()
+    local = download_artifacts(f"{location}/{_STATE_ARTIFACT}", dst_path=str(fetched), tracking_uri=uri)
+    for path in Path(local).iterdir():
+        path.rename(directory / path.name)
+    shutil.rmtree(fetched)
+
+
+def is_whole(directory: Path, digest: str) -> bool:
+    """Whether `directory` holds the learner state `digest`, every file as it was."""
+    from lorax.learning.state import load_state, state_digest
+
+    try:
+        load_state(directory)
+        return state_digest(directory) == digest
+    except StateError:
+        return False
+
+
+def _whole_model(client: Any, experiment: str, run_id: str) -> str | None:
+    """The run's model if its upload was finished; what an upload that was cut off left behind is deleted."""
+    whole = None
+    for model in client.search_logged_models([experiment], f"source_run_id = '{run_id}'"):
+        if model.status == "READY":
+            whole = str(model.model_id)
+        else:
+            client.delete_logged_model(model.model_id)
+    return whole
+
+
+def _upload(client: Any, experiment: str, run_id: str, name: str, state_dir: Path, classes: ClassTable) -> str:
+    model = client.create_logged_model(experiment, name=name, source_run_id=run_id, model_type="lorax")
+    with TemporaryDirectory(prefix="lorax-") as folder:
+        directory = Path(folder) / "model"
+        _save(directory, run_id, str(model.model_id), state_dir, classes)
+        client.log_model_artifacts(model.model_id, str(directory))
+    client.finalize_logged_model(model.model_id, "READY")
+    return str(model.model_id)
+
+
+def _link(client: Any, run_id: str, model_id: str) -> None:
+    from mlflow.entities import LoggedModelOutput
+
+    outputs = client.get_run(run_id).outputs
+    if model_id not in {o.model_id for o in (outputs.model_outputs if outputs else [])}:
+        client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
+
+
+def _save(directory: Path, run_id: str, model_id: str, state_dir: Path, classes: ClassTable) -> None:
+    """Write the MLflow model's directory."""
+    import mlflow.pyfunc
+    from mlflow.models import Model
+
+    staged = directory.parent / "state"
+    shutil.copytree(state_dir, staged)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow asks for type hints, which the signature makes needless
+        mlflow.pyfunc.save_model(
+            path=str(directory),
+            python_model=str(Path(__file__).with_name("pyfunc_model.py")),
+            artifacts={"state": str(staged)},
+            signature=_signature(classes),
+            pip_requirements=[f"{_DISTRIBUTION}=={lorax.__version__}"],
+            mlflow_model=Model(run_id=run_id, model_uuid=model_id, model_id=model_id),
+        )
+    for cache in directory.rglob("__pycache__"):
+        shutil.rmtree(cache, ignore_errors=True)
+
+
+def _signature(classes: ClassTable) -> Any:
+    """One nameless text column in; a verdict and a probability for each class out."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    texts = [ColSpec("string", "verdict"), ColSpec("string", "generator", required=False)]
+    numbers = ["probability", *(f"probability/{entry.label}" for entry in classes.entries)]
+    outputs = Schema([*texts, *(ColSpec("double", name) for name in numbers)])
+    return ModelSignature(inputs=Schema([ColSpec("string")]), outputs=outputs)

@@ -1,0 +1,75 @@
+"""A registered learner as MLflow runs it: `mlflow.pyfunc.load_model("models:/lorax@champion")`.
+
+MLflow copies this file into every model version and runs it when one is loaded or served ("models from code"), so it
+imports lorax and holds nothing that the installed package does better. One column of image file paths or base64 images
+goes in; each row comes back as verdict, generator, probability, and one `probability/<class>` column per class.
+"""
+
+import base64
+import binascii
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+
+from lorax.data.images import Pixels, decode, decode_bytes
+from lorax.errors import ImageError
+from lorax.predictor import Predictor, Verdict
+
+_LONGEST_PATH = 4096
+_SHOWN = 40
+
+
+class LoraxModel(mlflow.pyfunc.PythonModel):
+    """MLflow's side of a `Predictor`."""
+
+    def load_context(self, context: Any) -> None:
+        """Open the learner state among the version's artifacts.
+
+        Raises:
+            BackboneError: the backbone that it names is not here, or has other weights.
+        """
+        self.predictor = Predictor.open(Path(context.artifacts["state"]))
+
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # MLflow reads hints as schemas
+        """Judge the images of a one-column DataFrame.
+
+        Raises:
+            ImageError: a cell is no image.
+        """
+        frame = pd.DataFrame(model_input)
+        if frame.shape[1] != 1:
+            raise ImageError(
+                f"found {frame.shape[1]} columns {list(frame.columns)}; "
+                "expected one, of image file paths or base64 images."
+            )
+        cells = [str(cell) for cell in frame.iloc[:, 0]]
+        sources = [f"row {row}" for row in range(len(cells))]
+        pixels = [_read(cell, source) for cell, source in zip(cells, sources, strict=True)]
+        verdicts = self.predictor.judge(pixels, sources)
+        return pd.DataFrame([_row(verdict) for verdict in verdicts], index=frame.index, columns=self._columns())
+
+    def _columns(self) -> list[str]:
+        labels = [f"probability/{entry.label}" for entry in self.predictor.classes.entries]
+        return ["verdict", "generator", "probability", *labels]
+
+
+def _read(cell: str, source: str) -> Pixels:
+    """The pixels that a cell stands for: of a file if there is one by that name, else of base64 (or a data: URI)."""
+    if len(cell) < _LONGEST_PATH and Path(cell).is_file():
+        return decode(Path(cell))
+    try:
+        data = base64.b64decode(cell.partition(",")[2] if cell.startswith("data:") else cell, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ImageError(f"{source} ({cell[:_SHOWN]!r}) is neither an image file here nor base64: {error}.") from error
+    return decode_bytes(data, source)
+
+
+def _row(verdict: Verdict) -> dict[str, Any]:
+    classes = {f"probability/{label}": value for label, value in verdict.probabilities.items()}
+    head = {"verdict": verdict.verdict, "generator": verdict.generator, "probability": verdict.probability}
+    return head | classes
+
+
+mlflow.models.set_model(LoraxModel())

@@ -1,0 +1,251 @@
+"""Runs and metrics. Everything written here may be written again: a call cut off half-way is repeated whole.
+
+MLflow keeps both of two points at one step for ever, so points are written only where the history has none.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from lorax.errors import RegistryError
+from lorax.learning import metrics
+from lorax.registry.versions import DIGEST_TAG, LINE_TAG, ROLE_TAG
+
+if TYPE_CHECKING:  # these import torch, which a look-up can do without
+    from lorax.learning.folder import Report
+    from lorax.learning.state import LearnerState
+
+_BATCH_POINTS = 1000
+"""MLflow's limit for one log_batch call."""
+
+_BATCH_PARAMS = 100
+_PARAM_LENGTH = 6000
+_DATASET_DIGEST_LENGTH = 36
+"""MLflow's column for a data set's digest; the whole digest goes into a tag."""
+
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of a metric's curve."""
+
+    key: str
+    value: float
+    step: int
+
+
+def episode_metrics(rows: Sequence[Sequence[float]], tasks: Sequence[str], report: Report) -> dict[str, float]:
+    """The metrics of the last episode of `rows` by the names they are logged under; docs/method.md explains each.
+
+    Args:
+        rows: the accuracy matrix, `rows[j][i]` after episode j on task i.
+        tasks: names of the tasks, in the order of learning.
+        report: the episode's report; the figures that the matrix does not hold come from it.
+    """
+    binary = {f"binary_accuracy/{task}": value for task, value in report.binary_accuracy.items()}
+    return matrix_metrics(rows, tasks) | binary | {"pooled_accuracy": report.pooled_accuracy}
+
+
+def matrix_metrics(rows: Sequence[Sequence[float]], tasks: Sequence[str]) -> dict[str, float]:
+    """The metrics after the last episode of `rows` that the accuracy matrix alone gives."""
+    accuracy = {f"accuracy/{task}": value for task, value in zip(tasks, rows[-1], strict=False)}
+    return accuracy | metrics.summary(rows)
+
+
+def points_at(values: Mapping[str, float], step: int) -> list[Point]:
+    """`values` as points at one step."""
+    return [Point(key, value, step) for key, value in values.items()]
+
+
+def experiment_id(client: Any, name: str) -> str:
+    """The experiment called `name`, made if need be.
+
+    Raises:
+        RegistryError: it is in MLflow's trash.
+    """
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        return str(client.create_experiment(name))
+    if found.lifecycle_stage != "active":
+        raise RegistryError(
+            f"experiment {name!r} was deleted in MLflow. Bring it back with "
+            f"'mlflow experiments restore --experiment-id {found.experiment_id}', or set another registry.model."
+        )
+    return str(found.experiment_id)
+
+
+def timeline_run(client: Any, experiment: str, line: str) -> str:
+    """The run that carries the curves of one line of descent, made if need be."""
+    return _run(client, experiment, "timeline", {ROLE_TAG: "timeline", LINE_TAG: line})
+
+
+def episode_run(
+    client: Any, experiment: str, timeline: str, state: LearnerState, digest: str, git_commit: str | None
+) -> str:
+    """The run of one episode, nested below its timeline, made if need be; it is known by the state's digest."""
+    name = f"{len(state.tasks) - 1:02d} {state.tasks[-1].name}"
+    details = {"mlflow.parentRunId": timeline, "lorax.parent_digest": state.parent or "", **git_tags(git_commit)}
+    return _run(client, experiment, name, {ROLE_TAG: "episode", DIGEST_TAG: digest}, details)
+
+
+def scenario_run(client: Any, experiment: str, scenario: str, git_commit: str | None) -> str:
+    """A new run for a scenario that begins."""
+    identity = {ROLE_TAG: "scenario", "lorax.scenario": scenario}
+    return _create_run(client, experiment, scenario, identity | git_tags(git_commit))
+
+
+def git_tags(git_commit: str | None) -> dict[str, str]:
+    """The tag under which MLflow shows a run's source version."""
+    return {"mlflow.source.git.commit": git_commit} if git_commit else {}
+
+
+def write_points(client: Any, run_id: str, points: Iterable[Point]) -> None:
+    """Write those points whose metric has none at that step yet."""
+    from mlflow.entities import Metric
+
+    present = client.get_run(run_id).data.metrics
+    wanted = [p for p in points if math.isfinite(p.value)]
+    steps = {key: _steps(client, run_id, key) for key in {p.key for p in wanted} & set(present)}
+    now = int(time.time() * 1000)
+    missing = (Metric(p.key, p.value, now, p.step) for p in wanted if p.step not in steps.get(p.key, ()))
+    for batch in _batches(missing, _BATCH_POINTS):
+        client.log_batch(run_id, metrics=batch)
+
+
+def write_episode(client: Any, run_id: str, state: LearnerState, report: Report) -> None:
+    """Fill an episode's run: curves, metrics, parameters, data digests, figures and report."""
+    rows, tasks = state.accuracy, [task.name for task in state.tasks]
+    write_points(client, run_id, [*_curves(report), *points_at(episode_metrics(rows, tasks, report), report.episode)])
+    write_params(client, run_id, state, report)
+    client.log_inputs(run_id, datasets=_data_inputs(state))
+    with TemporaryDirectory(prefix="lorax-") as folder:
+        write_report_files(Path(folder), state, report)
+        client.log_artifacts(run_id, folder)
+
+
+def write_scenario(
+    client: Any, run_id: str, state: LearnerState, reports: Sequence[Report], files: Sequence[Path]
+) -> None:
+    """Fill a scenario's run: the same metrics as a timeline's, parameters, data digests, figures and reports."""
+    tasks = [task.name for task in state.tasks]
+    for report in reports:
+        rows = state.accuracy[: report.episode + 1]
+        write_points(client, run_id, points_at(episode_metrics(rows, tasks, report), report.episode))
+    write_params(client, run_id, state, reports[-1])
+    client.log_inputs(run_id, datasets=_data_inputs(state))
+    with TemporaryDirectory(prefix="lorax-") as folder:
+        write_report_files(Path(folder), state, reports[-1])
+        client.log_artifacts(run_id, folder)
+    for file in files:
+        client.log_artifact(run_id, str(file))
+
+
+def write_params(client: Any, run_id: str, state: LearnerState, report: Report) -> None:
+    """Write what the episode was a function of; equal values may be written again."""
+    from mlflow.entities import Param
+
+    values = _flat(state.parameters) | {
+        "state.backbone_sha256": state.backbone.sha256,
+        "network.trainable_parameters": report.trainable_parameters,
+        "network.lora_modules": report.lora_modules,
+    }
+    params = [Param(key, _text(value)[:_PARAM_LENGTH]) for key, value in values.items()]
+    for batch in _batches(iter(params), _BATCH_PARAMS):
+        client.log_batch(run_id, params=batch)
+
+
+def write_report_files(folder: Path, state: LearnerState, report: Report) -> None:
+    """Write report.json and the figures below `folder`."""
+    from lorax.registry.figures import save_figures
+
+    report.write(folder / "report.json")
+    save_figures(
+        folder / "figures",
+        [task.name for task in state.tasks],
+        state.accuracy,
+        [entry.label for entry in state.classes.entries],
+        report.confusion,
+    )
+
+
+def finish_run(client: Any, run_id: str) -> None:
+    """Mark a run as finished; a finished run may still be written to."""
+    if client.get_run(run_id).info.status != "FINISHED":
+        client.set_terminated(run_id, "FINISHED")
+
+
+def _run(
+    client: Any, experiment: str, name: str, identity: Mapping[str, str], details: Mapping[str, str] | None = None
+) -> str:
+    """The run whose tags hold `identity`; looked up first, so that a repeated call makes no second one."""
+    condition = " and ".join(f"tags.`{key}` = '{value}'" for key, value in identity.items())
+    found = client.search_runs([experiment], condition, max_results=1, order_by=["attributes.start_time ASC"])
+    if found:
+        return str(found[0].info.run_id)
+    return _create_run(client, experiment, name, {**identity, **(details or {})})
+
+
+def _create_run(client: Any, experiment: str, name: str, tags: Mapping[str, str]) -> str:
+    source = {"mlflow.source.name": "lorax", "mlflow.source.type": "LOCAL"}
+    return str(client.create_run(experiment, run_name=name, tags={**tags, **source}).info.run_id)
+
+
+def _curves(report: Report) -> Iterator[Point]:
+    """The training curves, step = epoch."""
+    for row in report.curves:
+        values = asdict(row)
+        epoch = values.pop("epoch")
+        yield from (Point(f"training/{key}", float(value), epoch) for key, value in values.items() if value is not None)
+    yield from points_at({f"seconds/{step}": value for step, value in report.seconds.items()}, report.episode)
+
+
+def _data_inputs(state: LearnerState) -> list[Any]:
+    """One data set per task: the newest was trained on, the others were only tested on."""
+    return [_data_input(task.name, task.digest, state) for task in state.tasks]
+
+
+def _data_input(task: str, digest: str, state: LearnerState) -> Any:
+    from mlflow.data.code_dataset_source import CodeDatasetSource
+    from mlflow.data.meta_dataset import MetaDataset
+    from mlflow.entities import DatasetInput, InputTag
+
+    source = CodeDatasetSource({"dvc.path": f"data/{task}", "git.commit": state.revision.commit or ""})
+    dataset = MetaDataset(source, name=task, digest=digest[:_DATASET_DIGEST_LENGTH])
+    tags = {
+        "mlflow.data.context": "training" if task == state.tasks[-1].name else "evaluation",
+        "dvc.md5": state.revision.digest,
+        "lorax.task_digest": digest,
+    }
+    return DatasetInput(dataset._to_mlflow_entity(), [InputTag(key, value) for key, value in tags.items()])
+
+
+def _steps(client: Any, run_id: str, key: str) -> set[int]:
+    return {metric.step for metric in client.get_metric_history(run_id, key)}
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as `section.key`; an empty section stays as one value."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        flat |= _flat(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
+    return flat
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _batches(items: Iterator[_T], size: int) -> Iterator[list[_T]]:
+    while batch := list(islice(items, size)):
+        yield batch

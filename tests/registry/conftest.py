@@ -1,0 +1,109 @@
+"""A real MLflow server on SQLite, started once, and a stream of three tasks learned once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import requests
+
+from lorax.params import Params
+from lorax.registry import Registry
+from tests.tiny_learner import Learned, learn_next, learn_stream, tiny_params
+
+START_S = 120
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running MLflow server."""
+
+    uri: str
+    folder: Path
+
+    @property
+    def database_uri(self) -> str:
+        return f"sqlite:///{self.folder / 'mlflow.db'}"
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("mlflow")
+    found = Server(f"http://127.0.0.1:{free_port()}", folder)
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", found.uri.split(":")[-1]]
+    command += ["--backend-store-uri", found.database_uri, "--artifacts-destination", str(folder / "artifacts")]
+    log = (folder / "log").open("w")
+    environment = os.environ | {"DO_NOT_TRACK": "true", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    process = subprocess.Popen(
+        [*command, "--workers", "1"], stdout=log, stderr=log, start_new_session=True, cwd=folder, env=environment
+    )
+    try:
+        _wait(found, process)
+        yield found
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.fixture(scope="session")
+def params(tmp_path_factory: pytest.TempPathFactory) -> Params:
+    return tiny_params(tmp_path_factory.mktemp("backbone"))
+
+
+@pytest.fixture(scope="session")
+def stream_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("stream")
+
+
+@pytest.fixture(scope="session")
+def stream(stream_dir: Path, params: Params) -> list[Learned]:
+    """alpha, beta, gamma."""
+    return learn_stream(stream_dir, params, ["alpha", "beta", "gamma"])
+
+
+@pytest.fixture(scope="session")
+def other_second(stream_dir: Path, params: Params, stream: list[Learned]) -> Learned:
+    """delta, learned on top of alpha: a sibling of beta."""
+    return learn_next(stream_dir, params, stream[:1], "delta")
+
+
+@pytest.fixture
+def registry(server: Server) -> Registry:
+    """An empty registered model of its own."""
+    return Registry(server.uri, f"model-{uuid.uuid4().hex[:8]}")
+
+
+@pytest.fixture(scope="module")
+def filled(server: Server, stream: list[Learned]) -> Registry:
+    """A registered model with the whole stream in it; tests only read it."""
+    registry = Registry(server.uri, f"filled-{uuid.uuid4().hex[:8]}")
+    for episode in stream:
+        registry.register(episode.state_dir, episode.report, git_commit="c0ffee")
+    return registry
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _wait(server: Server, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        assert process.poll() is None, (server.folder / "log").read_text()
+        try:
+            requests.get(f"{server.uri}/health", timeout=1)
+            return
+        except requests.RequestException:
+            time.sleep(0.3)
+    raise AssertionError((server.folder / "log").read_text())

@@ -1,0 +1,298 @@
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lorax.errors import RegistryError, StateError
+from lorax.learning import metrics
+from lorax.learning.state import load_state, state_digest
+from lorax.registry import CHAMPION, KnownTask, Registry
+from tests.registry.conftest import Server, free_port
+from tests.tiny_learner import Learned
+
+
+class Killed(BaseException):
+    """What a process that is killed between two calls does not get to handle."""
+
+
+class CutClient:
+    """MLflow's client, cut off right after each kind of writing call that was not cut before."""
+
+    def __init__(self, client: Any, done: set[tuple[str, int]]) -> None:
+        self.client, self.done, self.calls = client, done, dict[str, int]()
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self.client, name)
+        if name.startswith(("get_", "search_")):
+            return method
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            result = method(*args, **kwargs)
+            self.calls[name] = self.calls.get(name, 0) + 1
+            cut = (name, self.calls[name])
+            if cut not in self.done:
+                self.done.add(cut)
+                raise Killed(name)
+            return result
+
+        return call
+
+
+def runs(registry: Registry, role: str, name: str | None = None) -> list[Any]:
+    client = registry._client
+    experiment = client.get_experiment_by_name(name or registry.name).experiment_id
+    return list(client.search_runs([experiment], f"tags.`lorax.role` = '{role}'", order_by=["attributes.run_name ASC"]))
+
+
+def curves(registry: Registry, run: Any) -> dict[str, list[tuple[int, float]]]:
+    return {
+        key: sorted((m.step, m.value) for m in registry._client.get_metric_history(run.info.run_id, key))
+        for key in run.data.metrics
+    }
+
+
+def contents(registry: Registry) -> dict[str, Any]:
+    """All that the registry holds, without what differs between any two: ids and times."""
+    client = registry._client
+    found: dict[str, Any] = {}
+    for role in ("timeline", "episode"):
+        found[role] = [
+            (r.info.run_name, r.info.status, curves(registry, r), r.data.params, len(r.inputs.dataset_inputs))
+            for r in runs(registry, role)
+        ]
+    experiment = client.get_experiment_by_name(registry.name).experiment_id
+    found["models"] = [m.status for m in client.search_logged_models([experiment])]
+    found["outputs"] = [len(r.outputs.model_outputs) for r in runs(registry, "episode")]
+    found["versions"] = [(v.version, v.state_digest, v.line, v.aliases, v.metrics) for v in registry.versions()]
+    return found
+
+
+def test_an_empty_registry_has_no_champion_and_no_versions(registry: Registry) -> None:
+    assert registry.champion() is None
+    assert registry.versions() == []
+    assert registry.find("0" * 64) is None
+
+
+def test_each_episode_of_a_stream_becomes_a_version_and_the_newest_is_champion(
+    filled: Registry, stream: list[Learned]
+) -> None:
+    versions = filled.versions()
+    assert [v.version for v in versions] == [1, 2, 3]
+    assert [v.state_digest for v in versions] == [e.digest for e in stream]
+    assert [v.parent_digest for v in versions] == [None, stream[0].digest, stream[1].digest]
+    assert {v.line for v in versions} == {stream[0].digest}
+    assert [v.aliases for v in versions] == [(), (), (CHAMPION,)]
+    champion = filled.champion()
+    assert champion == versions[-1]
+    assert champion.episode == 2
+    assert champion.task == "gamma"
+    assert champion.tasks == tuple(KnownTask(e.task.name, e.task.digest) for e in stream)
+    assert (champion.data_digest, champion.data_commit) == ("0" * 32, "c0ffee")
+    assert filled.find(stream[1].digest) == versions[1]
+
+
+def test_the_timeline_has_one_point_per_metric_and_episode(filled: Registry, stream: list[Learned]) -> None:
+    (timeline,) = runs(filled, "timeline")
+    found = curves(filled, timeline)
+    rows = load_state(stream[-1].state_dir).accuracy
+    assert found["accuracy/alpha"] == [(0, rows[0][0]), (1, rows[1][0]), (2, rows[2][0])]
+    assert found["accuracy/beta"] == [(1, rows[1][1]), (2, rows[2][1])]
+    assert found["accuracy/gamma"] == [(2, rows[2][2])]
+    for name in ("average_accuracy", "average_incremental_accuracy", "backward_transfer", "forgetting"):
+        expected = [(j, getattr(metrics, name)(rows[: j + 1])) for j in range(3)]
+        assert found[name] == pytest.approx(expected)
+    assert found["pooled_accuracy"] == [(e.report.episode, e.report.pooled_accuracy) for e in stream]
+    assert [step for step, _ in found["binary_accuracy/alpha"]] == [0, 1, 2]
+    assert timeline.info.run_name == "timeline"
+    assert timeline.info.status == "FINISHED"
+
+
+def test_an_episode_s_run_lies_below_the_timeline_and_holds_curves_parameters_and_data(filled: Registry) -> None:
+    (timeline,) = runs(filled, "timeline")
+    nested = runs(filled, "episode")
+    assert [r.info.run_name for r in nested] == ["00 alpha", "01 beta", "02 gamma"]
+    assert {r.data.tags["mlflow.parentRunId"] for r in nested} == {timeline.info.run_id}
+    last = nested[-1]
+    assert [step for step, _ in curves(filled, last)["training/loss"]] == [0, 1]
+    assert last.data.params["training.epochs"] == "2"
+    assert last.data.params["lora.targets"].startswith("[")
+    assert last.data.tags["mlflow.source.git.commit"] == "c0ffee"
+    inputs = {i.dataset.name: {t.key: t.value for t in i.tags} for i in last.inputs.dataset_inputs}
+    assert inputs["gamma"]["mlflow.data.context"] == "training"
+    assert inputs["alpha"]["mlflow.data.context"] == "evaluation"
+    assert inputs["gamma"]["dvc.md5"] == "0" * 32
+
+
+def test_figures_and_report_are_kept_with_the_run(filled: Registry, tmp_path: Path) -> None:
+    run = runs(filled, "episode")[-1]
+    filled._client.download_artifacts(run.info.run_id, "", str(tmp_path))
+    names = ["figures/accuracy_matrix.png", "figures/confusion_matrix.png", "figures/task_accuracy.png", "report.json"]
+    assert sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()) == names
+    assert all((tmp_path / name).read_bytes()[:4] == b"\x89PNG" for name in names[:3])
+
+
+def test_registering_again_changes_nothing(registry: Registry, stream: list[Learned]) -> None:
+    first = registry.register(stream[0].state_dir, stream[0].report)
+    before = contents(registry)
+    assert registry.register(stream[0].state_dir, stream[0].report) == first
+    assert contents(registry) == before
+
+
+def test_a_register_killed_after_any_of_its_writes_is_completed_by_the_next(
+    server: Server, registry: Registry, stream: list[Learned]
+) -> None:
+    clean = Registry(server.uri, f"{registry.name}-clean")
+    cuts: set[tuple[str, int]] = set()
+    for episode in stream[:2]:
+        clean.register(episode.state_dir, episode.report)
+        cuts.clear()
+        while True:
+            attempt = Registry(server.uri, registry.name)
+            attempt.__dict__["_client"] = CutClient(attempt._client, cuts)
+            try:
+                attempt.register(episode.state_dir, episode.report)
+                break
+            except Killed:
+                pass
+    assert {"create_run", "log_batch", "log_artifacts", "create_model_version"} <= {name for name, _ in cuts}
+    assert contents(registry) == contents(clean)
+
+
+def test_a_second_child_of_a_version_starts_a_timeline_with_its_ancestor_s_points(
+    registry: Registry, stream: list[Learned], other_second: Learned
+) -> None:
+    for episode in (*stream[:2], other_second):
+        version = registry.register(episode.state_dir, episode.report)
+    assert version.line == other_second.digest
+    by_line = {r.data.tags["lorax.line"]: curves(registry, r) for r in runs(registry, "timeline")}
+    first, second = by_line[stream[0].digest], by_line[other_second.digest]
+    assert [step for step, _ in first["accuracy/alpha"]] == [step for step, _ in second["accuracy/alpha"]] == [0, 1]
+    assert first["pooled_accuracy"][0] == second["pooled_accuracy"][0]
+    assert "accuracy/beta" not in second
+
+
+def test_a_deleted_alias_is_an_error_that_names_the_version_it_was_on(
+    registry: Registry, stream: list[Learned]
+) -> None:
+    registry.register(stream[0].state_dir, stream[0].report)
+    registry._client.delete_registered_model_alias(registry.name, CHAMPION)
+    with pytest.raises(RegistryError, match="no alias 'champion' any more: it was on version 1"):
+        registry.champion()
+    assert [v.aliases for v in registry.versions()] == [()]
+
+
+def test_a_deleted_champion_is_an_error_and_not_an_empty_registry(registry: Registry, stream: list[Learned]) -> None:
+    registry.register(stream[0].state_dir, stream[0].report)
+    registry._client.delete_model_version(registry.name, "1")
+    with pytest.raises(RegistryError, match="deleted in MLflow"):
+        registry.champion()
+
+
+def test_a_version_made_by_others_is_left_out_and_refused_as_champion(registry: Registry) -> None:
+    registry._client.create_registered_model(registry.name)
+    registry._client.create_model_version(registry.name, source="models:/elsewhere/1")
+    registry._client.set_registered_model_alias(registry.name, CHAMPION, "1")
+    assert registry.versions() == []
+    with pytest.raises(RegistryError, match="was not registered by lorax"):
+        registry.champion()
+
+
+def test_a_downloaded_state_is_the_registered_one(filled: Registry, stream: list[Learned], tmp_path: Path) -> None:
+    found = filled.download_state(2, tmp_path)
+    assert found == tmp_path / stream[1].digest
+    assert state_digest(found) == stream[1].digest
+    load_state(found)
+    assert list(tmp_path.iterdir()) == [found]
+
+
+def test_a_damaged_local_copy_is_fetched_again(filled: Registry, tmp_path: Path) -> None:
+    found = filled.download_state(1, tmp_path)
+    (found / "head.safetensors").write_bytes(b"damaged")
+    assert filled.download_state(1, tmp_path) == found
+    load_state(found)
+
+
+def test_artifacts_changed_on_the_server_are_refused(
+    server: Server, registry: Registry, stream: list[Learned], tmp_path: Path
+) -> None:
+    registry.register(stream[0].state_dir, stream[0].report)
+    model_id = registry._client.get_model_version(registry.name, "1").model_id
+    (head,) = (server.folder / "artifacts").rglob(f"{model_id}/artifacts/artifacts/state/head.safetensors")
+    head.write_bytes(b"changed")
+    with pytest.raises(RegistryError, match="changed on the server"):
+        registry.download_state(1, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_version_is_an_error(filled: Registry, tmp_path: Path) -> None:
+    with pytest.raises(RegistryError, match="99"):
+        filled.download_state(99, tmp_path)
+
+
+def test_a_report_of_another_episode_is_refused_before_anything_is_written(
+    registry: Registry, stream: list[Learned]
+) -> None:
+    with pytest.raises(StateError, match="report is of episode 1"):
+        registry.register(stream[0].state_dir, stream[1].report)
+    assert registry._client.get_experiment_by_name(registry.name) is None
+
+
+def test_a_damaged_state_is_refused(registry: Registry, stream: list[Learned], tmp_path: Path) -> None:
+    copy = tmp_path / "state"
+    shutil.copytree(stream[0].state_dir, copy)
+    (copy / "exemplars.csv").write_text("changed")
+    with pytest.raises(StateError, match="damaged"):
+        registry.register(copy, stream[0].report)
+    assert registry.versions() == []
+
+
+def test_the_database_can_be_looked_up_without_the_server_but_not_written(
+    server: Server, filled: Registry, stream: list[Learned]
+) -> None:
+    reader = Registry(server.database_uri, filled.name)
+    assert reader.champion() == filled.champion()
+    assert reader.versions() == filled.versions()
+    with pytest.raises(RegistryError, match="lorax up"):
+        reader.register(stream[0].state_dir, stream[0].report)
+
+
+def test_a_database_that_does_not_exist_yet_is_empty_and_is_not_made(tmp_path: Path) -> None:
+    reader = Registry(f"sqlite:///{tmp_path / 'none.db'}", "lorax")
+    assert reader.champion() is None
+    assert reader.versions() == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unreachable_server_is_named_within_seconds(stream: list[Learned]) -> None:
+    registry = Registry(f"http://127.0.0.1:{free_port()}", "lorax")
+    started = time.monotonic()
+    with pytest.raises(RegistryError, match=r"no MLflow server answers at http://127.0.0.1:\d+. Start it with 'lorax up'"):
+        registry.champion()
+    assert time.monotonic() - started < 10
+
+
+def test_a_scenario_is_tracked_episode_by_episode_and_touches_no_model(
+    registry: Registry, stream: list[Learned], tmp_path: Path
+) -> None:
+    extra = tmp_path / "metrics.json"
+    extra.write_text("{}")
+    run_id = None
+    for j, episode in enumerate(stream):
+        reports = [e.report for e in stream[: j + 1]]
+        run_id = registry.track_scenario("demo", episode.state_dir, reports, files=[extra], run_id=run_id)
+    (run,) = runs(registry, "scenario", f"{registry.name}-scenarios")
+    assert run.info.run_id == run_id
+    assert [step for step, _ in curves(registry, run)["accuracy/alpha"]] == [0, 1, 2]
+    assert "metrics.json" in {a.path for a in registry._client.list_artifacts(run_id)}
+    assert registry.versions() == []
+
+
+def test_pages_lead_to_the_timeline_and_the_model(filled: Registry) -> None:
+    (timeline,) = runs(filled, "timeline")
+    pages = filled.pages()
+    assert timeline.info.run_id in pages["timeline"]
+    assert pages["model"].endswith(f"#/models/{filled.name}")
