@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import shutil
-import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+from PIL import Image
 
 import lorax
 from lorax.errors import StateError
@@ -101,16 +104,15 @@ def _save(directory: Path, run_id: str, model_id: str, state_dir: Path, classes:
 
     staged = directory.parent / "state"
     shutil.copytree(state_dir, staged)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # MLflow asks for type hints, which the signature makes needless
-        mlflow.pyfunc.save_model(
-            path=str(directory),
-            python_model=str(Path(__file__).with_name("pyfunc_model.py")),
-            artifacts={"state": str(staged)},
-            signature=_signature(classes),
-            pip_requirements=[f"{_DISTRIBUTION}=={lorax.__version__}"],
-            mlflow_model=Model(run_id=run_id, model_uuid=model_id, model_id=model_id),
-        )
+    mlflow.pyfunc.save_model(
+        path=str(directory),
+        python_model=str(Path(__file__).with_name("pyfunc_model.py")),
+        artifacts={"state": str(staged)},
+        signature=_signature(classes),
+        input_example=_example(),
+        pip_requirements=[f"{_DISTRIBUTION}=={lorax.__version__}"],
+        mlflow_model=Model(run_id=run_id, model_uuid=model_id, model_id=model_id),
+    )
     for cache in directory.rglob("__pycache__"):
         shutil.rmtree(cache, ignore_errors=True)
 
@@ -124,3 +126,12 @@ def _signature(classes: ClassTable) -> Any:
     numbers = ["probability", *(f"probability/{entry.label}" for entry in classes.entries)]
     outputs = Schema([*texts, *(ColSpec("double", name) for name in numbers)])
     return ModelSignature(inputs=Schema([ColSpec("string")]), outputs=outputs)
+
+
+def _example() -> Any:
+    """What MLflow's page shows as a request: one grey pixel as base64."""
+    import pandas as pd
+
+    png = io.BytesIO()
+    Image.new("RGB", (1, 1), "grey").save(png, "png")
+    return pd.DataFrame({"image": [base64.b64encode(png.getvalue()).decode()]})

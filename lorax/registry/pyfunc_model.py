@@ -32,23 +32,22 @@ class LoraxModel(mlflow.pyfunc.PythonModel):
         """
         self.predictor = Predictor.open(Path(context.artifacts["state"]))
 
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # MLflow reads hints as schemas
+    def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:
         """Judge the images of a one-column DataFrame.
 
         Raises:
             ImageError: a cell is no image.
         """
-        frame = pd.DataFrame(model_input)
-        if frame.shape[1] != 1:
+        if model_input.shape[1] != 1:
             raise ImageError(
-                f"found {frame.shape[1]} columns {list(frame.columns)}; "
+                f"found {model_input.shape[1]} columns {list(model_input.columns)}; "
                 "expected one, of image file paths or base64 images."
             )
-        cells = [str(cell) for cell in frame.iloc[:, 0]]
+        cells = [str(cell) for cell in model_input.iloc[:, 0]]
         sources = [f"row {row}" for row in range(len(cells))]
         pixels = [_read(cell, source) for cell, source in zip(cells, sources, strict=True)]
         verdicts = self.predictor.judge(pixels, sources)
-        return pd.DataFrame([_row(verdict) for verdict in verdicts], index=frame.index, columns=self._columns())
+        return pd.DataFrame([_row(verdict) for verdict in verdicts], index=model_input.index, columns=self._columns())
 
     def _columns(self) -> list[str]:
         labels = [f"probability/{entry.label}" for entry in self.predictor.classes.entries]

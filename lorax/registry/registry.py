@@ -144,8 +144,8 @@ class Registry:
                 run_id = tracking.episode_run(self._client, experiment, timeline, state, digest, git_commit)
                 tracking.write_episode(self._client, run_id, state, report)
                 model_id = logged_model(self._client, experiment, run_id, self.name, state_dir, state.classes)
-                found = self._create_version(state, digest, line, report, run_id, model_id)
                 tracking.finish_run(self._client, run_id)
+                found = self._create_version(state, digest, line, report, run_id, model_id)
             self._promote(found, state, [*versions, found], timeline)
         return self._version(found.version)
 

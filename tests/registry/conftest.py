@@ -82,7 +82,7 @@ def registry(server: Server) -> Registry:
     return Registry(server.uri, f"model-{uuid.uuid4().hex[:8]}")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def filled(server: Server, stream: list[Learned]) -> Registry:
     """A registered model with the whole stream in it; tests only read it."""
     registry = Registry(server.uri, f"filled-{uuid.uuid4().hex[:8]}")

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import base64
+import shutil
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+import pytest
+
+from lorax.errors import BackboneError, ImageError
+from lorax.predictor import Predictor
+from lorax.registry import Registry
+from tests.registry.conftest import Server
+from tests.tiny_learner import Learned
+
+
+@pytest.fixture(scope="module")
+def model(server: Server, filled: Registry) -> Any:
+    mlflow.set_tracking_uri(server.uri)
+    return mlflow.pyfunc.load_model(f"models:/{filled.name}@champion")
+
+
+@pytest.fixture
+def files(stream: list[Learned]) -> list[Path]:
+    return [path for episode in stream for path in list(episode.files.values())[:2]]
+
+
+def test_paths_and_base64_get_the_same_verdicts_as_the_predictor(
+    model: Any, files: list[Path], stream: list[Learned]
+) -> None:
+    expected = Predictor.open(stream[-1].state_dir).predict(files)
+    encoded = [base64.b64encode(path.read_bytes()).decode() for path in files]
+    from_paths = model.predict(pd.DataFrame({"image": [str(path) for path in files]}))
+    from_bytes = model.predict(pd.DataFrame({"whatever": encoded}))
+    pd.testing.assert_frame_equal(from_paths, from_bytes)
+    assert list(from_paths["verdict"]) == [v.verdict for v in expected]
+    assert list(from_paths["probability"]) == pytest.approx([v.probability for v in expected])
+    classes = [f"probability/{name}" for task in ("alpha", "beta", "gamma") for name in (f"{task}/real", task)]
+    assert list(from_paths.columns) == ["verdict", "generator", "probability", *classes]
+    assert from_paths[classes].sum(axis=1).tolist() == pytest.approx([1.0] * len(files))
+
+
+def test_a_data_uri_is_read_too_and_the_index_is_kept(model: Any, files: list[Path]) -> None:
+    cell = "data:image/png;base64," + base64.b64encode(files[0].read_bytes()).decode()
+    found = model.predict(pd.DataFrame({"image": [cell]}, index=[7]))
+    assert list(found.index) == [7]
+
+
+def test_a_cell_that_is_no_image_is_named_by_its_row(model: Any, files: list[Path]) -> None:
+    with pytest.raises(ImageError, match=r"row 1 \('missing.png'\) is neither an image file here nor base64"):
+        model.predict(pd.DataFrame({"image": [str(files[0]), "missing.png"]}))
+    with pytest.raises(ImageError, match="row 0 can't be decoded"):
+        model.predict(pd.DataFrame({"image": [base64.b64encode(b"no image").decode()]}))
+
+
+def test_the_signature_names_every_column_of_the_answer(model: Any, files: list[Path]) -> None:
+    answer = model.predict(pd.DataFrame({"image": [str(files[0])]}))
+    assert model.metadata.signature.outputs.input_names() == list(answer.columns)
+
+
+def test_the_model_needs_this_package_by_name_and_holds_no_pickle_and_no_backbone(
+    server: Server, filled: Registry, tmp_path: Path
+) -> None:
+    mlflow.set_tracking_uri(server.uri)
+    folder = Path(mlflow.artifacts.download_artifacts(f"models:/{filled.name}/3", dst_path=str(tmp_path)))
+    requirements = (folder / "requirements.txt").read_text().split()
+    assert [r for r in requirements if r.startswith("lorax-pipeline==")]
+    assert not any("://" in r or "@" in r for r in requirements)
+    assert not [path for path in folder.rglob("*") if path.suffix in (".pkl", ".pickle", ".pt", ".pth")]
+    weights = [path.name for path in folder.rglob("*.safetensors")]
+    assert sorted(weights) == ["adapter_model.safetensors"] * 3 + ["head.safetensors"]
+
+
+def test_a_version_whose_backbone_is_not_here_says_so(
+    server: Server, filled: Registry, params: Any, tmp_path: Path
+) -> None:
+    mlflow.set_tracking_uri(server.uri)
+    weights = Path(params.backbone.weights)
+    moved = Path(shutil.move(weights, tmp_path))
+    try:
+        with pytest.raises(BackboneError, match=r"tiny.safetensors"):
+            mlflow.pyfunc.load_model(f"models:/{filled.name}@champion")
+    finally:
+        shutil.move(moved, weights)

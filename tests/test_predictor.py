@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lorax.data.images import decode
+from lorax.errors import ImageError, StateError
+from lorax.learning.state import LearnerState, load_state, save_state
+from lorax.predictor import Predictor, Verdict, decide, image_files
+from lorax.stream import ClassEntry, ClassTable
+from tests.tiny_learner import Learned, learn_stream, tiny_params
+
+CLASSES = ClassTable(
+    (
+        ClassEntry(0, "a", 0, "real"),
+        ClassEntry(1, "a", 1, "a"),
+        ClassEntry(2, "b", 0, "real"),
+        ClassEntry(3, "b", 1, "b"),
+        ClassEntry(4, "b", 2, "other"),
+    )
+)
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Learned:
+    folder = tmp_path_factory.mktemp("learned")
+    return learn_stream(folder, tiny_params(folder), ["alpha", "beta"])[-1]
+
+
+@pytest.fixture(scope="module")
+def predictor(learned: Learned) -> Predictor:
+    return Predictor.open(learned.state_dir, "cpu")
+
+
+@pytest.fixture
+def files(learned: Learned) -> list[Path]:
+    return sorted(learned.files.values())
+
+
+def test_real_classes_compete_as_one() -> None:
+    found = decide("x", torch.tensor([0.25, 0.4, 0.25, 0.05, 0.05]), CLASSES)
+    assert (found.verdict, found.generator, found.probability) == ("real", None, pytest.approx(0.5))
+
+
+def test_synthetic_classes_compete_one_by_one() -> None:
+    found = decide("x", torch.tensor([0.15, 0.3, 0.2, 0.1, 0.36]), CLASSES)
+    assert (found.verdict, found.generator, found.probability) == ("synthetic", "b/other", pytest.approx(0.36))
+    assert list(found.probabilities) == ["a/real", "a", "b/real", "b", "b/other"]
+
+
+def test_probabilities_sum_to_one_and_the_verdict_is_theirs(predictor: Predictor, files: list[Path]) -> None:
+    verdicts = predictor.predict(files[:5])
+    assert [v.source for v in verdicts] == [str(path) for path in files[:5]]
+    for verdict in verdicts:
+        assert sum(verdict.probabilities.values()) == pytest.approx(1, abs=1e-6)
+        row = torch.tensor(list(verdict.probabilities.values()), dtype=torch.float64)
+        assert decide(verdict.source, row, predictor.classes) == verdict
+
+
+def test_the_batch_size_changes_no_verdict(predictor: Predictor, files: list[Path]) -> None:
+    small = Predictor(predictor.network, predictor.classes, batch_size=2)
+    for one, other in zip(small.predict(files), predictor.predict(files), strict=True):
+        assert (one.source, one.verdict, one.generator) == (other.source, other.verdict, other.generator)
+        assert one.probability == pytest.approx(other.probability, abs=1e-5)
+
+
+def test_decoded_images_get_the_verdicts_of_their_files(predictor: Predictor, files: list[Path]) -> None:
+    pixels = [decode(path) for path in files]
+    assert predictor.judge(pixels, [str(path) for path in files]) == predictor.predict(files)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (3, 200, 3), (16, 16, 3), (97, 33, 3)])
+def test_an_image_of_any_size_is_judged(predictor: Predictor, shape: tuple[int, int, int]) -> None:
+    (verdict,) = predictor.judge([np.zeros(shape, np.uint8)], ["black"])
+    assert isinstance(verdict, Verdict)
+
+
+def test_a_stream_reports_bad_files_and_goes_on(predictor: Predictor, files: list[Path], tmp_path: Path) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no image")
+    missing = tmp_path / "missing.png"
+    told: list[Path] = []
+    found = list(predictor.stream([bad, files[0], missing, files[1]], lambda path, error: told.append(path)))
+    assert [v.source for v in found] == [str(files[0]), str(files[1])]
+    assert told == [bad, missing]
+
+
+def test_a_stream_reads_no_more_than_a_batch_ahead(predictor: Predictor, files: list[Path]) -> None:
+    asked: list[Path] = []
+
+    def ask() -> object:
+        for path in files:
+            asked.append(path)
+            yield path
+
+    small = Predictor(predictor.network, predictor.classes, batch_size=3)
+    next(small.stream(ask(), lambda path, error: None))
+    assert len(asked) == 3
+
+
+def test_predicting_a_bad_file_is_an_error(predictor: Predictor, tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"missing\.png"):
+        predictor.predict([tmp_path / "missing.png"])
+
+
+def test_a_folder_stands_for_the_files_below_it_that_are_not_hidden(tmp_path: Path) -> None:
+    for name in ("b.png", "a/c.png", ".hidden.png", ".git/x.png"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"")
+    lone = tmp_path / "b.png"
+    assert list(image_files([tmp_path, lone])) == [tmp_path / "a" / "c.png", lone, lone]
+
+
+def test_a_state_that_knows_nothing_yet_can_t_predict(learned: Learned, tmp_path: Path) -> None:
+    save_state(LearnerState(load_state(learned.state_dir).backbone), tmp_path / "empty")
+    with pytest.raises(StateError, match="knows no task yet"):
+        Predictor.open(tmp_path / "empty")
