@@ -14,11 +14,12 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lorax.data.images import Images
 from lorax.errors import StateError
-from lorax.learning.evaluation import accuracy_row, score
+from lorax.learning.evaluation import accuracy_row, compare, score
 from lorax.learning.exemplars import updated_memory
 from lorax.learning.folder import EpisodeFolder, Report
 from lorax.learning.state import Branch, Exemplar, LearnedTask, LearnerState, load_state, save_state, state_digest
@@ -156,13 +157,16 @@ def evaluate(
     grown = _grown_state(folder, base, task, params)
     network = open_network(grown, params.run.device)
     started = time.perf_counter()
-    predicted, true = {}, {}
+    predicted, before, true = {}, {}, {}
     for known in (*earlier, task):
         features = _center_features(network, known.test, fetch, params)
         with torch.no_grad():
             predicted[known.name] = network.head(features).argmax(dim=1)
+        if known is not task:
+            before[known.name] = _base_answers(base, features)
         true[known.name] = torch.tensor(grown.classes.ids(known.test))
     scores = score(predicted, true, grown.classes)
+    against_base = compare(before, predicted, true, grown.classes)
     record = json.loads(folder.exemplars_path.read_text())
     memory = tuple(Exemplar(Sample(**e["sample"]), e["class_id"], e["rank"]) for e in record["exemplars"])
     row = accuracy_row(scores, [t.name for t in grown.tasks])
@@ -176,8 +180,15 @@ def evaluate(
         seconds=seconds,
         trainable_parameters=trained["trainable_parameters"],
         lora_modules=trained["lora_modules"],
+        against_base=against_base,
     ).write(folder.report_path)
     return save_state(replace(grown, exemplars=memory, accuracy=(*base.accuracy, row)), folder.state_dir)
+
+
+def _base_answers(base: LearnerState, features: Tensor) -> Tensor:
+    """What the base state says: its branches are the first of the grown network's, so only its head is missing."""
+    weight, bias = base.head_weight.to(features.device), base.head_bias.to(features.device)
+    return F.linear(features[:, : weight.shape[1]], weight, bias).argmax(dim=1)
 
 
 def _check_learnable(base: LearnerState, task: Task) -> None:

@@ -45,6 +45,32 @@ def score(predicted: Mapping[str, Tensor], true: Mapping[str, Tensor], classes: 
     return Scores(accuracy, binary, float(np.concatenate(rights).mean()), confusion.tolist())
 
 
+@dataclass(frozen=True)
+class Paired:
+    """Two networks on the same test images of one task: how many there are, and how many only one of them got right."""
+
+    images: int
+    only_before: int
+    only_after: int
+
+
+def compare(
+    before: Mapping[str, Tensor], after: Mapping[str, Tensor], true: Mapping[str, Tensor], classes: ClassTable
+) -> dict[str, Paired]:
+    """What an episode won and lost on each old task, image by image, by the multi-real rule.
+
+    Args:
+        before, after, true: per task: class ids (n,); tasks that `before` lacks are left out.
+        classes: the grown table; older ids mean the same in it.
+    """
+    merged = np.array(classes.multi_real())
+    pairs = {}
+    for task, guess in before.items():
+        was, now = (merged[g.cpu().numpy()] == merged[true[task].cpu().numpy()] for g in (guess, after[task]))
+        pairs[task] = Paired(len(was), int((was & ~now).sum()), int((now & ~was).sum()))
+    return pairs
+
+
 def accuracy_row(scores: Scores, tasks: Sequence[str]) -> tuple[float, ...]:
     """This episode's row of the accuracy matrix."""
     return tuple(scores.accuracy[task] for task in tasks)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lorax.learning.evaluation import Paired
 from lorax.learning.state import LearnedTask, Revision
 from lorax.learning.training import EpochRow
 from lorax.storage import canonical_json, write_whole
@@ -16,7 +17,10 @@ from lorax.storage import canonical_json, write_whole
 
 @dataclass(frozen=True)
 class Report:
-    """What one episode measured, beside the state it left; times are not part of any digest."""
+    """What one episode measured, beside the state it left; times are not part of any digest.
+
+    `against_base` compares with the base state's own answers on the same test images, for every task that it knew.
+    """
 
     episode: int
     task: str
@@ -28,6 +32,7 @@ class Report:
     seconds: Mapping[str, float]
     trainable_parameters: int
     lora_modules: int
+    against_base: Mapping[str, Paired]
 
     def write(self, path: Path) -> None:
         write_whole(path, canonical_json(asdict(self)))
@@ -35,7 +40,9 @@ class Report:
     @classmethod
     def read(cls, path: Path) -> Report:
         record = json.loads(path.read_text())
-        return cls(**record | {"curves": [EpochRow(**row) for row in record["curves"]]})
+        record["curves"] = [EpochRow(**row) for row in record["curves"]]
+        record["against_base"] = {task: Paired(**counts) for task, counts in record["against_base"].items()}
+        return cls(**record)
 
 
 @dataclass(frozen=True)

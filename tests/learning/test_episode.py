@@ -53,7 +53,19 @@ def test_the_report_agrees_with_the_state(learned: list[EpisodeFolder]) -> None:
     assert {"prepare", "train", "herd", "evaluate"} == report.seconds.keys()
 
 
-def test_the_same_episode_again_gives_the_same_state(learn: Learn, learned: list[EpisodeFolder], tmp_path: Path) -> None:
+def test_the_paired_comparison_agrees_with_both_states(learned: list[EpisodeFolder]) -> None:
+    report = Report.read(learned[2].report_path)
+    before, after = (load_state(folder.state_dir).accuracy for folder in learned[1:3])
+    assert report.against_base.keys() == {"stripes", "bars"}
+    for i, name in enumerate(("stripes", "bars")):
+        paired = report.against_base[name]
+        change = (paired.only_after - paired.only_before) / paired.images
+        assert change == pytest.approx(after[2][i] - before[1][i])
+
+
+def test_the_same_episode_again_gives_the_same_state(
+    learn: Learn, learned: list[EpisodeFolder], tmp_path: Path
+) -> None:
     again = learn(tmp_path, learned[0].state_dir, 1)
     assert state_digest(again.state_dir) == state_digest(learned[1].state_dir)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lorax.learning.evaluation import accuracy_row, score
+from lorax.learning.evaluation import Paired, accuracy_row, compare, score
 from lorax.stream import ClassTable, TaskClass
 
 CLASSES = ClassTable().with_task("a", [TaskClass(0, "real"), TaskClass(1, "a")])
@@ -21,3 +21,10 @@ def test_any_real_class_is_right_for_a_real_image() -> None:
     assert scores.pooled_accuracy == pytest.approx(4 / 6)
     assert scores.confusion == [[1, 0, 1, 0], [0, 1, 0, 1], [1, 0, 0, 1], [0, 0, 0, 0]]
     assert accuracy_row(scores, ["b", "a"]) == (0.5, 0.75)
+
+
+def test_a_paired_comparison_counts_what_only_one_network_got_right() -> None:
+    true = {"a": torch.tensor([0, 0, 1, 1]), "b": torch.tensor([2, 3])}
+    before = {"a": torch.tensor([0, 1, 1, 0])}
+    after = {"a": torch.tensor([2, 2, 1, 3]), "b": torch.tensor([2, 3])}
+    assert compare(before, after, true, CLASSES) == {"a": Paired(images=4, only_before=0, only_after=1)}

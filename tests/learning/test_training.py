@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -22,14 +23,14 @@ def test_the_published_warm_up_falls_and_the_first_tasks_cosine_rises() -> None:
     assert rates[0] == rates[1] == 1e-4
     assert rates[2] == pytest.approx(1e-4 + (peak - 1e-4) / 5)
     assert rates[6] == pytest.approx(peak, rel=0.05)
-    assert all(a > b for a, b in zip(rates[1:6], rates[2:7], strict=True))
-    assert all(a < b for a, b in zip(rates[6:], rates[7:], strict=False))
+    assert all(a > b for a, b in pairwise(rates[1:7]))
+    assert all(a < b for a, b in pairwise(rates[6:]))
     assert rates[49] == pytest.approx(1e-5, rel=0.01)
 
 
 def test_in_later_tasks_the_cosine_falls_to_its_floor() -> None:
     rates = [learning_rate(epoch, 5e-4 * 32 / 512, PAPER) for epoch in range(50)]
-    assert all(a > b for a, b in zip(rates[6:], rates[7:], strict=False))
+    assert all(a > b for a, b in pairwise(rates[6:]))
     assert rates[49] == pytest.approx(1e-5, rel=0.02)
 
 
@@ -52,14 +53,14 @@ def test_training_resumed_after_any_epoch_ends_in_the_same_bits(stream, params: 
     whole, data = _fit(stream, params)
     whole.run_epochs(data, tmp_path / "whole.safetensors")
 
-    class Killed(Exception):
+    class KilledError(Exception):
         pass
 
     def kill(row: EpochRow, epochs: int) -> None:
-        raise Killed
+        raise KilledError
 
     first, data = _fit(stream, params)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         first.run_epochs(data, tmp_path / "cut.safetensors", kill)
     second, data = _fit(stream, params)
     seen: list[int] = []
