@@ -1,0 +1,80 @@
+"""The documentation is true: its commands exist and parse, its links lead somewhere, its metrics are all explained."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+import typer
+
+from lorax.cli import app
+from lorax.learning.folder import Report
+from lorax.learning.training import EpochRow
+from lorax.registry import tracking
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+COMMANDS = typer.main.get_command(app)
+
+
+def _code(page: Path) -> list[str]:
+    """Lines of code: indented blocks, fenced blocks, and `inline` code."""
+    text = page.read_text()
+    lines = re.findall(r"^ {4}(\S.*)$", text, flags=re.MULTILINE)
+    for block in re.findall(r"^```\w*\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL):
+        lines += block.splitlines()
+    return lines + re.findall(r"`([^`\n]+)`", text)
+
+
+def _lorax_commands(page: Path) -> list[list[str]]:
+    parts = [part.strip().removeprefix("$ ") for line in _code(page) for part in re.split(r"&&|\||;|#|·", line)]
+    return [shlex.split(part)[1:] for part in parts if re.match(r"lorax( |$)", part)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_every_lorax_command_in_the_documentation_parses(page: Path) -> None:
+    for words in _lorax_commands(page):
+        if not words or words[0].startswith("-") or words[0].isupper():
+            continue
+        command = COMMANDS.commands.get(words[0])
+        assert command is not None, f"{page.name}: lorax {' '.join(words)}"
+        options = {
+            o
+            for p in command.params
+            if isinstance(p, click.Option) or p.param_type_name == "option"
+            for o in (*p.opts, *p.secondary_opts)
+        } | {"--help"}
+        used = {word.split("=")[0] for word in words[1:] if word.startswith("--")}
+        assert used <= options, f"{page.name}: lorax {' '.join(words)} has no {used - options}"
+
+
+def test_every_command_is_documented() -> None:
+    documented = {words[0] for page in PAGES for words in _lorax_commands(page) if words}
+    assert documented >= set(COMMANDS.commands)
+
+
+def test_every_make_target_in_the_documentation_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    for page in PAGES:
+        used = {m for line in _code(page) for m in re.findall(r"^(?:\$ )?make ([a-z-]+)", line.strip())}
+        assert used <= targets, page.name
+
+
+def test_every_link_between_pages_leads_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_logged_metric_is_explained() -> None:
+    explained = set(re.findall(r"^\| `([^`]+)` \|", (ROOT / "docs/method.md").read_text(), flags=re.MULTILINE))
+    row = EpochRow(0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
+    report = Report(0, "a-task", {"a-task": 1.0}, {"a-task": 1.0}, 1.0, [[1]], [row], {"a-part": 1.0}, 1, 1, {})
+    logged = set(tracking.episode_metrics([[1.0]], ["a-task"], report))
+    logged |= {point.key for point in tracking._curves(report)}
+    assert len(logged) > 12
+    assert {name.replace("a-task", "<task>").replace("a-part", "<part>") for name in logged} <= explained
