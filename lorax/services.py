@@ -135,17 +135,12 @@ def environment(workspace: Workspace, params: Params) -> dict[str, str]:
     return variables
 
 
-def registry_uri_at_rest(workspace: Workspace, params: Params) -> str | None:
-    """An address to read the registry by while MLflow's server is down; None where the server is not ours.
-
-    The database is the user's where MLFLOW_BACKEND_STORE_URI names one. None also while no database exists yet.
+def registry_uri_at_rest(workspace: Workspace, params: Params) -> str:
+    """Where to read the registry while MLflow's embedded server is down: `sqlite:///` and the absolute path of its
+    database, which need not exist yet; the user's own where MLFLOW_BACKEND_STORE_URI names one.
     """
-    if not _servers(params)[1].is_embedded:
-        return None
-    if "MLFLOW_BACKEND_STORE_URI" in os.environ:
-        return os.environ["MLFLOW_BACKEND_STORE_URI"]
     database = workspace.services_dir / "mlflow" / "mlflow.db"
-    return _sqlite_uri(database) if database.is_file() else None
+    return os.environ.get("MLFLOW_BACKEND_STORE_URI", f"sqlite:///{database}")
 
 
 _QUIET = {
@@ -277,12 +272,6 @@ def _lock(workspace: Workspace) -> Iterator[None]:
     with (workspace.services_dir / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def _sqlite_uri(database: Path) -> str:
-    from sqlalchemy.engine import URL  # it knows how its own version wants '%', '#' and '?' written
-
-    return URL.create("sqlite", database=str(database)).render_as_string(hide_password=False)
 
 
 def _without_proxy() -> str:

@@ -1,0 +1,108 @@
+"""What there is to learn: the tasks of data.dvc's stream that the champion does not know, in landing order.
+
+Decided from git, DVC's pins and the registry alone, so no server need run: while MLflow's is down, its database is
+read. Nothing here imports Prefect.
+"""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from lorax import services
+from lorax.data import versions
+from lorax.data.versions import LandedTask
+from lorax.errors import DataVersionError, RegistryError
+from lorax.params import Params
+from lorax.registry import ModelVersion, Registry
+from lorax.stream import SCENARIOS
+from lorax.workspace import Workspace
+
+
+def missing_tasks(landed: Sequence[LandedTask], champion: ModelVersion | None) -> list[LandedTask]:
+    """The landed tasks that `champion` does not know, in landing order."""
+    known = {task.name for task in champion.tasks} if champion else set()
+    return [task for task in landed if task.name not in known]
+
+
+def changed_tasks(landed: Sequence[LandedTask], champion: ModelVersion | None) -> list[LandedTask]:
+    """The landed tasks that `champion` learned from other bytes than those that are landed now."""
+    known = {task.name: task.digest for task in champion.tasks} if champion else {}
+    return [task for task in landed if known.get(task.name, task.digest) != task.digest]
+
+
+def open_registry(workspace: Workspace, params: Params) -> Registry:
+    """The workspace's registry: through MLflow's server where it answers, else read from the embedded one's database.
+
+    Raises:
+        RegistryError: the server that MLFLOW_TRACKING_URI names does not answer.
+    """
+    server = services.status(workspace, params).mlflow
+    if server.is_ready:
+        return Registry(server.address, params.registry.model)
+    if not server.is_embedded:
+        raise RegistryError(
+            f"MLflow at {server.address} (MLFLOW_TRACKING_URI) does not answer. Start it, and run again."
+        )
+    return Registry(services.registry_uri_at_rest(workspace, params), params.registry.model)
+
+
+def waiting_tasks(workspace: Workspace, params: Params) -> list[LandedTask]:
+    """What `lorax learn` would learn now; the registry is not asked when nothing has landed.
+
+    Raises:
+        DataVersionError: data.dvc is damaged.
+        RegistryError: the registry can't be read.
+    """
+    landed = versions.landed(workspace)
+    return missing_tasks(landed, open_registry(workspace, params).champion()) if landed else []
+
+
+def accuracy_rows(champion: ModelVersion, known: Sequence[ModelVersion]) -> list[list[float]]:
+    """The accuracy matrix up to `champion`, from the metrics of its ancestors; the oldest that is still there first."""
+    by_digest: dict[str | None, ModelVersion] = {version.state_digest: version for version in known}
+    rows, version = [], by_digest.get(champion.state_digest)
+    while version is not None:
+        rows.append([version.metrics[f"accuracy/{task.name}"] for task in version.tasks])
+        version = by_digest.get(version.parent_digest)
+    return rows[::-1]
+
+
+def scenario_tasks(workspace: Workspace, name: str) -> list[LandedTask]:
+    """The tasks of a published scenario (or the mini-CDDB's, "demo"), as they landed in this workspace.
+
+    Raises:
+        DataVersionError: there is no such scenario, or some of its tasks have not landed.
+    """
+    from lorax.data.simulate import DEMO_TASKS
+
+    scenarios = {**SCENARIOS, "demo": tuple(DEMO_TASKS)}
+    if name not in scenarios:
+        raise DataVersionError(f"there is no scenario {name!r}; there are {', '.join(sorted(scenarios))}.")
+    landed = {task.name: task for task in versions.landed(workspace)}
+    absent = [task for task in scenarios[name] if task not in landed]
+    if absent:
+        raise DataVersionError(
+            f"scenario {name!r} needs tasks that have not landed in {workspace.root}: {', '.join(absent)}. "
+            "Land each with 'lorax land PATH --task NAME'."
+        )
+    return [landed[task] for task in scenarios[name]]
+
+
+@contextmanager
+def one_at_a_time(workspace: Workspace, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Hold the workspace's learning lock; the kernel lets go of it when its holder dies, however it dies.
+
+    Args:
+        workspace: whose lock.
+        on_wait: called if another process holds it, before waiting.
+    """
+    workspace.work_dir.mkdir(exist_ok=True)
+    with (workspace.work_dir / "learning.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_wait()
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,210 @@
+"""The steps of an episode: thin wrappers that Prefect retries and shows. Paths, digests and JSON values in and out.
+
+Resume is by content: an episode's folder is named by what the episode is a function of, every step leaves its output
+there whole or not at all, and a step whose output is there says so and does nothing. Prefect's own result cache is off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar, cast
+from uuid import UUID
+
+from prefect import Task as Step
+from prefect import get_run_logger, task
+from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+
+from flows import terminal
+from lorax import services
+from lorax.data import versions
+from lorax.errors import DataVersionError, LoraxError, RegistryError
+from lorax.learning import episode
+from lorax.learning.folder import EpisodeFolder, Plan, Report
+from lorax.learning.state import LearnedTask, Revision, state_digest
+from lorax.learning.training import EpochRow
+from lorax.params import Params, load_params
+from lorax.registry import Registry
+from lorax.stream import Sample, Task
+from lorax.workspace import Workspace
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+RETRIES = 2
+RETRY_DELAY_S = 5.0
+
+
+def _may_pass(_: Step[Any, Any], __: TaskRun, state: State[Any]) -> bool:
+    """Whether another try can help: not with bad input, which stays bad."""
+    error = state.result(raise_on_failure=False)
+    return not isinstance(error, LoraxError) or isinstance(error, RegistryError)
+
+
+def step(name: str) -> Callable[[Callable[_P, _R]], Step[_P, _R]]:
+    """Make a function a step of the flow's page, retried where another try can help."""
+    return task(
+        name=name,
+        retries=RETRIES,
+        retry_delay_seconds=RETRY_DELAY_S,
+        retry_condition_fn=_may_pass,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+    )
+
+
+@step("open base state")
+def open_base_state(root: str, model: str) -> str | None:
+    """Fetch the champion's learner state from the registry; None while there is no champion."""
+    with terminal.step("base state") as shown:
+        workspace = Workspace(Path(root))
+        registry = open_registry(workspace, model)
+        champion = registry.champion()
+        shown.outcome = f"version {champion.version}" if champion else "none: the first task"
+        get_run_logger().info("base state: %s", shown.outcome)
+        return str(registry.download_state(champion.version, workspace.states_dir)) if champion else None
+
+
+@step("train branch")
+def train_branch(root: str, home: str, base: str | None) -> None:
+    """Grow the network by the episode's task and fit the new branch and the head."""
+    with terminal.step("train branch") as shown:
+        folder, log = EpisodeFolder(Path(home)), get_run_logger()
+        if folder.trained_dir.is_dir():
+            _already_done(shown)
+            return
+        name, params = folder.plan().task.name, _params(folder)
+        # Prefect's types allow for a coroutine, which only async callers get
+        bar = cast(
+            UUID, create_progress_artifact(0.0, key=artifact_key("training", name), description=f"training on {name}")
+        )
+
+        def on_epoch(row: EpochRow, epochs: int) -> None:
+            shown.on_epoch(row, epochs)
+            update_progress_artifact(bar, 100.0 * (row.epoch + 1) / epochs)
+            shown.outcome = f"{epochs} epochs, loss {row.loss:.3f}, {row.images_per_s:,.0f} images/s"
+            left_s = (epochs - row.epoch - 1) * row.seconds
+            log.info(
+                "epoch %d/%d: loss %.4f, training accuracy %.3f, %.0f images/s, %.0f s left",
+                *(row.epoch + 1, epochs, row.loss, row.train_accuracy, row.images_per_s, left_s),
+            )
+
+        state = episode.base_state(_path(base), params)
+        episode.train_branch(folder, state, _task(root, folder), _fetch(root), params, on_epoch)
+
+
+@step("update exemplars")
+def update_exemplars(root: str, home: str, base: str | None) -> None:
+    """Herd the new classes' exemplars, and shrink the old ones' within the budget."""
+    with terminal.step("update exemplars") as shown:
+        folder = EpisodeFolder(Path(home))
+        if folder.exemplars_path.is_file():
+            _already_done(shown)
+            return
+        params = _params(folder)
+        state = episode.base_state(_path(base), params)
+        episode.update_exemplars(folder, state, _task(root, folder), _fetch(root), params)
+        shown.outcome = f"budget {params.exemplars.budget}"
+
+
+@step("evaluate all past tasks")
+def evaluate(root: str, home: str, base: str | None) -> str:
+    """Score the network on every task it knows and write the next learner state; returns its digest."""
+    with terminal.step("evaluate") as shown:
+        folder = EpisodeFolder(Path(home))
+        if folder.state_dir.is_dir() and folder.report_path.is_file():
+            _already_done(shown)
+            return state_digest(folder.state_dir)
+        params = _params(folder)
+        state = episode.base_state(_path(base), params)
+        earlier = [versions.read_task(Workspace(Path(root)), known.name) for known in state.tasks]
+        digest = episode.evaluate(folder, state, _task(root, folder), earlier, _fetch(root), params)
+        report = Report.read(folder.report_path)
+        learned = {name: row[i] for i, (name, row) in enumerate(zip(report.accuracy, state.accuracy, strict=False))}
+        _show_accuracy(report, learned)
+        shown.outcome = ", ".join(f"{name} {100 * value:.1f}" for name, value in report.accuracy.items())
+        get_run_logger().info("accuracy, %%: %s", shown.outcome)
+        return digest
+
+
+@step("register")
+def register(root: str, model: str, home: str) -> int:
+    """Register the episode's learner state as a model version; returns its number."""
+    with terminal.step("register") as shown:
+        folder = EpisodeFolder(Path(home))
+        registry = open_registry(Workspace(Path(root)), model)
+        report = Report.read(folder.report_path)
+        version = registry.register(folder.state_dir, report, git_commit=folder.plan().revision.commit)
+        shown.outcome = f"version {version.version}"
+        get_run_logger().info("registered as version %d of %s", version.version, model)
+        return version.version
+
+
+def plan_episode(root: str, parent: Path, base: str | None, name: str, parameters: Mapping[str, Any]) -> str:
+    """The folder of the episode that learns task `name` on top of `base`; the same work has the same folder.
+
+    Args:
+        root: the workspace.
+        parent: the folder that holds the episodes' folders.
+        base: directory of the base state, or None.
+        name: a landed task.
+        parameters: the sections of params.yaml that an episode depends on (`Params.learning`).
+    """
+    workspace = Workspace(Path(root))
+    learned = LearnedTask(name, versions.read_task(workspace, name).digest)
+    revision = versions.revision(workspace)
+    digest = state_digest(Path(base)) if base else None
+    plan = Plan(digest, learned, parameters, Revision(revision.digest, revision.commit))
+    return str(EpisodeFolder.open(parent, plan).root)
+
+
+def open_registry(workspace: Workspace, model: str) -> Registry:
+    """The registry behind MLflow's server, whose address the environment or params.yaml gives."""
+    uri = services.environment(workspace, load_params(workspace.params_path))["MLFLOW_TRACKING_URI"]
+    return Registry(uri, model)
+
+
+def artifact_key(kind: str, name: str) -> str:
+    """A key that Prefect takes, which refuses '_'."""
+    return f"{kind}-{name.replace('_', '-')}"
+
+
+def _already_done(shown: terminal.Shown) -> None:
+    shown.outcome = "already done"
+    get_run_logger().info("already done: its output is whole on disk")
+
+
+def _params(folder: EpisodeFolder) -> Params:
+    """The parameters that the episode was planned with, whatever params.yaml says by now."""
+    return Params.model_validate(folder.plan().parameters)
+
+
+def _path(base: str | None) -> Path | None:
+    return Path(base) if base else None
+
+
+def _task(root: str, folder: EpisodeFolder) -> Task:
+    """The task that the episode learns, still made of the bytes that were planned."""
+    planned = folder.plan().task
+    found = versions.read_task(Workspace(Path(root)), planned.name)
+    if found.digest != planned.digest:
+        raise DataVersionError(
+            f"task {planned.name!r} changed while it was being learned: digest {found.digest[:12]} instead of "
+            f"{planned.digest[:12]}. Run 'lorax learn' again to learn it as it is now."
+        )
+    return found
+
+
+def _fetch(root: str) -> Callable[[Iterable[Sample]], dict[str, Path]]:
+    return lambda samples: versions.fetch(Workspace(Path(root)), samples)
+
+
+def _show_accuracy(report: Report, learned: Mapping[str, float]) -> None:
+    """The accuracy table on Prefect's page: each known task now, and when it was learned."""
+    rows = [
+        {"task": name, "accuracy": round(now, 4), "when learned": round(learned.get(name, now), 4)}
+        for name, now in report.accuracy.items()
+    ]
+    create_table_artifact(rows, key=artifact_key("accuracy-after", report.task), description="accuracy on test images")

@@ -1,0 +1,5 @@
+"""`python -m lorax` is the `lorax` command."""
+
+from lorax.cli import app
+
+app()

@@ -1,0 +1,263 @@
+"""The `lorax` command. Rooms are imported inside the commands, so that `lorax --help` answers at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from lorax.errors import LoraxError
+
+if TYPE_CHECKING:
+    from lorax.params import Params
+    from lorax.workspace import Workspace
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class _Commands(TyperGroup):
+    """Every command's errors become one clear line, its interruption a promise that nothing is lost."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except LoraxError as error:
+            if ctx.params.get("debug"):
+                raise
+            err.print(f"lorax: error: {error}", markup=False)
+            sys.exit(1)
+        except KeyboardInterrupt:
+            if ctx.params.get("debug"):
+                raise
+            err.print("lorax: interrupted; nothing is lost: run the same command again to continue.")
+            sys.exit(130)
+
+
+app = typer.Typer(
+    cls=_Commands,
+    name="lorax",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Keep a detector of synthetic images up to date: each new generator that lands is learned, none is forgotten.",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+Preset = Annotated[str | None, typer.Option(help="Lay this preset of params.yaml over its values.")]
+
+
+@app.callback()
+def main(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and Prefect's log.")] = False,
+) -> None:
+    """Options before the command."""
+    if not debug:
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+
+
+@app.command()
+def init(
+    directory: Annotated[Path, typer.Argument(help="The folder to make a workspace of.")],
+    preset: Annotated[
+        str | None, typer.Option(help="Begin with the values of this preset, as in --preset paper.")
+    ] = None,
+    remote: Annotated[str | None, typer.Option(help="Where DVC pushes landed data: a folder, or s3://... .")] = None,
+    prefect_port: Annotated[int | None, typer.Option(help="The embedded Prefect server's port.")] = None,
+    mlflow_port: Annotated[int | None, typer.Option(help="The embedded MLflow server's port.")] = None,
+) -> None:
+    """Make a workspace: a folder with its own git and DVC repository and params.yaml.
+
+    Example: `lorax init detector --remote /mnt/backup/detector`
+    """
+    from lorax.initialize import initialize
+
+    place = remote if remote is None or "://" in remote else str(Path(remote).resolve())
+    workspace = initialize(directory, preset=preset, remote=place, prefect_port=prefect_port, mlflow_port=mlflow_port)
+    out.print(f"workspace ready: {workspace.root}\nNext: cd there, then 'lorax land PATH --task NAME'.", markup=False)
+
+
+@app.command()
+def simulate(
+    directory: Annotated[Path, typer.Argument(help="A new or empty folder, outside any workspace's data/.")],
+) -> None:
+    """Write the mini-CDDB: five tasks of simulated generators, the same bytes on every machine.
+
+    Example: `lorax simulate /tmp/mini-cddb`
+    """
+    from lorax.data.simulate import simulate as write
+
+    for name in write(directory):
+        out.print(f"{directory / name}", markup=False)
+
+
+@app.command()
+def land(
+    path: Annotated[Path, typer.Argument(help="One task's folder: train/ and val/ with 0_real, 1_fake or 1_NAME, ...")],
+    task: Annotated[str, typer.Option(help="The task's name: lower-case letters, digits, '_' and '-'.")],
+    split: Annotated[float | None, typer.Option(help="For data without val/: the share that goes to train/.")] = None,
+    commit: Annotated[bool, typer.Option(help="Commit data.dvc, and push where a remote is set.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Check a new data set, copy it to data/NAME, and pin it with DVC and git. Nothing changes on any error.
+
+    Example: `lorax land ~/downloads/gaugan --task gaugan`
+    """
+    from flows import terminal
+    from lorax.data.landing import land as bring
+
+    with terminal.counting(err) as progress:
+        landed = bring(_workspace(), path, task, split=split, commit=commit, progress=progress)
+    if as_json:
+        _print_json({"task": landed.name, "digest": landed.digest})
+    else:
+        out.print(f"landed {landed.name} ({landed.digest[:12]})\nNext: 'lorax learn'.", markup=False)
+
+
+@app.command()
+def learn(preset: Preset = None, as_json: Json = False) -> None:
+    """Learn every landed task that the champion does not know, one episode each, in landing order.
+
+    Interrupted at any point, the next `lorax learn` continues there. Example: `lorax learn`
+    """
+    from flows import reconcile, running, tables
+
+    workspace, params = _open(preset)
+    learned: list[int] = []
+    if reconcile.waiting_tasks(workspace, params):
+        running.serve(workspace, params, err)
+        learned = running.learn(workspace, preset, err)
+    registry = reconcile.open_registry(workspace, params)
+    if as_json:
+        champion = registry.champion()
+        _print_json({"learned": learned, "champion": tables.version_record(champion) if champion else None})
+        return
+    if not learned:
+        out.print("nothing to learn: the champion knows every landed task.")
+    tables.print_champion(registry, out)
+
+
+@app.command()
+def scenario(
+    name: Annotated[str, typer.Argument(help="easy, hard, long (by CDDB's folder names) or demo (the mini-CDDB).")],
+    preset: Preset = None,
+    as_json: Json = False,
+) -> None:
+    """Learn a whole scenario from scratch with today's params.yaml; registry and champion stay as they are.
+
+    Writes metrics, matrix and plots to work/scenario/, and a run to MLflow. Example: `lorax scenario demo`
+    """
+    from flows import reconcile, running, tables
+
+    workspace, params = _open(preset)
+    reconcile.scenario_tasks(workspace, name)
+    running.serve(workspace, params, err)
+    result = running.scenario(workspace, name, preset, err)
+    if as_json:
+        _print_json(result)
+    else:
+        out.print(tables.accuracy_matrix(result["tasks"], result["rows"]))
+        tables.print_metrics(result["metrics"], out)
+
+
+@app.command()
+def status(as_json: Json = False) -> None:
+    """Show the champion, the tasks known and waiting, the data revision, and the servers."""
+    from flows import tables
+
+    record = tables.status_record(*_open())
+    if as_json:
+        _print_json(record)
+    else:
+        tables.print_status(record, out)
+
+
+@app.command()
+def history(as_json: Json = False) -> None:
+    """List the model versions, newest first. Example: `lorax history --json`"""
+    from flows import reconcile, tables
+
+    known = reconcile.open_registry(*_open()).versions()
+    if as_json:
+        _print_json([tables.version_record(version) for version in known])
+    else:
+        out.print(tables.history(known) if known else "no versions yet: land a task, then 'lorax learn'.")
+
+
+@app.command()
+def predict(
+    paths: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
+    version: Annotated[int | None, typer.Option(help="A model version; the champion if not given.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say of each image whether it is real, and if not, which generator made it.
+
+    A bad file is reported and skipped; the exit code is then 1. Example: `lorax predict photos/ --json`
+    """
+    from flows import running, verdicts
+
+    workspace, params = _open()
+    state_dir = running.state_dir(workspace, params, version, err)
+    bad = verdicts.print_verdicts(state_dir, params.run.device, paths, out, err, as_json=as_json)
+    if bad:
+        raise typer.Exit(1)
+
+
+@app.command()
+def up(as_json: Json = False) -> None:
+    """Start this workspace's Prefect and MLflow servers; fine when they run already."""
+    from flows import running, tables
+
+    found = running.serve(*_open(), err)
+    if as_json:
+        _print_json({"prefect": found.prefect.address, "mlflow": found.mlflow.address})
+    else:
+        tables.print_pages(found, out)
+
+
+@app.command()
+def down() -> None:
+    """Stop this workspace's Prefect and MLflow servers; fine when none runs."""
+    from lorax import services
+
+    services.down(_workspace())
+    out.print("the servers are down.")
+
+
+@app.command()
+def demo(
+    directory: Annotated[Path, typer.Argument(help="The demo's own workspace.")] = Path("work/demo"),
+    prefect_port: Annotated[int | None, typer.Option(help="The Prefect server's port, at the first run.")] = None,
+    mlflow_port: Annotated[int | None, typer.Option(help="The MLflow server's port, at the first run.")] = None,
+) -> None:
+    """Watch five simulated generators land one by one, each learned in an episode of its own.
+
+    Example: `lorax demo`
+    """
+    from flows import demo as recipe
+
+    recipe.run(directory, prefect_port, mlflow_port, out, err)
+
+
+def _workspace() -> Workspace:
+    from lorax.workspace import Workspace
+
+    return Workspace.find()
+
+
+def _open(preset: str | None = None) -> tuple[Workspace, Params]:
+    from lorax.params import load_params
+
+    workspace = _workspace()
+    return workspace, load_params(workspace.params_path, preset=preset)
+
+
+def _print_json(value: Any) -> None:
+    out.print(json.dumps(value, indent=2, ensure_ascii=False), markup=False)
