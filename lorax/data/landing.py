@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,9 +127,11 @@ def _check_room(workspace: Workspace, task: str) -> None:
 def _land_new(workspace: Workspace, incoming: _Incoming, commit: bool, progress: Progress | None) -> None:
     name = incoming.task.name
     before, stream = versions.manifest(workspace), versions.landed(workspace)
+    cached = versions.cache_paths(workspace, incoming.md5s.values())
+    new = [path for path in cached.values() if not path.exists()]
     ignore_path = workspace.root / ".gitignore"
     ignored = _bytes_of(ignore_path)
-    with _draft(workspace) as draft, all_or_nothing(workspace, name):
+    with _draft(workspace) as draft, all_or_nothing(workspace, name, new):
         _copy(incoming.files, draft, progress)
         workspace.data_dir.mkdir(exist_ok=True)
         shutil.move(draft, workspace.data_dir / name)
@@ -137,10 +139,11 @@ def _land_new(workspace: Workspace, incoming: _Incoming, commit: bool, progress:
             progress(0, len(incoming.files), "adding to DVC")
         repository.add_to_dvc(workspace.root, f"data/{name}" if stream else "data")
         _check_pins(workspace, dict(before) | {f"{name}/{path}": md5 for path, md5 in incoming.md5s.items()})
+        _check_cache(cached.values())
         versions.write_stream(workspace, [*stream, LandedTask(name, incoming.task.digest)])
         if commit:
             by_dvc = [".gitignore"] if _bytes_of(ignore_path) != ignored else []
-            repository.commit(workspace.root, ["data.dvc", *by_dvc], incoming.message)
+            _commit(workspace, ["data.dvc", *by_dvc], incoming.message)
 
 
 def _bytes_of(path: Path) -> bytes:
@@ -162,8 +165,14 @@ def _land_again(workspace: Workspace, incoming: _Incoming, known: LandedTask, co
             (target / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.move(draft / path, target / path)
     _refill_cache(workspace)
-    if commit and not repository.is_committed(workspace.root, "data.dvc"):
-        repository.commit(workspace.root, ["data.dvc"], incoming.message)
+    if commit:
+        _commit(workspace, ["data.dvc"], incoming.message)
+
+
+def _commit(workspace: Workspace, paths: Sequence[str], message: str) -> None:
+    changed = [path for path in paths if not repository.is_committed(workspace.root, path)]
+    if changed:
+        repository.commit(workspace.root, changed, message)
 
 
 def _refill_cache(workspace: Workspace) -> None:
@@ -198,6 +207,13 @@ def _check_pins(workspace: Workspace, expected: Mapping[str, str]) -> None:
             f"than expected, such as {differing[0]}. Everything was put back. Does .dvcignore hide images, or did the "
             "source change meanwhile?"
         )
+
+
+def _check_cache(cached: Iterable[Path]) -> None:
+    """DVC can pin files that it could not store."""
+    lost = [path for path in cached if not path.is_file()]
+    if lost:
+        raise DataVersionError(f"after 'dvc add', {len(lost)} files are not in DVC's cache, such as {lost[0]}.")
 
 
 def _push(workspace: Workspace) -> None:

@@ -155,15 +155,15 @@ def _is_hidden(path: str) -> bool:
 
 def _complaint(path: str) -> str:
     """What is wrong with where a file lies or what it is; '' if nothing is."""
-    split, *middle, file_name = path.split("/")
-    if split not in SPLITS or not middle:
+    *folders, file_name = path.split("/")
+    if len(folders) < 2 or folders[0] not in SPLITS:
         return "expected only folders train/ and val/ at the top, with class folders in them"
-    if len(middle) > 1 and _CLASS_FOLDER.fullmatch(middle[0]):
-        return f"a folder inside class folder {middle[0]}; expected images only"
-    if len(middle) > 2:
+    if len(folders) > 2 and _CLASS_FOLDER.fullmatch(folders[1]):
+        return f"a folder inside class folder {folders[1]}; expected images only"
+    if len(folders) > 3:
         return "too deep; expected {train,val}/[<subject>/]<class>/<image>"
-    if not _CLASS_FOLDER.fullmatch(middle[-1]):
-        return f"class folder {middle[-1]!r} is not named <number>_<name>, such as 0_real, 1_fake or 2_stylegan"
+    if not _CLASS_FOLDER.fullmatch(folders[-1]):
+        return f"class folder {folders[-1]!r} is not named <number>_<name>, such as 0_real, 1_fake or 2_stylegan"
     if PurePosixPath(file_name).suffix.lower() not in _image_suffixes():
         return "not an image by its extension"
     return ""

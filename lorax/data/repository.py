@@ -30,11 +30,20 @@ def create_repository(root: Path) -> None:
     """
     root.mkdir(parents=True, exist_ok=True)
     if not (root / ".git").exists():
-        _checked(["git", "init", "--quiet", "--initial-branch=main"], root)
+        _run_git(root, "init", "--quiet", "--initial-branch=main")
     if not (root / ".dvc").exists():
-        _checked([*_DVC, "init", "--quiet"], root)
+        _run_dvc(root, "init")
         (root / ".dvc" / "config").write_text(_DVC_CONFIG)
-        _checked(["git", "add", ".dvc/config"], root)
+        _run_git(root, "add", ".dvc/config")
+
+
+def set_remote(root: Path, url: str) -> None:
+    """Make `url` (a folder, or any address that DVC knows) the default place that DVC pushes to.
+
+    Raises:
+        DataVersionError: DVC refused.
+    """
+    _run_dvc(root, "remote", "add", "--force", "--default", "storage", url)
 
 
 def add_to_dvc(root: Path, path: str) -> None:
@@ -44,7 +53,7 @@ def add_to_dvc(root: Path, path: str) -> None:
         DataVersionError: DVC refused.
         StorageError: the disk is full.
     """
-    _checked([*_DVC, "add", "--quiet", path], root)
+    _run_dvc(root, "add", path)
 
 
 def last_commit(root: Path, path: str) -> str | None:
@@ -65,7 +74,7 @@ def check_git(root: Path) -> None:
     Raises:
         DataVersionError: git is missing, or `root` is in no git repository.
     """
-    _checked(["git", "rev-parse", "--git-dir"], root)
+    _run_git(root, "rev-parse", "--git-dir")
 
 
 def commit(root: Path, paths: Sequence[str], message: str) -> None:
@@ -82,8 +91,8 @@ def commit(root: Path, paths: Sequence[str], message: str) -> None:
     identity = ("-c", "user.name=lorax", "-c", "user.email=lorax@localhost") if nobody else ()
     try:
         if new:
-            _checked(["git", "add", "--intent-to-add", "--", *new], root)
-        _checked(["git", *identity, "commit", "--quiet", "--only", "-m", message, "--", *paths], root)
+            _run_git(root, "add", "--intent-to-add", "--", *new)
+        _run_git(root, *identity, "commit", "--quiet", "--only", "-m", message, "--", *paths)
     except BaseException:
         for path in new:
             if _run(["git", "cat-file", "-e", f"HEAD:./{path}"], root).returncode != 0:  # unless committed after all
@@ -97,7 +106,7 @@ def push_data(root: Path) -> None:
     Raises:
         DataVersionError: DVC refused.
     """
-    _checked([*_DVC, "push", "--quiet", "data.dvc"], root)
+    _run_dvc(root, "push", "data.dvc")
 
 
 def push_commits(root: Path) -> None:
@@ -107,21 +116,26 @@ def push_commits(root: Path) -> None:
         DataVersionError: git refused.
     """
     if _run(["git", "rev-parse", "--abbrev-ref", "@{upstream}"], root).returncode == 0:
-        _checked(["git", "push", "--quiet"], root)
+        _run_git(root, "push", "--quiet")
 
 
-_DVC = (sys.executable, "-m", "dvc", "--wait-for-lock")
+def _run_git(root: Path, *arguments: str) -> None:
+    done = _run(["git", *arguments], root)
+    if done.returncode != 0:
+        raise _failure(f"git {' '.join(arguments)}", root, done.stderr.strip() or done.stdout.strip())
 
 
-def _checked(command: Sequence[str], root: Path) -> None:
-    done = _run(command, root)
-    if done.returncode == 0:
-        return
-    said = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").removeprefix("ERROR: ")
-    shown = " ".join(command).replace(" ".join(_DVC), "dvc")
-    if "No space left on device" in said or "Disk quota exceeded" in said:
-        raise StorageError(f"the disk is full: '{shown}' in {root} said: {said}. Make room and try again.")
-    raise DataVersionError(f"'{shown}' failed in {root}: {said}")
+def _run_dvc(root: Path, *arguments: str) -> None:
+    done = _run([sys.executable, "-m", "dvc", "--wait-for-lock", *arguments], root)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR:")]
+    if done.returncode != 0 or errors:  # 'dvc add' ends with 0 even if it could not store a file
+        raise _failure(f"dvc {' '.join(arguments)}", root, "; ".join(errors[:3]) or done.stderr.strip())
+
+
+def _failure(command: str, root: Path, said: str) -> DataVersionError | StorageError:
+    if any(sign in said for sign in ("No space left on device", "Disk quota exceeded", "Out of diskspace")):
+        return StorageError(f"the disk is full: '{command}' in {root} said: {said} Make room and try again.")
+    return DataVersionError(f"'{command}' failed in {root}: {said}")
 
 
 def _run(command: Sequence[str], root: Path) -> subprocess.CompletedProcess[str]:

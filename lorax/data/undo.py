@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,9 +21,16 @@ CHANGED_FILES = ("data.dvc", ".gitignore")
 
 
 @contextmanager
-def all_or_nothing(workspace: Workspace, task: str) -> Iterator[None]:
-    """If the block fails, or never ends because the process is killed, the workspace will be as it was before it."""
-    _note(workspace, task)
+def all_or_nothing(workspace: Workspace, task: str, cached: Sequence[Path]) -> Iterator[None]:
+    """If the block fails, or never ends because the process is killed, the workspace will be as it was before it.
+
+    Args:
+        workspace: what the block changes.
+        task: the task that it lands.
+        cached: files that it will bring into DVC's cache and that are not there yet; left behind, they would keep a
+            full disk full.
+    """
+    _note(workspace, task, cached)
     try:
         yield
     except BaseException:
@@ -43,8 +50,13 @@ def put_back(workspace: Workspace) -> None:
         return
     task = check_task_name(notes["task"])
     if not _has_landed(workspace, task):
-        shutil.rmtree(workspace.data_dir / task, ignore_errors=True)  # first, since it makes room
-        if not notes["had_data"] and workspace.data_dir.exists():
+        if (workspace.data_dir / task).exists():
+            shutil.rmtree(workspace.data_dir / task)  # first, since it makes room
+        for path in map(Path, notes["cached"]):
+            path.unlink(missing_ok=True)
+            for piece in path.parent.glob(".*.tmp"):
+                piece.unlink(missing_ok=True)
+        if not notes["had_data"] and workspace.data_dir.exists() and not any(workspace.data_dir.iterdir()):
             workspace.data_dir.rmdir()
         for name in CHANGED_FILES:
             _put_back_file(workspace, name, existed=name in notes["files"])
@@ -66,14 +78,15 @@ def _put_back_file(workspace: Workspace, name: str, *, existed: bool) -> None:
         shutil.move(kept, file)  # a rename, which a full disk can't refuse
 
 
-def _note(workspace: Workspace, task: str) -> None:
+def _note(workspace: Workspace, task: str, cached: Sequence[Path]) -> None:
     notes = _notes(workspace)
     _forget(workspace)
     notes.mkdir(parents=True)
     files = [name for name in CHANGED_FILES if (workspace.root / name).exists()]
     for name in files:
         shutil.copy2(workspace.root / name, notes / name)
-    what = {"task": task, "files": files, "had_data": workspace.data_dir.exists()}
+    own = [str(path) for path in cached if path.is_relative_to(workspace.root)]  # others may rely on a shared cache
+    what = {"task": task, "files": files, "had_data": workspace.data_dir.exists(), "cached": own}
     write_whole(notes / "notes.json", json.dumps(what))
 
 

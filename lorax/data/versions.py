@@ -175,6 +175,14 @@ def fetch(workspace: Workspace, samples: Iterable[Sample]) -> dict[str, Path]:
     return found
 
 
+def cache_paths(workspace: Workspace, md5s: Iterable[str]) -> dict[str, Path]:
+    """md5 -> where DVC's cache keeps, or would keep, the file."""
+    from dvc.repo import Repo
+
+    with _dvc_errors(workspace, "its cache"), Repo(str(workspace.root)) as repo:
+        return {md5: Path(repo.cache.local.oid_to_path(md5)) for md5 in md5s}
+
+
 def write_stream(workspace: Workspace, stream: Sequence[LandedTask]) -> None:
     """Write the stream into data.dvc's `meta:` block, whole or not at all."""
     pins = _read_data_dvc(workspace)

@@ -1,0 +1,385 @@
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from lorax.data import repository, versions
+from lorax.data.landing import land
+from lorax.errors import DataVersionError, ImageError, LayoutError, StorageError
+from lorax.workspace import Workspace
+from tests.conftest import NewWorkspace, WriteTask
+
+
+def git(root: Path, *arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True, text=True).stdout
+
+
+def contents(workspace: Workspace) -> dict[str, bytes | str]:
+    """All that a landing may change, and that must be as before when it fails."""
+    cache = (
+        path for path in (workspace.root / ".dvc" / "cache").rglob("*") if path.is_file() and path.suffix != ".dir"
+    )
+    files = [*workspace.data_dir.rglob("*"), *cache, workspace.data_dvc_path, workspace.root / ".gitignore"]
+    found: dict[str, bytes | str] = {str(p): p.read_bytes() if p.is_file() else "" for p in files if p.exists()}
+    git_says = git(workspace.root, "status", "--short"), git(workspace.root, "ls-files", "--stage")
+    return found | {"status": git_says[0], "index": git_says[1], "refs": git(workspace.root, "for-each-ref")}
+
+
+def set_hook(workspace: Workspace, line: str) -> None:
+    hook = workspace.root / ".git" / "hooks" / "pre-commit"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text(f"#!/bin/sh\n{line}\n")
+    hook.chmod(0o755)
+
+
+def test_a_landing_copies_pins_and_commits(workspace: Workspace, tmp_path: Path, write_task: WriteTask) -> None:
+    source = write_task(tmp_path / "in", {"horse/0_real": 2, "horse/1_fake": 1})
+    (source / "train" / ".DS_Store").touch()
+    told: list[str] = []
+    landed = land(workspace, source, "gaugan", progress=lambda done, total, what: told.append(what))
+    assert versions.landed(workspace) == (landed,)
+    copied = {p.relative_to(workspace.data_dir / "gaugan") for p in workspace.data_dir.rglob("*.*")}
+    assert copied == {p.relative_to(source) for p in source.rglob("*.*") if p.name != ".DS_Store"}
+    assert git(workspace.root, "log", "-1", "--format=%s").strip() == "Land gaugan: 3 train and 3 val images"
+    assert git(workspace.root, "show", "--name-only", "--format=").split() == ["data.dvc"]
+    assert repository.is_committed(workspace.root, "data.dvc")
+    assert list(dict.fromkeys(told)) == ["hashing", "checking images", "copying", "adding to DVC"]
+    assert not list(workspace.work_dir.glob("landing/*"))
+
+
+def test_what_dvc_adds_to_gitignore_is_committed_and_what_the_user_staged_is_not(
+    workspace: Workspace, tmp_path: Path, write_task: WriteTask
+) -> None:
+    (workspace.root / ".gitignore").write_text("/work/\n")
+    repository.commit(workspace.root, [".gitignore"], "Ignore less")
+    (workspace.root / "params.yaml").write_text("{run: {}}\n")
+    git(workspace.root, "add", "params.yaml")
+    land(workspace, write_task(tmp_path / "in"), "gaugan")
+    assert git(workspace.root, "show", "--name-only", "--format=").split() == [".gitignore", "data.dvc"]
+    assert "M  params.yaml" in git(workspace.root, "status", "--short")
+
+
+def test_a_second_task_leaves_the_first_ones_files(
+    landed_workspace: Workspace, tmp_path: Path, write_task: WriteTask
+) -> None:
+    before = dict(versions.manifest(landed_workspace))
+    shutil.rmtree(landed_workspace.data_dir / "alpha")  # its files need not be there
+    land(landed_workspace, write_task(tmp_path / "in", seed=3), "gamma")
+    after = versions.manifest(landed_workspace)
+    assert {path: md5 for path, md5 in after.items() if not path.startswith("gamma/")} == before
+    assert [entry.name for entry in versions.landed(landed_workspace)] == ["alpha", "beta", "gamma"]
+    assert len(versions.read_task(landed_workspace, "alpha").train) == 4
+
+
+def test_the_same_landings_give_the_same_data_dvc_byte_for_byte(
+    new_workspace: NewWorkspace, shared_landed_workspace: Workspace, tmp_path: Path, write_task: WriteTask
+) -> None:
+    other = new_workspace("elsewhere")
+    for seed, name in ((1, "alpha"), (2, "beta")):
+        source = write_task(tmp_path / f"other-{name}", seed=seed)
+        for path in source.rglob("*.*"):
+            os.utime(path, (0, 0))
+        land(other, source, name, commit=False)
+    assert other.data_dvc_path.read_bytes() == shared_landed_workspace.data_dvc_path.read_bytes()
+    assert git(other.root, "status", "--short") == "?? data.dvc\n"
+    assert git(other.root, "log", "--format=%s") == "Begin\n"
+
+
+def test_landing_again_changes_nothing_and_restores_missing_files(
+    landed_workspace: Workspace, tmp_path: Path, write_task: WriteTask
+) -> None:
+    before = contents(landed_workspace)
+    shutil.rmtree(landed_workspace.data_dir / "beta" / "val")
+    entry = land(landed_workspace, write_task(tmp_path / "in", seed=2), "beta")
+    assert entry == versions.landed(landed_workspace)[1]
+    assert contents(landed_workspace) == before
+
+
+def test_a_name_that_has_landed_with_other_bytes_is_refused(
+    landed_workspace: Workspace, tmp_path: Path, write_task: WriteTask
+) -> None:
+    before = contents(landed_workspace)
+    with pytest.raises(LayoutError, match="Choose another --task name"):
+        land(landed_workspace, write_task(tmp_path / "in", seed=9), "beta")
+    assert contents(landed_workspace) == before
+
+
+def test_a_split_makes_val_by_content(workspace: Workspace, tmp_path: Path, write_task: WriteTask) -> None:
+    source = write_task(tmp_path / "in", {"0_real": 20, "1_fake": 20}, val=False)
+    land(workspace, source, "whole", split=0.5)
+    task = versions.read_task(workspace, "whole")
+    assert len(task.train) + len(task.test) == 40
+    assert all(int(s.md5, 16) < 2**127 for s in task.train)
+    assert all(int(s.md5, 16) >= 2**127 for s in task.test)
+
+
+def break_images(source: Path) -> None:
+    for name in ("train/0_real/0.png", "val/1_fake/1.jpg"):
+        (source / name).write_bytes((source / name).read_bytes()[:60])
+
+
+def empty_it(source: Path) -> None:
+    shutil.rmtree(source)
+    source.mkdir()
+
+
+def empty_class(source: Path) -> None:
+    shutil.rmtree(source / "train" / "1_fake")
+    (source / "train" / "1_fake").mkdir()
+
+
+BAD_INPUT: dict[str, tuple[Callable[[Path], object], type[Exception], list[str]]] = {
+    "corrupt images": (break_images, ImageError, ["2 of 8", "train/0_real/0.png", "val/1_fake/1.jpg"]),
+    "an empty folder": (empty_it, LayoutError, ["no synthetic class"]),
+    "an empty class": (empty_class, LayoutError, ["class 1_fake has no image in train/"]),
+    "no val": (lambda s: shutil.rmtree(s / "val"), LayoutError, ["class 0_real has no image in val/"]),
+    "a renamed class": (lambda s: (s / "val/1_fake").rename(s / "val/1_fakes"), LayoutError, ["several class folders"]),
+    "a link out": (lambda s: (s / "val/0_real/x.png").symlink_to("/etc/hosts"), LayoutError, ["out of the folder"]),
+    "no folder": (lambda s: shutil.rmtree(s), LayoutError, ["is not a folder"]),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_INPUT)
+def test_bad_input_gives_one_clear_error_and_changes_nothing(
+    kind: str, landed_workspace: Workspace, tmp_path: Path, write_task: WriteTask
+) -> None:
+    spoil, error, expected = BAD_INPUT[kind]
+    source = write_task(tmp_path / "in", seed=3)
+    spoil(source)
+    before = contents(landed_workspace)
+    with pytest.raises(error) as caught:
+        land(landed_workspace, source, "gamma")
+    assert [text for text in expected if text not in str(caught.value)] == []
+    assert contents(landed_workspace) == before
+
+
+def test_an_unsafe_name_is_refused_and_nothing_is_written(
+    workspace: Workspace, tmp_path: Path, write_task: WriteTask
+) -> None:
+    source = write_task(tmp_path / "in")
+    before = sorted(tmp_path.rglob("*"))
+    for name in ("..", "../../up", "a/b", "/root"):
+        with pytest.raises(LayoutError, match="task name"):
+            land(workspace, source, name)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_workspaces_own_data_is_no_source(landed_workspace: Workspace) -> None:
+    for source in (landed_workspace.data_dir / "alpha", landed_workspace.root):
+        with pytest.raises(LayoutError, match="overlaps"):
+            land(landed_workspace, source, "gamma")
+
+
+def test_files_that_no_landing_brought_are_not_landed_over(
+    landed_workspace: Workspace, new_workspace: NewWorkspace, tmp_path: Path, write_task: WriteTask
+) -> None:
+    source = write_task(tmp_path / "in")
+    for workspace in (landed_workspace, new_workspace()):
+        stranger = workspace.data_dir / "gamma" / "mine.txt"
+        stranger.parent.mkdir(parents=True)
+        stranger.write_text("mine")
+        with pytest.raises(LayoutError, match=r"holds gamma, which data\.dvc does not know"):
+            land(workspace, source, "gamma")
+        assert stranger.read_text() == "mine"
+
+
+def interrupted(step: str, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    """Let the landing's `step` do its work and then raise."""
+    module = versions if step == "write_stream" else repository
+    real = getattr(module, step)
+
+    def work_then_raise(*arguments: object) -> None:
+        real(*arguments)
+        raise error
+
+    monkeypatch.setattr(module, step, work_then_raise)
+
+
+@pytest.mark.parametrize("step", ["add_to_dvc", "write_stream"])
+def test_ctrl_c_before_the_commit_leaves_no_trace(
+    step: str, landed_workspace: Workspace, tmp_path: Path, write_task: WriteTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (landed_workspace.root / "mine.txt").write_text("staged")
+    git(landed_workspace.root, "add", "mine.txt")
+    before = contents(landed_workspace)
+    interrupted(step, monkeypatch, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        land(landed_workspace, write_task(tmp_path / "in", seed=3), "gamma")
+    assert contents(landed_workspace) == before
+
+
+def test_a_first_landing_that_git_refuses_leaves_no_trace(
+    workspace: Workspace, tmp_path: Path, write_task: WriteTask
+) -> None:
+    set_hook(workspace, "echo no >&2; exit 1")
+    before = contents(workspace)
+    with pytest.raises(DataVersionError, match=r"'git .*commit .* no"):
+        land(workspace, write_task(tmp_path / "in"), "gaugan")
+    assert contents(workspace) == before
+    assert not workspace.data_dir.exists()
+
+
+def test_ctrl_c_after_the_commit_leaves_the_task_landed(
+    landed_workspace: Workspace, tmp_path: Path, write_task: WriteTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted("commit", monkeypatch, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        land(landed_workspace, write_task(tmp_path / "in", seed=3), "gamma")
+    assert [entry.name for entry in versions.landed(landed_workspace)][-1] == "gamma"
+    assert repository.is_committed(landed_workspace.root, "data.dvc")
+    assert (landed_workspace.data_dir / "gamma" / "val").is_dir()
+
+
+def test_a_landing_that_loses_another_tasks_files_is_undone(
+    landed_workspace: Workspace, tmp_path: Path, write_task: WriteTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contents(landed_workspace)
+    added = repository.add_to_dvc
+
+    def add_everything(root: Path, path: str) -> None:
+        (root / "data" / "alpha").rename(tmp_path / "alpha")
+        added(root, "data")  # what lies in data/ now replaces all that was pinned
+        (tmp_path / "alpha").rename(root / "data" / "alpha")
+
+    monkeypatch.setattr(repository, "add_to_dvc", add_everything)
+    with pytest.raises(DataVersionError, match=r"does not pin what it should: 8 files .* alpha/train"):
+        land(landed_workspace, write_task(tmp_path / "in", seed=3), "gamma")
+    assert contents(landed_workspace) == before
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from lorax.data import landing, versions
+from lorax.workspace import Workspace
+real = versions.write_stream
+def write_then_die(*arguments):
+    real(*arguments)
+    os.kill(os.getpid(), signal.SIGKILL)
+versions.write_stream = write_then_die
+landing.land(Workspace(Path(sys.argv[1])), Path(sys.argv[2]), "gamma")
+"""
+
+
+def test_what_a_killed_landing_left_is_put_back_by_the_next(
+    landed_workspace: Workspace, tmp_path: Path, write_task: WriteTask
+) -> None:
+    before = contents(landed_workspace)
+    source = write_task(tmp_path / "in", seed=3)
+    killed = subprocess.run([sys.executable, "-c", KILLED, landed_workspace.root, source])
+    assert killed.returncode == -signal.SIGKILL
+    assert contents(landed_workspace) != before
+    with pytest.raises(ImageError):
+        break_images(source)
+        land(landed_workspace, source, "gamma")
+    assert contents(landed_workspace) == before
+
+
+def test_a_full_disk_at_the_copy_is_a_storage_error_and_changes_nothing(
+    landed_workspace: Workspace, tmp_path: Path, write_task: WriteTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contents(landed_workspace)
+
+    def full(source: Path, target: Path, **options: bool) -> None:
+        if "draft" not in str(target):
+            copied(source, target, **options)
+            return
+        target.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+
+    copied = shutil.copyfile
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(StorageError, match="disk is full"):
+        land(landed_workspace, write_task(tmp_path / "in", seed=3), "gamma")
+    assert contents(landed_workspace) == before
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1.5 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1536k", "tmpfs", disk], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip("mounting needs root")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_a_disk_that_fills_up_inside_dvc_is_a_storage_error_and_changes_nothing(
+    landed_workspace: Workspace, small_disk: Path, tmp_path: Path, write_task: WriteTask
+) -> None:
+    workspace = Workspace(small_disk / "workspace")
+    shutil.copytree(landed_workspace.root, workspace.root)
+    before = contents(workspace)
+    free = shutil.disk_usage(small_disk).free
+    source = write_task(tmp_path / "in", {"0_real": 1, "1_fake": 1}, seed=3, side=int((free * 0.7 / 4 / 3) ** 0.5))
+    with pytest.raises(StorageError, match="disk is full: 'dvc add"):
+        land(workspace, source, "gamma")
+    assert contents(workspace) == before
+
+
+ONE_OF_TWO = """
+import sys
+from pathlib import Path
+from lorax.data.landing import land
+from lorax.workspace import Workspace
+land(Workspace(Path(sys.argv[1])), Path(sys.argv[2]), sys.argv[3])
+"""
+
+
+def test_two_landings_at_once_run_one_after_the_other(
+    workspace: Workspace, tmp_path: Path, write_task: WriteTask
+) -> None:
+    sources = [write_task(tmp_path / name, seed=seed) for seed, name in enumerate(("one", "two"), 1)]
+    started = [subprocess.Popen([sys.executable, "-c", ONE_OF_TWO, workspace.root, s, s.name]) for s in sources]
+    assert [process.wait() for process in started] == [0, 0]
+    assert sorted(entry.name for entry in versions.landed(workspace)) == ["one", "two"]
+    assert [len(versions.read_task(workspace, name).train) for name in ("one", "two")] == [4, 4]
+    assert len(git(workspace.root, "log", "--format=%s").splitlines()) == 3
+
+
+def test_where_a_remote_and_an_upstream_are_set_data_and_commit_are_pushed(
+    workspace: Workspace, tmp_path: Path, write_task: WriteTask
+) -> None:
+    git(tmp_path, "init", "--quiet", "--bare", "--initial-branch=main", "hub")
+    repository.set_remote(workspace.root, str(tmp_path / "store"))
+    repository.commit(workspace.root, [".dvc/config"], "Name the remote")
+    git(workspace.root, "remote", "add", "origin", str(tmp_path / "hub"))
+    git(workspace.root, "push", "--quiet", "--set-upstream", "origin", "main")
+    land(workspace, write_task(tmp_path / "in", seed=1), "first")
+
+    git(tmp_path, "clone", "--quiet", "hub", "clone")
+    clone = Workspace(tmp_path / "clone")
+    land(clone, write_task(tmp_path / "in2", seed=2), "second")
+    assert not (clone.data_dir / "first").exists()
+    assert len(versions.fetch(clone, versions.read_task(clone, "first").train)) == 4
+    assert git(tmp_path / "hub", "log", "-1", "--format=%s", "main").startswith("Land second")
+
+    with pytest.raises(DataVersionError, match="has landed and is committed, but was not pushed"):
+        land(workspace, write_task(tmp_path / "in3", seed=3), "third")  # the hub is ahead
+    assert repository.is_committed(workspace.root, "data.dvc")
+
+
+def test_in_a_clone_without_cache_and_remote_landing_the_known_tasks_again_heals_it(
+    shared_landed_workspace: Workspace, tmp_path: Path, write_task: WriteTask
+) -> None:
+    git(tmp_path, "clone", "--quiet", str(shared_landed_workspace.root), "clone")
+    clone = Workspace(tmp_path / "clone")
+    pinned = clone.data_dvc_path.read_bytes()
+    with pytest.raises(DataVersionError, match="dvc remote add -d"):
+        land(clone, write_task(tmp_path / "new", seed=3), "gamma")
+    assert not clone.data_dir.exists()
+    for seed, name in ((1, "alpha"), (2, "beta")):
+        land(clone, write_task(tmp_path / name, seed=seed), name, commit=False)
+    assert clone.data_dvc_path.read_bytes() == pinned
+    assert len(versions.fetch(clone, versions.read_task(clone, "alpha").test)) == 4
+    assert repository.is_committed(clone.root, "data.dvc")
