@@ -31,6 +31,7 @@ def whole_directory(final: Path) -> Iterator[Path]:
         final.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
         try:
+            draft.chmod(0o777 & ~_umask())
             yield draft
             for path in sorted(draft.rglob("*")):
                 _sync(path)
@@ -56,10 +57,18 @@ def write_whole(path: Path, data: bytes | str) -> None:
                 file.write(data.encode() if isinstance(data, str) else data)
                 file.flush()
                 os.fsync(file.fileno())
+            draft.chmod(0o666 & ~_umask())
             draft.replace(path)
             _sync(path.parent)
         finally:
             draft.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    """What files are made without; temporary files are made private, which is not what was asked for."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def _sync(path: Path) -> None:
@@ -80,5 +89,5 @@ def _storage_errors(path: Path) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG):
             raise
         raise StorageError(
-            error.errno, f"could not write {path}: {error.strerror}. Nothing was changed; free space and run again."
+            f"could not write {path}: {error.strerror}. Nothing was changed; free space and run again."
         ) from error
