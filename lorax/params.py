@@ -74,6 +74,15 @@ class RegistryParams(_Section):
     model: str = Field("lorax", min_length=1, description="name of the registered model and of its experiment")
 
 
+class GateParams(_Section):
+    """When a challenger may become champion; accuracies are fractions."""
+
+    floor: float = Field(0.7, ge=0, le=1, description="least accuracy on the new task")
+    max_drop: float = Field(0.05, ge=0, le=1, description="largest drop of an old task against the champion")
+    max_forgetting: float = Field(0.15, ge=0, le=1, description="largest drop since an old task was first learned")
+    significance: float = Field(0.05, gt=0, lt=1, description="a drop counts if chance explains it less often")
+
+
 class ServicesParams(_Section):
     """Where the embedded servers listen, on loopback."""
 
@@ -90,6 +99,7 @@ class Params(_Section):
     exemplars: ExemplarParams = ExemplarParams()
     run: RunParams = RunParams()
     registry: RegistryParams = RegistryParams()
+    gate: GateParams = GateParams()
     services: ServicesParams = ServicesParams()
 
     def learning(self) -> dict[str, Any]:
