@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 from pathlib import Path
 
@@ -60,11 +59,8 @@ def _land(workspace: Workspace, name: str, err: Console) -> None:
     """Land one of the simulated tasks, which are made first where they are not there yet."""
     raw = workspace.work_dir / "raw"
     if not raw.is_dir():
-        with err.status("simulating five generators"):
-            draft = raw.with_suffix(".part")
-            shutil.rmtree(draft, ignore_errors=True)
-            simulate(draft)
-            draft.rename(raw)
+        with terminal.counting(err) as progress:
+            simulate(raw, progress=progress)
     with terminal.counting(err) as progress:
         landed = land(workspace, raw / name, name, progress=progress)
     err.print(f"[bold]landed {name}[/bold] ({landed.digest[:12]}): data.dvc is committed")

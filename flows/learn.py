@@ -5,6 +5,7 @@ prefect worker or `lorax learn`  ->  learn  ->  episode (one for each missing ta
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from lorax.params import load_params
 from lorax.workspace import Workspace
 
 
-@flow(name="learn", persist_result=False)
+@flow(name="learn", flow_run_name=lambda: f"learn {datetime.now():%Y-%m-%d %H:%M:%S}", persist_result=False)
 def learn(workspace_root: str, preset: str | None = None) -> list[int]:
     """Learn every landed task that the champion does not know; running it again finds nothing to learn.
 

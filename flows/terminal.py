@@ -74,7 +74,7 @@ def step(name: str) -> Iterator[Shown]:
         TextColumn("{task.fields[detail]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         shown = Shown(progress, progress.add_task(name, total=None, detail=""))
         yield shown
     console.print(f"    {name:<18} {shown.outcome} [dim]({time.monotonic() - began:.1f} s)[/dim]", highlight=False)
@@ -84,7 +84,7 @@ def step(name: str) -> Iterator[Shown]:
 def counting(console: Console) -> Iterator[Callable[[int, int, str], None]]:
     """A bar for work that counts: yields a function to be called with (done, in all, what)."""
     columns = (TextColumn("  {task.description}"), BarColumn(bar_width=30), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("", total=None)
 
         def show(done: int, total: int, what: str) -> None:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from lorax.params import Params
     from lorax.workspace import Workspace
 
-out = Console(highlight=False, soft_wrap=True)
+_WIDTH = None if sys.stdout.isatty() else 160  # a file or a pipe has no width of its own
+out = Console(highlight=False, soft_wrap=True, width=_WIDTH)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -92,9 +93,12 @@ def simulate(
 
     Example: `lorax simulate /tmp/mini-cddb`
     """
+    from flows import terminal
     from lorax.data.simulate import simulate as write
 
-    for name in write(directory):
+    with terminal.counting(err) as progress:
+        names = write(directory, progress=progress)
+    for name in names:
         out.print(f"{directory / name}", markup=False)
 
 

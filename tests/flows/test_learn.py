@@ -1,0 +1,223 @@
+"""The learn flow on a real Prefect and a real MLflow server, by the commands that a person types.
+
+One workspace is used from top to bottom: the tests of this file run in order, each finding what the last one left.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.reconcile import open_registry
+from lorax import services
+from lorax.data import versions
+from lorax.data.landing import land
+from lorax.initialize import initialize, with_values
+from lorax.learning.episode import base_state, learn_episode
+from lorax.learning.folder import EpisodeFolder, Plan
+from lorax.learning.state import LearnedTask, Revision, state_digest
+from lorax.params import load_params
+from lorax.stream import SCENARIOS
+from lorax.workspace import Workspace
+from tests.conftest import write_task_files
+from tests.tiny_learner import tiny_params
+
+TASKS = SCENARIOS["hard"]
+STEPS = ("open base state", "train branch", "update exemplars", "evaluate all past tasks", "register")
+EPOCHS = 30
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+    """A workspace where the first two tasks landed, with a tiny backbone; its servers are stopped in the end."""
+    folder = tmp_path_factory.mktemp("learn")
+    workspace = initialize(folder / "a workspace", prefect_port=free_port(), mlflow_port=free_port())
+    tiny = tiny_params(folder).learning()
+    tiny["training"]["epochs"] = EPOCHS
+    path = workspace.params_path
+    path.write_text(
+        with_values(path.read_text(), {**tiny, "gate": {"floor": 0.0, "max_drop": 1.0, "max_forgetting": 1.0}})
+    )
+    for seed, name in enumerate(TASKS):
+        write_task_files(folder / "raw" / name, {"0_real": 3, "1_fake": 3}, seed=seed, side=20)
+    for name in TASKS[:2]:
+        land(workspace, folder / "raw" / name, name)
+    yield workspace
+    services.down(workspace)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def lorax(workspace: Workspace, *arguments: str, code: int = 0) -> str:
+    """Run the command; returns what it printed."""
+    done = subprocess.run(command(*arguments), cwd=workspace.root, env=environment(), capture_output=True, text=True)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout if code == 0 else done.stderr
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "lorax", *arguments]
+
+
+def environment() -> dict[str, str]:
+    own = {k: v for k, v in os.environ.items() if k not in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI")}
+    return own | {"PYTHONPATH": str(Path(__file__).parents[2])}
+
+
+def champion(workspace: Workspace) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(lorax(workspace, "status", "--json"))["champion"]
+    return found
+
+
+def ask_prefect(workspace: Workspace, path: str) -> list[dict[str, Any]]:
+    """All rows of a kind in Prefect's database, oldest first."""
+    port = load_params(workspace.params_path).services.prefect_port
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/api/{path}/filter", b"{}", {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        rows: list[dict[str, Any]] = json.load(answer)
+    return sorted(rows, key=lambda row: str(row["created"]))
+
+
+def learned_by_plain_functions(workspace: Workspace, folder: Path, names: tuple[str, ...]) -> str:
+    """The digest of the state after `names`, learned in this process without any flow."""
+    params = load_params(workspace.params_path)
+    base, earlier = None, []
+    for name in names:
+        task, revision = versions.read_task(workspace, name), revision_at(workspace, name)
+        plan = Plan(state_digest(base) if base else None, LearnedTask(name, task.digest), params.learning(), revision)
+        home = EpisodeFolder.open(folder, plan)
+        learn_episode(home, base_state(base, params), task, earlier, lambda s: versions.fetch(workspace, s), params)
+        base = home.state_dir
+        earlier.append(task)
+    assert base is not None
+    return state_digest(base)
+
+
+def revision_at(workspace: Workspace, task: str) -> Revision:
+    """The data revision that a version's episode was planned at."""
+    registry = open_registry(workspace, load_params(workspace.params_path))
+    found = next(version for version in registry.versions() if version.task == task)
+    return Revision(found.data_digest, found.data_commit)
+
+
+def test_every_landed_task_is_learned_in_order_each_on_top_of_the_last(workspace: Workspace) -> None:
+    printed = json.loads(lorax(workspace, "learn", "--json"))
+    assert printed["learned"] == [1, 2]
+    assert printed["champion"]["tasks"] == list(TASKS[:2])
+    history = json.loads(lorax(workspace, "history", "--json"))
+    assert [row["parent_digest"] for row in history] == [None, history[0]["state_digest"]]
+
+
+def test_the_flow_learns_what_the_plain_functions_learn(workspace: Workspace, tmp_path: Path) -> None:
+    assert champion(workspace)["state_digest"] == learned_by_plain_functions(workspace, tmp_path, TASKS[:2])
+
+
+def test_every_run_and_step_is_in_prefects_database_with_progress_and_accuracies(workspace: Workspace) -> None:
+    runs, steps = ask_prefect(workspace, "flow_runs"), ask_prefect(workspace, "task_runs")
+    episodes = [run for run in runs if run["name"].startswith("episode")]
+    assert [run["name"] for run in episodes] == [f"episode {i}: {name}" for i, name in enumerate(TASKS[:2])]
+    assert {run["state_type"] for run in [*runs, *steps]} == {"COMPLETED"}
+    for run in episodes:
+        names = [step["name"].rsplit("-", 1)[0] for step in steps if step["flow_run_id"] == run["id"]]
+        assert names == list(STEPS)
+    keys = {artifact["key"] for artifact in ask_prefect(workspace, "artifacts")}
+    assert {f"{kind}-{name}" for kind in ("training", "accuracy-after") for name in TASKS[:2]} <= keys
+
+
+def test_a_second_run_finds_nothing_to_learn_and_starts_no_server(workspace: Workspace) -> None:
+    lorax(workspace, "down")
+    before = champion(workspace)
+    assert "nothing to learn" in lorax(workspace, "learn")
+    assert champion(workspace) == before
+    assert not services.status(workspace, load_params(workspace.params_path)).mlflow.is_ready
+
+
+def test_a_learner_predicts_files_and_skips_a_bad_one_with_exit_code_1(workspace: Workspace) -> None:
+    good = workspace.data_dir / TASKS[0] / "val" / "1_fake" / "0.png"
+    [line] = lorax(workspace, "predict", "--json", str(good)).splitlines()
+    verdict = json.loads(line)
+    assert verdict["file"] == str(good)
+    assert sum(verdict["probabilities"].values()) == pytest.approx(1)
+    said = lorax(workspace, "predict", str(good), str(workspace.params_path), code=1)
+    assert str(workspace.params_path) in said
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_training_that_was_cut_off_goes_on_where_it_was(workspace: Workspace, how: signal.Signals) -> None:
+    name = TASKS[2]
+    if how == signal.SIGINT:
+        land(workspace, workspace.root.parent / "raw" / name, name)
+    before = {path: path.stat().st_mtime_ns for path in checkpoints(workspace)}
+    process = subprocess.Popen(
+        command("learn"),
+        cwd=workspace.root,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while {path: path.stat().st_mtime_ns for path in checkpoints(workspace)} == before and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(how)
+    _, said = process.communicate()
+    assert process.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL)
+    assert "Traceback" not in said
+    assert checkpoints(workspace)
+    assert json.loads(lorax(workspace, "status", "--json"))["waiting"] == [name]
+
+
+def test_two_commands_at_once_learn_everything_once_and_end_as_if_nothing_had_happened(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    both = [
+        subprocess.Popen(command("learn", "--json"), cwd=workspace.root, env=environment(), stdout=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    printed = [json.loads(process.communicate()[0]) for process in both]
+    assert sorted(p["learned"] for p in printed) == [[], [3]]
+    assert champion(workspace)["state_digest"] == learned_by_plain_functions(workspace, tmp_path, TASKS[:3])
+
+
+def test_a_scenario_is_reproduced_by_dvc_and_leaves_the_registry_alone(workspace: Workspace) -> None:
+    for name in TASKS[3:]:
+        land(workspace, workspace.root.parent / "raw" / name, name)
+    before = champion(workspace)
+    path = workspace.root / "dvc.yaml"
+    path.write_text(path.read_text().replace("lorax scenario demo", f"{sys.executable} -m lorax scenario hard"))
+    dvc(workspace, "repro")
+    measured = json.loads((workspace.work_dir / "scenario" / "metrics.json").read_text())
+    assert list(measured["accuracy"]) == sorted(TASKS)
+    assert "average_accuracy" in dvc(workspace, "metrics", "show")
+    assert "didn't change, skipping" in dvc(workspace, "repro")
+    assert "accuracy_matrix.png" in dvc(workspace, "plots", "show", "--json")
+    assert champion(workspace) == before
+
+
+def checkpoints(workspace: Workspace) -> list[Path]:
+    return list(workspace.episodes_dir.glob("*/training.safetensors"))
+
+
+def dvc(workspace: Workspace, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", *arguments], cwd=workspace.root, env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout

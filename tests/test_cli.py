@@ -1,0 +1,110 @@
+"""The command line without servers; what needs them is in tests/flows/test_learn.py."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from lorax.cli import app
+from lorax.initialize import with_values
+from lorax.params import Params, load_params
+from lorax.workspace import Workspace
+
+COMMANDS = ("init", "simulate", "land", "learn", "scenario", "status", "history", "predict", "up", "down", "demo")
+TEMPLATE = Path(__file__).parents[1] / "lorax" / "templates" / "params.yaml"
+
+runner = CliRunner()
+
+
+def test_help_answers_in_under_a_second() -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-m", "lorax", "--help"], capture_output=True, text=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1  # what it takes on an idle machine
+    assert all(command in done.stdout for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str) -> None:
+    shown = runner.invoke(app, [command, "--help"])
+    assert shown.exit_code == 0
+    assert "Usage" in shown.output
+
+
+def test_init_makes_a_clean_workspace_and_again_changes_nothing(tmp_path: Path) -> None:
+    arguments = ["init", str(tmp_path / "ws"), "--prefect-port", "4301", "--remote", str(tmp_path / "store")]
+    for _ in range(2):
+        done = runner.invoke(app, arguments)
+        assert done.exit_code == 0, done.output
+    workspace = Workspace.find(tmp_path / "ws")
+    assert load_params(workspace.params_path).services.prefect_port == 4301
+    assert str(tmp_path / "store") in (workspace.root / ".dvc" / "config").read_text()
+    git = ["git", "-C", str(workspace.root)]
+    assert subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout == ""
+    commits = subprocess.run([*git, "rev-list", "HEAD"], capture_output=True, text=True, check=True).stdout
+    assert len(commits.split()) == 1
+
+
+def test_a_preset_becomes_the_values_of_a_new_workspace(tmp_path: Path) -> None:
+    assert runner.invoke(app, ["init", str(tmp_path), "--preset", "paper"]).exit_code == 0
+    params = load_params(tmp_path / "params.yaml")
+    assert (params.lora.rank, params.training.epochs, params.exemplars.budget) == (64, 50, 500)
+    assert params == load_params(TEMPLATE, preset="paper")
+
+
+def test_the_template_names_every_parameter_with_its_default_value() -> None:
+    raw = yaml.safe_load(TEMPLATE.read_text())
+    del raw["presets"]
+    expected = Params().model_dump(mode="json")
+    del expected["backbone"]["arguments"]
+    assert raw == expected
+
+
+def test_values_are_changed_in_place_and_comments_stay() -> None:
+    text = "a:\n  x: 1   # why\n  y: [1, 2]\n\nb:\n  x: 2\n"
+    assert with_values(text, {"b": {"x": "no"}, "a": {"x": 3.5, "z": {"q": 1}}}) == (
+        "a:\n  z: {q: 1}\n  x: 3.5   # why\n  y: [1, 2]\n\nb:\n  x: 'no'\n"
+    )
+    assert yaml.safe_load(with_values(text, {"c": {"d": 1}}))["c"] == {"d": 1}
+
+
+def test_outside_a_workspace_one_line_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = runner.invoke(app, ["status"])
+    assert done.exit_code == 1
+    assert done.stdout == ""
+    [line] = done.stderr.splitlines()
+    assert line.startswith("lorax: error: ")
+    assert "lorax init DIR" in line
+
+
+def test_debug_shows_the_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = runner.invoke(app, ["--debug", "status"])
+    assert type(done.exception).__name__ == "WorkspaceError"
+
+
+def test_a_fresh_workspace_has_nothing_to_show(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workspace.root)
+    record = json.loads(runner.invoke(app, ["status", "--json"]).stdout)
+    assert (record["champion"], record["known"], record["waiting"]) == (None, [], [])
+    assert json.loads(runner.invoke(app, ["history", "--json"]).stdout) == []
+    assert "nothing to learn" in runner.invoke(app, ["learn"]).stdout
+    assert json.loads(runner.invoke(app, ["learn", "--json"]).stdout) == {"learned": [], "champion": None}
+    assert "there is no champion yet" in runner.invoke(app, ["predict", "x.png"]).stderr
+
+
+def test_landed_tasks_wait_until_they_are_learned(
+    shared_landed_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(shared_landed_workspace.root)
+    record = json.loads(runner.invoke(app, ["status", "--json"]).stdout)
+    assert record["waiting"] == ["alpha", "beta"]
+    assert "alpha, beta" in runner.invoke(app, ["status"]).stdout
