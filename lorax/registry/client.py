@@ -21,6 +21,7 @@ _MANNERS = {
 }
 """By default MLflow waits four minutes for a server that is not there, and prints. What the user has set stays."""
 
+_SQLITE = "sqlite:///"
 _PROBE_TIMEOUT_S = 5
 _MESSAGE_LIMIT = 400
 
@@ -30,13 +31,13 @@ def is_server(uri: str) -> bool:
     return uri.startswith(("http://", "https://"))
 
 
-def database_path(uri: str) -> Path:
-    """The file of a `sqlite:///` address."""
-    return Path(uri.removeprefix("sqlite:///"))
+def is_missing_database(uri: str) -> bool:
+    """Whether `uri` names an SQLite file that no server has made yet; MLflow would make it just to look."""
+    return uri.startswith(_SQLITE) and not Path(uri.removeprefix(_SQLITE)).is_file()
 
 
 def connect(uri: str) -> Any:
-    """An `MlflowClient` of the server or, for reading only, of the SQLite database at `uri`.
+    """An `MlflowClient` of the server or, for reading only, of the database at `uri`.
 
     Raises:
         RegistryError: the server does not answer.
@@ -48,7 +49,7 @@ def connect(uri: str) -> Any:
     with mlflow_errors(uri, "open it"):
         from mlflow import MlflowClient
 
-        logging.getLogger("mlflow").setLevel(logging.ERROR)  # its notes would tear the progress display
+        logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # it logs tracebacks of errors that are raised too
         return MlflowClient(tracking_uri=_client_uri(uri))
 
 
@@ -80,8 +81,11 @@ def is_missing(error: Exception) -> bool:
 
 
 def _client_uri(uri: str) -> str:
-    """A database is opened for reading only: an experiment made on it would keep local artifact paths for ever."""
-    return uri if is_server(uri) else f"sqlite:///file:{database_path(uri)}?mode=ro&uri=true"
+    """SQLite is opened for reading only: an experiment made on it would keep local artifact paths for ever.
+
+    The driver is named too, since MLflow takes what follows a plain `sqlite:///` for a path and makes its folders.
+    """
+    return f"sqlite+pysqlite:///file:{uri.removeprefix(_SQLITE)}?mode=ro&uri=true" if uri.startswith(_SQLITE) else uri
 
 
 def _require_answer(uri: str) -> None:
@@ -117,4 +121,5 @@ def _registry_error(uri: str, doing: str, error: Exception) -> RegistryError:
             "Start it with 'lorax up' and run the command again; it continues where it was."
         )
     found = " ".join(str(error).split())[:_MESSAGE_LIMIT]
-    return RegistryError(f"could not {doing}: MLflow at {uri} says: {found or type(error).__name__}")
+    mend = "" if is_server(uri) else " Start the server with 'lorax up': it also mends a database cut off in a write."
+    return RegistryError(f"could not {doing}: MLflow at {uri} says: {found or type(error).__name__}.{mend}")

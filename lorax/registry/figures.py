@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,7 +13,8 @@ from matplotlib.figure import Figure
 _DPI = 120
 _CELL_IN = 0.62
 _MARGIN_IN = 2.4
-_LIGHT_BELOW = 0.6
+_FEW = 10
+_LIGHT_ABOVE = 0.6
 """Cells darker than this get light text."""
 
 
@@ -33,6 +35,8 @@ def task_lines(tasks: Sequence[str], rows: Sequence[Sequence[float]]) -> Figure:
     """Each task's accuracy over the episodes since it was learned, and their average."""
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
+    palette = matplotlib.colormaps["tab10" if len(tasks) <= _FEW else "tab20"]
+    axes.set_prop_cycle(color=[palette(i) for i in range(palette.N)])
     for i, task in enumerate(tasks):
         axes.plot(range(i, len(rows)), [row[i] for row in rows[i:]], marker="o", markersize=4, label=task)
     averages = [sum(row) / len(row) for row in rows]
@@ -83,9 +87,9 @@ def _grid(columns: int, rows: int) -> tuple[Figure, Axes]:
 
 
 def _heat(axes: Axes, values: np.ndarray, texts: Sequence[Sequence[str]]) -> None:
-    image = axes.imshow(values, vmin=0, vmax=1, cmap="viridis", aspect="equal")
+    image = axes.imshow(values, vmin=0, vmax=1, cmap="Blues", aspect="equal")
     axes.figure.colorbar(image, ax=axes, shrink=0.8)
     for i, row in enumerate(texts):
         for j, text in enumerate(row):
-            color = "white" if values[i, j] < _LIGHT_BELOW else "black"
+            color = "white" if values[i, j] > _LIGHT_ABOVE else "black"
             axes.text(j, i, text, ha="center", va="center", color=color, fontsize=8)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorax.errors import RegistryError, StateError
 from lorax.registry import tracking
-from lorax.registry.client import connect, database_path, is_missing, is_server, mlflow_errors
+from lorax.registry.client import connect, is_missing, is_missing_database, is_server, mlflow_errors
 from lorax.registry.lineage import line_of, timeline_points
 from lorax.registry.package import fetch_state, is_whole, logged_model, model_address
 from lorax.registry.versions import (
@@ -39,8 +39,8 @@ class Registry:
     """One registered model and its experiment. Nothing is opened before it is needed.
 
     Args:
-        tracking_uri: the MLflow server's address; or, for reading with the server down, `sqlite:///` and the absolute
-            path of its database.
+        tracking_uri: the MLflow server's address; or, for reading with the server down, its database's, such as
+            `sqlite:///` and an absolute path.
         model_name: name of the registered model and of its experiment.
     """
 
@@ -53,7 +53,7 @@ class Registry:
         Raises:
             RegistryError: the alias was lost (deleted by hand, or with its version), or MLflow doesn't answer.
         """
-        if self._is_empty():
+        if is_missing_database(self.uri):
             return None
         with self._talking("look up the champion"):
             model = self._model()
@@ -72,7 +72,7 @@ class Registry:
         Raises:
             RegistryError: MLflow doesn't answer, or a version's tags were edited by hand.
         """
-        if self._is_empty():
+        if is_missing_database(self.uri):
             return []
         with self._talking("list the versions"):
             model = self._model()
@@ -269,10 +269,6 @@ class Registry:
                 f"that version was deleted in MLflow. Set the alias {CHAMPION!r} on the version to go on from: "
                 f"on MLflow's page of model {self.name!r}, or with MlflowClient().set_registered_model_alias()."
             )
-
-    def _is_empty(self) -> bool:
-        """Whether the address is a database that no server has made yet."""
-        return not is_server(self.uri) and not database_path(self.uri).is_file()
 
     def _require_server(self) -> None:
         if not is_server(self.uri):

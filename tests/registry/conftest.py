@@ -20,7 +20,7 @@ from lorax.params import Params
 from lorax.registry import Registry
 from tests.tiny_learner import Learned, learn_next, learn_stream, tiny_params
 
-START_S = 120
+START_S = 240
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", found.uri.split(":")[-1]]
     command += ["--backend-store-uri", found.database_uri, "--artifacts-destination", str(folder / "artifacts")]
     log = (folder / "log").open("w")
-    environment = os.environ | {"DO_NOT_TRACK": "true", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment = os.environ | {"DO_NOT_TRACK": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     process = subprocess.Popen(
         [*command, "--workers", "1"], stdout=log, stderr=log, start_new_session=True, cwd=folder, env=environment
     )

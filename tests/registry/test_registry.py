@@ -252,13 +252,17 @@ def test_a_damaged_state_is_refused(registry: Registry, stream: list[Learned], t
 
 
 def test_the_database_can_be_looked_up_without_the_server_but_not_written(
-    server: Server, filled: Registry, stream: list[Learned]
+    server: Server, filled: Registry, stream: list[Learned], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     reader = Registry(server.database_uri, filled.name)
     assert reader.champion() == filled.champion()
     assert reader.versions() == filled.versions()
     with pytest.raises(RegistryError, match="lorax up"):
         reader.register(stream[0].state_dir, stream[0].report)
+    with pytest.raises(RegistryError, match="readonly"), reader._talking("write"):
+        reader._client.set_registered_model_tag(filled.name, "written", "1")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_database_that_does_not_exist_yet_is_empty_and_is_not_made(tmp_path: Path) -> None:
