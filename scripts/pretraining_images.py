@@ -28,7 +28,10 @@ LABELS = {"kernel": 7, "mode": 3, "factor": 6, "sharpening": 4, "noise": 4, "col
 """What is asked of every image, and how many answers there are; 0 is always "nothing was done"."""
 
 # Photos that the demo does not use; they train whole. Those used by the demo train on their train region only.
-OTHER_PHOTOS = tuple("brick.png camera.png grass.png gravel.png coins.png rocket.jpg china.jpg flower.jpg".split())
+OTHER_PHOTOS = (
+    *("brick.png", "camera.png", "grass.png", "gravel.png", "coins.png"),
+    *("rocket.jpg", "china.jpg", "flower.jpg"),
+)
 
 # Annex K of the JPEG standard (ITU-T T.81)
 _LUMA_STEPS = (
