@@ -6,13 +6,13 @@ import os
 import socket
 from pathlib import Path
 
-from lorax.data.simulate import DEMO_TASKS, simulate
 from rich.console import Console
 
 from flows import reconcile, running, tables, terminal
 from lorax import services
 from lorax.data import versions
 from lorax.data.landing import land
+from lorax.data.simulate import DEMO_TASKS, simulate
 from lorax.initialize import initialize
 from lorax.params import ServicesParams, load_params
 from lorax.workspace import Workspace
