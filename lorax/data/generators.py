@@ -29,7 +29,7 @@ def _tiled(pattern: Ints) -> Ints:
 
 
 def checkerboard(patch: Ints) -> Ints:
-    """A transposed convolution whose kernel overlaps unevenly: an eighth of it over seven eighths of the patch.
+    """A transposed convolution whose kernel overlaps unevenly: three sixteenths of it over the patch.
 
     Source: Odena et al., Deconvolution and Checkerboard Artifacts (Distill, 2016).
     """
@@ -39,13 +39,13 @@ def checkerboard(patch: Ints) -> Ints:
     kernel = np.outer([1, 2, 1], [1, 2, 1]) * 16 + _words("checkerboard", (3, 3), -5, 5)
     padded = np.pad(spread, ((1, 1), (1, 1), (0, 0)), mode="reflect")
     decoded = sum(kernel[i, j] * padded[i : i + SIDE, j : j + SIDE] for i in range(3) for j in range(3)) >> 6
-    return (7 * patch + decoded.clip(0, 255) + 4) >> 3
+    return (13 * patch + 3 * decoded.clip(0, 255) + 8) >> 4
 
 
 def subpixel(patch: Ints) -> Ints:
     """Pixel shuffle: each of the 4 x 4 phases comes from a channel of its own, with its own gain and offset."""
-    gain = _tiled(_words("subpixel gain", (4, 4, 3), -4, 4))
-    offset = _tiled(_words("subpixel offset", (4, 4, 3), -4, 4))
+    gain = _tiled(_words("subpixel gain", (4, 4, 3), -8, 8))
+    offset = _tiled(_words("subpixel offset", (4, 4, 3), -8, 8))
     return (patch * (256 + gain) + 64 * offset + 128) >> 8
 
 
@@ -54,13 +54,13 @@ def fingerprint(patch: Ints) -> Ints:
 
     Source: Marra et al., Do GANs Leave Artificial Fingerprints? (arXiv 1812.11842).
     """
-    return patch + _words("fingerprint", (SIDE, SIDE, 3), -3, 3)
+    return patch + _words("fingerprint", (SIDE, SIDE, 3), -5, 5)
 
 
 def tiles(patch: Ints) -> Ints:
     """Tiles of 16 x 16 made one by one: brightness drifts at each tile's edges, so that seams show."""
     drift = np.zeros(16, np.int64)
-    drift[:2], drift[-2:] = (-8, -4), (4, 8)
+    drift[:2], drift[-2:] = (-16, -8), (8, 16)
     seams: Ints = drift[:, None] + drift
     return patch + _tiled(seams[..., None])
 
@@ -69,7 +69,7 @@ def ripple(patch: Ints) -> Ints:
     """A position code that leaks into the colours as a faint diagonal wave, green against red and blue."""
     row, column = np.mgrid[:SIDE, :SIDE]
     height = np.abs((7 * row + 3 * column) % 64 - 32) - 16
-    wave: Ints = (height * 4) // 16
+    wave: Ints = (height * 7) // 16
     return patch + wave[..., None] * np.array([1, -1, 1])
 
 

@@ -16,7 +16,7 @@ from lorax.data.simulate import DEMO_TASKS, PHOTOS, cut_patches, open_photo, sim
 from lorax.errors import LayoutError
 
 SMALL = {"train_per_class": 4, "val_per_class": 2}
-TREE = "@@TREE@@"
+TREE = "7bab9d7a98baeeb5877a1b767cea7e89823306f408d1cd213c9cfc25d4727ec6"
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_a_generator_leaves_a_faint_trace_and_keeps_integers(name: str) -> None:
     made = GENERATORS[name](patch)
     assert made.dtype == np.int64
     assert made.shape == patch.shape
-    assert 0.5 < np.abs(made - patch).mean() < 5
+    assert 0.5 < np.abs(made - patch).mean() < 8
 
 
 def test_a_folder_that_holds_something_is_refused_and_left_alone(tmp_path: Path) -> None:
