@@ -11,8 +11,8 @@ The families of the demo's generators (`lorax/data/simulate.py`) are not among t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from lorax.data.simulate import PHOTOS, open_photo, train_region
 
+Floats = NDArray[np.floating[Any]]
 SIDE = 64
 KERNELS = ("nearest", "bilinear", "bicubic", "lanczos", "gaussian", "quadratic")
 LABELS = {"kernel": 7, "mode": 3, "factor": 6, "sharpening": 4, "noise": 4, "colour": 3, "levels": 3, "tone": 3}
@@ -42,24 +43,24 @@ _CHROMA_STEPS = ((17, 18, 24, 47), (18, 21, 26, 66), (24, 26, 56, 99), (47, 66, 
 TO_YCC = torch.tensor([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
 
 
-def kernel_weights(name: str, distance: NDArray[np.float64]) -> NDArray[np.float64]:
+def kernel_weights(name: str, distance: Floats) -> Floats:
     """Weight of a source pixel at `distance` (in source pixels) for one of KERNELS."""
     t = np.abs(distance)
     if name == "nearest":
         return np.where(t <= 0.5, 1.0, 0.0)
     if name == "bilinear":
-        return np.clip(1 - t, 0, None)
+        return np.asarray(np.clip(1 - t, 0, None))
     if name == "bicubic":
         near, far = 1.5 * t**3 - 2.5 * t**2 + 1, -0.5 * (t**3 - 5 * t**2 + 8 * t - 4)
         return np.where(t < 1, near, np.where(t < 2, far, 0.0))
     if name == "lanczos":
         return np.where(t < 3, np.sinc(t) * np.sinc(t / 3), 0.0)
     if name == "gaussian":
-        return np.exp(-2 * t * t)
+        return np.asarray(np.exp(-2 * t * t))
     return np.where(t < 0.5, 0.75 - t * t, np.where(t < 1.5, 0.5 * (1.5 - t) ** 2, 0.0))
 
 
-def resize_matrix(source: int, target: int, name: str, phase: float = 0.0, smooth: bool = True) -> NDArray[np.float64]:
+def resize_matrix(source: int, target: int, name: str, phase: float = 0.0, smooth: bool = True) -> Floats:
     """(target, source): resampling of a line; `smooth` widens the kernel when shrinking."""
     scale = source / target
     positions = (np.arange(target) + 0.5) * scale - 0.5 + phase
@@ -67,21 +68,22 @@ def resize_matrix(source: int, target: int, name: str, phase: float = 0.0, smoot
     empty = np.abs(matrix.sum(1)) < 1e-6  # a narrow kernel can fall between two pixels
     nearest = np.clip(np.round(positions).astype(int), 0, source - 1)
     matrix[empty, nearest[empty]] = 1.0
-    normed: NDArray[np.float64] = matrix / matrix.sum(1, keepdims=True)
+    normed: Floats = matrix / matrix.sum(1, keepdims=True)
     return normed
 
 
-def blur_matrix(sigma: float) -> NDArray[np.float64]:
+def blur_matrix(sigma: float) -> Floats:
     """(SIDE, SIDE): Gaussian blur of a line."""
     position = np.arange(SIDE)
     matrix = np.exp(-((position[:, None] - position) ** 2) / (2 * sigma**2))
-    normed: NDArray[np.float64] = matrix / matrix.sum(1, keepdims=True)
+    normed: Floats = matrix / matrix.sum(1, keepdims=True)
     return normed
 
 
 def resampling_bank(rng: np.random.Generator, size: int) -> tuple[Tensor, NDArray[np.int64]]:
     """(size, SIDE, SIDE) matrices and (size, 3) labels: kernel, mode (shrunk and enlarged, or enlarged), factor bin."""
-    matrices, labels = [np.eye(SIDE)], [(0, 0, 0)]
+    matrices: list[Floats] = [np.eye(SIDE)]
+    labels = [(0, 0, 0)]
     while len(matrices) < size:
         kernel, enlarging = int(rng.integers(len(KERNELS))), int(rng.integers(2))
         factor = float(rng.choice([2.0, 2.0, 2.0, 4.0, 1.5, 3.0, rng.uniform(1.15, 4)]))
@@ -124,7 +126,7 @@ class Jpeg:
         chroma = np.full((8, 8), 99.0)
         chroma[:4, :4] = _CHROMA_STEPS
         self.steps = _float(np.stack([luma, chroma, chroma])).repeat(1, 8, 8)
-        self.transform = torch.block_diag(*[dct_matrix()] * 8)
+        self.transform = torch.kron(torch.eye(8), dct_matrix())
         self.halved = _float(np.kron(np.eye(SIDE // 2), np.full((2, 2), 0.5)))
 
     def __call__(self, x: Tensor, quality: Tensor, subsampled: Tensor) -> Tensor:
@@ -168,7 +170,7 @@ class Contents:
         chosen = self.rng.choice(len(self.sources), count, p=self.shares)
         crops = np.stack([self._crop(self.sources[i]) for i in chosen])
         x = torch.from_numpy(crops).permute(0, 3, 1, 2).float()
-        gain, shift = (_column(self.rng.uniform(*limits, count)) for limits in ((0.6, 1.1), (-20, 20)))
+        gain, shift = _column(self.rng.uniform(0.6, 1.1, count)), _column(self.rng.uniform(-20, 20, count))
         dimmed = _column(self.rng.random(count) < 0.5).bool()
         return torch.where(dimmed, (x - 128) * gain + 128 + shift, x)
 
@@ -283,7 +285,7 @@ class PipelineBatches:
         left, right = (bank[np.repeat(i, self.repeats)][:, None] for i in (rows, columns))
         return left @ x @ right.transpose(-1, -2)
 
-    def _spread(self, values: NDArray[np.float64] | NDArray[np.bool_]) -> Tensor:
+    def _spread(self, values: NDArray[Any]) -> Tensor:
         return _column(np.repeat(values, self.repeats))
 
 
@@ -295,12 +297,11 @@ _AMOUNTS: dict[str, tuple[float, ...]] = {
     "levels": (1.0, 8.0, 20.0),
     "tone": (1.0, 0.7, 1.4),
 }
-Batch = Callable[[], tuple[Tensor, Tensor, Tensor]]
 
 
-def _float(values: NDArray[np.float64]) -> Tensor:
+def _float(values: Floats) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(values, np.float32))
 
 
-def _column(values: NDArray[np.float64] | NDArray[np.bool_]) -> Tensor:
+def _column(values: NDArray[Any]) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(values, np.float32)).view(-1, 1, 1, 1)

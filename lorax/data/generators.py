@@ -39,7 +39,8 @@ def checkerboard(patch: Ints) -> Ints:
     kernel = np.outer([1, 2, 1], [1, 2, 1]) * 16 + _words("checkerboard", (3, 3), -5, 5)
     padded = np.pad(spread, ((1, 1), (1, 1), (0, 0)), mode="reflect")
     decoded = sum(kernel[i, j] * padded[i : i + SIDE, j : j + SIDE] for i in range(3) for j in range(3)) >> 6
-    return (13 * patch + 3 * decoded.clip(0, 255) + 8) >> 4
+    blended: Ints = (13 * patch + 3 * np.clip(decoded, 0, 255) + 8) >> 4
+    return blended
 
 
 def subpixel(patch: Ints) -> Ints:
@@ -70,7 +71,8 @@ def ripple(patch: Ints) -> Ints:
     row, column = np.mgrid[:SIDE, :SIDE]
     height = np.abs((7 * row + 3 * column) % 64 - 32) - 16
     wave: Ints = (height * 7) // 16
-    return patch + wave[..., None] * np.array([1, -1, 1])
+    signed: Ints = wave[..., None] * np.array([1, -1, 1])
+    return patch + signed
 
 
 GENERATORS: dict[str, Callable[[Ints], Ints]] = {
