@@ -106,23 +106,33 @@ def simulate(
 def land(
     path: Annotated[Path, typer.Argument(help="One task's folder: train/ and val/ with 0_real, 1_fake or 1_NAME, ...")],
     task: Annotated[str, typer.Option(help="The task's name: lower-case letters, digits, '_' and '-'.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only report; exit code 1 if refused.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Take the place of what landed under this name.")] = False,
+    accept_leak: Annotated[
+        str,
+        typer.Option(metavar="WHY", help="Land although formats tell real from synthetic; kept with the task."),
+    ] = "",
     split: Annotated[float | None, typer.Option(help="For data without val/: the share that goes to train/.")] = None,
     commit: Annotated[bool, typer.Option(help="Commit data.dvc, and push where a remote is set.")] = True,
     as_json: Json = False,
 ) -> None:
     """Check a new data set, copy it to data/NAME, and pin it with DVC and git. Nothing changes on any error.
 
-    Example: `lorax land ~/downloads/gaugan --task gaugan`
+    All that is wrong is told at once. Example: `lorax land ~/downloads/gaugan --task gaugan`
     """
-    from flows import terminal
-    from lorax.data.landing import land as bring
+    from flows import landing
+    from lorax.data.admission import Terms
 
-    with terminal.counting(err) as progress:
-        landed = bring(_workspace(), path, task, split=split, commit=commit, progress=progress)
-    if as_json:
-        _print_json({"task": landed.name, "digest": landed.digest})
+    terms = Terms(split=split, replace=replace, accept_leak=accept_leak)
+    if dry_run:
+        record = landing.try_out(_workspace(), path, task, terms, None if as_json else out, err)
     else:
-        out.print(f"landed {landed.name} ({landed.digest[:12]})\nNext: 'lorax learn'.", markup=False)
+        record = landing.land_one(_workspace(), path, task, terms, None if as_json else out, err, commit=commit)
+    if as_json:
+        _print_json(record)
+    if record["error"]:
+        err.print(f"lorax: error: {record['error']}", markup=False)
+        raise typer.Exit(1)
 
 
 @app.command()

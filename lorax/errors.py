@@ -4,6 +4,7 @@
     ├── ParamsError        (ValueError)    params.yaml holds a key or a value that the schema refuses
     ├── WorkspaceError     (RuntimeError)  the command was run outside a workspace, or the workspace is unusable
     ├── LayoutError        (ValueError)    a data set is not in CDDB's layout, or a name is unsafe
+    ├── ContractError      (ValueError)    a data set does not fulfil the landing contract
     ├── ImageError         (ValueError)    an image file can't be decoded
     ├── DataVersionError   (RuntimeError)  DVC or git refused, or pinned bytes can't be found
     ├── BackboneError      (ValueError)    unknown backbone, weights that don't fit, LoRA targets that match nothing
@@ -30,6 +31,10 @@ class WorkspaceError(LoraxError, RuntimeError):
 
 class LayoutError(LoraxError, ValueError):
     """A data set is not laid out as CDDB is, or a name is unsafe as a path or key."""
+
+
+class ContractError(LoraxError, ValueError):
+    """A data set does not fulfil the landing contract; every finding is named."""
 
 
 class ImageError(LoraxError, ValueError):

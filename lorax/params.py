@@ -74,6 +74,17 @@ class RegistryParams(_Section):
     model: str = Field("lorax", min_length=1, description="name of the registered model and of its experiment")
 
 
+class LandingParams(_Section):
+    """The landing contract: what a new data set must fulfil."""
+
+    min_train: int = Field(130, ge=1, description="least images of each class in train/")
+    min_val: int = Field(45, ge=1, description="least images of each class in val/")
+    leak_warned: float = Field(0.6, ge=0.5, le=1, description="accuracy of a format leak that is warned of")
+    leak_refused: float = Field(0.9, ge=0.5, le=1, description="accuracy of a format leak that is refused")
+    near_bits: int = Field(4, ge=0, le=16, description="bits of 64 in which near duplicates' hashes may differ")
+    drop_dir: str | None = Field(None, min_length=1, description="drop folder to watch, relative to the workspace")
+
+
 class GateParams(_Section):
     """When a challenger may become champion; accuracies are fractions."""
 
@@ -99,6 +110,7 @@ class Params(_Section):
     exemplars: ExemplarParams = ExemplarParams()
     run: RunParams = RunParams()
     registry: RegistryParams = RegistryParams()
+    landing: LandingParams = LandingParams()
     gate: GateParams = GateParams()
     services: ServicesParams = ServicesParams()
 

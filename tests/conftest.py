@@ -14,6 +14,7 @@ from PIL import Image
 from lorax.data import landing, repository, versions
 from lorax.workspace import Workspace
 
+SMALL_CONTRACT = "landing: {min_train: 1, min_val: 1}\n"
 WriteTask = Callable[..., Path]
 NewWorkspace = Callable[..., Workspace]
 
@@ -55,7 +56,7 @@ def write_task() -> WriteTask:
 def _empty_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("empty") / "workspace"
     versions.create_repository(root)
-    (root / "params.yaml").write_text("{}\n")
+    (root / "params.yaml").write_text(SMALL_CONTRACT)
     (root / ".gitignore").write_text("/work/\n/data\n")
     repository.commit(root, ["params.yaml", ".gitignore", ".dvc/config", ".dvc/.gitignore", ".dvcignore"], "Begin")
     return root

@@ -17,8 +17,9 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -58,11 +59,22 @@ def decode(path: Path) -> Pixels:
     Raises:
         ImageError: the file can't be read, is no image that Pillow knows, is damaged, or is too large to be honest.
     """
-    return decode_bytes(_read(path), str(path))
+    return decode_bytes(read(path), str(path))
 
 
 def decode_bytes(data: bytes, name: str) -> Pixels:
     """The pixels of an encoded image, (H, W, 3); `name` is what an error calls it.
+
+    Raises:
+        ImageError: as for `decode`.
+    """
+    with opened(data, name) as image:
+        return to_rgb(image)
+
+
+@contextmanager
+def opened(data: bytes, name: str) -> Iterator[Image.Image]:
+    """The decoded image as Pillow gives it; what goes wrong inside the block is the image's fault, too.
 
     Raises:
         ImageError: as for `decode`.
@@ -77,39 +89,13 @@ def decode_bytes(data: bytes, name: str) -> Pixels:
                 )
             orientation = image.getexif().get(ExifTags.Base.Orientation) if image.format == "TIFF" else None
             image.load()
-            turn = _UNTURN.get(orientation or 1)
-            return _to_rgb(image if turn is None else image.transpose(turn))
+            yield _as_stored(image, orientation or 1)
     except ImageError:
         raise
     except UnidentifiedImageError as error:  # its own text holds a memory address
         raise ImageError(f"{name} can't be decoded: Pillow finds no image format that it knows.") from error
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
         raise ImageError(f"{name} can't be decoded: {error or type(error).__name__}.") from error
-
-
-def check_images(paths: Mapping[str, Path], progress: Progress | None = None) -> None:
-    """Decode every file and keep none.
-
-    Args:
-        paths: name to report -> file.
-
-    Raises:
-        ImageError: names every file that can't be decoded.
-    """
-
-    def complaint(item: tuple[str, Path]) -> str:
-        try:
-            decode_bytes(_read(item[1]), item[0])
-        except ImageError as error:
-            return str(error)
-        return ""
-
-    bad = [text for text in in_threads(complaint, list(paths.items()), progress, "checking images") if text]
-    if bad:
-        listed = "\n  - ".join(bad)
-        raise ImageError(
-            f"{len(bad)} of {len(paths)} images can't be decoded:\n  - {listed}\nReplace or remove them and try again."
-        )
 
 
 def in_threads(
@@ -162,7 +148,7 @@ class Images:
         """
 
         def load_one(sample: Sample) -> Pixels:
-            data = _read(paths[sample.md5])
+            data = read(paths[sample.md5])
             found = hashlib.md5(data, usedforsecurity=False).hexdigest()
             if found != sample.md5:
                 raise DataVersionError(
@@ -221,15 +207,29 @@ def _draw(md5: str, view: int, seed: int) -> tuple[int, int]:
     return int.from_bytes(drawn[:4], "big"), int.from_bytes(drawn[4:], "big")
 
 
-def _read(path: Path) -> bytes:
+def read(path: Path) -> bytes:
+    """The bytes of an image file.
+
+    Raises:
+        ImageError: the file can't be read.
+    """
     try:
         return path.read_bytes()
     except OSError as error:
         raise ImageError(f"{path} can't be read: {error.strerror}.") from error
 
 
-def _to_rgb(image: Image.Image) -> Pixels:
-    """The colour rule of this module's docstring."""
+def _as_stored(image: Image.Image, orientation: int) -> Image.Image:
+    turn = _UNTURN.get(orientation)
+    if turn is None:
+        return image
+    turned = image.transpose(turn)
+    turned.format = image.format
+    return turned
+
+
+def to_rgb(image: Image.Image) -> Pixels:
+    """The pixels of an opened image, (H, W, 3), by the rules of this module's docstring."""
     if image.mode == "I" or image.mode.startswith("I;16"):
         wide = np.asarray(image).astype(np.int64)
         return _replicated((np.clip(wide, 0, 65535) >> 8).astype(np.uint8))

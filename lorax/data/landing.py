@@ -8,20 +8,24 @@ from __future__ import annotations
 import errno
 import fcntl
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from lorax.data import repository, versions
-from lorax.data.images import Progress, check_images, in_threads
-from lorax.data.layout import list_files, parse_task, split_by_content
+from lorax.data.admission import USUAL, Terms, report_on
+from lorax.data.contract import Report
+from lorax.data.images import Progress
+from lorax.data.incoming import Incoming, checked_source, read_incoming
+from lorax.data.layout import list_files
 from lorax.data.undo import all_or_nothing, put_back
 from lorax.data.versions import LandedTask
-from lorax.errors import DataVersionError, LayoutError, StorageError
+from lorax.errors import ContractError, DataVersionError, StorageError
 from lorax.storage import write_whole
-from lorax.stream import Task, check_task_name
+from lorax.stream import check_task_name
 from lorax.workspace import Workspace
+
+OnReport = Callable[[Report], None]
 
 
 def land(
@@ -29,8 +33,9 @@ def land(
     source: Path,
     task: str,
     *,
-    split: float | None = None,
+    terms: Terms = USUAL,
     commit: bool = True,
+    on_report: OnReport = lambda report: None,
     progress: Progress | None = None,
 ) -> LandedTask:
     """Land the data set in folder `source` as `task`; a second time, only restore what is missing from data/.
@@ -39,126 +44,95 @@ def land(
         workspace: where to land.
         source: one task's folder in CDDB's layout; it is only read.
         task: the task's name, and its folder's below data/.
-        split: for data without val/: the share of images, by content, that goes to train/.
+        terms: how it is to land.
         commit: commit data.dvc, and push data and commit where a DVC remote and a git upstream are set.
+        on_report: given the contract's report before anything changes; not called for what has landed already.
         progress: told what is being done.
 
     Raises:
-        LayoutError: unsafe name or link, not CDDB's layout, or the name is taken by other bytes.
-        ImageError: names every image of the task that can't be decoded.
+        LayoutError: unsafe name, no folder, or one that landing must not read.
+        ContractError: the data set does not fulfil the landing contract; names every finding.
         DataVersionError: DVC or git refused. After a failed push the task has landed nevertheless.
         StorageError: the disk is full or refuses to be written.
     """
     check_task_name(task)
-    folder = _checked_source(workspace, source)
+    folder = checked_source(workspace, source)
     with _storage_errors(workspace), _one_at_a_time(workspace, progress):
         put_back(workspace)  # what a killed landing left
-        incoming = _read_incoming(folder, task, split, progress)
-        known = {entry.name: entry for entry in versions.landed(workspace)}
-        if task in known:
-            _land_again(workspace, incoming, known[task], commit)
+        incoming = read_incoming(folder, task, terms.split, progress)
+        stream = {entry.name: entry for entry in versions.landed(workspace)}
+        landed = LandedTask(task, incoming.digest, terms.accept_leak)
+        if not incoming.complaints and stream.get(task) == landed:
+            landed = stream[task]
+            _restore(workspace, incoming, commit)
         else:
             if commit:
                 repository.check_git(workspace.root)
-            _check_room(workspace, task)
-            sources = sorted(path for path, _ in incoming.files.values())
-            check_images({path.relative_to(folder).as_posix(): path for path in sources}, progress)
-            _land_new(workspace, incoming, commit, progress)
+            report = report_on(workspace, incoming, terms)
+            on_report(report)
+            if report.refused:
+                raise ContractError(report.text)
+            if task in stream:
+                _keep_old_bytes(workspace, task)
+            stream[task] = landed  # a task that lands again keeps its place
+            _bring(workspace, incoming, tuple(stream.values()), commit, progress)
         if commit:
             _push(workspace)
-    return LandedTask(task, incoming.task.digest)
+    return landed
 
 
-@dataclass(frozen=True)
-class _Incoming:
-    """A data set that wants to land: its samples, and for each path below data/<task> the source file and its md5."""
-
-    task: Task
-    files: Mapping[str, tuple[Path, str]]
-
-    @property
-    def md5s(self) -> dict[str, str]:
-        return {path: md5 for path, (_, md5) in self.files.items()}
-
-    @property
-    def message(self) -> str:
-        return f"Land {self.task.name}: {len(self.task.train)} train and {len(self.task.test)} val images"
-
-
-def _checked_source(workspace: Workspace, source: Path) -> Path:
-    if not source.is_dir():
-        raise LayoutError(f"{source} is not a folder; expected one task's folder, holding train/ and val/.")
-    folder, data = source.resolve(), workspace.data_dir.resolve()
-    if folder.is_relative_to(data) or data.is_relative_to(folder):
-        raise LayoutError(
-            f"{source} overlaps with the workspace's own {data}; only landing writes there. "
-            "Land from a folder outside the workspace's data/."
-        )
-    return folder
-
-
-def _read_incoming(folder: Path, task: str, split: float | None, progress: Progress | None) -> _Incoming:
-    """List and hash the data set; the layout is checked before the images are."""
-    paths = list_files(folder)
-    if split is None:
-        parse_task(task, "", dict.fromkeys(paths, ""))  # before hashing, which takes a while
-    digests = in_threads(lambda path: versions.md5_of(folder / path), paths, progress, "hashing")
-    md5s = dict(zip(paths, digests, strict=True))
-    places = split_by_content(md5s, split) if split is not None else {path: path for path in paths}
-    files = {places[path]: (folder / path, md5s[path]) for path in paths}
-    placed = {path: md5 for path, (_, md5) in files.items()}
-    return _Incoming(parse_task(task, versions.task_digest(placed), placed), files)
-
-
-def _check_room(workspace: Workspace, task: str) -> None:
-    """Refuse to land over files that no landing brought."""
-    if workspace.data_dvc_path.exists():
-        strangers = [workspace.data_dir / task] if (workspace.data_dir / task).exists() else []
-    else:  # the first landing pins all that lies below data/
-        strangers = sorted(workspace.data_dir.iterdir()) if workspace.data_dir.exists() else []
-    if strangers:
-        names = ", ".join(path.name for path in strangers)
-        raise LayoutError(
-            f"{workspace.data_dir} holds {names}, which data.dvc does not know; only landing writes there. "
-            "Move it away and land again."
-        )
-
-
-def _land_new(workspace: Workspace, incoming: _Incoming, commit: bool, progress: Progress | None) -> None:
-    name = incoming.task.name
-    before, stream = versions.manifest(workspace), versions.landed(workspace)
+def _bring(
+    workspace: Workspace,
+    incoming: Incoming,
+    stream: Sequence[LandedTask],
+    commit: bool,
+    progress: Progress | None,
+) -> None:
+    """Copy, pin and commit a data set that fulfils the contract, so that data.dvc's stream becomes `stream`."""
+    name, before = incoming.task, versions.landed(workspace)
+    others = {p: md5 for p, md5 in versions.manifest(workspace).items() if p.partition("/")[0] != name}
     cached = versions.cache_paths(workspace, incoming.md5s.values())
     new = [path for path in cached.values() if not path.exists()]
+    landed = next(task for task in stream if task.name == name)
     ignore_path = workspace.root / ".gitignore"
     ignored = _bytes_of(ignore_path)
-    with _draft(workspace) as draft, all_or_nothing(workspace, name, new):
-        _copy(incoming.files, draft, progress)
-        workspace.data_dir.mkdir(exist_ok=True)
-        shutil.move(draft, workspace.data_dir / name)
-        if progress is not None:
-            progress(0, len(incoming.files), "adding to DVC")
-        repository.add_to_dvc(workspace.root, f"data/{name}" if stream else "data")
-        _check_pins(workspace, dict(before) | {f"{name}/{path}": md5 for path, md5 in incoming.md5s.items()})
-        _check_cache(cached.values())
-        versions.write_stream(workspace, [*stream, LandedTask(name, incoming.task.digest)])
-        if commit:
-            by_dvc = [".gitignore"] if _bytes_of(ignore_path) != ignored else []
-            _commit(workspace, ["data.dvc", *by_dvc], incoming.message)
+    with _draft(workspace) as draft:
+        _copy(incoming.sources, draft, progress)
+        with all_or_nothing(workspace, landed, new):
+            workspace.data_dir.mkdir(exist_ok=True)
+            shutil.move(draft, workspace.data_dir / name)
+            if progress is not None:
+                progress(0, len(incoming.files), "adding to DVC")
+            repository.add_to_dvc(workspace.root, f"data/{name}" if before else "data")
+            _check_pins(workspace, others | {f"{name}/{path}": md5 for path, md5 in incoming.md5s.items()})
+            _check_cache(cached.values())
+            versions.write_stream(workspace, stream)
+            if commit:
+                by_dvc = [".gitignore"] if _bytes_of(ignore_path) != ignored else []
+                again = " again" if len(stream) == len(before) else ""
+                _commit(workspace, ["data.dvc", *by_dvc], f"Land {name}{again}: {incoming.size}")
+
+
+def _keep_old_bytes(workspace: Workspace, task: str) -> None:
+    """See to it that what a task's new files replace can still be had by its md5: exemplars may be among it."""
+    old = versions.below(versions.manifest(workspace), task)
+    if any(not path.exists() for path in versions.cache_paths(workspace, old.values()).values()):
+        folder = workspace.data_dir / task
+        found = {path: versions.md5_of(folder / path) for path in list_files(folder)} if folder.exists() else {}
+        if found == old:
+            _add_unchanged(workspace, f"data/{task}")
+    if versions.default_remote(workspace) is not None:
+        repository.push_data(workspace.root)  # later pushes bring only the new ones
 
 
 def _bytes_of(path: Path) -> bytes:
     return path.read_bytes() if path.exists() else b""
 
 
-def _land_again(workspace: Workspace, incoming: _Incoming, known: LandedTask, commit: bool) -> None:
+def _restore(workspace: Workspace, incoming: Incoming, commit: bool) -> None:
     """The same bytes under the same name: restore what is missing from data/, commit what a killed landing did not."""
-    if incoming.task.digest != known.digest:
-        raise LayoutError(
-            f"task {known.name!r} has landed already, with other files (digest {known.digest[:12]}, these have "
-            f"{incoming.task.digest[:12]}). Choose another --task name; a landed task can't be replaced yet."
-        )
-    target = workspace.data_dir / known.name
-    missing = {path: entry for path, entry in incoming.files.items() if not (target / path).exists()}
+    target = workspace.data_dir / incoming.task
+    missing = {path: source for path, source in incoming.sources.items() if not (target / path).exists()}
     with _draft(workspace) as draft:
         _copy(missing, draft, None)
         for path in missing:
@@ -166,7 +140,7 @@ def _land_again(workspace: Workspace, incoming: _Incoming, known: LandedTask, co
             shutil.move(draft / path, target / path)
     _refill_cache(workspace)
     if commit:
-        _commit(workspace, ["data.dvc"], incoming.message)
+        _commit(workspace, ["data.dvc"], f"Land {incoming.task}: {incoming.size}")
 
 
 def _commit(workspace: Workspace, paths: Sequence[str], message: str) -> None:
@@ -181,20 +155,25 @@ def _refill_cache(workspace: Workspace) -> None:
         return
     found = {path: versions.md5_of(workspace.data_dir / path) for path in list_files(workspace.data_dir)}
     if all(versions.task_digest(versions.below(found, t.name)) == t.digest for t in versions.landed(workspace)):
-        before = workspace.data_dvc_path.read_text()
-        try:
-            repository.add_to_dvc(workspace.root, "data")
-        finally:
-            write_whole(workspace.data_dvc_path, before)
+        _add_unchanged(workspace, "data")
 
 
-def _copy(files: Mapping[str, tuple[Path, str]], target: Path, progress: Progress | None) -> None:
-    for done, (path, (source, _)) in enumerate(files.items(), 1):
-        copy = target / path
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, copy)
+def _add_unchanged(workspace: Workspace, path: str) -> None:
+    """Bring files that data.dvc pins already into DVC's cache; data.dvc stays as it is."""
+    before = workspace.data_dvc_path.read_text()
+    try:
+        repository.add_to_dvc(workspace.root, path)
+    finally:
+        write_whole(workspace.data_dvc_path, before)
+
+
+def _copy(sources: Mapping[str, Path], target: Path, progress: Progress | None) -> None:
+    for folder in {(target / path).parent for path in sources}:
+        folder.mkdir(parents=True, exist_ok=True)
+    for done, (path, source) in enumerate(sources.items(), 1):
+        shutil.copyfile(source, target / path)
         if progress is not None:
-            progress(done, len(files), "copying")
+            progress(done, len(sources), "copying")
 
 
 def _check_pins(workspace: Workspace, expected: Mapping[str, str]) -> None:

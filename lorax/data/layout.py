@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path, PurePosixPath
 
@@ -24,7 +24,10 @@ from lorax.stream import Sample, Task, TaskClass, check_task_name
 SPLITS = ("train", "val")
 
 _CLASS_FOLDER = re.compile(r"(\d+)_([a-z0-9][a-z0-9_-]*)")
-_NOT_DATA = {"thumbs.db", "desktop.ini", "__macosx"}
+READY = "_READY"
+"""The file that says, in a drop folder, that a data set is complete; never part of the data."""
+
+_NOT_DATA = {"thumbs.db", "desktop.ini", "__macosx", READY.lower()}
 _SHOWN = 20  # paths named in one complaint; a whole misplaced data set would fill the screen
 
 
@@ -51,8 +54,8 @@ def parse_task(name: str, digest: str, files: Mapping[str, str]) -> Task:
             complaints[complaint].append(path)
         else:
             good.append(path)
-    classes = sorted({_task_class(_class_folder(path), name) for path in good})
-    problems = [f"{text}: {_some(paths)}" for text, paths in complaints.items()] + _class_problems(name, good)
+    classes = sorted({_task_class(class_folder(path), name) for path in good})
+    problems = [f"{text}: {some(paths)}" for text, paths in complaints.items()] + _class_problems(name, good)
     if problems:
         raise LayoutError(_message(name, files, problems))
     samples = {
@@ -69,18 +72,50 @@ def list_files(folder: Path) -> list[str]:
         LayoutError: `folder` is not a folder, or something in it can't land safely: a symbolic link that is broken,
             leaves the folder or leads back up, a pipe or device, a name that is not valid UTF-8; lists all of them.
     """
+    found, complaint = find_files(folder)
+    if complaint:
+        raise LayoutError(complaint)
+    return found
+
+
+def find_files(folder: Path) -> tuple[list[str], str]:
+    """As `list_files`, but what can't land safely is left out and told of in the second value, '' if there is none.
+
+    Raises:
+        LayoutError: `folder` is not a folder.
+    """
     if not folder.is_dir():
         raise LayoutError(f"{folder} is not a folder; expected one task's folder, holding train/ and val/.")
     root = folder.resolve()
     problems: list[str] = []
     found = sorted(_walk(root, root, (root,), problems))
-    if problems:
-        listed = "\n  - ".join(sorted(problems))
-        raise LayoutError(
-            f"{folder} can't be landed:\n  - {listed}\n"
-            "Replace such entries by ordinary files (for links: 'cp -rL' copies what they lead to) and try again."
-        )
-    return found
+    listed = "\n  - ".join(sorted(problems))
+    complaint = (
+        f"{folder} can't be landed:\n  - {listed}\n"
+        "Replace such entries by ordinary files (for links: 'cp -rL' copies what they lead to) and try again."
+    )
+    return found, complaint if problems else ""
+
+
+def well_placed(paths: Iterable[str]) -> list[str]:
+    """Those of `paths` (relative to data/<task>) that lie where an image of a class may lie."""
+    return [path for path in paths if not _is_hidden(path) and not _complaint(path)]
+
+
+def class_folder(path: str) -> str:
+    """The class folder that holds an image: the last folder of its path."""
+    return path.split("/")[-2]
+
+
+def class_index(path: str) -> int:
+    """The number of the class that an image of a task belongs to; 0 is real."""
+    return int(class_folder(path).partition("_")[0])
+
+
+def some(paths: Sequence[str]) -> str:
+    """The first of `paths`, and how many more there are."""
+    more = len(paths) - _SHOWN
+    return ", ".join(paths[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def split_by_content(files: Mapping[str, str], fraction: float) -> dict[str, str]:
@@ -179,7 +214,7 @@ def _class_problems(task: str, paths: Iterable[str]) -> list[str]:
     """What is wrong with the class folders, taken together."""
     seen: dict[str, set[str]] = defaultdict(set)  # class folder -> the folders that hold it
     for path in paths:
-        seen[_class_folder(path)].add(path.rpartition("/")[0])
+        seen[class_folder(path)].add(path.rpartition("/")[0])
     classes = {folder: _task_class(folder, task) for folder in sorted(seen)}
     problems = [text for folder in classes if (text := _name_problem(folder))]
     for what, key in (("number", lambda c: c.index), ("name", lambda c: c.name)):
@@ -188,7 +223,7 @@ def _class_problems(task: str, paths: Iterable[str]) -> list[str]:
             alike[key(task_class)].append(folder)
         for value, folders in alike.items():
             if len(folders) > 1:
-                where = "; ".join(f"{folder} in {_some(sorted(seen[folder]))}" for folder in folders)
+                where = "; ".join(f"{folder} in {some(sorted(seen[folder]))}" for folder in folders)
                 problems.append(f"class {what} {value!r} belongs to several class folders: {where}")
     for folder in classes:
         splits = {place.partition("/")[0] for place in seen[folder]}
@@ -207,10 +242,6 @@ def _name_problem(folder: str) -> str:
     return ""
 
 
-def _class_folder(path: str) -> str:
-    return path.split("/")[-2]
-
-
 def _task_class(folder: str, task: str) -> TaskClass:
     number, _, name = folder.partition("_")
     if int(number) == 0:
@@ -219,12 +250,7 @@ def _task_class(folder: str, task: str) -> TaskClass:
 
 
 def _sample(task: str, path: str, md5: str) -> Sample:
-    return Sample(f"{task}/{path}", md5, task, int(_class_folder(path).partition("_")[0]))
-
-
-def _some(paths: list[str]) -> str:
-    more = len(paths) - _SHOWN
-    return ", ".join(paths[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    return Sample(f"{task}/{path}", md5, task, class_index(path))
 
 
 def _message(name: str, files: Iterable[str], problems: list[str]) -> str:

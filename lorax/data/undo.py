@@ -1,7 +1,7 @@
 """All or nothing for what a landing changes: data/<task>, data.dvc and .gitignore.
 
-Before the first change, notes under work/landing/ say what to put back. They are followed after an error or Ctrl-C,
-and, since they are on disk, at the next landing after a killed process.
+Before the first change, notes under work/landing/ say what to put back, and what is replaced is kept beside them. They
+are followed after an error or Ctrl-C, and, since they are on disk, at the next landing after a killed process.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lorax.data import repository, versions
+from lorax.data.versions import LandedTask
 from lorax.storage import write_whole
 from lorax.stream import check_task_name
 from lorax.workspace import Workspace
@@ -21,17 +22,19 @@ CHANGED_FILES = ("data.dvc", ".gitignore")
 
 
 @contextmanager
-def all_or_nothing(workspace: Workspace, task: str, cached: Sequence[Path]) -> Iterator[None]:
+def all_or_nothing(workspace: Workspace, task: LandedTask, cached: Sequence[Path]) -> Iterator[None]:
     """If the block fails, or never ends because the process is killed, the workspace will be as it was before it.
 
     Args:
         workspace: what the block changes.
-        task: the task that it lands.
+        task: the task that it lands; a folder of that name in data/ is moved out of the way.
         cached: files that it will bring into DVC's cache and that are not there yet; left behind, they would keep a
             full disk full.
     """
     _note(workspace, task, cached)
     try:
+        if (workspace.data_dir / task.name).exists():
+            (workspace.data_dir / task.name).rename(_replaced(workspace))
         yield
     except BaseException:
         put_back(workspace)
@@ -48,10 +51,9 @@ def put_back(workspace: Workspace) -> None:
         notes = json.loads((_notes(workspace) / "notes.json").read_text())
     except FileNotFoundError:
         return
-    task = check_task_name(notes["task"])
+    task = LandedTask(check_task_name(notes["task"]), notes["digest"])
     if not _has_landed(workspace, task):
-        if (workspace.data_dir / task).exists():
-            shutil.rmtree(workspace.data_dir / task)  # first, since it makes room
+        _put_back_folder(workspace, task.name, replaces=notes["replaces"])  # first, since it makes room
         for path in map(Path, notes["cached"]):
             path.unlink(missing_ok=True)
             for piece in path.parent.glob(".*.tmp"):
@@ -63,11 +65,19 @@ def put_back(workspace: Workspace) -> None:
     _forget(workspace)
 
 
-def _has_landed(workspace: Workspace, task: str) -> bool:
+def _has_landed(workspace: Workspace, task: LandedTask) -> bool:
     """Whether the landing was over: it may have been stopped between the commit and the end of its block."""
     if not repository.is_committed(workspace.root, "data.dvc"):
         return False
-    return task in {entry.name for entry in versions.landed(workspace)}
+    return task in versions.landed(workspace)
+
+
+def _put_back_folder(workspace: Workspace, name: str, *, replaces: bool) -> None:
+    folder, kept = workspace.data_dir / name, _replaced(workspace)
+    if folder.exists() and (kept.exists() or not replaces):  # else it is still, or again, the one from before
+        shutil.rmtree(folder)
+    if kept.exists():
+        kept.rename(folder)
 
 
 def _put_back_file(workspace: Workspace, name: str, *, existed: bool) -> None:
@@ -78,7 +88,7 @@ def _put_back_file(workspace: Workspace, name: str, *, existed: bool) -> None:
         shutil.move(kept, file)  # a rename, which a full disk can't refuse
 
 
-def _note(workspace: Workspace, task: str, cached: Sequence[Path]) -> None:
+def _note(workspace: Workspace, task: LandedTask, cached: Sequence[Path]) -> None:
     notes = _notes(workspace)
     _forget(workspace)
     notes.mkdir(parents=True)
@@ -86,13 +96,24 @@ def _note(workspace: Workspace, task: str, cached: Sequence[Path]) -> None:
     for name in files:
         shutil.copy2(workspace.root / name, notes / name)
     own = [str(path) for path in cached if path.is_relative_to(workspace.root)]  # others may rely on a shared cache
-    what = {"task": task, "files": files, "had_data": workspace.data_dir.exists(), "cached": own}
+    what = {
+        "task": task.name,
+        "digest": task.digest,
+        "replaces": (workspace.data_dir / task.name).exists(),
+        "files": files,
+        "had_data": workspace.data_dir.exists(),
+        "cached": own,
+    }
     write_whole(notes / "notes.json", json.dumps(what))
 
 
 def _forget(workspace: Workspace) -> None:
     (_notes(workspace) / "notes.json").unlink(missing_ok=True)  # the one step that counts
     shutil.rmtree(_notes(workspace), ignore_errors=True)
+
+
+def _replaced(workspace: Workspace) -> Path:
+    return _notes(workspace) / "replaced"
 
 
 def _notes(workspace: Workspace) -> Path:

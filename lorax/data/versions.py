@@ -7,6 +7,7 @@ all files below data/), and its `meta:` block, which DVC keeps, is ours:
       stream:
       - task: gaugan
         digest: <sha256 of the task's (path, md5) pairs>
+        accepted_leak: <why a format leak was accepted, where it was>
 
 Reads go through DVC's Python API; writes run its command line (see repository.py), which takes DVC's locks.
 """
@@ -19,7 +20,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -53,10 +54,11 @@ class DataRevision:
 
 @dataclass(frozen=True)
 class LandedTask:
-    """A task of the stream, as data.dvc names it."""
+    """A task of the stream, as data.dvc names it; `accepted_leak` says why its format leak was accepted, if it was."""
 
     name: str
     digest: str
+    accepted_leak: str = field(default="", compare=False)
 
 
 def task_digest(files: Mapping[str, str]) -> str:
@@ -74,8 +76,11 @@ def landed(workspace: Workspace) -> tuple[LandedTask, ...]:
     if not pins:
         return ()
     try:
-        return tuple(LandedTask(str(entry["task"]), str(entry["digest"])) for entry in pins["meta"]["stream"])
-    except (KeyError, TypeError) as error:
+        return tuple(
+            LandedTask(str(entry["task"]), str(entry["digest"]), str(entry.get("accepted_leak", "")))
+            for entry in pins["meta"]["stream"]
+        )
+    except (KeyError, TypeError, AttributeError) as error:
         raise DataVersionError(
             f"{workspace.data_dvc_path} names no stream of tasks (expected meta: stream: with task and digest each), "
             "so it was not written by 'lorax land'. Restore it from git, or move data/ and data.dvc away and land each "
@@ -187,11 +192,16 @@ def write_stream(workspace: Workspace, stream: Sequence[LandedTask]) -> None:
     """Write the stream into data.dvc's `meta:` block, whole or not at all."""
     pins = _read_data_dvc(workspace)
     meta = pins.get("meta") or {}
-    meta["stream"] = [{"task": entry.name, "digest": entry.digest} for entry in stream]
+    meta["stream"] = [_entry(task) for task in stream]
     pins["meta"] = meta
     write_whole(
         workspace.data_dvc_path, yaml.safe_dump(pins, sort_keys=False, allow_unicode=True, width=_NO_LINE_BREAKS)
     )
+
+
+def _entry(task: LandedTask) -> dict[str, str]:
+    entry = {"task": task.name, "digest": task.digest}
+    return entry | {"accepted_leak": task.accepted_leak} if task.accepted_leak else entry
 
 
 def default_remote(workspace: Workspace) -> str | None:

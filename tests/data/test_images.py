@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lorax.data.images import Images, check_images, decode, pad
+from lorax.data.images import Images, decode, pad
 from lorax.errors import DataVersionError, ImageError
 from lorax.stream import Sample
 
@@ -133,22 +133,6 @@ def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     with pytest.raises(ImageError, match=r"x\.png"):
         decode(path)
-
-
-def test_checking_names_every_bad_file_and_no_good_one(tmp_path: Path) -> None:
-    good = saved(tmp_path, Image.fromarray(RAMP), "good.png")
-    for name in ("bad1.png", "bad2.jpg"):
-        (tmp_path / name).write_text("bad")
-    told: list[tuple[int, int, str]] = []
-    with pytest.raises(ImageError) as caught:
-        check_images(
-            {p.name: p for p in (good, tmp_path / "bad1.png", tmp_path / "bad2.jpg")}, lambda *now: told.append(now)
-        )
-    assert str(caught.value).startswith("2 of 3 images")
-    assert "bad1.png" in str(caught.value)
-    assert "bad2.jpg" in str(caught.value)
-    assert "good.png" not in str(caught.value)
-    assert [(done, total) for done, total, _ in told] == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_padding_reflects_as_often_as_it_takes_and_keeps_the_original_in_the_centre() -> None:

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from lorax.data import repository, versions
+from lorax.data.admission import Terms
 from lorax.data.landing import land
-from lorax.errors import DataVersionError, ImageError, LayoutError, StorageError
+from lorax.errors import ContractError, DataVersionError, LayoutError, StorageError
 from lorax.workspace import Workspace
-from tests.conftest import NewWorkspace, WriteTask
+from tests.conftest import SMALL_CONTRACT, NewWorkspace, WriteTask
 
 
 def git(root: Path, *arguments: str) -> str:
@@ -51,7 +52,7 @@ def test_a_landing_copies_pins_and_commits(workspace: Workspace, tmp_path: Path,
     assert git(workspace.root, "log", "-1", "--format=%s").strip() == "Land gaugan: 3 train and 3 val images"
     assert git(workspace.root, "show", "--name-only", "--format=").split() == ["data.dvc"]
     assert repository.is_committed(workspace.root, "data.dvc")
-    assert list(dict.fromkeys(told)) == ["hashing", "checking images", "copying", "adding to DVC"]
+    assert list(dict.fromkeys(told)) == ["checking images", "copying", "adding to DVC"]
     assert not list(workspace.work_dir.glob("landing/*"))
 
 
@@ -60,7 +61,7 @@ def test_what_dvc_adds_to_gitignore_is_committed_and_what_the_user_staged_is_not
 ) -> None:
     (workspace.root / ".gitignore").write_text("/work/\n")
     repository.commit(workspace.root, [".gitignore"], "Ignore less")
-    (workspace.root / "params.yaml").write_text("{run: {}}\n")
+    (workspace.root / "params.yaml").write_text(SMALL_CONTRACT + "run: {}\n")
     git(workspace.root, "add", "params.yaml")
     land(workspace, write_task(tmp_path / "in"), "gaugan")
     assert git(workspace.root, "show", "--name-only", "--format=").split() == [".gitignore", "data.dvc"]
@@ -107,14 +108,14 @@ def test_a_name_that_has_landed_with_other_bytes_is_refused(
     landed_workspace: Workspace, tmp_path: Path, write_task: WriteTask
 ) -> None:
     before = contents(landed_workspace)
-    with pytest.raises(LayoutError, match="Choose another --task name"):
+    with pytest.raises(ContractError, match="Choose another --task name"):
         land(landed_workspace, write_task(tmp_path / "in", seed=9), "beta")
     assert contents(landed_workspace) == before
 
 
 def test_a_split_makes_val_by_content(workspace: Workspace, tmp_path: Path, write_task: WriteTask) -> None:
     source = write_task(tmp_path / "in", {"0_real": 20, "1_fake": 20}, val=False)
-    land(workspace, source, "whole", split=0.5)
+    land(workspace, source, "whole", terms=Terms(split=0.5))
     task = versions.read_task(workspace, "whole")
     assert len(task.train) + len(task.test) == 40
     assert all(int(s.md5, 16) < 2**127 for s in task.train)
@@ -137,12 +138,16 @@ def empty_class(source: Path) -> None:
 
 
 BAD_INPUT: dict[str, tuple[Callable[[Path], object], type[Exception], list[str]]] = {
-    "corrupt images": (break_images, ImageError, ["2 of 8", "train/0_real/0.png", "val/1_fake/1.jpg"]),
-    "an empty folder": (empty_it, LayoutError, ["no synthetic class"]),
-    "an empty class": (empty_class, LayoutError, ["class 1_fake has no image in train/"]),
-    "no val": (lambda s: shutil.rmtree(s / "val"), LayoutError, ["class 0_real has no image in val/"]),
-    "a renamed class": (lambda s: (s / "val/1_fake").rename(s / "val/1_fakes"), LayoutError, ["several class folders"]),
-    "a link out": (lambda s: (s / "val/0_real/x.png").symlink_to("/etc/hosts"), LayoutError, ["out of the folder"]),
+    "corrupt images": (break_images, ContractError, ["2 of 8", "train/0_real/0.png", "val/1_fake/1.jpg"]),
+    "an empty folder": (empty_it, ContractError, ["no synthetic class"]),
+    "an empty class": (empty_class, ContractError, ["class 1_fake has no image in train/"]),
+    "no val": (lambda s: shutil.rmtree(s / "val"), ContractError, ["class 0_real has no image in val/"]),
+    "a renamed class": (
+        lambda s: (s / "val/1_fake").rename(s / "val/1_fakes"),
+        ContractError,
+        ["several class folders"],
+    ),
+    "a link out": (lambda s: (s / "val/0_real/x.png").symlink_to("/etc/hosts"), ContractError, ["out of the folder"]),
     "no folder": (lambda s: shutil.rmtree(s), LayoutError, ["is not a folder"]),
 }
 
@@ -186,7 +191,7 @@ def test_files_that_no_landing_brought_are_not_landed_over(
         stranger = workspace.data_dir / "gamma" / "mine.txt"
         stranger.parent.mkdir(parents=True)
         stranger.write_text("mine")
-        with pytest.raises(LayoutError, match=r"holds gamma, which data\.dvc does not know"):
+        with pytest.raises(ContractError, match=r"holds gamma, which data\.dvc does not know"):
             land(workspace, source, "gamma")
         assert stranger.read_text() == "mine"
 
@@ -277,7 +282,7 @@ def test_what_a_killed_landing_left_is_put_back_by_the_next(
     killed = subprocess.run([sys.executable, "-c", KILLED, landed_workspace.root, source])
     assert killed.returncode == -signal.SIGKILL
     assert contents(landed_workspace) != before
-    with pytest.raises(ImageError):
+    with pytest.raises(ContractError):
         break_images(source)
         land(landed_workspace, source, "gamma")
     assert contents(landed_workspace) == before

@@ -47,7 +47,14 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     tiny["training"]["epochs"] = EPOCHS
     path = workspace.params_path
     path.write_text(
-        with_values(path.read_text(), {**tiny, "gate": {"floor": 0.0, "max_drop": 1.0, "max_forgetting": 1.0}})
+        with_values(
+            path.read_text(),
+            {
+                **tiny,
+                "landing": {"min_train": 1, "min_val": 1},
+                "gate": {"floor": 0.0, "max_drop": 1.0, "max_forgetting": 1.0},
+            },
+        )
     )
     for seed, name in enumerate(TASKS):
         write_task_files(folder / "raw" / name, {"0_real": 3, "1_fake": 3}, seed=seed, side=20)

@@ -1,0 +1,116 @@
+"""Landing as a person sees it: what the contract found, on the terminal, as JSON and as Markdown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from flows import terminal
+from lorax.data import landing
+from lorax.data.admission import Terms, check_landing
+from lorax.data.contract import Finding, Report
+from lorax.errors import ContractError
+from lorax.workspace import Workspace
+
+_SHOWN = 3  # paths in a table's row; JSON has them all
+_COLOURS = {"refused": "red", "warned": "yellow"}
+
+
+def land_one(
+    workspace: Workspace, source: Path, task: str, terms: Terms, out: Console | None, err: Console, *, commit: bool
+) -> dict[str, Any]:
+    """Land a data set and print what the contract says of it.
+
+    Args:
+        workspace, source, task, terms, commit: as for `lorax.data.landing.land`.
+        out: where the report goes; None prints none.
+        err: where progress goes.
+
+    Returns:
+        For scripts: task, digest, landed, report (None if the same bytes had landed already), error ("" if none).
+    """
+    reports: list[Report] = []
+    try:
+        with terminal.counting(err) as progress:
+            done = landing.land(
+                workspace, source, task, terms=terms, commit=commit, on_report=reports.append, progress=progress
+            )
+    except ContractError:
+        print_report(reports[0], out)
+        return _record(reports[0], landed=False)
+    report = reports[0] if reports else None
+    if report:
+        print_report(report, out)
+    if out:
+        known = "" if report else ": it had landed already; what was missing from data/ is back"
+        out.print(f"landed {done.name} ({done.digest[:12]}){known}\nNext: 'lorax learn'.", markup=False)
+    found = {"task": done.name, "digest": done.digest, "landed": True, "error": ""}
+    return found | {"report": report.record() if report else None}
+
+
+def try_out(
+    workspace: Workspace, source: Path, task: str, terms: Terms, out: Console | None, err: Console
+) -> dict[str, Any]:
+    """Print what landing a data set would find; arguments and result as for `land_one`."""
+    with terminal.counting(err) as progress:
+        report = check_landing(workspace, source, task, terms, progress)
+    print_report(report, out)
+    if out and not report.refused:
+        out.print(f"{task} would land ({report.digest[:12]}); nothing was changed.", markup=False)
+    return _record(report, landed=False)
+
+
+def _record(report: Report, *, landed: bool) -> dict[str, Any]:
+    error = ""
+    if report.refused:
+        kinds = ", ".join(dict.fromkeys(finding.kind for finding in report.refused))
+        error = f"task {report.task!r} does not fulfil the landing contract ({kinds}); nothing was changed."
+    found = {"task": report.task, "digest": report.digest, "landed": landed, "error": error}
+    return found | {"report": report.record()}
+
+
+def print_report(report: Report, out: Console | None) -> None:
+    """The contract's findings as a table, under a line that says how many images there are."""
+    if out is None:
+        return
+    out.print(", ".join(f"{place} {count:,}" for place, count in report.counts.items()) or "no images", markup=False)
+    leaks = ", ".join(f"{folder} {accuracy:.2f}" for folder, accuracy in report.leaks.items())
+    if leaks:
+        out.print(f"told from real by file format alone: {leaks} (chance: 0.50)", markup=False)
+    if not report.findings:
+        out.print("nothing found.")
+        return
+    table = Table()
+    for name in ("", "finding", "what", "such as"):
+        table.add_column(name)
+    for finding in (*report.refused, *report.warned):
+        severity = Text(finding.severity, style=_COLOURS[finding.severity])
+        table.add_row(severity, finding.kind, Text(finding.message), Text(_examples(finding, "\n")))
+    out.print(table, soft_wrap=False)
+
+
+def markdown(report: Report) -> str:
+    """The report as a Markdown table, for Prefect's page."""
+    head = [
+        f"# {report.task}: {'refused' if report.refused else 'fulfils the landing contract'}",
+        "",
+        ", ".join(f"{place} {count:,}" for place, count in report.counts.items()) or "no images",
+        "",
+    ]
+    rows = [[f.severity, f.kind, f.message, _examples(f, ", ")] for f in (*report.refused, *report.warned)]
+    if rows:
+        head += ["| | finding | what | such as |", "|---|---|---|---|"]
+    return "\n".join([*head, *("| " + " | ".join(_in_a_cell(text) for text in row) + " |" for row in rows)]) + "\n"
+
+
+def _in_a_cell(text: str) -> str:
+    return text.replace("\n", "<br>").replace("|", "\\|")
+
+
+def _examples(finding: Finding, separator: str) -> str:
+    more = len(finding.paths) - _SHOWN
+    return separator.join(finding.paths[:_SHOWN]) + (f"{separator}and {more:,} more" if more > 0 else "")

@@ -1,0 +1,89 @@
+"""What landing wants to know of an image file, from one read of its bytes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from lorax.data.images import Pixels, Progress, in_threads, opened, read, to_rgb
+from lorax.errors import ImageError
+
+_LEAST_SIDE = 64  # what the perceptual hash is taken of; twice the size that it scales to itself
+
+
+@dataclass(frozen=True)
+class Container:
+    """How an image is stored, which must not tell what it shows.
+
+    `tables` are a JPEG's quantisation tables, one after the other.
+    """
+
+    format: str
+    mode: str
+    width: int
+    height: int
+    tables: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Examined:
+    """One file: the md5 of its bytes, its container and 64-bit perceptual hash, or what is wrong with it."""
+
+    md5: str
+    container: Container
+    fingerprint: int = 0
+    problem: str = ""
+
+
+_NOTHING = Container("", "", 0, 0)
+
+
+def examine_all(paths: Mapping[str, Path], progress: Progress | None = None) -> dict[str, Examined]:
+    """Read, hash and decode every file once.
+
+    Args:
+        paths: name to report -> file.
+        progress: told after each.
+    """
+    import imagehash  # noqa: F401  # once, before the threads ask for it
+
+    items = list(paths.items())
+    found = in_threads(lambda item: examine(item[1], item[0]), items, progress, "checking images")
+    return dict(zip(paths, found, strict=True))
+
+
+def examine(path: Path, name: str) -> Examined:
+    """Read, hash and decode a file; `name` is what its problem calls it."""
+    md5 = ""
+    try:
+        data = read(path)
+        md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
+        with opened(data, name) as image:
+            container = _container(image)
+            return Examined(md5, container, fingerprint(to_rgb(image)))
+    except ImageError as error:
+        return Examined(md5, _NOTHING, problem=str(error))
+
+
+def fingerprint(pixels: Pixels) -> int:
+    """The perceptual hash of an image (H, W, 3): few bits change when it is scaled or compressed anew.
+
+    Source: the pHash of the imagehash package, a discrete cosine transform of the image at 32 x 32.
+    """
+    import imagehash
+
+    image = Image.fromarray(pixels).convert("L")
+    factor = max(1, min(image.size) // _LEAST_SIDE)  # averaging first is much faster than one long-kernel scaling
+    bits = imagehash.phash(image.reduce(factor)).hash
+    return int.from_bytes(np.packbits(bits).tobytes(), "big")
+
+
+def _container(image: Image.Image) -> Container:
+    quantisation = getattr(image, "quantization", None) or {}  # only JPEGs have any
+    tables = tuple(value for number in sorted(quantisation) for value in quantisation[number])
+    return Container(image.format or "", image.mode, image.width, image.height, tables)
