@@ -34,21 +34,23 @@ class LoraParams(_Section):
     alpha: float = Field(16.0, gt=0)
     dropout: float = Field(0.1, ge=0, lt=1)
     targets: tuple[str, ...] = Field(
-        (r"blocks\.\d+\.attn\.(qk|v)",), min_length=1, description="full-match regular expressions over module names"
+        (r"blocks\.\d+\.attn\.(qk|v|qkv)", r"blocks\.\d+\.mlp\.fc[12]"),
+        min_length=1,
+        description="full-match regular expressions over module names",
     )
 
 
 class TrainingParams(_Section):
     """How a branch and the head are fitted; the same for every task but the learning rate."""
 
-    epochs: int = Field(12, ge=1)
+    epochs: int = Field(6, ge=1)
     batch_size: int = Field(32, ge=1)
-    learning_rate_first: float = Field(1e-3, gt=0, description="peak rate for the first task")
-    learning_rate: float = Field(1e-3, gt=0, description="peak rate for every later task")
-    warmup_epochs: int = Field(0, ge=0)
-    warmup_rate: float = Field(1e-4, gt=0, description="rate that the warm-up starts from (may lie above the peak)")
-    minimum_rate: float = Field(1e-5, ge=0, description="where the cosine ends")
-    weight_decay: float = Field(1e-6, ge=0)
+    learning_rate_first: float = Field(4e-3, gt=0, description="peak rate for the first task")
+    learning_rate: float = Field(4e-3, gt=0, description="peak rate for every later task")
+    warmup_epochs: int = Field(1, ge=0)
+    warmup_rate: float = Field(5e-4, gt=0, description="rate that the warm-up starts from (may lie above the peak)")
+    minimum_rate: float = Field(5e-5, ge=0, description="where the cosine ends")
+    weight_decay: float = Field(1e-2, ge=0)
     diversity_weight: float = Field(0.1, ge=0)
     views: int = Field(1, ge=1, description="random crops drawn once per image; epoch e shows view e mod views")
     drop_last: bool = Field(False, description="leave out an epoch's last incomplete batch, as published")
@@ -58,7 +60,7 @@ class TrainingParams(_Section):
 class ExemplarParams(_Section):
     """The exemplar memory."""
 
-    budget: int = Field(200, ge=0, description="images kept in all, shared evenly over the classes seen")
+    budget: int = Field(250, ge=0, description="images kept in all, shared evenly over the classes seen")
 
 
 class RunParams(_Section):
@@ -85,15 +87,6 @@ class LandingParams(_Section):
     drop_dir: str | None = Field(None, min_length=1, description="drop folder to watch, relative to the workspace")
 
 
-class GateParams(_Section):
-    """When a challenger may become champion; accuracies are fractions."""
-
-    floor: float = Field(0.7, ge=0, le=1, description="least accuracy on the new task")
-    max_drop: float = Field(0.05, ge=0, le=1, description="largest drop of an old task against the champion")
-    max_forgetting: float = Field(0.15, ge=0, le=1, description="largest drop since an old task was first learned")
-    significance: float = Field(0.05, gt=0, lt=1, description="a drop counts if chance explains it less often")
-
-
 class ServicesParams(_Section):
     """Where the embedded servers listen, on loopback."""
 
@@ -111,7 +104,6 @@ class Params(_Section):
     run: RunParams = RunParams()
     registry: RegistryParams = RegistryParams()
     landing: LandingParams = LandingParams()
-    gate: GateParams = GateParams()
     services: ServicesParams = ServicesParams()
 
     def learning(self) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from PIL import Image
 from lorax.data import versions
 from lorax.data.simulate import DEMO_TASKS
 from lorax.errors import StateError
+from lorax.initialize import with_values
 from lorax.learning import metrics
 from lorax.learning.baseline import learn_without_branches
 from lorax.learning.episode import base_state, learn_episode
@@ -51,14 +52,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def new_workspace(name: str) -> Path:
+def new_workspace(name: str, *options: str) -> Path:
     """A fresh workspace with ports of its own."""
     root = HOME / name
     if root.exists():
         lorax("down", cwd=root, check=False)
         shutil.rmtree(root)
     ports = ("--prefect-port", str(free_port()), "--mlflow-port", str(free_port()))
-    lorax("init", str(root), *ports, cwd=HOME)
+    lorax("init", str(root), *options, *ports, cwd=HOME)
     return root
 
 
@@ -168,7 +169,7 @@ def prove_paper() -> bool:
 
     from lorax.network.backbone import import_timm
 
-    root = new_workspace("paper")
+    root = new_workspace("paper", "--preset", "paper")
     torch.manual_seed(0)
     model = import_timm().create_model("convit_tiny", pretrained=False, num_classes=0)
     weights = HOME / "convit_tiny_random.safetensors"
@@ -183,9 +184,14 @@ def prove_paper() -> bool:
                     side = 200 + 40 * k
                     Image.fromarray(random.integers(0, 256, (side, side, 3), dtype=np.uint8)).save(path)
         lorax("land", str(HOME / "paper-data" / task), "--task", task, cwd=root)
-    overrides = ("training.epochs=1", "backbone.name=convit_tiny", f"backbone.weights={weights}")
-    sets = [part for text in overrides for part in ("--set", text)]
-    print(lorax("learn", "--preset", "paper", *sets, cwd=root).stdout.strip()[-2000:])
+    changes = {
+        "training": {"epochs": 1},
+        "backbone": {"name": "convit_tiny", "weights": str(weights)},
+        "landing": {"min_train": 1, "min_val": 1},
+    }
+    path = root / "params.yaml"
+    path.write_text(with_values(path.read_text(), changes))
+    print(lorax("learn", cwd=root).stdout.strip()[-2000:])
     status = json.loads(lorax("status", "--json", cwd=root).stdout)
     lorax("down", cwd=root)
     return bool(status["champion"]["version"] == 2)
@@ -194,7 +200,9 @@ def prove_paper() -> bool:
 def prove_bad_input() -> bool:
     """Each bad input gives one clear error, and `lorax status` says the same after it as before."""
     root = landed_workspace("bad-input")
-    lorax("learn", "--set", "training.epochs=1", cwd=root)
+    path = root / "params.yaml"
+    path.write_text(with_values(path.read_text(), {"training": {"epochs": 1}}))
+    lorax("learn", cwd=root)
     good = HOME / "mini-cddb" / DEMO_TASKS[0]
     cases: dict[str, Callable[[Path], list[str]]] = {
         "an empty task folder": _empty,
