@@ -14,7 +14,8 @@ from lorax.data import versions
 from lorax.data.landing import land
 from lorax.data.simulate import DEMO_TASKS, simulate
 from lorax.initialize import initialize
-from lorax.params import ServicesParams, load_params
+from lorax.learning import metrics
+from lorax.params import Params, ServicesParams, load_params
 from lorax.workspace import Workspace
 
 
@@ -43,6 +44,8 @@ def run(root: Path, prefect_port: int | None, mlflow_port: int | None, out: Cons
     if not to_land and not is_waiting:
         out.print("nothing to learn: the champion knows every landed task.")
     tables.print_champion(reconcile.open_registry(workspace, params), out)
+    if to_land or is_waiting:
+        _compare(workspace, params, out, err)
     tables.print_pages(services.status(workspace, params), out)
 
 
@@ -64,6 +67,17 @@ def _land(workspace: Workspace, name: str, err: Console) -> None:
     with terminal.counting(err) as progress:
         landed = land(workspace, raw / name, name, progress=progress)
     err.print(f"[bold]landed {name}[/bold] ({landed.digest[:12]}): data.dvc is committed")
+
+
+def _compare(workspace: Workspace, params: Params, out: Console, err: Console) -> None:
+    """Print what the branches buy: the same stream learned by a head on the frozen backbone alone."""
+    from lorax.learning.baseline import learn_without_branches
+
+    tasks = [versions.read_task(workspace, task.name) for task in versions.landed(workspace)]
+    with err.status("learning the same stream without branches, to compare"):
+        rows = learn_without_branches(tasks, lambda samples: versions.fetch(workspace, samples), params)
+    average, lost = metrics.average_accuracy(rows), metrics.forgetting(rows)
+    out.print(f"the same stream without branches: average accuracy {100 * average:.1f}, forgetting {100 * lost:.1f}")
 
 
 def _free_port(usual: int) -> int:
