@@ -17,7 +17,8 @@ from typing import Any
 import safetensors.torch
 import torch
 import torch.nn.functional as F
-from pretraining_images import LABELS, TO_YCC, Contents, PipelineBatches, dct_matrix
+from pretraining_contents import Contents
+from pretraining_images import LABELS, TO_YCC, PipelineBatches, dct_matrix
 from torch import Tensor, nn
 
 from lorax.network.backbone import import_timm

@@ -11,28 +11,20 @@ The families of the demo's generators (`lorax/data/simulate.py`) are not among t
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from pretraining_contents import Contents, column
 from torch import Tensor
-
-from lorax.data.simulate import PHOTOS, open_photo, train_region
 
 Floats = NDArray[np.floating[Any]]
 SIDE = 64
 KERNELS = ("nearest", "bilinear", "bicubic", "lanczos", "gaussian", "quadratic")
 LABELS = {"kernel": 7, "mode": 3, "factor": 6, "sharpening": 4, "noise": 4, "colour": 3, "levels": 3, "tone": 3}
 """What is asked of every image, and how many answers there are; 0 is always "nothing was done"."""
-
-# Photos that the demo does not use; they train whole. Those used by the demo train on their train region only.
-OTHER_PHOTOS = (
-    *("brick.png", "camera.png", "grass.png", "gravel.png", "coins.png"),
-    *("rocket.jpg", "china.jpg", "flower.jpg"),
-)
 
 # Annex K of the JPEG standard (ITU-T T.81)
 _LUMA_STEPS = (
@@ -148,79 +140,6 @@ def mix_colours(x: Tensor, matrices: Tensor) -> Tensor:
     return torch.bmm(matrices, x.flatten(2)).view_as(x)
 
 
-@dataclass
-class Contents:
-    """Where the images come from: photos at three scales, dead leaves, and noise whose spectrum falls as 1/f."""
-
-    rng: np.random.Generator
-    sources: list[NDArray[np.uint8]] = field(default_factory=list)
-    shares: list[float] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        photos = [train_region(open_photo(n)) for n in PHOTOS] + [open_photo(n) for n in OTHER_PHOTOS]
-        scaled = [s for photo in photos for s in _scales(photo)]
-        areas = np.sqrt([s.shape[0] * s.shape[1] for s in scaled])
-        leaves = [dead_leaves(self.rng) for _ in range(24)]
-        clouds = [pink_noise(self.rng) for _ in range(24)]
-        self.sources = [*scaled, *leaves, *clouds]
-        self.shares = [*(0.75 * areas / areas.sum()), *[0.15 / 24] * 24, *[0.10 / 24] * 24]
-
-    def draw(self, count: int) -> Tensor:
-        """(count, 3, SIDE, SIDE) in 0..255: random crops, turned, some with exchanged channels or less contrast."""
-        chosen = self.rng.choice(len(self.sources), count, p=self.shares)
-        crops = np.stack([self._crop(self.sources[i]) for i in chosen])
-        x = torch.from_numpy(crops).permute(0, 3, 1, 2).float()
-        gain, shift = _column(self.rng.uniform(0.6, 1.1, count)), _column(self.rng.uniform(-20, 20, count))
-        dimmed = _column(self.rng.random(count) < 0.5).bool()
-        return torch.where(dimmed, (x - 128) * gain + 128 + shift, x)
-
-    def _crop(self, source: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        for _ in range(6):  # prefer a crop that isn't flat
-            y, x = self.rng.integers(source.shape[0] - SIDE + 1), self.rng.integers(source.shape[1] - SIDE + 1)
-            crop = source[y : y + SIDE, x : x + SIDE]
-            if crop[::4, ::4].std() > 10:
-                break
-        crop = np.rot90(crop, int(self.rng.integers(4)))
-        crop = crop[::-1] if self.rng.random() < 0.5 else crop
-        return crop[..., self.rng.permutation(3)] if self.rng.random() < 0.3 else crop
-
-
-def _scales(photo: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
-    image, scaled = Image.fromarray(photo), []
-    for scale in (1.0, 0.7, 0.5):
-        size = (round(image.width * scale), round(image.height * scale))
-        if min(size) > SIDE:
-            scaled.append(np.asarray(image.resize(size, Image.Resampling.LANCZOS)))
-    return scaled
-
-
-def dead_leaves(rng: np.random.Generator, shapes: int = 300, side: int = 192) -> NDArray[np.uint8]:
-    """(side, side, 3): opaque discs and bars over one another, the sharp edges that photos have."""
-    canvas = np.zeros((side, side, 3))
-    rows, columns = np.mgrid[:side, :side]
-    for _ in range(shapes):
-        radius = min(60.0, 3 / (rng.random() ** 0.6 + 0.02))
-        dy, dx = rows - rng.integers(side), columns - rng.integers(side)
-        angle = rng.uniform(0, math.pi)
-        along, across = dy * math.cos(angle) + dx * math.sin(angle), dx * math.cos(angle) - dy * math.sin(angle)
-        disc = dy**2 + dx**2 < radius**2
-        bar = (np.abs(along) < radius * 0.4) & (np.abs(across) < radius * 1.5)
-        mask = disc if rng.random() < 0.5 else bar
-        canvas[mask] = rng.uniform(0, 255, 3) + rng.uniform(0, 40) * dy[mask][:, None] / side
-    return canvas.clip(0, 255).astype(np.uint8)
-
-
-def pink_noise(rng: np.random.Generator, side: int = 192) -> NDArray[np.uint8]:
-    """(side, side, 3): noise whose amplitude falls with frequency, as in photos of leaves and clouds."""
-    frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.fftfreq(side))
-    frequency[0, 0] = 1
-    exponent = rng.uniform(0.8, 1.6)
-    planes = np.fft.ifft2(np.fft.fft2(rng.standard_normal((4, side, side))) / frequency**exponent).real
-    planes /= planes.std((1, 2), keepdims=True)
-    colours = np.moveaxis(planes[:1] + 0.4 * planes[1:], 0, -1)
-    return np.asarray((128 + colours * rng.uniform(20, 50)).clip(0, 255), np.uint8)
-
-
 class PipelineBatches:
     """Batches of `pipelines` x `contents` images, with labels, from one seed."""
 
@@ -232,12 +151,14 @@ class PipelineBatches:
         self.bank, self.bank_labels = resampling_bank(self.rng, 3000)
         self.blurs = _float(np.stack([blur_matrix(s) for s in np.geomspace(0.4, 2.5, 64)]))
         self.rescalings, self.jpeg = rescaling_bank(), Jpeg()
+        self.finish: Callable[[Tensor], Tensor] = self._augment
+        """What happens to images last; it changes no label."""
 
     def draw(self) -> tuple[Tensor, Tensor, Tensor]:
         """Images (B, 3, SIDE, SIDE) in 0..255, labels (B, len(LABELS)), and which pipeline (B,) made each."""
         x = self.contents.draw(self.pipelines * self.repeats)
         x, labels = self._apply_pipelines(x)
-        x = self._augment(x).clamp(0, 255).round()
+        x = self.finish(x).clamp(0, 255).round()
         made_by = np.repeat(np.arange(self.pipelines), self.repeats)
         return x, torch.from_numpy(labels), torch.from_numpy(made_by)
 
@@ -286,7 +207,7 @@ class PipelineBatches:
         return left @ x @ right.transpose(-1, -2)
 
     def _spread(self, values: NDArray[Any]) -> Tensor:
-        return _column(np.repeat(values, self.repeats))
+        return column(np.repeat(values, self.repeats))
 
 
 _SHARES = {"sharpening": 0.45, "noise": 0.5, "colour": 0.4, "levels": 0.2, "tone": 0.3}
@@ -301,7 +222,3 @@ _AMOUNTS: dict[str, tuple[float, ...]] = {
 
 def _float(values: Floats) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(values, np.float32))
-
-
-def _column(values: NDArray[Any]) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(values, np.float32)).view(-1, 1, 1, 1)
