@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,9 @@ from flows import terminal
 from lorax.data import landing
 from lorax.data.admission import Terms, check_landing
 from lorax.data.contract import Finding, Report
+from lorax.data.layout import READY
+from lorax.data.versions import LandedTask
+from lorax.data.watch import DropFolder, Outcome
 from lorax.errors import ContractError
 from lorax.workspace import Workspace
 
@@ -43,8 +48,7 @@ def land_one(
         print_report(reports[0], out)
         return _record(reports[0], landed=False)
     report = reports[0] if reports else None
-    if report:
-        print_report(report, out)
+    print_report(report, out)
     if out:
         known = "" if report else ": it had landed already; what was missing from data/ is back"
         out.print(f"landed {done.name} ({done.digest[:12]}){known}\nNext: 'lorax learn'.", markup=False)
@@ -64,6 +68,52 @@ def try_out(
     return _record(report, landed=False)
 
 
+def watch(
+    workspace: Workspace, drop_dir: Path, terms: Terms, out: Console, err: Console, *, commit: bool, as_json: bool
+) -> None:
+    """Land what becomes complete in a drop folder, until Ctrl-C or a request to terminate.
+
+    Args:
+        workspace, terms, commit: as for `lorax.data.landing.land`.
+        drop_dir: the folder that holds one folder per task.
+        out: where reports go, as JSON (one line each) or for people.
+        err: where progress goes.
+    """
+
+    def bring(folder: Path, task: str, on_report: landing.OnReport) -> LandedTask:
+        with terminal.counting(err) as progress:
+            return landing.land(
+                workspace, folder, task, terms=terms, commit=commit, on_report=on_report, progress=progress
+            )
+
+    err.print(f"watching {drop_dir.resolve()}: a folder NAME/ lands as task NAME once it holds {READY}.", markup=False)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a landing under way is undone
+    try:
+        for outcome in DropFolder(drop_dir, bring).watch():
+            _print_outcome(outcome, out, err, as_json)
+    except KeyboardInterrupt:
+        err.print("no longer watching.")
+
+
+def _print_outcome(outcome: Outcome, out: Console, err: Console, as_json: bool) -> None:
+    if as_json:
+        out.print(json.dumps(_outcome_record(outcome), ensure_ascii=False), markup=False)
+        return
+    print_report(outcome.report, out)
+    if outcome.landed:
+        out.print(f"landed {outcome.task} ({outcome.landed.digest[:12]})", markup=False)
+    else:
+        when = "refused until it changes" if outcome.is_refused else "tried again in a minute"
+        err.print(f"lorax: {outcome.task} ({when}): {outcome.error}", markup=False)
+
+
+def _outcome_record(outcome: Outcome) -> dict[str, Any]:
+    report = outcome.report.record() if outcome.report else None
+    digest = outcome.landed.digest if outcome.landed else (outcome.report.digest if outcome.report else "")
+    found = {"task": outcome.task, "digest": digest, "landed": outcome.landed is not None, "error": outcome.error}
+    return found | {"report": report}
+
+
 def _record(report: Report, *, landed: bool) -> dict[str, Any]:
     error = ""
     if report.refused:
@@ -73,9 +123,9 @@ def _record(report: Report, *, landed: bool) -> dict[str, Any]:
     return found | {"report": report.record()}
 
 
-def print_report(report: Report, out: Console | None) -> None:
+def print_report(report: Report | None, out: Console | None) -> None:
     """The contract's findings as a table, under a line that says how many images there are."""
-    if out is None:
+    if out is None or report is None:
         return
     out.print(", ".join(f"{place} {count:,}" for place, count in report.counts.items()) or "no images", markup=False)
     leaks = ", ".join(f"{folder} {accuracy:.2f}" for folder, accuracy in report.leaks.items())

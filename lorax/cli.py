@@ -104,8 +104,14 @@ def simulate(
 
 @app.command()
 def land(
-    path: Annotated[Path, typer.Argument(help="One task's folder: train/ and val/ with 0_real, 1_fake or 1_NAME, ...")],
-    task: Annotated[str, typer.Option(help="The task's name: lower-case letters, digits, '_' and '-'.")],
+    path: Annotated[
+        Path | None, typer.Argument(help="One task's folder: train/ and val/ with 0_real, 1_fake or 1_NAME, ...")
+    ] = None,
+    task: Annotated[str, typer.Option(help="The task's name: lower-case letters, digits, '_' and '-'.")] = "",
+    watch: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="A drop folder: DIR/NAME lands once it holds _READY; until Ctrl-C."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only report; exit code 1 if refused.")] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Take the place of what landed under this name.")] = False,
     accept_leak: Annotated[
@@ -124,6 +130,13 @@ def land(
     from lorax.data.admission import Terms
 
     terms = Terms(split=split, replace=replace, accept_leak=accept_leak)
+    if watch is not None:
+        if path or task or dry_run or accept_leak:
+            raise typer.BadParameter("--watch goes without PATH, --task, --dry-run and --accept-leak")
+        landing.watch(_workspace(), watch, terms, out, err, commit=commit, as_json=as_json)
+        return
+    if path is None or not task:
+        raise typer.BadParameter("expected PATH and --task NAME, or --watch DIR")
     if dry_run:
         record = landing.try_out(_workspace(), path, task, terms, None if as_json else out, err)
     else:

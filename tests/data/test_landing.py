@@ -388,3 +388,69 @@ def test_in_a_clone_without_cache_and_remote_landing_the_known_tasks_again_heals
     assert clone.data_dvc_path.read_bytes() == pinned
     assert len(versions.fetch(clone, versions.read_task(clone, "alpha").test)) == 4
     assert repository.is_committed(clone.root, "data.dvc")
+
+
+def test_a_task_that_lands_again_with_other_bytes_keeps_its_place_and_the_old_bytes_resolve(
+    landed_workspace: Workspace, tmp_path: Path, write_task: WriteTask
+) -> None:
+    old = versions.read_task(landed_workspace, "alpha")
+    source = write_task(tmp_path / "in", {"0_real": 1, "1_fake": 1, "2_new": 1}, seed=9)
+    kept = next((landed_workspace.data_dir / "alpha/train/0_real").glob("*.png"))
+    shutil.copy(kept, source / "train/0_real/kept.png")
+    entry = land(landed_workspace, source, "alpha", terms=Terms(replace=True))
+    assert entry.digest != old.digest
+    assert [task.name for task in versions.landed(landed_workspace)] == ["alpha", "beta"]
+    new = versions.read_task(landed_workspace, "alpha")
+    assert (new.digest, len(new.train), len(new.test)) == (entry.digest, 4, 3)
+    on_disk = {p.relative_to(landed_workspace.data_dir).as_posix() for p in landed_workspace.data_dir.rglob("*.*")}
+    assert on_disk == set(versions.manifest(landed_workspace))
+    assert len(versions.read_task(landed_workspace, "beta").train) == 4
+    shown = git(landed_workspace.root, "log", "-1", "--format=%s").strip()
+    assert shown == "Land alpha again: 4 train and 3 val images"
+    assert git(landed_workspace.root, "status", "--short") == ""
+    assert not list(landed_workspace.work_dir.glob("landing/*"))
+    assert len(versions.fetch(landed_workspace, old.train + old.test)) == 8
+
+
+@pytest.mark.parametrize("step", ["add_to_dvc", "write_stream"])
+def test_a_replacement_that_is_interrupted_leaves_no_trace(
+    step: str, landed_workspace: Workspace, tmp_path: Path, write_task: WriteTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contents(landed_workspace)
+    interrupted(step, monkeypatch, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        land(landed_workspace, write_task(tmp_path / "in", seed=9), "alpha", terms=Terms(replace=True))
+    assert contents(landed_workspace) == before
+
+
+def test_a_replacement_that_is_killed_is_put_back_by_the_next_landing_and_then_done(
+    landed_workspace: Workspace, tmp_path: Path, write_task: WriteTask
+) -> None:
+    before = contents(landed_workspace)
+    source = write_task(tmp_path / "in", seed=9)
+    code = KILLED.replace('"gamma"', '"alpha", terms=landing.Terms(replace=True)')
+    killed = subprocess.run([sys.executable, "-c", code, landed_workspace.root, source])
+    assert killed.returncode == -signal.SIGKILL
+    assert contents(landed_workspace) != before
+    with pytest.raises(ContractError, match="--replace"):
+        land(landed_workspace, source, "alpha")
+    assert contents(landed_workspace) == before
+    entry = land(landed_workspace, source, "alpha", terms=Terms(replace=True))
+    assert versions.landed(landed_workspace)[0] == entry
+
+
+def test_a_clone_without_the_old_bytes_can_replace_them_and_still_gets_them_from_the_remote(
+    workspace: Workspace, tmp_path: Path, write_task: WriteTask
+) -> None:
+    land(workspace, write_task(tmp_path / "one", seed=1), "first")
+    old = versions.read_task(workspace, "first")
+    repository.set_remote(workspace.root, str(tmp_path / "store"))
+    repository.commit(workspace.root, [".dvc/config"], "Name the remote")
+    land(workspace, write_task(tmp_path / "two", seed=2), "first", terms=Terms(replace=True))
+    git(tmp_path, "clone", "--quiet", str(workspace.root), "clone")
+    clone = Workspace(tmp_path / "clone")
+    git(clone.root, "remote", "remove", "origin")
+    assert len(versions.fetch(clone, old.train)) == 4
+    land(clone, write_task(tmp_path / "three", seed=3), "first", terms=Terms(replace=True))
+    assert len(versions.read_task(clone, "first").train) == 4
+    assert len(versions.fetch(clone, old.train)) == 4

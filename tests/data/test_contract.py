@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lorax.data import versions
+from lorax.data.admission import Terms, check_landing
+from lorax.data.contract import Finding, Report, check
+from lorax.data.examine import Container, Examined
+from lorax.data.incoming import Incoming
+from lorax.data.landing import land
+from lorax.data.layout import READY
+from lorax.data.simulate import simulate
+from lorax.errors import ContractError
+from lorax.params import LandingParams
+from lorax.workspace import Workspace
+from tests.conftest import WriteTask
+
+RULES = LandingParams(min_train=1, min_val=1)
+SAN = {"train": 130, "val": 45}
+
+
+def incoming(files: dict[str, Examined], *complaints: str) -> Incoming:
+    return Incoming("new", "digest", {}, files, complaints)
+
+
+PNG = Container("PNG", "RGB", 9, 9)
+JPEG = Container("JPEG", "RGB", 9, 9, (16,) * 128)
+
+
+def image(md5: str, fingerprint: int = 0, container: Container = PNG) -> Examined:
+    return Examined(md5, container, fingerprint)
+
+
+def of_kind(report: Report, kind: str) -> list[Finding]:
+    return [finding for finding in report.findings if finding.kind == kind]
+
+
+def san(**containers: Container) -> dict[str, Examined]:
+    """A task of the size of CDDB's SAN; the given class folders are stored in containers of their own."""
+    return {
+        f"{split}/{folder}/{n}.png": image(
+            f"{split}{folder}{n}", hash((split, folder, n)) % 2**64, containers.get(folder, PNG)
+        )
+        for split, count in SAN.items()
+        for folder in ("0_real", "1_fake")
+        for n in range(count)
+    }
+
+
+def test_cddbs_smallest_task_is_admitted_by_default_and_one_image_less_is_not() -> None:
+    assert check(incoming(san()), {}, LandingParams()).findings == ()
+    for short in ("train/0_real/0.png", "val/1_fake/0.png"):
+        files = {path: file for path, file in san().items() if path != short}
+        [finding] = check(incoming(files), {}, LandingParams()).refused
+        assert finding.kind == "too-few"
+
+
+def test_a_damaged_image_does_not_count() -> None:
+    files = san() | {"val/0_real/0.png": Examined("x", Container("", "", 0, 0), problem="val/0_real/0.png is bad")}
+    report = check(incoming(files), {}, LandingParams())
+    assert [finding.kind for finding in report.refused] == ["undecodable", "too-few"]
+
+
+def test_the_same_bytes_in_train_and_val_are_refused() -> None:
+    files = {"train/1_fake/a.png": image("1"), "val/1_fake/b.png": image("1"), "val/1_fake/c.png": image("2", 255)}
+    report = check(incoming(files), {}, RULES)
+    [finding] = of_kind(report, "same-in-train-and-val")
+    assert (finding.severity, finding.paths) == ("refused", ("val/1_fake/b.png",))
+    assert of_kind(report, "near-duplicates") == []
+
+
+def test_the_same_bytes_under_two_labels_are_refused() -> None:
+    files = {"train/0_real/a.png": image("1"), "train/horse/1_fake/b.png": image("1"), "val/0_real/c.png": image("2")}
+    [finding] = of_kind(check(incoming(files), {}, RULES), "conflicting-labels")
+    assert (finding.severity, finding.paths) == ("refused", ("train/0_real/a.png", "train/horse/1_fake/b.png"))
+
+
+@pytest.mark.parametrize(
+    ("folder", "elsewhere", "kind", "severity"),
+    [
+        ("0_real", "crn/train/0_real/x.png", "shared-reals", "warned"),
+        ("1_fake", "crn/train/1_fake/x.png", "landed-elsewhere", "warned"),
+        ("1_fake", "crn/train/0_real/x.png", "conflicting-labels", "refused"),
+        ("0_real", "crn/val/horse/2_gan/x.png", "conflicting-labels", "refused"),
+    ],
+)
+def test_bytes_that_other_tasks_have_are_told(folder: str, elsewhere: str, kind: str, severity: str) -> None:
+    files = {f"train/{folder}/a.png": image("1"), f"val/{folder}/b.png": image("2", 255)}
+    report = check(incoming(files), {elsewhere: "1", "wild/train/0_real/y.png": "3"}, RULES)
+    [finding] = of_kind(report, kind)
+    assert (finding.severity, finding.paths) == (severity, (f"train/{folder}/a.png",))
+    assert finding.message.endswith("task crn.")
+
+
+def test_near_duplicates_across_splits_are_warned_of_up_to_the_set_distance() -> None:
+    files = {"train/1_fake/a.png": image("1", 0), "val/1_fake/b.png": image("2", 0b1111)}
+    [finding] = of_kind(check(incoming(files), {}, RULES), "near-duplicates")
+    assert (finding.severity, finding.paths) == ("warned", ("val/1_fake/b.png ~ train/1_fake/a.png",))
+    strict = RULES.model_copy(update={"near_bits": 3})
+    assert of_kind(check(incoming(files), {}, strict), "near-duplicates") == []
+
+
+LEAKS = {
+    "codec": (PNG, JPEG),
+    "mode": (PNG, dataclasses.replace(PNG, mode="RGBA")),
+    "size": (PNG, dataclasses.replace(PNG, width=10)),
+    "quantisation tables": (JPEG, dataclasses.replace(JPEG, tables=(16,) * 64 + (17,) * 64)),
+}
+
+
+@pytest.mark.parametrize("what", LEAKS)
+def test_what_tells_real_from_synthetic_by_format_alone_is_refused(what: str) -> None:
+    real, fake = LEAKS[what]
+    report = check(incoming(san(**{"0_real": real, "1_fake": fake})), {}, RULES)
+    assert report.leaks == {"1_fake": pytest.approx(1)}
+    assert [finding.kind for finding in report.refused] == ["format-leak"]
+
+
+def test_an_accepted_leak_is_only_warned_of_with_its_reason() -> None:
+    files = san(**{"0_real": PNG, "1_fake": JPEG})
+    report = check(incoming(files), {}, RULES, accept_leak="the camera writes PNG")
+    assert report.refused == ()
+    assert report.warned[0].message.endswith("Accepted: the camera writes PNG")
+
+
+def test_a_partial_leak_is_warned_of() -> None:
+    files = san(**{"0_real": PNG, "1_fake": PNG})
+    fakes = [path for path in files if "1_fake" in path]
+    files |= {path: dataclasses.replace(files[path], container=JPEG) for path in fakes[::2]}
+    [finding] = check(incoming(files), {}, RULES).findings
+    assert (finding.kind, finding.severity) == ("format-leak", "warned")
+    assert "0.75 accuracy" in finding.message
+
+
+def test_sizes_that_vary_alike_are_no_leak() -> None:
+    sizes = np.random.default_rng(0).integers(200, 600, (2, 350))
+    files = {
+        path: dataclasses.replace(file, container=Container("PNG", "RGB", int(width), int(height)))
+        for (path, file), width, height in zip(san().items(), *sizes, strict=True)
+    }
+    assert check(incoming(files), {}, LandingParams()).findings == ()
+
+
+def test_a_leak_of_one_generator_among_several_is_found() -> None:
+    files = san()
+    fakes = {path: file for path, file in files.items() if "1_fake" in path}
+    files |= {
+        path.replace("1_fake", "2_other"): image(f"{file.md5}+", ~file.fingerprint % 2**64, JPEG)
+        for path, file in fakes.items()
+    }
+    report = check(incoming(files), {}, RULES)
+    assert report.leaks == {"1_fake": 0.5, "2_other": pytest.approx(1)}
+
+
+def test_all_findings_are_told_at_once_and_a_dry_run_changes_nothing(
+    landed_workspace: Workspace, tmp_path: Path, write_task: WriteTask
+) -> None:
+    source = write_task(tmp_path / "in", {"0_real": 4, "1_fake": 4}, seed=3)
+    (source / "train/0_real/0.png").write_bytes(b"not an image")
+    shutil.copy(source / "train/0_real/1.jpg", source / "val/0_real/same.jpg")
+    shutil.copy(source / "train/1_fake/2.png", source / "train/0_real/torn.png")
+    (source / "notes.txt").write_text("!")
+    Image.open(source / "train/1_fake/0.png").save(source / "val/1_fake/near.bmp")
+    before = sorted(landed_workspace.root.rglob("*"))
+    report = check_landing(landed_workspace, source, "beta", Terms(contract=LandingParams(min_train=5, min_val=5)))
+    assert {finding.kind for finding in report.refused} == {
+        *("taken", "layout", "undecodable", "too-few", "same-in-train-and-val", "conflicting-labels")
+    }
+    assert {finding.kind for finding in report.warned} == {"near-duplicates", "format-leak"}
+    assert json.loads(json.dumps(report.record()))["refused"] is True
+    assert sorted(landed_workspace.root.rglob("*")) == before
+
+
+def test_a_leak_needs_a_reason_to_land_and_the_reason_is_kept(workspace: Workspace, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for folder, suffix in (("0_real", "png"), ("1_fake", "jpg")):
+        for split, count in (("train", 20), ("val", 5)):
+            place = tmp_path / "in" / split / folder
+            place.mkdir(parents=True)
+            for number in range(count):
+                pixels = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(place / f"{number}.{suffix}")
+    (tmp_path / "in" / READY).touch()
+    with pytest.raises(ContractError, match="--accept-leak"):
+        land(workspace, tmp_path / "in", "leaky")
+    assert versions.landed(workspace) == ()
+    land(workspace, tmp_path / "in", "leaky", terms=Terms(accept_leak="it is: all that there is"))
+    assert versions.landed(workspace)[0].accepted_leak == "it is: all that there is"
+    land(workspace, tmp_path / "in", "leaky")  # the same bytes again need no reason
+    assert versions.landed(workspace)[0].accepted_leak == "it is: all that there is"
+    assert "_READY" not in str(dict(versions.manifest(workspace)))
+
+
+def test_the_mini_cddb_lands_without_overrides(workspace: Workspace, tmp_path: Path) -> None:
+    for name in simulate(tmp_path / "raw", train_per_class=130, val_per_class=45):
+        report = check_landing(workspace, tmp_path / "raw" / name, name, Terms(contract=LandingParams()))
+        assert report.findings == ()
