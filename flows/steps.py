@@ -6,7 +6,7 @@ there whole or not at all, and a step whose output is there says so and does not
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 from uuid import UUID
@@ -122,9 +122,9 @@ def evaluate(root: str, home: str, base: str | None) -> str:
         earlier = [versions.read_task(Workspace(Path(root)), known.name) for known in state.tasks]
         digest = episode.evaluate(folder, state, _task(root, folder), earlier, _fetch(root), params)
         report = Report.read(folder.report_path)
-        learned = {name: row[i] for i, (name, row) in enumerate(zip(report.accuracy, state.accuracy, strict=False))}
-        _show_accuracy(report, learned)
-        shown.outcome = ", ".join(f"{name} {100 * value:.1f}" for name, value in report.accuracy.items())
+        names = [*(known.name for known in state.tasks), report.task]
+        _show_accuracy(report, names, [row[-1] for row in state.accuracy])
+        shown.outcome = ", ".join(f"{name} {100 * report.accuracy[name]:.1f}" for name in names)
         get_run_logger().info("accuracy, %%: %s", shown.outcome)
         return digest
 
@@ -201,10 +201,9 @@ def _fetch(root: str) -> Callable[[Iterable[Sample]], dict[str, Path]]:
     return lambda samples: versions.fetch(Workspace(Path(root)), samples)
 
 
-def _show_accuracy(report: Report, learned: Mapping[str, float]) -> None:
-    """The accuracy table on Prefect's page: each known task now, and when it was learned."""
-    rows = [
-        {"task": name, "accuracy": round(now, 4), "when learned": round(learned.get(name, now), 4)}
-        for name, now in report.accuracy.items()
-    ]
+def _show_accuracy(report: Report, names: Sequence[str], when_learned: Sequence[float]) -> None:
+    """The accuracy table on Prefect's page: each known task now, and when it was learned; the newest comes last."""
+    now = [report.accuracy[name] for name in names]
+    pairs = zip(names, now, [*when_learned, now[-1]], strict=True)
+    rows = [{"task": name, "accuracy": round(a, 4), "when learned": round(b, 4)} for name, a, b in pairs]
     create_table_artifact(rows, key=artifact_key("accuracy-after", report.task), description="accuracy on test images")

@@ -139,7 +139,7 @@ def print_pages(found: Services, out: Console) -> None:
     for title, service in (("Prefect", found.prefect), ("MLflow", found.mlflow)):
         state = "" if service.is_ready else "  (down: start it with 'lorax up')"
         out.print(f"{title:<8} {service.address}{state}", markup=False)
-    if found.prefect.is_embedded or found.mlflow.is_embedded:
+    if any(service.is_embedded and service.is_ready for service in (found.prefect, found.mlflow)):
         out.print(
             "Both keep running. Stop them with 'lorax down' in this workspace; after 'make demo', with 'make clean'."
         )

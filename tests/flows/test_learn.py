@@ -37,6 +37,8 @@ TASKS = SCENARIOS["hard"]
 STEPS = ("open base state", "train branch", "update exemplars", "evaluate all past tasks", "register")
 EPOCHS = 30
 
+pytestmark = pytest.mark.timeout(600)  # the servers alone take minutes to come up on a machine that is busy
+
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
@@ -52,7 +54,6 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
             {
                 **tiny,
                 "landing": {"min_train": 1, "min_val": 1},
-                "gate": {"floor": 0.0, "max_drop": 1.0, "max_forgetting": 1.0},
             },
         )
     )
@@ -145,16 +146,12 @@ def test_every_run_and_step_is_in_prefects_database_with_progress_and_accuracies
     for run in episodes:
         names = [step["name"].rsplit("-", 1)[0] for step in steps if step["flow_run_id"] == run["id"]]
         assert names == list(STEPS)
-    keys = {artifact["key"] for artifact in ask_prefect(workspace, "artifacts")}
-    assert {f"{kind}-{name}" for kind in ("training", "accuracy-after") for name in TASKS[:2]} <= keys
-
-
-def test_a_second_run_finds_nothing_to_learn_and_starts_no_server(workspace: Workspace) -> None:
-    lorax(workspace, "down")
-    before = champion(workspace)
-    assert "nothing to learn" in lorax(workspace, "learn")
-    assert champion(workspace) == before
-    assert not services.status(workspace, load_params(workspace.params_path)).mlflow.is_ready
+    artifacts = {artifact["key"]: artifact["data"] for artifact in ask_prefect(workspace, "artifacts")}
+    assert [artifacts[f"training-{name}"] for name in TASKS[:2]] == [100, 100]
+    first, second = json.loads(artifacts[f"accuracy-after-{TASKS[1]}"])
+    [alone] = json.loads(artifacts[f"accuracy-after-{TASKS[0]}"])
+    assert [first["task"], second["task"]] == list(TASKS[:2])
+    assert first["when learned"] == alone["accuracy"]
 
 
 def test_a_learner_predicts_files_and_skips_a_bad_one_with_exit_code_1(workspace: Workspace) -> None:
@@ -165,6 +162,14 @@ def test_a_learner_predicts_files_and_skips_a_bad_one_with_exit_code_1(workspace
     assert sum(verdict["probabilities"].values()) == pytest.approx(1)
     said = lorax(workspace, "predict", str(good), str(workspace.params_path), code=1)
     assert str(workspace.params_path) in said
+
+
+def test_a_second_run_finds_nothing_to_learn_and_starts_no_server(workspace: Workspace) -> None:
+    lorax(workspace, "down")
+    before = champion(workspace)
+    assert "nothing to learn" in lorax(workspace, "learn")
+    assert champion(workspace) == before
+    assert not services.status(workspace, load_params(workspace.params_path)).mlflow.is_ready
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
