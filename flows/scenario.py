@@ -49,7 +49,7 @@ def scenario(workspace_root: str, name: str, preset: str | None = None) -> dict[
     return track(workspace_root, params.registry.model, name, homes)
 
 
-@flow(name="scenario-episode", flow_run_name="episode {index}: {task}", persist_result=False)
+@flow(name="scenario-episode", flow_run_name="scenario episode {index}: {task}", persist_result=False)
 def episode(
     workspace_root: str, parent: str, task: str, index: int, base: str | None, parameters: dict[str, Any]
 ) -> str:

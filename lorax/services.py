@@ -24,8 +24,9 @@ from lorax.supervision import Program
 from lorax.workspace import Workspace
 
 HOST = "127.0.0.1"
-PATIENCE_S = 180.0
-"""How long a server may take to answer; a busy machine needs several times the usual 16 to 18 seconds."""
+PATIENCE_S = 600.0
+"""How long a server may take to answer: 16 to 18 seconds as a rule, minutes on a machine that is busy with other work.
+One that died is noticed at once, so nobody waits this long in vain."""
 
 EXTERNAL_PATIENCE_S = 10.0
 """How long a server that the environment names may take to answer."""

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from lorax.errors import LoraxError, RegistryError, StorageError
 
@@ -85,7 +86,13 @@ def _client_uri(uri: str) -> str:
 
     The driver is named too, since MLflow takes what follows a plain `sqlite:///` for a path and makes its folders.
     """
-    return f"sqlite+pysqlite:///file:{uri.removeprefix(_SQLITE)}?mode=ro&uri=true" if uri.startswith(_SQLITE) else uri
+    if not uri.startswith(_SQLITE):
+        return uri
+    from sqlalchemy.engine import URL  # it knows how its own version wants '%', '#' and '?' in a path written
+
+    database = f"file:{quote(uri.removeprefix(_SQLITE))}"
+    url = URL.create("sqlite+pysqlite", database=database, query={"mode": "ro", "uri": "true"})
+    return url.render_as_string(hide_password=False)
 
 
 def _require_answer(uri: str) -> None:
