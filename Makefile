@@ -37,6 +37,7 @@ check: setup ## lint, formatting, types, floor plan
 bench: setup ## measure speed against the published way
 	$(BIN)/python benchmarks/attention.py
 	$(BIN)/python benchmarks/training_step.py
+	$(BIN)/python benchmarks/landing.py
 
 data: setup ## make the repository's own data/ again: simulate, land five times; data.dvc comes out the same
 	$(BIN)/python scripts/make_data.py

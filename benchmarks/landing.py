@@ -1,0 +1,103 @@
+"""Landing against decoding alone: a task of images, checked, copied, pinned and committed; one row per image size.
+
+Both decode every image once, in the same threads and in the same run; what landing adds is hashing, the contract's
+checks, one copy into data/ and one into DVC's cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from measure import report, seconds
+from PIL import Image
+
+from lorax.data import repository, versions
+from lorax.data.images import decode, in_threads
+from lorax.data.landing import land
+from lorax.workspace import Workspace
+
+CLASSES = ("0_real", "1_fake")
+PARTS = ("check_s", "copy_s", "dvc_and_git_s")
+SHARES = {"train": 0.75, "val": 0.25}
+
+
+def write_images(folder: Path, images: int, side: int) -> None:
+    """Smooth colour noise, alternating PNG and JPEG: it compresses about as photographs do."""
+    random = np.random.default_rng(side)
+    for split, share in SHARES.items():
+        for name in CLASSES:
+            place = folder / split / name
+            place.mkdir(parents=True)
+            for number in range(int(images * share / len(CLASSES))):
+                coarse = random.integers(0, 256, (max(2, side // 8), max(2, side // 8), 3), dtype=np.uint8)
+                image = Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC)
+                pixels = np.asarray(image).astype(np.int16) + random.integers(-6, 7, (side, side, 3))
+                suffix = ("png", "jpg")[number % 2]
+                Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(place / f"{number}.{suffix}")
+
+
+def decode_all(folder: Path) -> None:
+    in_threads(lambda path: decode(path).shape, sorted(folder.rglob("*.*")), None, "")
+
+
+def empty_workspace(root: Path) -> Workspace:
+    versions.create_repository(root)
+    (root / "params.yaml").write_text("{}\n")
+    (root / ".gitignore").write_text("/work/\n/data\n")
+    repository.commit(root, ["params.yaml", ".gitignore", ".dvc/config", ".dvc/.gitignore", ".dvcignore"], "Begin")
+    return Workspace(root)
+
+
+def landed(workspace: Workspace, raw: Path) -> list[float]:
+    """Seconds of checking, of copying, and of DVC and git."""
+    began: dict[str, float] = {}
+
+    def note(done: int, total: int, what: str) -> None:
+        began.setdefault(what, time.perf_counter())
+
+    start = time.perf_counter()
+    land(workspace, raw, "task", progress=note)
+    marks = [start, began["copying"], began["adding to DVC"], time.perf_counter()]
+    return [after - before for before, after in pairwise(marks)]
+
+
+def measured(folder: Path, raw: Path, rounds: int) -> dict[str, float]:
+    """Median seconds of decoding, of landing, and of landing's parts, in turns."""
+    decoding, parts = [], []
+    for number in range(rounds):
+        workspace = empty_workspace(folder / f"workspace-{number}")
+        decoding.append(seconds(lambda: decode_all(raw)))
+        parts.append(landed(workspace, raw))
+    return {
+        "decode_s": statistics.median(decoding),
+        "land_s": statistics.median(sum(part) for part in parts),
+        **{name: statistics.median(part[i] for part in parts) for i, name in enumerate(PARTS)},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=4000)
+    parser.add_argument("--sides", type=int, nargs="+", default=[64, 256])
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    rows: list[dict[str, object]] = []
+    for side in arguments.sides:
+        with tempfile.TemporaryDirectory() as folder:
+            raw = Path(folder) / "raw"
+            write_images(raw, arguments.images, side)
+            found = measured(Path(folder), raw, arguments.rounds)
+        rates = {f"{what}_images_per_s": arguments.images / found[f"{what}_s"] for what in ("decode", "land")}
+        ratio = found["land_s"] / found["decode_s"]
+        rows.append({"images": arguments.images, "side": side, **found, **rates, "land_over_decode": ratio})
+    report("landing", rows)
+
+
+if __name__ == "__main__":
+    main()
