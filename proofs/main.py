@@ -170,6 +170,8 @@ def prove_paper() -> bool:
     from lorax.network.backbone import import_timm
 
     root = new_workspace("paper", "--preset", "paper")
+    text = (root / "params.yaml").read_text()
+    (root / "params.yaml").write_text(with_values(text, {"landing": {"min_train": 20, "min_val": 4}}))
     torch.manual_seed(0)
     model = import_timm().create_model("convit_tiny", pretrained=False, num_classes=0)
     weights = HOME / "convit_tiny_random.safetensors"
@@ -177,11 +179,11 @@ def prove_paper() -> bool:
     random = np.random.default_rng(0)
     for task in ("first", "second"):
         for split, count in (("train", 20), ("val", 4)):
-            for k, folder in enumerate(("0_real", "1_fake")):
+            for folder in ("0_real", "1_fake"):
                 for i in range(count):
                     path = HOME / "paper-data" / task / split / folder / f"{i}.png"
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    side = 200 + 40 * k
+                    side = 200 + 40 * (i % 2)
                     Image.fromarray(random.integers(0, 256, (side, side, 3), dtype=np.uint8)).save(path)
         lorax("land", str(HOME / "paper-data" / task), "--task", task, cwd=root)
     changes = {
