@@ -79,11 +79,15 @@ def main() -> None:
         accuracy = linear_accuracy((train[0], train[1][:, column]), (test[0], test[1][:, column]), answers)
         always = test[1][:, column].bincount().max().item() / len(test[1])
         print(f"{name}: {accuracy:.2f} (always the commonest answer: {always:.2f})", flush=True)
-    for name, change in lossy(unseen(9)).items():
-        batches = unseen(9)
-        batches.finish = change
-        features, labels = collect(backbone, batches, 6)
-        accuracy = linear_accuracy((train[0], train[1][:, -1]), (features, labels[:, -1]), 2)
+    batches = unseen(9)
+    batches.finish = lambda images: images
+    drawn = [batches.draw()[:2] for _ in range(6)]
+    resampled = torch.cat([labels[:, 0] > 0 for _, labels in drawn]).long()
+    for name, change in lossy(batches).items():
+        images = torch.cat([change(images).clamp(0, 255).round() for images, _ in drawn])
+        with torch.no_grad():
+            features = torch.cat([backbone.plain_feature(part) for part in images.split(256)])
+        accuracy = linear_accuracy((train[0], train[1][:, -1]), (features, resampled), 2)
         print(f"resampled, after {name}: {accuracy:.2f}", flush=True)
 
 
