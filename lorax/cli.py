@@ -60,6 +60,8 @@ def main(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and Prefect's log.")] = False,
 ) -> None:
     """Options before the command."""
+    # Threads that wait by spinning starve each other as soon as anything else, such as the servers, wants a core
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if not debug:
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
 
