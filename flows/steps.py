@@ -70,7 +70,7 @@ def open_base_state(root: str, model: str) -> str | None:
 @step("train branch")
 def train_branch(root: str, home: str, base: str | None) -> None:
     """Grow the network by the episode's task and fit the new branch and the head."""
-    with terminal.step("train branch") as shown:
+    with terminal.step("train branch", counts=True) as shown:
         folder, log = EpisodeFolder(Path(home)), get_run_logger()
         if folder.trained_dir.is_dir():
             _already_done(shown)

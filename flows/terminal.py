@@ -56,25 +56,31 @@ class Shown:
 
     def on_epoch(self, row: EpochRow, epochs: int) -> None:
         """Move the bar to the end of an epoch."""
-        detail = f"loss {row.loss:.3f}  {row.images_per_s:,.0f} images/s"
+        left_s = (epochs - row.epoch - 1) * row.seconds
+        detail = f"loss {row.loss:.3f}  {row.images_per_s:,.0f} images/s  {left_s:.0f} s left"
         self.progress.update(self.bar, total=epochs, completed=row.epoch + 1, detail=detail)
 
 
 @contextmanager
-def step(name: str) -> Iterator[Shown]:
-    """Show a step from its beginning to its end."""
+def step(name: str, *, counts: bool = False) -> Iterator[Shown]:
+    """Show a step from its beginning to its end.
+
+    Args:
+        name: what it does.
+        counts: show a bar, for a step that counts epochs.
+    """
     console = _console.get() or Console(quiet=True)
     began = time.monotonic()
-    columns = (
+    bar = (BarColumn(bar_width=30), MofNCompleteColumn(), TextColumn("{task.fields[detail]}")) if counts else ()
+    with Progress(
         TextColumn("  "),
         SpinnerColumn(),
         TextColumn("{task.description}"),
-        BarColumn(bar_width=30),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[detail]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        *bar,
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as progress:
         shown = Shown(progress, progress.add_task(name, total=None, detail=""))
         yield shown
     console.print(f"    {name:<18} {shown.outcome} [dim]({time.monotonic() - began:.1f} s)[/dim]", highlight=False)

@@ -37,14 +37,14 @@ TASKS = SCENARIOS["hard"]
 STEPS = ("open base state", "train branch", "update exemplars", "evaluate all past tasks", "register")
 EPOCHS = 30
 
-pytestmark = pytest.mark.timeout(600)  # the servers alone take minutes to come up on a machine that is busy
+pytestmark = pytest.mark.timeout(900)  # the servers alone take minutes to come up on a machine that is busy
 
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     """A workspace where the first two tasks landed, with a tiny backbone; its servers are stopped in the end."""
     folder = tmp_path_factory.mktemp("learn")
-    workspace = initialize(folder / "a workspace", prefect_port=free_port(), mlflow_port=free_port())
+    workspace = initialize(folder / "a 41%41 workspace", prefect_port=free_port(), mlflow_port=free_port())
     tiny = tiny_params(folder).learning()
     tiny["training"]["epochs"] = EPOCHS
     path = workspace.params_path
