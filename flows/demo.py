@@ -46,7 +46,11 @@ def run(root: Path, prefect_port: int | None, mlflow_port: int | None, out: Cons
     tables.print_champion(reconcile.open_registry(workspace, params), out)
     if to_land or is_waiting:
         _compare(workspace, params, out, err)
-    tables.print_pages(services.status(workspace, params), out)
+    found = services.status(workspace, params)
+    tables.print_pages(found, out)
+    if found.mlflow.is_ready:
+        timeline = reconcile.open_registry(workspace, params).pages()["timeline"]
+        out.print(f"A curve per task over the episodes: {timeline}", markup=False)
 
 
 def prepare(root: Path, prefect_port: int | None, mlflow_port: int | None) -> Workspace:
