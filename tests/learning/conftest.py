@@ -61,7 +61,7 @@ def params(tiny_backbone_params) -> Params:  # noqa: F811
     return Params.model_validate(
         {
             "backbone": tiny_backbone_params,
-            "lora": {"rank": 2, "alpha": 2, "dropout": 0.1},
+            "lora": {"rank": 2, "alpha": 2, "dropout": 0.1, "targets": [r"blocks\.\d+\.attn\.(qk|v)"]},
             "training": {"epochs": 2, "batch_size": 8, "views": 2},
             "exemplars": {"budget": 12},
             "run": {"threads": 1, "batch_size": 8, "device": "cpu"},
