@@ -1,4 +1,4 @@
-"""Landing as a person sees it: what the contract found, on the terminal, as JSON and as Markdown."""
+"""Landing as a person sees it: what the contract found, on the terminal and as JSON."""
 
 from __future__ import annotations
 
@@ -139,28 +139,12 @@ def print_report(report: Report | None, out: Console | None) -> None:
         table.add_column(name)
     for finding in (*report.refused, *report.warned):
         severity = Text(finding.severity, style=_COLOURS[finding.severity])
-        table.add_row(severity, finding.kind, Text(finding.message), Text(_examples(finding, "\n")))
+        table.add_row(severity, finding.kind, Text(finding.message), Text(_examples(finding)))
     out.print(table, soft_wrap=False)
 
 
-def markdown(report: Report) -> str:
-    """The report as a Markdown table, for Prefect's page."""
-    head = [
-        f"# {report.task}: {'refused' if report.refused else 'fulfils the landing contract'}",
-        "",
-        ", ".join(f"{place} {count:,}" for place, count in report.counts.items()) or "no images",
-        "",
-    ]
-    rows = [[f.severity, f.kind, f.message, _examples(f, ", ")] for f in (*report.refused, *report.warned)]
-    if rows:
-        head += ["| | finding | what | such as |", "|---|---|---|---|"]
-    return "\n".join([*head, *("| " + " | ".join(_in_a_cell(text) for text in row) + " |" for row in rows)]) + "\n"
-
-
-def _in_a_cell(text: str) -> str:
-    return text.replace("\n", "<br>").replace("|", "\\|")
-
-
-def _examples(finding: Finding, separator: str) -> str:
-    more = len(finding.paths) - _SHOWN
-    return separator.join(finding.paths[:_SHOWN]) + (f"{separator}and {more:,} more" if more > 0 else "")
+def _examples(finding: Finding) -> str:
+    """Every bad file by name, for each must be mended by hand; of other findings the first few."""
+    shown = len(finding.paths) if finding.kind == "undecodable" else _SHOWN
+    more = len(finding.paths) - shown
+    return "\n".join(finding.paths[:shown]) + (f"\nand {more:,} more" if more > 0 else "")

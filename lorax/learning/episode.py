@@ -117,7 +117,8 @@ def train_branch(
     network.head.requires_grad_(True)
     samples = [*task.train, *(e.sample for e in base.exemplars)]
     images = Images.load(samples, fetch(samples), network.crop)
-    data = TrainingSet.build(network, images, torch.tensor(classes.ids(samples)), params.training.views, params.run)
+    views = min(params.training.views, params.training.epochs)  # no epoch would show the others
+    data = TrainingSet.build(network, images, torch.tensor(classes.ids(samples)), views, params.run)
     prepared = time.perf_counter()
     fit = Fit(network, len(base.classes), params.training, params.run, episode)
     rows = fit.run_epochs(data, folder.checkpoint_path, on_epoch)
