@@ -153,7 +153,7 @@ def prove_kill() -> bool:
     started.wait()
     print(f"killed during training of {third}: exit {started.returncode}")
     before = json.loads(lorax("status", "--json", cwd=root).stdout)
-    print(f"after the kill the champion knows {before.get('tasks_known', before)}")
+    print(f"after the kill the champion knows {before['known']}")
     again = lorax("learn", cwd=root)
     print("\n".join(line for line in again.stdout.splitlines() if "episode" in line or "already done" in line))
     final = json.loads(lorax("status", "--json", cwd=root).stdout)["champion"]["state_digest"]
