@@ -146,9 +146,9 @@ def prove_kill() -> bool:
     while started.poll() is None and not killed:
         for plan in (root / "work/episodes").glob("*/plan.json"):
             planned = json.loads(plan.read_text())["task"]["name"] == third
-            killed = planned and (plan.parent / "training.safetensors").is_file()
-            if killed:
+            if planned and (plan.parent / "training.safetensors").is_file():
                 os.kill(started.pid, signal.SIGKILL)
+                killed = True
         time.sleep(0.05)
     started.wait()
     print(f"killed during training of {third}: exit {started.returncode}")

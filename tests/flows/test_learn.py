@@ -185,6 +185,8 @@ def test_training_that_was_cut_off_goes_on_where_it_was(workspace: Workspace, ho
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        # a shell without job control has what it starts in the background ignore Ctrl-C, and children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     while {path: path.stat().st_mtime_ns for path in checkpoints(workspace)} == before and process.poll() is None:
         time.sleep(0.02)
