@@ -1,4 +1,4 @@
-"""What there is to learn: the tasks of data.dvc's stream that the champion does not know, in landing order.
+"""What there is to learn: tasks of data.dvc's stream that the champion does not know, less held ones, in landing order.
 
 Decided from git, DVC's pins and the registry alone, so no server need run: while MLflow's is down, its database is
 read. Nothing here imports Prefect.
@@ -7,7 +7,7 @@ read. Nothing here imports Prefect.
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from lorax import services
@@ -15,15 +15,18 @@ from lorax.data import versions
 from lorax.data.versions import LandedTask
 from lorax.errors import DataVersionError, RegistryError
 from lorax.params import Params
-from lorax.registry import ModelVersion, Registry
+from lorax.registry import Hold, ModelVersion, Registry
 from lorax.stream import SCENARIOS
 from lorax.workspace import Workspace
 
 
-def missing_tasks(landed: Sequence[LandedTask], champion: ModelVersion | None) -> list[LandedTask]:
-    """The landed tasks that `champion` does not know, in landing order."""
+def missing_tasks(
+    landed: Sequence[LandedTask], champion: ModelVersion | None, held: Iterable[Hold]
+) -> list[LandedTask]:
+    """The landed tasks that `champion` does not know and that are not held with these bytes, in landing order."""
     known = {task.name for task in champion.tasks} if champion else set()
-    return [task for task in landed if task.name not in known]
+    stopped = {(hold.task, hold.digest) for hold in held}
+    return [task for task in landed if task.name not in known and (task.name, task.digest) not in stopped]
 
 
 def changed_tasks(landed: Sequence[LandedTask], champion: ModelVersion | None) -> list[LandedTask]:
@@ -56,7 +59,10 @@ def waiting_tasks(workspace: Workspace, params: Params) -> list[LandedTask]:
         RegistryError: the registry can't be read.
     """
     landed = versions.landed(workspace)
-    return missing_tasks(landed, open_registry(workspace, params).champion()) if landed else []
+    if not landed:
+        return []
+    registry = open_registry(workspace, params)
+    return [] if registry.waiting() else missing_tasks(landed, registry.champion(), registry.held())
 
 
 def accuracy_rows(champion: ModelVersion, known: Sequence[ModelVersion]) -> list[list[float]]:

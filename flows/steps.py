@@ -19,14 +19,14 @@ from prefect.client.schemas.objects import State, TaskRun
 
 from flows import terminal
 from lorax import services
-from lorax.data import versions
+from lorax.data import checkout, versions
 from lorax.errors import DataVersionError, LoraxError, RegistryError
 from lorax.learning import episode
 from lorax.learning.folder import EpisodeFolder, Plan, Report
 from lorax.learning.state import LearnedTask, Revision, state_digest
 from lorax.learning.training import EpochRow
 from lorax.params import Params, load_params
-from lorax.registry import Registry
+from lorax.registry import ModelVersion, Registry
 from lorax.stream import Sample, Task
 from lorax.workspace import Workspace
 
@@ -35,6 +35,7 @@ _R = TypeVar("_R")
 
 RETRIES = 2
 RETRY_DELAY_S = 5.0
+_CHECKOUT_DELAYS_S = [5.0, 15.0, 30.0, 60.0, 120.0]  # a push may be minutes behind its landing
 
 
 def _may_pass(_: Step[Any, Any], __: TaskRun, state: State[Any]) -> bool:
@@ -53,6 +54,31 @@ def step(name: str) -> Callable[[Callable[_P, _R]], Step[_P, _R]]:
         cache_policy=NO_CACHE,
         persist_result=False,
     )
+
+
+@task(
+    name="update checkout",
+    retries=len(_CHECKOUT_DELAYS_S),
+    retry_delay_seconds=_CHECKOUT_DELAYS_S,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def update_checkout(root: str, task: str | None, digest: str | None, commit: str | None) -> None:
+    """Bring a worker's checkout to what its upstream has, unless it holds the landing that started the run."""
+    workspace, log = Workspace(Path(root)), get_run_logger()
+    landing = (commit or "", digest or "")
+    if any(landing) and checkout.holds(workspace, *landing):
+        log.info("the checkout holds the landing of %s", task)
+        return
+    try:
+        pulled = checkout.bring_up_to_date(workspace)
+    except DataVersionError as error:
+        if any(landing):
+            raise
+        log.warning("the checkout stays as it is: %s", error)
+    else:
+        log.info("the checkout is %s", "up to date with its upstream" if pulled else "as it is: no upstream is set")
+    checkout.check_holds(workspace, *landing)
 
 
 @step("open base state")
@@ -131,14 +157,17 @@ def evaluate(root: str, home: str, base: str | None) -> str:
 
 @step("register")
 def register(root: str, model: str, home: str) -> int:
-    """Register the episode's learner state as a model version; returns its number."""
+    """Register the episode's learner state as a model version, champion if the gate lets it; returns its number."""
     with terminal.step("register") as shown:
-        folder = EpisodeFolder(Path(home))
-        registry = open_registry(Workspace(Path(root)), model)
+        folder, workspace = EpisodeFolder(Path(home)), Workspace(Path(root))
+        registry, gate = open_registry(workspace, model), load_params(workspace.params_path).gate
         report = Report.read(folder.report_path)
-        version = registry.register(folder.state_dir, report, git_commit=folder.plan().revision.commit)
-        shown.outcome = f"version {version.version}"
-        get_run_logger().info("registered as version %d of %s", version.version, model)
+        version = registry.register(folder.state_dir, report, gate=gate, git_commit=folder.plan().revision.commit)
+        _show_verdicts(version)
+        why = f": {version.reason}" if version.outcome != "promoted" else ""
+        shown.outcome = f"version {version.version} {version.outcome}{why}"
+        log = get_run_logger()
+        (log.info if version.outcome == "promoted" else log.warning)("registered as %s of %s", shown.outcome, model)
         return version.version
 
 
@@ -207,3 +236,10 @@ def _show_accuracy(report: Report, names: Sequence[str], when_learned: Sequence[
     pairs = zip(names, now, [*when_learned, now[-1]], strict=True)
     rows = [{"task": name, "accuracy": round(a, 4), "when learned": round(b, 4)} for name, a, b in pairs]
     create_table_artifact(rows, key=artifact_key("accuracy-after", report.task), description="accuracy on test images")
+
+
+def _show_verdicts(version: ModelVersion) -> None:
+    """The gate's verdicts on Prefect's page."""
+    rows = [{"task": v.task, "asked": v.kind, "passed": v.passed, "because": v.reason} for v in version.verdicts]
+    summary = f"version {version.version}: {version.outcome}. {version.reason}"
+    create_table_artifact(rows, key=artifact_key("gate", version.task), description=summary)

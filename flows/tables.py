@@ -76,13 +76,14 @@ def version_record(version: ModelVersion) -> dict[str, Any]:
 def status_record(workspace: Workspace, params: Params) -> dict[str, Any]:
     """What `lorax status` says, for scripts."""
     landed = data_versions.landed(workspace)
-    champion = reconcile.open_registry(workspace, params).champion()
+    registry = reconcile.open_registry(workspace, params)
+    champion, held = registry.champion(), registry.held()
     found, revision = services.status(workspace, params), data_versions.revision(workspace)
     return {
         "workspace": str(workspace.root),
         "champion": version_record(champion) if champion else None,
         "known": [task.name for task in champion.tasks] if champion else [],
-        "waiting": [task.name for task in reconcile.missing_tasks(landed, champion)],
+        "waiting": [task.name for task in reconcile.missing_tasks(landed, champion, held)],
         "changed": [task.name for task in reconcile.changed_tasks(landed, champion)],
         "data": {"digest": revision.digest, "commit": revision.commit},
         "services": {s.name: {"address": s.address, "ready": s.is_ready} for s in (found.prefect, found.mlflow)},

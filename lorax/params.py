@@ -87,6 +87,16 @@ class LandingParams(_Section):
     drop_dir: str | None = Field(None, min_length=1, description="drop folder to watch, relative to the workspace")
 
 
+class GateParams(_Section):
+    """When a challenger may become champion."""
+
+    floor: float = Field(0.7, ge=0, le=1, description="least accuracy on the new task")
+    max_drop: float = Field(0.05, ge=0, le=1, description="largest drop of an old task against the champion")
+    max_forgetting: float = Field(0.15, ge=0, le=1, description="largest drop against when it was first learned")
+    significance: float = Field(0.05, gt=0, le=1, description="a drop with a larger p-value is taken for chance")
+    approval: bool = Field(False, description="what passes waits for a person to promote it")
+
+
 class ServicesParams(_Section):
     """Where the embedded servers listen, on loopback."""
 
@@ -104,6 +114,7 @@ class Params(_Section):
     run: RunParams = RunParams()
     registry: RegistryParams = RegistryParams()
     landing: LandingParams = LandingParams()
+    gate: GateParams = GateParams()
     services: ServicesParams = ServicesParams()
 
     def learning(self) -> dict[str, Any]:

@@ -1,6 +1,9 @@
 """The model registry and the tracking of runs: the only room that knows MLflow."""
 
-from lorax.registry.registry import CHAMPION, Registry
+from lorax.registry.gate import TaskVerdict
+from lorax.registry.journal import Entry, Hold
+from lorax.registry.reading import CHALLENGER, CHAMPION
+from lorax.registry.registry import Registry
 from lorax.registry.versions import KnownTask, ModelVersion
 
-__all__ = ["CHAMPION", "KnownTask", "ModelVersion", "Registry"]
+__all__ = ["CHALLENGER", "CHAMPION", "Entry", "Hold", "KnownTask", "ModelVersion", "Registry", "TaskVerdict"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from lorax.registry.tracking import Point, matrix_metrics, points_at
@@ -13,15 +13,29 @@ if TYPE_CHECKING:  # imports torch, which a look-up can do without
 
 
 def line_of(digest: str, parent_digest: str | None, versions: Sequence[ModelVersion]) -> str:
-    """The line of a new state: its parent's, unless another child carries that on already; else a line of its own.
+    """The line that a state continues when it becomes champion: its parent's, or one of its own.
 
-    Two children of one version on one timeline would give it two points at one step.
+    It is one of its own if it has no parent, or another child carries the parent's on already: two children on one
+    timeline would give it two points at one step.
     """
+    own = next((v for v in versions if v.state_digest == digest), None)
+    if own and own.line:
+        return own.line
     parent = next((v for v in versions if v.state_digest == parent_digest), None)
-    if parent is None:
+    if parent is None or not parent.line:
         return digest
     is_carried_on = any(v.parent_digest == parent_digest and v.line == parent.line for v in versions)
     return digest if is_carried_on else parent.line
+
+
+def ancestors(version: ModelVersion, versions: Iterable[ModelVersion]) -> list[ModelVersion]:
+    """`version` and those that it grew from, newest first, as far as they are still registered."""
+    by_digest: dict[str | None, ModelVersion] = {v.state_digest: v for v in versions}
+    found, current = [], by_digest.get(version.state_digest)
+    while current is not None:
+        found.append(current)
+        current = by_digest.get(current.parent_digest)
+    return found
 
 
 def timeline_points(state: LearnerState, digest: str, versions: Sequence[ModelVersion]) -> list[Point]:

@@ -57,6 +57,13 @@ def fetch_state(client: Any, uri: str, name: str, version: int, directory: Path)
     shutil.rmtree(fetched)
 
 
+def delete_model(client: Any, name: str, version: int) -> None:
+    """Delete a model version and the MLflow model below it; `mlflow gc` frees the artifacts' room."""
+    source = client.get_model_version(name, str(version)).source
+    client.delete_model_version(name, str(version))
+    client.delete_logged_model(source.removeprefix(_MODEL_SCHEME))
+
+
 def is_whole(directory: Path, digest: str) -> bool:
     """Whether `directory` holds the learner state `digest`, every file as it was."""
     from lorax.learning.state import load_state, state_digest

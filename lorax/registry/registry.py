@@ -1,121 +1,33 @@
-"""The model registry: learner states as MLflow model versions, and the curves that grow with them."""
+"""The model registry: learner states as MLflow model versions; which of them is champion, and what is held."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lorax.errors import RegistryError, StateError
-from lorax.registry import tracking
-from lorax.registry.client import connect, is_missing, is_missing_database, is_server, mlflow_errors
-from lorax.registry.lineage import line_of, timeline_points
-from lorax.registry.package import fetch_state, is_whole, logged_model, model_address
-from lorax.registry.versions import (
-    MODEL_DESCRIPTION,
-    KnownTask,
-    ModelVersion,
-    describe,
-    is_ours,
-    read_version,
-    version_tags,
-)
-from lorax.storage import whole_directory
+from lorax.params import GateParams
+from lorax.registry import journal, moves, tracking
+from lorax.registry.gate import judge
+from lorax.registry.journal import Hold
+from lorax.registry.lineage import ancestors
+from lorax.registry.package import delete_model, logged_model, model_address
+from lorax.registry.reading import CHALLENGER, RegisteredModel
+from lorax.registry.versions import MODEL_DESCRIPTION, KnownTask, ModelVersion, describe, version_tags
 
 if TYPE_CHECKING:  # these import torch, which a look-up can do without
     from lorax.learning.folder import Report
     from lorax.learning.state import LearnerState
 
-CHAMPION = "champion"
-_CHAMPION_TAG = "lorax.champion"
-"""On the registered model: the version that the alias was last set to, so that a lost alias is noticed."""
 
-_PAGE = 200
+class Registry(RegisteredModel):
+    """One registered model and its experiment, with all that changes them; see `RegisteredModel` for what is read."""
 
-
-class Registry:
-    """One registered model and its experiment. Nothing is opened before it is needed.
-
-    Args:
-        tracking_uri: the MLflow server's address; or, for reading with the server down, its database's, such as
-            `sqlite:///` and an absolute path.
-        model_name: name of the registered model and of its experiment.
-    """
-
-    def __init__(self, tracking_uri: str, model_name: str) -> None:
-        self.uri, self.name = tracking_uri.rstrip("/"), model_name
-
-    def champion(self) -> ModelVersion | None:
-        """The version that is served and that the next episode grows from; None while nothing was registered.
-
-        Raises:
-            RegistryError: the alias was lost (deleted by hand, or with its version), or MLflow doesn't answer.
-        """
-        if is_missing_database(self.uri):
-            return None
-        with self._talking("look up the champion"):
-            model = self._model()
-            if model is None:
-                return None
-            if CHAMPION not in model.aliases:
-                self._refuse_lost_alias(model)
-                return None
-            number = str(model.aliases[CHAMPION])
-            found = self._client.get_model_version(self.name, number)
-            return read_version(found, _aliases(model, number))
-
-    def versions(self) -> list[ModelVersion]:
-        """All versions that lorax registered, oldest first.
-
-        Raises:
-            RegistryError: MLflow doesn't answer, or a version's tags were edited by hand.
-        """
-        if is_missing_database(self.uri):
-            return []
-        with self._talking("list the versions"):
-            model = self._model()
-            found = self._search() if model else []
-            versions = [read_version(v, _aliases(model, v.version)) for v in found if is_ours(v)]
-        return sorted(versions, key=lambda v: v.version)
-
-    def find(self, state_digest: str) -> ModelVersion | None:
-        """The version that holds the learner state with this digest."""
-        return next((v for v in self.versions() if v.state_digest == state_digest), None)
-
-    def download_state(self, version: int, into: Path) -> Path:
-        """Fetch a version's learner state into `into/<digest>`, where it is looked up first.
-
-        Args:
-            version: number of the model version.
-            into: the folder that holds local copies, one sub-folder per state digest.
-
-        Returns:
-            The state's directory, whole and with the digest that the version names.
-
-        Raises:
-            RegistryError: the artifacts can't be fetched, or are not the ones that were registered.
-            StorageError: the disk is full.
-        """
-        digest = self._version(version).state_digest
-        final = into / digest
-        if is_whole(final, digest):
-            return final
-        self._require_server()
-        shutil.rmtree(final, ignore_errors=True)
-        with self._talking(f"fetch the learner state of version {version}"), whole_directory(final) as draft:
-            fetch_state(self._client, self.uri, self.name, version, draft)
-            if not is_whole(draft, digest):
-                raise RegistryError(
-                    f"the artifacts of version {version} of {self.name!r} are not the learner state {digest[:12]} "
-                    "that was registered: they were changed on the server. "
-                    "Restore the artifact store from a backup, or grow from another version."
-                )
-        return final
-
-    def register(self, state_dir: Path, report: Report, *, git_commit: str | None = None) -> ModelVersion:
-        """Register a learner state with its runs and figures, and make it champion.
+    def register(
+        self, state_dir: Path, report: Report, *, gate: GateParams, git_commit: str | None = None
+    ) -> ModelVersion:
+        """Register a learner state with its runs and figures, and make it champion if the gate lets it.
 
         Safe to call again after being cut off anywhere: each thing is looked up by the state's digest before it is
         made, and the version, made in one call, marks that everything before it is whole.
@@ -123,7 +35,11 @@ class Registry:
         Args:
             state_dir: the learner state that the episode left.
             report: what the episode measured.
+            gate: when it may become champion.
             git_commit: commit of the workspace, or None.
+
+        Returns:
+            The version; its `outcome` says whether it is champion now.
 
         Raises:
             StateError: the state is damaged, or the report belongs to another episode.
@@ -135,19 +51,117 @@ class Registry:
         state, digest = load_state(state_dir), state_digest(state_dir)
         _check_report(state, report)
         with self._talking(f"register the state after {report.task!r}"):
-            versions = self.versions()
-            experiment = tracking.experiment_id(self._client, self.name)
-            found = next((v for v in versions if v.state_digest == digest), None)
-            line = found.line if found else line_of(digest, state.parent, versions)
-            timeline = tracking.timeline_run(self._client, experiment, line)
-            if found is None:
-                run_id = tracking.episode_run(self._client, experiment, timeline, state, digest, git_commit)
-                tracking.write_episode(self._client, run_id, state, report)
-                model_id = logged_model(self._client, experiment, run_id, self.name, state_dir, state.classes)
-                tracking.finish_run(self._client, run_id)
-                found = self._create_version(state, digest, line, report, run_id, model_id)
-            self._promote(found, state, [*versions, found], timeline)
+            found = self.find(digest) or self._make(state_dir, state, digest, report, gate, git_commit)
+            moves.decide(self, found, state, gate)
         return self._version(found.version)
+
+    def settle(self) -> ModelVersion | None:
+        """Take note of what was done to the champion's alias in MLflow itself; returns the champion.
+
+        An alias that was moved there counts as a rollback or promotion by hand: what the old champion knew beyond the
+        new one is held.
+
+        Raises:
+            RegistryError: the alias was lost, or MLflow doesn't answer.
+        """
+        champion = self.champion()
+        if champion is not None:
+            self._require_server()
+            with self._talking("take note of the champion"):
+                moves.take_note(self, champion)
+        return champion
+
+    def promote(self, number: int, state_dir: Path, *, by: str, reason: str) -> ModelVersion:
+        """Make a version champion by hand, whatever the gate said; also mends a lost alias.
+
+        What the old champion knew beyond it is held.
+
+        Args:
+            number: the version.
+            state_dir: its learner state (see `download_state`).
+            by, reason: who and why.
+
+        Raises:
+            RegistryError: there is no such version, or MLflow doesn't answer or refuses.
+        """
+        from lorax.learning.state import load_state
+
+        self._require_server()
+        version = self.version(number)
+        state = load_state(state_dir)
+        with self._talking(f"promote version {number}"):
+            moves.write_timeline(self, version, state)
+            moves.move_by_hand(self, version, journal.PROMOTED, by, reason)
+        return self._version(number)
+
+    def rollback(self, number: int, *, by: str, reason: str) -> ModelVersion:
+        """Make a version that was champion before champion again, and hold what the present one knows beyond it.
+
+        Args:
+            number: the version.
+            by, reason: who and why.
+
+        Raises:
+            RegistryError: there is no such version, it never was champion, or it is champion already.
+        """
+        self._require_server()
+        version, champion = self.version(number), self.champion()
+        if champion and champion.version == number:
+            raise RegistryError(f"version {number} is the champion already; nothing was changed.")
+        if version.promoted_at is None:
+            raise RegistryError(
+                f"version {number} never was champion ({version.outcome}: {version.reason}), so there is nothing to "
+                f"roll back to. To overrule the gate: 'lorax promote {number} --reason TEXT'."
+            )
+        with self._talking(f"roll back to version {number}"):
+            moves.move_by_hand(self, version, journal.ROLLED_BACK, by, reason)
+        return self._version(number)
+
+    def release(self, task: str, *, by: str, reason: str) -> list[Hold]:
+        """Let a held task be learned again; returns the holds that were lifted, none if it was not held."""
+        self._require_server()
+        lifted = [hold for hold in self.held() if hold.task == task]
+        with self._talking(f"release {task!r}"):
+            for hold in lifted:
+                self._note(journal.RELEASED, hold.version, by, reason, task, hold.digest)
+        return lifted
+
+    def refuse(self, number: int, *, by: str, reason: str) -> ModelVersion:
+        """Refuse a version that waits for approval; its task is held.
+
+        Raises:
+            RegistryError: it does not wait.
+        """
+        self._require_server()
+        version = self.version(number)
+        if version.outcome != journal.WAITING:
+            raise RegistryError(
+                f"version {number} does not wait for approval (it is {version.outcome or 'unfinished'}). "
+                "To take a champion back: 'lorax rollback --to VERSION --reason TEXT'."
+            )
+        with self._talking(f"refuse version {number}"):
+            moves.refuse(self, version, by, reason)
+        return self._version(number)
+
+    def delete(self, number: int, *, by: str, reason: str) -> ModelVersion:
+        """Delete a version with its artifacts; its runs, with their figures, stay. Its task stays held if it is.
+
+        Raises:
+            RegistryError: an alias is on it, or the champion's or challenger's line of descent needs it.
+        """
+        self._require_server()
+        version, versions = self.version(number), self.versions()
+        for other in (v for v in versions if v.aliases):
+            if number in {a.version for a in ancestors(other, versions)}:
+                alias = " and ".join(other.aliases)
+                what = (
+                    f"is the {alias}" if other.version == number else f"is an ancestor of the {alias}, {other.version}"
+                )
+                raise RegistryError(f"version {number} can't be deleted: it {what}. Nothing was changed.")
+        with self._talking(f"delete version {number}"):
+            self._note(journal.DELETED, number, by, reason)
+            delete_model(self._client, self.name, number)
+        return version
 
     def track_scenario(
         self,
@@ -189,40 +203,40 @@ class Registry:
             tracking.finish_run(self._client, run_id)
         return run_id
 
-    def pages(self) -> dict[str, str]:
-        """Addresses of MLflow's pages for a browser: the timeline's curves and the model's versions."""
-        self._require_server()
-        with self._talking("find the timeline"):
-            champion = self.champion()
-            experiment = tracking.experiment_id(self._client, self.name)
-            pages = {"model": f"{self.uri}/#/models/{self.name}", "runs": f"{self.uri}/#/experiments/{experiment}/runs"}
-            if champion:
-                run_id = tracking.timeline_run(self._client, experiment, champion.line)
-                pages["timeline"] = f"{self.uri}/#/experiments/{experiment}/runs/{run_id}/model-metrics"
-        return pages
-
-    def _promote(
-        self, version: ModelVersion, state: LearnerState, versions: Sequence[ModelVersion], timeline: str
-    ) -> None:
-        """Write the timeline's points and move the alias, last: while it has not moved, the call will be repeated."""
-        tracking.write_points(self._client, timeline, timeline_points(state, version.state_digest, versions))
-        tracking.finish_run(self._client, timeline)
-        self._client.set_registered_model_alias(self.name, CHAMPION, str(version.version))
-        self._client.set_registered_model_tag(self.name, _CHAMPION_TAG, str(version.version))
+    def _make(
+        self,
+        state_dir: Path,
+        state: LearnerState,
+        digest: str,
+        report: Report,
+        gate: GateParams,
+        git_commit: str | None,
+    ) -> ModelVersion:
+        """The episode's run, the model, and last the version that names both."""
+        experiment = tracking.experiment_id(self._client, self.name)
+        parent = self.find(state.parent) if state.parent else None
+        above = tracking.timeline_run(self._client, experiment, parent.line) if parent and parent.line else None
+        run_id = tracking.episode_run(self._client, experiment, above, state, digest, git_commit)
+        tracking.write_episode(self._client, run_id, state, report)
+        model_id = logged_model(self._client, experiment, run_id, self.name, state_dir, state.classes)
+        tracking.finish_run(self._client, run_id)
+        return self._create_version(state, digest, report, gate, run_id, model_id)
 
     def _create_version(
-        self, state: LearnerState, digest: str, line: str, report: Report, run_id: str, model_id: str
+        self, state: LearnerState, digest: str, report: Report, gate: GateParams, run_id: str, model_id: str
     ) -> ModelVersion:
         tasks = tuple(KnownTask(task.name, task.digest) for task in state.tasks)
-        metrics = tracking.episode_metrics(state.accuracy, [task.name for task in tasks], report)
+        names = [task.name for task in tasks]
+        metrics = tracking.episode_metrics(state.accuracy, names, report)
+        verdicts = judge(report, state.accuracy, names, gate)
         tags = version_tags(
             state_digest=digest,
             parent_digest=state.parent,
-            line=line,
             tasks=tasks,
             data_digest=state.revision.digest,
             data_commit=state.revision.commit,
             metrics=metrics,
+            verdicts=verdicts,
         )
         if self._model() is None:
             self._client.create_registered_model(self.name, description=MODEL_DESCRIPTION)
@@ -231,63 +245,15 @@ class Registry:
             source=model_address(model_id),
             run_id=run_id,
             tags=tags,
-            description=describe(tasks, metrics),
+            description=describe(tasks, metrics, verdicts),
             model_id=model_id,
         )
-        return read_version(created, ())
+        self._client.set_registered_model_alias(self.name, CHALLENGER, created.version)
+        return self._version(int(created.version))
 
-    def _version(self, number: int) -> ModelVersion:
-        with self._talking(f"read version {number}"):
-            found = self._client.get_model_version(self.name, str(number))
-            return read_version(found, _aliases(self._model(), number))
-
-    def _search(self) -> list[Any]:
-        found, token = [], None
-        while True:
-            page = self._client.search_model_versions(f"name = '{self.name}'", max_results=_PAGE, page_token=token)
-            found.extend(page)
-            token = page.token
-            if not token:
-                return found
-
-    def _model(self) -> Any:
-        """MLflow's registered model, or None."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            return self._client.get_registered_model(self.name)
-        except MlflowException as error:
-            if is_missing(error):
-                return None
-            raise
-
-    def _refuse_lost_alias(self, model: Any) -> None:
-        last = model.tags.get(_CHAMPION_TAG)
-        if last is not None:
-            raise RegistryError(
-                f"model {self.name!r} has no alias {CHAMPION!r} any more: it was on version {last}, and the alias or "
-                f"that version was deleted in MLflow. Set the alias {CHAMPION!r} on the version to go on from: "
-                f"on MLflow's page of model {self.name!r}, or with MlflowClient().set_registered_model_alias()."
-            )
-
-    def _require_server(self) -> None:
-        if not is_server(self.uri):
-            raise RegistryError(
-                f"{self.uri} is MLflow's database, which lorax only looks things up in. "
-                "Start the server with 'lorax up' and use its address."
-            )
-
-    def _talking(self, doing: str) -> Any:
-        return mlflow_errors(self.uri, doing)
-
-    @cached_property
-    def _client(self) -> Any:
-        return connect(self.uri)
-
-
-def _aliases(model: Any, version: int | str) -> tuple[str, ...]:
-    """The aliases of a version, which only the registered model lists."""
-    return tuple(sorted(alias for alias, number in model.aliases.items() if str(number) == str(version)))
+    def _note(self, kind: str, version: int, by: str, reason: str, task: str = "", digest: str = "") -> None:
+        new = journal.entry(kind, version, by=by, reason=reason, task=task, digest=digest)
+        journal.write(self._client, self.name, new)
 
 
 def _check_report(state: LearnerState, report: Report) -> None:

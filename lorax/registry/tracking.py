@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # these import torch, which a look-up can do without
     from lorax.learning.folder import Report
     from lorax.learning.state import LearnerState
 
+PARENT_TAG = "mlflow.parentRunId"
 _BATCH_POINTS = 1000
 """MLflow's limit for one log_batch call."""
 
@@ -90,11 +91,12 @@ def timeline_run(client: Any, experiment: str, line: str) -> str:
 
 
 def episode_run(
-    client: Any, experiment: str, timeline: str, state: LearnerState, digest: str, git_commit: str | None
+    client: Any, experiment: str, timeline: str | None, state: LearnerState, digest: str, git_commit: str | None
 ) -> str:
-    """The run of one episode, nested below its timeline, made if need be; it is known by the state's digest."""
+    """The run of one episode, made if need be, below its parent's timeline; it is known by the state's digest."""
     name = f"{len(state.tasks) - 1:02d} {state.tasks[-1].name}"
-    details = {"mlflow.parentRunId": timeline, "lorax.parent_digest": state.parent or "", **git_tags(git_commit)}
+    above = {PARENT_TAG: timeline} if timeline else {}
+    details = {**above, "lorax.parent_digest": state.parent or "", **git_tags(git_commit)}
     return _run(client, experiment, name, {ROLE_TAG: "episode", DIGEST_TAG: digest}, details)
 
 

@@ -8,16 +8,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from lorax.errors import RegistryError
+from lorax.registry.gate import TaskVerdict
 
 DIGEST_TAG = "lorax.state_digest"
 LINE_TAG = "lorax.line"
 ROLE_TAG = "lorax.role"
-_METRICS_TAG = "lorax.metrics"
+OUTCOME_TAG = "lorax.outcome"
+REASON_TAG = "lorax.reason"
+_TASKS_TAG, _METRICS_TAG, _VERDICTS_TAG = "lorax.tasks", "lorax.metrics", "lorax.verdicts"
+_PROMOTED_AT_TAG, _PROMOTED_BY_TAG = "lorax.promoted_at", "lorax.promoted_by"
+_PART_LENGTH = 4000
+"""MLflow keeps up to 5000 characters of a tag; what may be longer, as with fifty tasks, goes into several."""
+
 _HEADLINES = ("average_accuracy", "average_incremental_accuracy", "forgetting")
 """Metrics that get a tag of their own, for people who read MLflow's model page."""
 
@@ -38,7 +45,13 @@ class KnownTask:
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """A learner state registered in MLflow. `line` names its line of descent: the digest of the line's first state."""
+    """A learner state registered in MLflow.
+
+    `outcome` is "promoted", "refused", "base moved" (the champion was no longer its parent), "waiting" (for approval),
+    or '' where registering was cut off; `reason` says why, `verdicts` is the gate's part of it. `promoted_by` and
+    `promoted_at` tell of the last promotion. `line` names the line of descent, '' until promoted: the digest of its
+    first state.
+    """
 
     version: int
     run_id: str
@@ -52,32 +65,48 @@ class ModelVersion:
     data_commit: str | None
     metrics: Mapping[str, float]
     created_at: datetime
+    verdicts: tuple[TaskVerdict, ...] = ()
+    outcome: str = ""
+    reason: str = ""
+    promoted_at: datetime | None = None
+    promoted_by: str = ""
     aliases: tuple[str, ...] = ()
+
+    @property
+    def learned(self) -> KnownTask:
+        """The task that its own episode learned."""
+        return self.tasks[-1]
 
 
 def version_tags(
     *,
     state_digest: str,
     parent_digest: str | None,
-    line: str,
     tasks: tuple[KnownTask, ...],
     data_digest: str,
     data_commit: str | None,
     metrics: Mapping[str, float],
+    verdicts: Sequence[TaskVerdict],
 ) -> dict[str, str]:
     """The tags of a new version, from which `read_version` makes the record again."""
     return {
         DIGEST_TAG: state_digest,
         "lorax.parent_digest": parent_digest or "",
-        LINE_TAG: line,
         "lorax.episode": str(len(tasks) - 1),
         "lorax.task": tasks[-1].name,
-        "lorax.tasks": json.dumps([[task.name, task.digest] for task in tasks]),
+        **_parts(_TASKS_TAG, [[task.name, task.digest] for task in tasks]),
         "lorax.data_digest": data_digest,
         "lorax.data_commit": data_commit or "",
-        _METRICS_TAG: json.dumps(dict(metrics), sort_keys=True),
+        **_parts(_METRICS_TAG, dict(sorted(metrics.items()))),
+        **_parts(_VERDICTS_TAG, [list(asdict(verdict).values()) for verdict in verdicts]),
         **{f"lorax.{name}": f"{metrics[name]:.4f}" for name in _HEADLINES},
     }
+
+
+def promotion_tags(by: str, reason: str) -> dict[str, str]:
+    """The tags of a version that becomes champion now."""
+    at = datetime.now(UTC).isoformat()
+    return {_PROMOTED_AT_TAG: at, _PROMOTED_BY_TAG: by, REASON_TAG: reason[:_PART_LENGTH], OUTCOME_TAG: "promoted"}
 
 
 def read_version(found: Any, aliases: tuple[str, ...]) -> ModelVersion:
@@ -97,14 +126,19 @@ def read_version(found: Any, aliases: tuple[str, ...]) -> ModelVersion:
             run_id=found.run_id,
             state_digest=tags[DIGEST_TAG],
             parent_digest=tags["lorax.parent_digest"] or None,
-            line=tags[LINE_TAG],
+            line=tags.get(LINE_TAG, ""),
             episode=int(tags["lorax.episode"]),
             task=tags["lorax.task"],
-            tasks=tuple(KnownTask(name, digest) for name, digest in json.loads(tags["lorax.tasks"])),
+            tasks=tuple(KnownTask(name, digest) for name, digest in _joined(tags, _TASKS_TAG)),
             data_digest=tags["lorax.data_digest"],
             data_commit=tags["lorax.data_commit"] or None,
-            metrics=json.loads(tags[_METRICS_TAG]),
+            metrics=_joined(tags, _METRICS_TAG),
             created_at=datetime.fromtimestamp(found.creation_timestamp / 1000, UTC),
+            verdicts=tuple(TaskVerdict(*values) for values in _joined(tags, _VERDICTS_TAG)),
+            outcome=tags.get(OUTCOME_TAG, ""),
+            reason=tags.get(REASON_TAG, ""),
+            promoted_at=datetime.fromisoformat(tags[_PROMOTED_AT_TAG]) if _PROMOTED_AT_TAG in tags else None,
+            promoted_by=tags.get(_PROMOTED_BY_TAG, ""),
             aliases=aliases,
         )
     except (KeyError, ValueError, TypeError) as error:
@@ -119,10 +153,31 @@ def is_ours(found: Any) -> bool:
     return DIGEST_TAG in found.tags
 
 
-def describe(tasks: Sequence[KnownTask], metrics: Mapping[str, float]) -> str:
-    """A version's description on MLflow's page."""
+def describe(tasks: Sequence[KnownTask], metrics: Mapping[str, float], verdicts: Sequence[TaskVerdict]) -> str:
+    """A version's description on MLflow's page, the gate's verdicts in a table."""
     names = ", ".join(task.name for task in tasks)
-    return (
+    text = (
         f"Episode {len(tasks) - 1}: learned **{tasks[-1].name}**. Knows {names}.\n\n"
-        f"Average accuracy {metrics['average_accuracy']:.4f}, forgetting {metrics['forgetting']:.4f}."
+        f"Average accuracy {metrics['average_accuracy']:.4f}, forgetting {metrics['forgetting']:.4f}.\n\n"
+        "| gate | verdict |\n|---|---|\n"
     )
+    for verdict in verdicts:
+        row = f"| {'passed' if verdict.passed else '**failed**'} | {verdict.reason} |\n"
+        if len(text) + len(row) > _PART_LENGTH:
+            return text
+        text += row
+    return text
+
+
+def _parts(tag: str, value: Any) -> dict[str, str]:
+    """`value` as JSON in as many tags as it takes: tag, tag.1, tag.2, ..."""
+    text = json.dumps(value)
+    pieces = [text[i : i + _PART_LENGTH] for i in range(0, len(text), _PART_LENGTH)]
+    return {f"{tag}.{i}" if i else tag: piece for i, piece in enumerate(pieces)}
+
+
+def _joined(tags: Mapping[str, str], tag: str) -> Any:
+    pieces = [tags[tag]]
+    while (name := f"{tag}.{len(pieces)}") in tags:
+        pieces.append(tags[name])
+    return json.loads("".join(pieces))

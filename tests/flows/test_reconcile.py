@@ -37,17 +37,17 @@ def version(number: int, tasks: dict[str, str], row: list[float]) -> ModelVersio
 
 
 def test_with_no_champion_everything_that_landed_is_missing() -> None:
-    assert missing_tasks(LANDED, None) == LANDED
+    assert missing_tasks(LANDED, None, ()) == LANDED
 
 
 def test_missing_tasks_keep_their_landing_order() -> None:
-    assert missing_tasks(LANDED, version(1, {"b": "2"}, [1.0])) == [LANDED[0], LANDED[2]]
+    assert missing_tasks(LANDED, version(1, {"b": "2"}, [1.0]), ()) == [LANDED[0], LANDED[2]]
 
 
 def test_a_learned_task_that_landed_again_with_other_bytes_is_changed_not_missing() -> None:
     champion = version(1, {"a": "1", "b": "another", "c": "3"}, [1.0, 1.0, 1.0])
     assert changed_tasks(LANDED, champion) == [LANDED[1]]
-    assert missing_tasks(LANDED, champion) == []
+    assert missing_tasks(LANDED, champion, ()) == []
 
 
 def test_where_nothing_landed_the_registry_is_not_asked(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

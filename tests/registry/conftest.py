@@ -16,11 +16,13 @@ from pathlib import Path
 import pytest
 import requests
 
-from lorax.params import Params
+from lorax.params import GateParams, Params
 from lorax.registry import Registry
 from tests.tiny_learner import Learned, learn_next, learn_stream, tiny_params
 
 START_S = 240
+OPEN = GateParams(floor=0.0, max_drop=1.0, max_forgetting=1.0)
+"""Tiny learners are no good at anything."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def filled(server: Server, stream: list[Learned]) -> Registry:
     """A registered model with the whole stream in it; tests only read it."""
     registry = Registry(server.uri, f"filled-{uuid.uuid4().hex[:8]}")
     for episode in stream:
-        registry.register(episode.state_dir, episode.report, git_commit="c0ffee")
+        registry.register(episode.state_dir, episode.report, gate=OPEN, git_commit="c0ffee")
     return registry
 
 

@@ -11,7 +11,7 @@ from lorax.errors import RegistryError, StateError
 from lorax.learning import metrics
 from lorax.learning.state import load_state, state_digest
 from lorax.registry import CHAMPION, KnownTask, Registry
-from tests.registry.conftest import Server, free_port
+from tests.registry.conftest import OPEN, Server, free_port
 from tests.tiny_learner import Learned
 
 
@@ -67,7 +67,10 @@ def contents(registry: Registry) -> dict[str, Any]:
     experiment = client.get_experiment_by_name(registry.name).experiment_id
     found["models"] = [m.status for m in client.search_logged_models([experiment])]
     found["outputs"] = [len(r.outputs.model_outputs) for r in runs(registry, "episode")]
-    found["versions"] = [(v.version, v.state_digest, v.line, v.aliases, v.metrics) for v in registry.versions()]
+    found["versions"] = [
+        (v.version, v.state_digest, v.line, v.aliases, v.metrics, v.outcome) for v in registry.versions()
+    ]
+    found["moves"] = [(e.kind, e.version) for e in registry.journal()]
     return found
 
 
@@ -135,9 +138,9 @@ def test_figures_and_report_are_kept_with_the_run(filled: Registry, tmp_path: Pa
 
 
 def test_registering_again_changes_nothing(registry: Registry, stream: list[Learned]) -> None:
-    first = registry.register(stream[0].state_dir, stream[0].report)
+    first = registry.register(stream[0].state_dir, stream[0].report, gate=OPEN)
     before = contents(registry)
-    assert registry.register(stream[0].state_dir, stream[0].report) == first
+    assert registry.register(stream[0].state_dir, stream[0].report, gate=OPEN) == first
     assert contents(registry) == before
 
 
@@ -147,13 +150,13 @@ def test_a_register_killed_after_any_of_its_writes_is_completed_by_the_next(
     clean = Registry(server.uri, f"{registry.name}-clean")
     cuts: set[tuple[str, int]] = set()
     for episode in stream[:2]:
-        clean.register(episode.state_dir, episode.report)
+        clean.register(episode.state_dir, episode.report, gate=OPEN)
         cuts -= {(name, 1) for name in ("create_run", "finalize_logged_model", "create_model_version")}
         while True:
             attempt = Registry(server.uri, registry.name)
             attempt.__dict__["_client"] = CutClient(attempt._client, cuts)
             try:
-                attempt.register(episode.state_dir, episode.report)
+                attempt.register(episode.state_dir, episode.report, gate=OPEN)
                 break
             except Killed:
                 pass
@@ -164,8 +167,10 @@ def test_a_register_killed_after_any_of_its_writes_is_completed_by_the_next(
 def test_a_second_child_of_a_version_starts_a_timeline_with_its_ancestor_s_points(
     registry: Registry, stream: list[Learned], other_second: Learned
 ) -> None:
-    for episode in (*stream[:2], other_second):
-        version = registry.register(episode.state_dir, episode.report)
+    for episode in stream[:2]:
+        registry.register(episode.state_dir, episode.report, gate=OPEN)
+    registry.rollback(1, by="ann", reason="beta was bad")
+    version = registry.register(other_second.state_dir, other_second.report, gate=OPEN)
     assert version.line == other_second.digest
     by_line = {r.data.tags["lorax.line"]: curves(registry, r) for r in runs(registry, "timeline")}
     first, second = by_line[stream[0].digest], by_line[other_second.digest]
@@ -177,7 +182,7 @@ def test_a_second_child_of_a_version_starts_a_timeline_with_its_ancestor_s_point
 def test_a_deleted_alias_is_an_error_that_names_the_version_it_was_on(
     registry: Registry, stream: list[Learned]
 ) -> None:
-    registry.register(stream[0].state_dir, stream[0].report)
+    registry.register(stream[0].state_dir, stream[0].report, gate=OPEN)
     registry._client.delete_registered_model_alias(registry.name, CHAMPION)
     with pytest.raises(RegistryError, match="no alias 'champion' any more: it was on version 1"):
         registry.champion()
@@ -185,7 +190,7 @@ def test_a_deleted_alias_is_an_error_that_names_the_version_it_was_on(
 
 
 def test_a_deleted_champion_is_an_error_and_not_an_empty_registry(registry: Registry, stream: list[Learned]) -> None:
-    registry.register(stream[0].state_dir, stream[0].report)
+    registry.register(stream[0].state_dir, stream[0].report, gate=OPEN)
     registry._client.delete_model_version(registry.name, "1")
     with pytest.raises(RegistryError, match="deleted in MLflow"):
         registry.champion()
@@ -220,7 +225,7 @@ def test_a_damaged_local_copy_is_fetched_again(filled: Registry, tmp_path: Path)
 def test_artifacts_changed_on_the_server_are_refused(
     server: Server, registry: Registry, stream: list[Learned], tmp_path: Path
 ) -> None:
-    registry.register(stream[0].state_dir, stream[0].report)
+    registry.register(stream[0].state_dir, stream[0].report, gate=OPEN)
     model_id = registry._client.get_model_version(registry.name, "1").source.removeprefix("models:/")
     (head,) = (p for p in (server.folder / "artifacts").rglob("head.safetensors") if model_id in p.parts)
     head.write_bytes(b"changed")
@@ -238,7 +243,7 @@ def test_a_report_of_another_episode_is_refused_before_anything_is_written(
     registry: Registry, stream: list[Learned]
 ) -> None:
     with pytest.raises(StateError, match="report is of episode 1"):
-        registry.register(stream[0].state_dir, stream[1].report)
+        registry.register(stream[0].state_dir, stream[1].report, gate=OPEN)
     assert registry._client.get_experiment_by_name(registry.name) is None
 
 
@@ -247,7 +252,7 @@ def test_a_damaged_state_is_refused(registry: Registry, stream: list[Learned], t
     shutil.copytree(stream[0].state_dir, copy)
     (copy / "exemplars.csv").write_text("changed")
     with pytest.raises(StateError, match="damaged"):
-        registry.register(copy, stream[0].report)
+        registry.register(copy, stream[0].report, gate=OPEN)
     assert registry.versions() == []
 
 
@@ -259,7 +264,7 @@ def test_the_database_can_be_looked_up_without_the_server_but_not_written(
     assert reader.champion() == filled.champion()
     assert reader.versions() == filled.versions()
     with pytest.raises(RegistryError, match="lorax up"):
-        reader.register(stream[0].state_dir, stream[0].report)
+        reader.register(stream[0].state_dir, stream[0].report, gate=OPEN)
     with pytest.raises(RegistryError, match="readonly"), reader._talking("write"):
         reader._client.set_registered_model_tag(filled.name, "written", "1")
     assert list(tmp_path.iterdir()) == []

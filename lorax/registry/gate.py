@@ -1,0 +1,111 @@
+"""The gate: whether a challenger may take the champion's place.
+
+Two ways to fail: the new task was not learned (its accuracy lies below a floor), or an old one was lost: its accuracy
+dropped by more than a set amount *and* by more than chance explains. Both are asked for, since on 90 test images a drop
+of three points is noise, and on 2,000 a drop of half a point is real but harmless. Against the champion the same images
+are compared one by one (McNemar's exact test: of the images that only one of the two got right, too many were the
+champion's); against the accuracy when the task was first learned, whose answers are no longer at hand, two proportions.
+
+Source: McNemar, Note on the sampling error of the difference between correlated proportions (Psychometrika, 1947).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lorax.params import GateParams
+
+if TYPE_CHECKING:  # these import torch, which a look-up can do without
+    from lorax.learning.evaluation import Paired
+    from lorax.learning.folder import Report
+
+
+@dataclass(frozen=True)
+class TaskVerdict:
+    """What the gate says of one task, in one respect.
+
+    `kind` is "new" (the floor), "drop" (against the champion) or "forgetting" (against when it was first learned).
+    `before` is what `after` is compared with: the floor, the champion's accuracy on the same images, or the first one.
+    `chance` is the test's p-value, 1 where none was made. NaN in either: it could not be checked.
+    """
+
+    task: str
+    kind: str
+    before: float
+    after: float
+    chance: float
+    passed: bool
+
+    @property
+    def reason(self) -> str:
+        """One line for a person."""
+        if self.kind == "new":
+            return f"{self.task}: accuracy {100 * self.after:.1f} %, the floor is {100 * self.before:.1f} %"
+        if math.isnan(self.before):
+            return f"{self.task}: could not be compared with the champion"
+        against = "the champion has" if self.kind == "drop" else "when first learned"
+        figures = f"accuracy {100 * self.after:.1f} %, {against} {100 * self.before:.1f} %"
+        return f"{self.task}: {figures} (p = {self.chance:.2g})"
+
+
+def judge(report: Report, rows: Sequence[Sequence[float]], tasks: Sequence[str], gate: GateParams) -> list[TaskVerdict]:
+    """Judge a challenger task by task; it may pass if every verdict does.
+
+    Args:
+        report: of the challenger's episode.
+        rows: the challenger's accuracy matrix.
+        tasks: names in the matrix's order, the new task last.
+        gate: thresholds.
+
+    Returns:
+        One verdict for the new task, and two for each old one. What can't be checked has failed.
+    """
+    new, accuracy = tasks[-1], rows[-1][-1]
+    verdicts = [TaskVerdict(new, "new", gate.floor, accuracy, 1.0, accuracy >= gate.floor)]
+    for i, task in enumerate(tasks[:-1]):
+        verdicts += _judge_old(task, rows[i][i], rows[-1][i], report.against_base.get(task), gate)
+    return verdicts
+
+
+def reasons(verdicts: Iterable[TaskVerdict]) -> str:
+    """Why a challenger is refused: every failed verdict; '' if none failed."""
+    return "; ".join(verdict.reason for verdict in verdicts if not verdict.passed)
+
+
+def mcnemar(paired: Paired) -> float:
+    """One-sided p-value of a drop: how likely chance alone splits the discordant images at least as badly.
+
+    Source: McNemar's test in its exact (binomial) form.
+    """
+    discordant = paired.only_before + paired.only_after
+    worse = sum(math.comb(discordant, k) for k in range(paired.only_before, discordant + 1))
+    return float(worse / 2**discordant)
+
+
+def two_proportions(first: float, now: float, images: int) -> float:
+    """One-sided p-value of a drop between two accuracies on `images` images each, taken as independent."""
+    pooled = (first + now) / 2
+    spread = math.sqrt(2 * pooled * (1 - pooled) / images)
+    if spread == 0:
+        return 0.0 if now < first else 1.0
+    return 0.5 * math.erfc((first - now) / spread / math.sqrt(2))
+
+
+def _judge_old(task: str, first: float, now: float, paired: Paired | None, gate: GateParams) -> list[TaskVerdict]:
+    if paired is None or paired.images == 0:
+        return [TaskVerdict(task, "drop", math.nan, now, math.nan, False)]
+    before = now + (paired.only_before - paired.only_after) / paired.images
+    return [
+        _lost(task, "drop", before, now, mcnemar(paired), gate.max_drop, gate),
+        _lost(task, "forgetting", first, now, two_proportions(first, now, paired.images), gate.max_forgetting, gate),
+    ]
+
+
+def _lost(
+    task: str, kind: str, before: float, now: float, chance: float, allowed: float, gate: GateParams
+) -> TaskVerdict:
+    is_lost = before - now > allowed and chance < gate.significance
+    return TaskVerdict(task, kind, before, now, chance, not is_lost)

@@ -1,0 +1,134 @@
+"""The registry's journal: who moved the champion, when and why, and which tasks are held.
+
+MLflow's aliases keep no history, so it is written beside them: one tag of the registered model per entry, never changed
+afterwards. An entry's number is one more than the greatest that its writer saw; two writers at once may use the same
+number, so the key ends with a few random letters and no entry is lost.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from lorax.errors import RegistryError
+
+PROMOTED, ROLLED_BACK, MOVED = "promoted", "rolled back", "moved"
+REFUSED, BASE_MOVED, WAITING = "refused", "base moved", "waiting"
+HELD, RELEASED, DELETED = "held", "released", "deleted"
+
+GATE = "the gate"
+"""Who promotes when nobody does it by hand."""
+
+MLFLOW = "MLflow"
+"""Who moved the alias when it was done in MLflow itself."""
+
+_MOVES = (PROMOTED, ROLLED_BACK, MOVED)
+_HOLDS = (REFUSED, HELD, WAITING)
+_PREFIX = "lorax.journal."
+_REASON_LENGTH = 3000
+"""MLflow keeps up to 5000 characters of a tag."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the journal.
+
+    `kind` is "promoted", "rolled back" or "moved" (in MLflow itself, outside of lorax): the champion is `version` now;
+    "refused", "base moved", "waiting": what came of a challenger, `version`; "held", "released": of a task (and the
+    bytes it has, `digest`); "deleted": a version. `task` and `digest` are '' where they mean nothing.
+    """
+
+    kind: str
+    version: int
+    reason: str
+    by: str
+    at: datetime
+    task: str = ""
+    digest: str = ""
+    number: int = 0
+
+    @property
+    def is_move(self) -> bool:
+        return self.kind in _MOVES
+
+    @property
+    def is_by_hand(self) -> bool:
+        """Whether a person moved the champion; that wins against the gate."""
+        return self.is_move and self.by != GATE
+
+
+@dataclass(frozen=True)
+class Hold:
+    """A task that must not be learned while it has the bytes `digest`; `version` knew it, or was refused."""
+
+    task: str
+    digest: str
+    reason: str
+    by: str
+    at: datetime
+    version: int
+
+
+def entry(kind: str, version: int, *, by: str, reason: str, task: str = "", digest: str = "") -> Entry:
+    """A new entry, made now."""
+    return Entry(kind, version, reason[:_REASON_LENGTH], by, datetime.now(UTC), task, digest)
+
+
+def read(tags: Mapping[str, str]) -> list[Entry]:
+    """The entries among a registered model's tags, oldest first.
+
+    Raises:
+        RegistryError: one of them was edited by hand.
+    """
+    entries = [_parse(key, text) for key, text in tags.items() if key.startswith(_PREFIX)]
+    return sorted(entries, key=lambda e: (e.number, e.at))
+
+
+def write(client: Any, model: str, new: Entry, *, seen: Sequence[Entry] | None = None) -> Entry:
+    """Append an entry to the journal of a registered model; returns it with its number.
+
+    Args:
+        client: MLflow's client.
+        model: the registered model's name.
+        new: the entry.
+        seen: what the writer decided on; by default the journal as it is.
+    """
+    known = read(client.get_registered_model(model).tags) if seen is None else seen
+    numbered = replace(new, number=known[-1].number + 1 if known else 1)
+    record = asdict(numbered) | {"at": numbered.at.isoformat()}
+    del record["number"]
+    key = f"{_PREFIX}{numbered.number:06d}.{secrets.token_hex(3)}"
+    client.set_registered_model_tag(model, key, json.dumps(record, ensure_ascii=False))
+    return numbered
+
+
+def holds(entries: Iterable[Entry]) -> list[Hold]:
+    """The tasks that are held after all of `entries`, in the order in which they came to be."""
+    found: dict[tuple[str, str], Hold] = {}
+    for e in entries:
+        if e.kind in _HOLDS:
+            found[e.task, e.digest] = Hold(e.task, e.digest, e.reason, e.by, e.at, e.version)
+        elif e.kind in (RELEASED, BASE_MOVED):
+            found.pop((e.task, e.digest), None)
+    return list(found.values())
+
+
+def last_move(entries: Sequence[Entry]) -> Entry | None:
+    """The entry that says which version is champion, or None while there never was one."""
+    return next((e for e in reversed(entries) if e.is_move), None)
+
+
+def _parse(key: str, text: str) -> Entry:
+    try:
+        record = json.loads(text)
+        number = int(key.removeprefix(_PREFIX).partition(".")[0])
+        return Entry(**(record | {"at": datetime.fromisoformat(record["at"]), "number": number}))
+    except (ValueError, TypeError, KeyError) as error:
+        raise RegistryError(
+            f"tag {key!r} of the registered model can't be read as an entry of lorax's journal ({error}): it was "
+            "edited by hand. Put it right, or delete the tag, on the model's page in MLflow."
+        ) from error

@@ -1,0 +1,72 @@
+"""The gate, by hand: floors, drops, and noise that must not refuse."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from lorax.learning.evaluation import Paired
+from lorax.learning.folder import Report
+from lorax.params import GateParams
+from lorax.registry.gate import judge, mcnemar, two_proportions
+
+GATE = GateParams(floor=0.7, max_drop=0.05, max_forgetting=0.15, significance=0.05)
+
+
+def _report(**against_base: Paired) -> Report:
+    return Report(1, "new", {}, {}, 1.0, [], [], {}, 1, 1, against_base)
+
+
+def _failed(report: Report, rows: list[list[float]]) -> list[tuple[str, str]]:
+    return [(v.task, v.kind) for v in judge(report, rows, ["old", "new"], GATE) if not v.passed]
+
+
+def test_mcnemar_by_hand() -> None:
+    assert mcnemar(Paired(100, 3, 1)) == pytest.approx((4 + 1) / 16)
+    assert mcnemar(Paired(100, 0, 0)) == 1.0
+    assert mcnemar(Paired(100, 0, 5)) == 1.0
+    assert mcnemar(Paired(100, 10, 0)) == pytest.approx(2**-10)
+
+
+def test_two_proportions_by_hand() -> None:
+    assert two_proportions(0.9, 0.9, 100) == 0.5
+    assert two_proportions(1.0, 1.0, 100) == 1.0
+    # (0.9 - 0.8) / sqrt(2 · 0.85 · 0.15 / 100) = 1.98 standard deviations
+    assert two_proportions(0.9, 0.8, 100) == pytest.approx(0.0239, abs=2e-4)
+
+
+def test_a_good_challenger_passes() -> None:
+    assert _failed(_report(old=Paired(160, 4, 3)), [[0.9], [0.894, 0.85]]) == []
+
+
+def test_the_first_task_needs_the_floor_only() -> None:
+    (verdict,) = judge(_report(), [[0.69]], ["first"], GATE)
+    assert not verdict.passed
+    assert verdict.reason == "first: accuracy 69.0 %, the floor is 70.0 %"
+    assert judge(_report(), [[0.7]], ["first"], GATE)[0].passed
+
+
+def test_a_real_drop_is_refused_and_named() -> None:
+    report = _report(old=Paired(160, 20, 2))
+    assert _failed(report, [[0.9], [0.7875, 0.85]]) == [("old", "drop")]
+    reason = judge(report, [[0.9], [0.7875, 0.85]], ["old", "new"], GATE)[1].reason
+    assert reason.startswith("old: accuracy 78.8 %, the champion has 90.0 % (p =")
+
+
+def test_a_drop_within_chance_is_no_reason() -> None:
+    assert _failed(_report(old=Paired(20, 3, 1)), [[0.9], [0.8, 0.85]]) == []
+
+
+def test_a_certain_but_small_drop_is_no_reason() -> None:
+    assert _failed(_report(old=Paired(2000, 40, 0)), [[0.9], [0.88, 0.85]]) == []
+
+
+def test_slow_forgetting_is_refused_though_no_step_is_large() -> None:
+    assert _failed(_report(old=Paired(160, 5, 1)), [[0.95], [0.75, 0.85]]) == [("old", "forgetting")]
+
+
+def test_what_cannot_be_checked_has_failed() -> None:
+    report = _report()
+    assert _failed(report, [[0.9], [0.9, 0.85]]) == [("old", "drop")]
+    assert math.isnan(judge(report, [[0.9], [0.9, 0.85]], ["old", "new"], GATE)[1].before)
