@@ -6,14 +6,16 @@ Prefect and MLflow read the environment when they are imported, so it is set bef
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from flows import reconcile, terminal
-from lorax import services
-from lorax.errors import RegistryError
+from flows import deployment, reconcile, terminal, worker
+from flows.prefect_api import PrefectApi
+from lorax import services, supervision
+from lorax.errors import RegistryError, ServiceError
 from lorax.params import Params
 from lorax.services import Services
 from lorax.workspace import Workspace
@@ -25,6 +27,50 @@ def serve(workspace: Workspace, params: Params, console: Console) -> Services:
         found = services.up(workspace, params, progress=lambda text: status.update(text))
     os.environ.update(services.environment(workspace, params))
     return found
+
+
+def up(workspace: Workspace, params: Params, console: Console) -> Services:
+    """Have the servers answer, and a worker learn what lands; what waits already is begun at once.
+
+    Raises:
+        ServiceError: a server or the worker does not come up, or Prefect refuses prefect.yaml.
+        ParamsError, DataVersionError, RegistryError: what there is to learn can't be told.
+    """
+    serve(workspace, params, console)
+    api = PrefectApi.of(workspace, params)
+    with console.status("starting the worker"):
+        services.keep(workspace, params, _helpers(workspace, params))
+        _await_pool(workspace, params, api)
+        deployment.deploy(workspace, params, api)
+        deployment.watch_over_runs(api)
+        if reconcile.waiting_tasks(workspace, params):
+            deployment.start_run(api)
+    return services.status(workspace, params)
+
+
+def _helpers(workspace: Workspace, params: Params) -> dict[str, tuple[str, ...]]:
+    """What runs beside the servers: a worker, and who watches the drop folder, where there is one."""
+    helpers: dict[str, tuple[str, ...]] = {"worker": ("-m", "flows.worker")}
+    if params.landing.drop_dir is not None:
+        drop_dir = workspace.root / params.landing.drop_dir
+        helpers["watcher"] = ("-m", "lorax", "land", "--watch", str(drop_dir))
+    return helpers
+
+
+def _await_pool(workspace: Workspace, params: Params, api: PrefectApi) -> None:
+    """Return once the work pool is there; a worker makes it when it comes up.
+
+    Raises:
+        ServiceError: the worker died, or took too long.
+    """
+    deadline = time.monotonic() + services.PATIENCE_S
+    pids: set[int] = set()
+    while api.get(f"work_pools/{worker.POOL}") is None:
+        pids.add(services.status(workspace, params).helpers.get("worker", 0))
+        if len(pids - {0}) > 1 or time.monotonic() > deadline:
+            words = supervision.last_words(workspace.services_dir, "worker")
+            raise ServiceError(f"the worker did not come up. {words}")
+        time.sleep(0.3)
 
 
 def learn(workspace: Workspace, preset: str | None, console: Console) -> list[int]:

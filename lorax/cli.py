@@ -241,10 +241,10 @@ def predict(
 
 @app.command()
 def up(as_json: Json = False) -> None:
-    """Start this workspace's Prefect and MLflow servers; fine when they run already."""
+    """Start this workspace's servers and a worker that learns what lands; fine when they run already."""
     from flows import running, tables
 
-    found = running.serve(*_open(), err)
+    found = running.up(*_open(), err)
     if as_json:
         _print_json({"prefect": found.prefect.address, "mlflow": found.mlflow.address})
     else:
@@ -253,11 +253,11 @@ def up(as_json: Json = False) -> None:
 
 @app.command()
 def down() -> None:
-    """Stop this workspace's Prefect and MLflow servers; fine when none runs."""
+    """Stop this workspace's servers and worker, with what it learns just now; fine when none runs."""
     from lorax import services
 
     services.down(_workspace())
-    out.print("the servers are down.")
+    out.print("servers and worker are down.")
 
 
 @app.command()

@@ -16,7 +16,7 @@ from lorax.params import load_params
 from lorax.storage import write_whole
 from lorax.workspace import Workspace
 
-_FILES = {"params.yaml": "params.yaml", "dvc.yaml": "dvc.yaml", ".gitignore": "gitignore"}
+_FILES = {name: name.removeprefix(".") for name in ("params.yaml", "dvc.yaml", "prefect.yaml", ".gitignore")}
 _COMMITTED = (*_FILES, ".dvc/config", ".dvc/.gitignore", ".dvcignore")
 
 

@@ -12,9 +12,9 @@ import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lorax import supervision
@@ -49,10 +49,11 @@ class Service:
 
 @dataclass(frozen=True)
 class Services:
-    """Both servers as they are at one moment."""
+    """Both servers as they are at one moment, and the process id of each helper that the supervisor runs (0: none)."""
 
     prefect: Service
     mlflow: Service
+    helpers: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def is_ready(self) -> bool:
@@ -96,10 +97,37 @@ def up(workspace: Workspace, params: Params, progress: Progress | None = None) -
     if embedded:
         try:
             with _lock(workspace):
-                _start(workspace, embedded, progress or _silent)
+                _start(workspace, params, embedded, progress or _silent)
         except OSError as error:
             raise StorageError(error.errno, f"{workspace.services_dir} can't be written: {error.strerror}.") from error
     return status(workspace, params)
+
+
+def keep(workspace: Workspace, params: Params, helpers: Mapping[str, Sequence[str]]) -> None:
+    """Have the supervisor keep these helpers of the servers alive, and no others; `up` comes first.
+
+    They start in a folder inside the workspace, know the addresses of the servers, and are stopped before these.
+
+    Args:
+        workspace, params: as for `up`.
+        helpers: name -> arguments of this Python.
+
+    Raises:
+        StorageError: the disk is full.
+    """
+    own = environment(workspace, params)
+    addresses = {name: own[name] for name in _VARIABLES.values()}
+    folder = workspace.services_dir
+    try:
+        with _lock(workspace):
+            unwanted = supervision.processes(folder).keys() - _VARIABLES.keys() - helpers.keys()
+            programs = []
+            for name, arguments in helpers.items():
+                (folder / name).mkdir(exist_ok=True)
+                programs.append(Program(name, tuple(arguments), folder / name, addresses, priority=200))
+            supervision.apply(folder, programs, _server_environment(workspace, params), unwanted)
+    except OSError as error:
+        raise StorageError(error.errno, f"{folder} can't be written: {error.strerror}.") from error
 
 
 def down(workspace: Workspace) -> None:
@@ -117,7 +145,8 @@ def status(workspace: Workspace, params: Params) -> Services:
     """Both servers as they are now; asks each once, starts nothing."""
     running = supervision.processes(workspace.services_dir)
     prefect, mlflow = (_look(workspace, server, running) for server in _servers(params))
-    return Services(prefect, mlflow)
+    helpers = {name: state.pid for name, state in sorted(running.items()) if name not in _VARIABLES}
+    return Services(prefect, mlflow, helpers)
 
 
 def environment(workspace: Workspace, params: Params) -> dict[str, str]:
@@ -125,6 +154,7 @@ def environment(workspace: Workspace, params: Params) -> dict[str, str]:
     prefect, mlflow = _servers(params)
     variables = {
         **_QUIET,
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # seconds; the least that Prefect takes
         "PREFECT_API_URL": prefect.api,
         "MLFLOW_TRACKING_URI": mlflow.api,
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
@@ -185,19 +215,22 @@ def _program(workspace: Workspace, server: _Server) -> Program:
     return Program("mlflow", ("-m", "mlflow", "server", *stores, "--workers", "1", *address), folder)
 
 
-def _server_environment(workspace: Workspace) -> dict[str, str]:
+def _server_environment(workspace: Workspace, params: Params) -> dict[str, str]:
     """What the servers themselves run in: the user's environment, less what makes a server act as a client."""
     defaults = {
         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+        # in memory, a restarted server forgets who holds the one slot for learning
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # no jobs here; it would run several more processes
     }
     if "PREFECT_SERVER_DATABASE_CONNECTION_URL" not in os.environ:
         defaults["PREFECT_API_DATABASE_CONNECTION_URL"] = "sqlite+aiosqlite:///prefect.db"
     kept = {key: value for key, value in os.environ.items() if key not in _VARIABLES.values()}
-    return {**defaults, **kept, **_QUIET, "PREFECT_HOME": str(workspace.services_dir / "prefect")}
+    home = {"PREFECT_HOME": str(workspace.services_dir / "prefect")} if _servers(params)[0].is_embedded else {}
+    return {**defaults, **kept, **_QUIET, **home}
 
 
-def _start(workspace: Workspace, servers: list[_Server], progress: Progress) -> None:
+def _start(workspace: Workspace, params: Params, servers: list[_Server], progress: Progress) -> None:
     """Bring `servers` up under the supervisor and wait for them; the caller holds the lock."""
     folder = workspace.services_dir
     programs = [_program(workspace, server) for server in servers]
@@ -207,7 +240,7 @@ def _start(workspace: Workspace, servers: list[_Server], progress: Progress) -> 
     for server in servers:
         if server.name not in running:
             supervision.check_port(HOST, server.port, f"{server.title}'s", server.params_key)
-    supervision.apply(folder, programs, _server_environment(workspace))
+    supervision.apply(folder, programs, _server_environment(workspace, params))
     try:
         _wait(workspace, servers, progress)
     except BaseException:

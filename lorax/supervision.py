@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,17 @@ PATIENCE_S = 30.0
 
 @dataclass(frozen=True)
 class Program:
-    """What supervisord keeps alive: this Python with `arguments`, in `folder`."""
+    """What supervisord keeps alive: this Python with `arguments`, in `folder`.
+
+    `environment` is what it has beyond the others: plain values such as addresses, without quotes. What has the higher
+    `priority` is started later and stopped earlier, before what it needs.
+    """
 
     name: str
     arguments: tuple[str, ...]
     folder: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+    priority: int = 100
 
 
 @dataclass(frozen=True)
@@ -66,13 +72,16 @@ def processes(folder: Path) -> dict[str, State]:
         return {}
 
 
-def apply(folder: Path, programs: Iterable[Program], environment: Mapping[str, str]) -> None:
+def apply(
+    folder: Path, programs: Iterable[Program], environment: Mapping[str, str], unwanted: Iterable[str] = ()
+) -> None:
     """Have supervisord keep `programs` alive; those that already run as asked are left alone, others are kept.
 
     Args:
         folder: where the configuration, the pid file and the logs lie.
         programs: those wanted now.
         environment: what a fresh supervisord and all below it run in.
+        unwanted: names of programs to stop, if they run.
 
     Raises:
         ServiceError: supervisord refuses its configuration, or does not answer.
@@ -83,6 +92,8 @@ def apply(folder: Path, programs: Iterable[Program], environment: Mapping[str, s
         config = _base_config(folder)
     for program in programs:
         config[f"program:{program.name}"] = _section(folder, program)
+    for name in unwanted:
+        config.remove_section(f"program:{name}")
     _write_config(folder, config)
     if is_fresh:
         _launch(folder, environment)
@@ -213,10 +224,12 @@ def _section(folder: Path, program: Program) -> dict[str, str]:
     """One program; a crash loop is slowed down, and given up after half an hour."""
     guard = (sys.executable, "-P", str(Path(leftovers.__file__).resolve()))
     command = (*guard, sys.executable, *program.arguments)
+    variables = {SERVICE_VARIABLE: program.name, **program.environment}
     return {
         "command": _escaped(shlex.join(command)),
         "directory": program.folder.name,
-        "environment": f'{SERVICE_VARIABLE}="{program.name}"',
+        "environment": _escaped(",".join(f'{name}="{value}"' for name, value in variables.items())),
+        "priority": str(program.priority),
         "autorestart": "true",
         "startsecs": "10",
         "startretries": "60",

@@ -57,7 +57,7 @@ def land(
     """
     check_task_name(task)
     folder = checked_source(workspace, source)
-    with _storage_errors(workspace), _one_at_a_time(workspace, progress):
+    with _storage_errors(workspace), one_at_a_time(workspace, progress):
         put_back(workspace)  # what a killed landing left
         incoming = read_incoming(folder, task, terms.split, progress)
         stream = {entry.name: entry for entry in versions.landed(workspace)}
@@ -220,8 +220,8 @@ def _draft(workspace: Workspace) -> Iterator[Path]:
 
 
 @contextmanager
-def _one_at_a_time(workspace: Workspace, progress: Progress | None) -> Iterator[None]:
-    """Hold the workspace's landing lock; the kernel lets it go when the process ends, however it ends."""
+def one_at_a_time(workspace: Workspace, progress: Progress | None = None) -> Iterator[None]:
+    """Hold the lock on data.dvc and its commits; the kernel lets it go when the process ends, however it ends."""
     workspace.work_dir.mkdir(exist_ok=True)
     with (workspace.work_dir / "landing.lock").open("w") as lock:
         try:

@@ -115,8 +115,36 @@ def push_commits(root: Path) -> None:
     Raises:
         DataVersionError: git refused.
     """
-    if _run(["git", "rev-parse", "--abbrev-ref", "@{upstream}"], root).returncode == 0:
+    if has_upstream(root):
         _run_git(root, "push", "--quiet")
+
+
+def has_upstream(root: Path) -> bool:
+    """Whether the branch follows one of another repository."""
+    return _run(["git", "rev-parse", "--abbrev-ref", "@{upstream}"], root).returncode == 0
+
+
+def holds_commit(root: Path, commit: str) -> bool:
+    """Whether `commit` is part of what is checked out."""
+    return _run(["git", "merge-base", "--is-ancestor", commit, "HEAD"], root).returncode == 0
+
+
+def fetch_commits(root: Path) -> None:
+    """`git fetch`: learn what the upstream has; the checkout stays as it is.
+
+    Raises:
+        DataVersionError: git refused, or the upstream can't be reached.
+    """
+    _run_git(root, "fetch", "--quiet")
+
+
+def fast_forward(root: Path) -> None:
+    """Bring the checkout to where the upstream was at the last `fetch_commits`; fine when it is there, or ahead.
+
+    Raises:
+        DataVersionError: git refused: the branch has commits of its own, or a changed file is in the way.
+    """
+    _run_git(root, "merge", "--quiet", "--ff-only", "@{upstream}")
 
 
 def _run_git(root: Path, *arguments: str) -> None:

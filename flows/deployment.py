@@ -1,0 +1,133 @@
+"""What Prefect's server must know before a landing can start a run: prefect.yaml's deployment, and when a run is dead.
+
+Everything here may be done any number of times. What is there already is left alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from flows.prefect_api import PrefectApi, Row
+from lorax import __version__, services
+from lorax.errors import ServiceError
+from lorax.params import Params
+from lorax.storage import write_whole
+from lorax.workspace import Workspace
+
+NAME = "learn/learn"
+"""Of the deployment: flow and deployment, as prefect.yaml has them."""
+
+HEARTBEAT_LOST_S = 90
+"""A run that has sent no heartbeat for so long (three of them) is dead."""
+
+START_LOST_S = 110
+"""A run that was given to a worker and did not begin in so long is dead."""
+
+_ENDS = ("Completed", "Failed", "Crashed", "Cancelled", "Cancelling", "Paused", "Suspended")
+_FLOWS = ["learn", "episode", "scenario"]
+
+
+def deploy(workspace: Workspace, params: Params, api: PrefectApi) -> None:
+    """`prefect deploy --all`, if prefect.yaml has changed or the server does not know the deployment.
+
+    Raises:
+        ServiceError: Prefect refused, or its server does not answer.
+    """
+    path, done = workspace.root / "prefect.yaml", workspace.services_dir / "deployed.json"
+    if not path.is_file():
+        raise ServiceError(f"{path} is missing, so no worker knows what to run. 'lorax init .' writes it.")
+    wanted = {"server": api.url, "content": _digest(path)}
+    if find(api) and done.is_file() and json.loads(done.read_text()) == wanted:
+        return
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
+    environment = {**os.environ, **services.environment(workspace, params)}
+    said = subprocess.run(command, cwd=workspace.root, env=environment, capture_output=True, text=True)
+    if said.returncode != 0 or find(api) is None:
+        tail = "\n".join((said.stdout + said.stderr).strip().splitlines()[-6:])
+        raise ServiceError(f"Prefect did not take {path} (expected a deployment {NAME!r}); it said:\n{tail}")
+    write_whole(done, json.dumps(wanted))
+
+
+def find(api: PrefectApi) -> Row | None:
+    """The deployment as the server knows it.
+
+    Raises:
+        ServiceError: the server does not answer.
+    """
+    return api.get(f"deployments/name/{NAME}")
+
+
+def start_run(api: PrefectApi) -> Row:
+    """Have a worker run the deployment as soon as one is free; returns the flow run.
+
+    Raises:
+        ServiceError: the server does not answer, or does not know the deployment.
+    """
+    known = find(api)
+    made = api.post(f"deployments/{known['id']}/create_flow_run", {"state": {"type": "SCHEDULED"}}) if known else None
+    if made is None:
+        raise ServiceError(f"Prefect's server at {api.url} knows no deployment {NAME!r}: run 'lorax up'.")
+    return made
+
+
+def watch_over_runs(api: PrefectApi) -> None:
+    """Have the server mark runs whose process is gone as crashed, which frees their slot.
+
+    A worker sees a flow's process end. When both are killed, nobody does, and the run would be Running for ever.
+
+    Raises:
+        ServiceError: the server does not answer, or refuses.
+    """
+    lost = _automation(
+        "lorax: heartbeat lost",
+        after=["heartbeat"],
+        expect=["heartbeat", *_ENDS],
+        within_s=HEARTBEAT_LOST_S,
+        message=f"no heartbeat for {HEARTBEAT_LOST_S} s: its process was killed, or its machine",
+    )
+    never = _automation(
+        "lorax: never began",
+        after=["Pending"],
+        expect=["heartbeat", "Running", "Scheduled", "AwaitingConcurrencySlot", "AwaitingRetry", "Late", *_ENDS],
+        within_s=START_LOST_S,
+        message=f"it did not begin within {START_LOST_S} s: its worker was killed, or its machine",
+    )
+    query = {"automations": {"name": {"any_": [lost["name"], never["name"]]}}}
+    known = {row["name"]: row for row in api.rows("automations/filter", query)}
+    for wanted in (lost, never):
+        found = known.get(wanted["name"])
+        if found is None:
+            api.post("automations/", wanted)
+        elif found["description"] != wanted["description"]:  # an update forgets the runs that are being watched
+            api.put(f"automations/{found['id']}", wanted)
+
+
+def _automation(name: str, *, after: list[str], expect: list[str], within_s: int, message: str) -> dict[str, Any]:
+    """Crash each of our flow runs that shows none of `expect` within so many seconds after one of `after`."""
+    trigger = {
+        "type": "event",
+        "posture": "Proactive",
+        "match": {"prefect.resource.id": "prefect.flow-run.*"},
+        "match_related": {"prefect.resource.role": "flow", "prefect.resource.name": _FLOWS},
+        "for_each": ["prefect.resource.id"],
+        "after": [f"prefect.flow-run.{event}" for event in after],
+        "expect": [f"prefect.flow-run.{event}" for event in expect],
+        "threshold": 1,
+        "within": within_s,
+    }
+    action = {"type": "change-flow-run-state", "state": "CRASHED", "message": message}
+    edition = hashlib.sha256(json.dumps([trigger, action]).encode()).hexdigest()[:8]
+    description = f"Marks a run as crashed: {message}. Kept by 'lorax up' ({edition})."
+    return {"name": name, "description": description, "enabled": True, "trigger": trigger, "actions": [action]}
+
+
+def _digest(path: Path) -> str:
+    """Of all that a deployment is made of: the file, and the flow's parameters, which come with the package."""
+    code = Path(__file__).with_name("learn.py").read_bytes()
+    return hashlib.sha256(path.read_bytes() + code + __version__.encode()).hexdigest()

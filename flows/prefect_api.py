@@ -1,0 +1,100 @@
+"""Prefect's REST API, asked plainly: a landing, a demo or `lorax up` need no import of Prefect, which takes seconds."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lorax import services
+from lorax.errors import ServiceError
+from lorax.params import Params
+from lorax.workspace import Workspace
+
+PATIENCE_S = 10.0
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class PrefectApi:
+    """A Prefect server. `url` ends with /api."""
+
+    url: str
+
+    @classmethod
+    def of(cls, workspace: Workspace, params: Params) -> PrefectApi:
+        """The server that the environment names, else the workspace's own."""
+        return cls(services.environment(workspace, params)["PREFECT_API_URL"])
+
+    def get(self, path: str) -> Row | None:
+        """What lies at `path`; None if nothing does.
+
+        Raises:
+            ServiceError: the server does not answer, or refuses.
+        """
+        answer = self._ask("GET", path, None)
+        return None if answer is None else dict(answer)
+
+    def rows(self, path: str, query: Mapping[str, Any]) -> list[Row]:
+        """What a `.../filter` address finds.
+
+        Raises:
+            ServiceError: as for `get`.
+        """
+        return list(self._ask("POST", path, query) or [])
+
+    def post(self, path: str, body: Mapping[str, Any] | Sequence[Any]) -> Row | None:
+        """Have the server make something; returns it, or None where it answers nothing.
+
+        Raises:
+            ServiceError: as for `get`, or `path` does not exist.
+        """
+        return self._changed("POST", path, body)
+
+    def put(self, path: str, body: Mapping[str, Any]) -> None:
+        """Have the server replace something.
+
+        Raises:
+            ServiceError: as for `post`.
+        """
+        self._changed("PUT", path, body)
+
+    def _changed(self, method: str, path: str, body: Mapping[str, Any] | Sequence[Any]) -> Row | None:
+        answer = self._ask(method, path, body)
+        if answer is None:
+            raise ServiceError(f"Prefect's server at {self.url} knows no {path}. Is its version older than 3.8?")
+        return dict(answer) if isinstance(answer, dict) else None
+
+    def _ask(self, method: str, path: str, body: Any) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self.url}/{path}", data, _headers(), method=method)
+        direct = [urllib.request.ProxyHandler({})] if f"//{services.HOST}:" in self.url else []
+        try:
+            with urllib.request.build_opener(*direct).open(request, timeout=PATIENCE_S) as answer:
+                text = answer.read()
+        except urllib.error.HTTPError as error:
+            if error.code == 404:
+                return None
+            said = error.read().decode(errors="replace")[:300]
+            raise ServiceError(f"Prefect's server at {self.url} refused {path}: {error.code} {said}") from error
+        except OSError as error:
+            raise ServiceError(
+                f"Prefect's server at {self.url} does not answer: {getattr(error, 'reason', error)}."
+            ) from error
+        return json.loads(text) if text else ""
+
+
+def _headers() -> dict[str, str]:
+    """What a server of the environment may ask for: the same variables that Prefect reads."""
+    headers = {"Content-Type": "application/json"}
+    if key := os.environ.get("PREFECT_API_KEY"):
+        headers["Authorization"] = f"Bearer {key}"
+    elif secret := os.environ.get("PREFECT_API_AUTH_STRING"):
+        headers["Authorization"] = f"Basic {base64.b64encode(secret.encode()).decode()}"
+    return headers
