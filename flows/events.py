@@ -1,4 +1,4 @@
-"""`lorax.dataset.landed`: a landing tells Prefect's server, whose trigger then has a worker learn.
+"""What a landing tells Prefect's server: `lorax.dataset.landed`, which starts a run, and the contract's report.
 
 The event is posted to the server's API, which says whether it took it; Prefect's own `emit_event` never says. A lost
 event loses nothing, for what there is to learn is read from data.dvc and the registry.
@@ -6,17 +6,20 @@ event loses nothing, for what there is to learn is read from data.dvc and the re
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from uuid import uuid4
 
 from flows.prefect_api import PrefectApi
 from lorax.data import versions
+from lorax.data.contract import Finding, Report
 from lorax.errors import ServiceError
 from lorax.params import load_params
 from lorax.workspace import Workspace
 
 LANDED = "lorax.dataset.landed"
 
+_SHOWN = 5  # paths in a row; `lorax land --json` has them all
 _LATER = "it is learned at the next 'lorax up', at the next scheduled run, or by 'lorax learn'"
 
 
@@ -36,3 +39,37 @@ def announce(workspace: Workspace, task: str) -> str:
     except ServiceError as error:
         return f"not announced: {error} {_LATER}."
     return "announced: a worker will learn it ('lorax up' runs one)."
+
+
+def publish(workspace: Workspace, report: Report) -> None:
+    """Put a landing's report on Prefect's page, as the artifact `landing-<task>`, where the server answers."""
+    params = load_params(workspace.params_path)
+    artifact = {
+        "key": f"landing-{report.task.replace('_', '-')}",  # Prefect takes no '_' here
+        "type": "markdown",
+        "description": f"the landing contract's report on {report.task} ({report.digest[:12]})",
+        "data": _markdown(report),
+    }
+    with suppress(ServiceError):
+        PrefectApi.of(workspace, params).post("artifacts/", artifact)
+
+
+def _markdown(report: Report) -> str:
+    counts = ", ".join(f"{place}: {count:,}" for place, count in report.counts.items()) or "no images"
+    leaks = "".join(f"\n\nTold from real by format alone: {name} {value:.2f}" for name, value in report.leaks.items())
+    head = f"# {report.task}: {'refused' if report.refused else 'accepted'}\n\n{counts}{leaks}\n\n"
+    if not report.findings:
+        return head + "Nothing found."
+    rows = "".join(
+        f"| {f.severity} | {f.kind} | {_cell(f.message)} | {_cell(_such_as(f))} |\n" for f in report.findings
+    )
+    return f"{head}| | finding | what | such as |\n|---|---|---|---|\n{rows}"
+
+
+def _such_as(finding: Finding) -> str:
+    more = len(finding.paths) - _SHOWN
+    return ", ".join(finding.paths[:_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flows import terminal
+from flows import events, terminal
 from lorax.data import landing
 from lorax.data.admission import Terms, check_landing
 from lorax.data.contract import Finding, Report
@@ -46,12 +46,14 @@ def land_one(
             )
     except ContractError:
         print_report(reports[0], out)
+        events.publish(workspace, reports[0])
         return _record(reports[0], landed=False)
     report = reports[0] if reports else None
     print_report(report, out)
     if out:
         known = "" if report else ": it had landed already; what was missing from data/ is back"
-        out.print(f"landed {done.name} ({done.digest[:12]}){known}\nNext: 'lorax learn'.", markup=False)
+        out.print(f"landed {done.name} ({done.digest[:12]}){known}", markup=False)
+    _tell(workspace, done.name, report, err, commit=commit)
     found = {"task": done.name, "digest": done.digest, "landed": True, "error": ""}
     return found | {"report": report.record() if report else None}
 
@@ -91,8 +93,22 @@ def watch(
     try:
         for outcome in DropFolder(drop_dir, bring).watch():
             _print_outcome(outcome, out, err, as_json)
+            if outcome.landed:
+                _tell(workspace, outcome.task, outcome.report, err, commit=commit)
+            elif outcome.report:
+                events.publish(workspace, outcome.report)
     except KeyboardInterrupt:
         err.print("no longer watching.")
+
+
+def _tell(workspace: Workspace, task: str, report: Report | None, err: Console, *, commit: bool) -> None:
+    """Tell Prefect's server of a landing, and the person whether it heard."""
+    if report:
+        events.publish(workspace, report)
+    if commit:
+        err.print(events.announce(workspace, task), markup=False)
+    else:
+        err.print("not announced, for other workers can't see what is not committed: 'lorax learn' learns it here.")
 
 
 def _print_outcome(outcome: Outcome, out: Console, err: Console, as_json: bool) -> None:
