@@ -1,0 +1,301 @@
+"""The gate's decision carried out, moves by hand, and both at once: on a real MLflow server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lorax.errors import RegistryError
+from lorax.params import GateParams
+from lorax.registry import CHALLENGER, CHAMPION, KnownTask, Registry, TaskVerdict, journal
+from lorax.registry.versions import promotion_tags, read_version, version_tags
+from tests.registry.conftest import OPEN, Server
+from tests.tiny_learner import Learned
+
+STRICT = GateParams(floor=0.0, max_drop=0.05, max_forgetting=1.0, significance=0.5)
+"""Refuses the tiny stream's third episode, which loses half of what the first two knew."""
+
+HIGH = OPEN.model_copy(update={"floor": 1.0})
+
+
+def register(registry: Registry, *episodes: Learned, gate: GateParams = OPEN) -> list[str]:
+    """Outcomes."""
+    return [registry.register(e.state_dir, e.report, gate=gate).outcome for e in episodes]
+
+
+def champion(registry: Registry) -> int | None:
+    found = registry.champion()
+    return found.version if found else None
+
+
+def held(registry: Registry) -> list[str]:
+    return [hold.task for hold in registry.held()]
+
+
+def kinds(registry: Registry) -> list[tuple[str, int]]:
+    return [(e.kind, e.version) for e in registry.journal()]
+
+
+def steps_of(registry: Registry, line: str, key: str) -> list[int]:
+    client = registry._client
+    experiment = client.get_experiment_by_name(registry.name).experiment_id
+    (run,) = client.search_runs([experiment], f"tags.`lorax.line` = '{line}'")
+    return sorted(m.step for m in client.get_metric_history(run.info.run_id, key))
+
+
+class Meanwhile:
+    """MLflow's client, with something done right before or after the champion's alias is set for the first time."""
+
+    def __init__(self, client: Any, before: Callable[[], Any], after: Callable[[], Any]) -> None:
+        self.client, self.before, self.after, self.is_done = client, before, after, False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.client, name)
+
+    def set_registered_model_alias(self, model: str, alias: str, version: str) -> None:
+        if alias != CHAMPION or self.is_done:
+            self.client.set_registered_model_alias(model, alias, version)
+            return
+        self.is_done = True
+        self.before()
+        self.client.set_registered_model_alias(model, alias, version)
+        self.after()
+
+
+def nothing() -> None:
+    return
+
+
+def test_a_challenger_that_lost_an_old_task_is_refused_named_and_held(
+    registry: Registry, stream: list[Learned]
+) -> None:
+    register(registry, *stream[:2])
+    version = registry.register(stream[2].state_dir, stream[2].report, gate=STRICT)
+    assert version.outcome == "refused"
+    assert version.reason.startswith("alpha: accuracy")
+    assert "; beta: accuracy" in version.reason
+    assert [(v.task, v.kind) for v in version.verdicts if not v.passed] == [("alpha", "drop"), ("beta", "drop")]
+    assert version.aliases == (CHALLENGER,)
+    assert champion(registry) == 2
+    assert [(h.task, h.digest, h.by, h.version) for h in registry.held()] == [
+        ("gamma", stream[2].task.digest, journal.GATE, 3)
+    ]
+    assert steps_of(registry, stream[0].digest, "accuracy/alpha") == [0, 1]
+
+
+def test_the_next_task_grows_from_the_champion_on_the_same_line(
+    registry: Registry, stream: list[Learned], other_second: Learned
+) -> None:
+    register(registry, stream[0])
+    assert register(registry, stream[1], gate=HIGH) == ["refused"]
+    assert register(registry, other_second) == ["promoted"]
+    assert champion(registry) == 3
+    assert registry.version(3).line == stream[0].digest
+    assert steps_of(registry, stream[0].digest, "accuracy/alpha") == [0, 1]
+
+
+def test_with_no_champion_only_the_floor_is_asked(registry: Registry, stream: list[Learned]) -> None:
+    assert register(registry, stream[0], gate=GateParams(floor=1.0)) == ["refused"]
+    assert champion(registry) is None
+    assert held(registry) == ["alpha"]
+
+
+def test_a_challenger_whose_parent_is_not_champion_any_more_is_told_so_and_not_held(
+    registry: Registry, stream: list[Learned], other_second: Learned
+) -> None:
+    register(registry, *stream[:2])
+    version = registry.register(other_second.state_dir, other_second.report, gate=OPEN)
+    assert (version.outcome, champion(registry), held(registry)) == ("base moved", 2, [])
+    assert "version 2" in version.reason
+
+
+def test_promoting_by_hand_overrides_a_refusal(registry: Registry, stream: list[Learned]) -> None:
+    register(registry, stream[0])
+    register(registry, stream[1], gate=HIGH)
+    version = registry.promote(2, stream[1].state_dir, by="ann@desk", reason="alpha is retired")
+    assert (version.outcome, version.promoted_by, version.reason) == ("promoted", "ann@desk", "alpha is retired")
+    assert version.promoted_at is not None
+    assert version.aliases == (CHAMPION,)
+    assert held(registry) == []
+    assert steps_of(registry, stream[0].digest, "accuracy/alpha") == [0, 1]
+
+
+def test_a_rollback_holds_what_was_learned_after_it_until_released(registry: Registry, stream: list[Learned]) -> None:
+    register(registry, *stream)
+    registry.rollback(1, by="ann", reason="beta flags real photos")
+    assert champion(registry) == 1
+    assert [(h.task, h.reason, h.by) for h in registry.held()] == [
+        ("beta", "beta flags real photos", "ann"),
+        ("gamma", "beta flags real photos", "ann"),
+    ]
+    assert [h.task for h in registry.release("beta", by="ann", reason="mended")] == ["beta"]
+    assert held(registry) == ["gamma"]
+    assert registry.release("beta", by="ann", reason="again") == []
+
+
+def test_a_released_task_learned_again_to_the_same_state_is_champion_again(
+    registry: Registry, stream: list[Learned]
+) -> None:
+    register(registry, *stream[:2])
+    registry.rollback(1, by="ann", reason="try")
+    registry.release("beta", by="ann", reason="it was right")
+    assert register(registry, stream[1]) == ["promoted"]
+    assert champion(registry) == 2
+    assert len(registry.versions()) == 2
+
+
+def test_registering_again_does_not_undo_a_rollback(registry: Registry, stream: list[Learned]) -> None:
+    register(registry, *stream[:2])
+    registry.rollback(1, by="ann", reason="no")
+    register(registry, stream[1])
+    assert champion(registry) == 1
+    assert held(registry) == ["beta"]
+
+
+def test_rolling_back_to_the_champion_or_to_what_never_was_one_is_refused(
+    registry: Registry, stream: list[Learned]
+) -> None:
+    register(registry, stream[0])
+    register(registry, stream[1], gate=HIGH)
+    before = kinds(registry)
+    with pytest.raises(RegistryError, match="is the champion already"):
+        registry.rollback(1, by="ann", reason="x")
+    with pytest.raises(RegistryError, match=r"never was champion.*lorax promote 2"):
+        registry.rollback(2, by="ann", reason="x")
+    with pytest.raises(RegistryError, match="has no version 7; there are: 1, 2"):
+        registry.rollback(7, by="ann", reason="x")
+    assert (kinds(registry), champion(registry)) == (before, 1)
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_rollback_while_the_gate_promotes_wins(
+    server: Server, registry: Registry, stream: list[Learned], moment: str
+) -> None:
+    register(registry, *stream[:2])
+    person = Registry(server.uri, registry.name)
+    roll = lambda: person.rollback(1, by="ann", reason="stop")  # noqa: E731
+    hooks = {"before": nothing, "after": nothing, moment: roll}
+    registry.__dict__["_client"] = Meanwhile(registry._client, **hooks)
+    assert register(registry, stream[2]) == ["base moved"]
+    assert champion(registry) == 1
+    assert "beta" in held(registry)
+
+
+def test_a_rollback_that_has_not_set_the_alias_yet_wins(registry: Registry, stream: list[Learned]) -> None:
+    register(registry, *stream[:2])
+    registry._note(journal.ROLLED_BACK, 1, "ann", "stop")
+    assert register(registry, stream[2]) == ["base moved"]
+    assert champion(registry) == 2
+
+
+def test_an_alias_moved_in_mlflow_counts_as_a_move_by_hand(registry: Registry, stream: list[Learned]) -> None:
+    register(registry, *stream)
+    registry._client.set_registered_model_alias(registry.name, CHAMPION, "2")
+    settled = registry.settle()
+    assert settled is not None
+    assert settled.version == 2
+    assert held(registry) == ["gamma"]
+    assert kinds(registry)[-1] == ("moved", 2)
+    registry.settle()
+    assert kinds(registry).count(("moved", 2)) == 1
+
+
+@pytest.mark.parametrize("what", ["alias", "version"])
+def test_a_lost_alias_is_told_and_mended_by_promoting(registry: Registry, stream: list[Learned], what: str) -> None:
+    register(registry, *stream[:2])
+    if what == "alias":
+        registry._client.delete_registered_model_alias(registry.name, CHAMPION)
+    else:
+        registry._client.delete_model_version(registry.name, "2")
+    (told, *_) = registry.breakage()
+    assert "lorax promote VERSION --reason TEXT" in told
+    with pytest.raises(RegistryError, match="it was on version 2"):
+        registry.settle()
+    registry.promote(1, stream[0].state_dir, by="ann", reason="mend")
+    assert champion(registry) == 1
+
+
+def test_deletions_in_mlflow_are_told(registry: Registry, stream: list[Learned]) -> None:
+    register(registry, *stream)
+    assert registry.breakage() == []
+    registry._client.delete_model_version(registry.name, "2")
+    assert [text.partition(":")[0] for text in registry.breakage()] == [
+        "version 2 was deleted in MLflow",
+        f"the champion's ancestor before version 3 (state {stream[1].digest[:12]}) is gone",
+    ]
+
+
+def test_what_the_champion_needs_is_not_deleted_and_what_is_deleted_stays_held(
+    registry: Registry, stream: list[Learned], other_second: Learned
+) -> None:
+    register(registry, *stream[:2])
+    registry.rollback(1, by="ann", reason="no")
+    register(registry, other_second)
+    for number, what in ((3, "is the champion"), (1, "is an ancestor of the champion, 3")):
+        with pytest.raises(RegistryError, match=what):
+            registry.delete(number, by="ann", reason="room")
+    registry.delete(2, by="ann", reason="room")
+    assert [v.version for v in registry.versions()] == [1, 3]
+    assert held(registry) == ["beta"]
+    assert registry.breakage() == []
+
+
+def test_with_approval_a_passed_challenger_waits_for_a_person(registry: Registry, stream: list[Learned]) -> None:
+    asking = OPEN.model_copy(update={"approval": True})
+    assert register(registry, stream[0], gate=asking) == ["waiting"]
+    waiting = registry.waiting()
+    assert waiting is not None
+    assert champion(registry) is None
+    registry.promote(1, stream[0].state_dir, by="ann", reason="looks good")
+    assert (champion(registry), held(registry), registry.waiting()) == (1, [], None)
+    assert register(registry, stream[1], gate=asking) == ["waiting"]
+    assert registry.refuse(2, by="ann", reason="does not").outcome == "refused"
+    assert (champion(registry), held(registry), registry.waiting()) == (1, ["beta"], None)
+    with pytest.raises(RegistryError, match="does not wait for approval"):
+        registry.refuse(2, by="ann", reason="again")
+
+
+def test_what_waits_for_a_past_champion_is_free_to_be_learned_again(registry: Registry, stream: list[Learned]) -> None:
+    register(registry, *stream[:2])
+    register(registry, stream[2], gate=OPEN.model_copy(update={"approval": True}))
+    registry.rollback(1, by="ann", reason="no")
+    registry.settle()
+    assert registry.version(3).outcome == "base moved"
+    assert held(registry) == ["beta"]
+
+
+def test_a_version_that_knows_many_tasks_fits_mlflow_s_tags() -> None:
+    names = [f"generator-of-the-month-{i:03d}" for i in range(120)]
+    tasks = tuple(KnownTask(name, f"{i:064d}") for i, name in enumerate(names))
+    metrics = {f"accuracy/{name}": 0.9123456789 for name in names}
+    metrics |= {"average_accuracy": 0.9, "average_incremental_accuracy": 0.9, "forgetting": 0.0}
+    verdicts = [TaskVerdict(name, kind, 0.91, 0.9, 0.4, True) for name in names for kind in ("drop", "forgetting")]
+    tags = version_tags(
+        state_digest="s", parent_digest=None, tasks=tasks, data_digest="d", data_commit=None, metrics=metrics,
+        verdicts=verdicts,
+    )  # fmt: skip
+    assert max(map(len, tags.values())) <= 4000
+    tags |= promotion_tags("ann", "why")
+    found = read_version(SimpleNamespace(tags=tags, version=1, run_id="", creation_timestamp=0), ())
+    assert (found.tasks, dict(found.metrics), list(found.verdicts)) == (tasks, metrics, verdicts)
+
+
+def test_a_journal_edited_by_hand_is_an_error_that_names_the_tag(registry: Registry, stream: list[Learned]) -> None:
+    register(registry, stream[0])
+    registry._client.set_registered_model_tag(registry.name, "lorax.journal.000009.abc", "scribble")
+    with pytest.raises(RegistryError, match=r"tag 'lorax.journal.000009.abc'"):
+        registry.journal()
+
+
+def test_a_promoted_version_s_state_is_the_one_that_was_registered(
+    registry: Registry, stream: list[Learned], tmp_path: Path
+) -> None:
+    register(registry, *stream[:2])
+    registry.rollback(1, by="ann", reason="no")
+    found = registry.champion()
+    assert found is not None
+    assert registry.download_state(found.version, tmp_path).name == stream[0].digest
