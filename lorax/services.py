@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lorax import supervision
+from lorax import databases, supervision
 from lorax.errors import ServiceError, StorageError
 from lorax.params import Params
 from lorax.supervision import Program
@@ -169,9 +169,12 @@ def environment(workspace: Workspace, params: Params) -> dict[str, str]:
 def registry_uri_at_rest(workspace: Workspace, params: Params) -> str:
     """Where to read the registry while MLflow's embedded server is down: `sqlite:///` and the absolute path of its
     database, which need not exist yet; the user's own where MLFLOW_BACKEND_STORE_URI names one.
+
+    Raises:
+        ServiceError: the server last ran on another database.
     """
-    database = workspace.services_dir / "mlflow" / "mlflow.db"
-    return os.environ.get("MLFLOW_BACKEND_STORE_URI", f"sqlite:///{database}")
+    databases.check(workspace, "mlflow")
+    return databases.given("mlflow") or f"sqlite:///{workspace.services_dir / 'mlflow' / 'mlflow.db'}"
 
 
 _QUIET = {
@@ -209,10 +212,8 @@ def _program(workspace: Workspace, server: _Server) -> Program:
     address = ("--host", HOST, "--port", str(server.port))
     if server.name == "prefect":
         return Program("prefect", ("-m", "prefect", "server", "start", *address), folder)
-    store = os.environ.get("MLFLOW_BACKEND_STORE_URI", "sqlite:///mlflow.db")
-    artifacts = os.environ.get("MLFLOW_ARTIFACTS_DESTINATION", "artifacts")
-    stores = ("--backend-store-uri", store, "--artifacts-destination", artifacts, "--serve-artifacts")
-    return Program("mlflow", ("-m", "mlflow", "server", *stores, "--workers", "1", *address), folder)
+    # its stores are named in its environment: an address with a password must not lie in a command line
+    return Program("mlflow", ("-m", "mlflow", "server", "--serve-artifacts", *address), folder)
 
 
 def _server_environment(workspace: Workspace, params: Params) -> dict[str, str]:
@@ -222,10 +223,12 @@ def _server_environment(workspace: Workspace, params: Params) -> dict[str, str]:
         # in memory, a restarted server forgets who holds the one slot for learning
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # no jobs here; it would run several more processes
+        "MLFLOW_ARTIFACTS_DESTINATION": "artifacts",
+        "MLFLOW_WORKERS": "1",
+        **databases.defaults(),
     }
-    if "PREFECT_SERVER_DATABASE_CONNECTION_URL" not in os.environ:
-        defaults["PREFECT_API_DATABASE_CONNECTION_URL"] = "sqlite+aiosqlite:///prefect.db"
-    kept = {key: value for key, value in os.environ.items() if key not in _VARIABLES.values()}
+    hidden = {*_VARIABLES.values(), *(name for name in defaults if not os.environ.get(name))}
+    kept = {key: value for key, value in os.environ.items() if key not in hidden}
     home = {"PREFECT_HOME": str(workspace.services_dir / "prefect")} if _servers(params)[0].is_embedded else {}
     return {**defaults, **kept, **_QUIET, **home}
 
@@ -237,9 +240,10 @@ def _start(workspace: Workspace, params: Params, servers: list[_Server], progres
     running = supervision.processes(folder)
     if not running:
         supervision.stop(folder)  # what a killed supervisor left behind
-    for server in servers:
-        if server.name not in running:
-            supervision.check_port(HOST, server.port, f"{server.title}'s", server.params_key)
+    stopped = [server for server in servers if server.name not in running]
+    for server in stopped:
+        databases.check(workspace, server.name)
+        supervision.check_port(HOST, server.port, f"{server.title}'s", server.params_key)
     supervision.apply(folder, programs, _server_environment(workspace, params))
     try:
         _wait(workspace, servers, progress)
@@ -247,6 +251,8 @@ def _start(workspace: Workspace, params: Params, servers: list[_Server], progres
         if not running:
             supervision.stop(folder)
         raise
+    for server in stopped:
+        databases.remember(workspace, server.name)
 
 
 def _wait(workspace: Workspace, servers: list[_Server], progress: Progress) -> None:

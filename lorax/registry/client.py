@@ -7,11 +7,10 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from lorax.errors import LoraxError, RegistryError, StorageError
+from lorax.registry import database
 
 _MANNERS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
@@ -22,7 +21,6 @@ _MANNERS = {
 }
 """By default MLflow waits four minutes for a server that is not there, and prints. What the user has set stays."""
 
-_SQLITE = "sqlite:///"
 _PROBE_TIMEOUT_S = 5
 _MESSAGE_LIMIT = 400
 
@@ -33,8 +31,15 @@ def is_server(uri: str) -> bool:
 
 
 def is_missing_database(uri: str) -> bool:
-    """Whether `uri` names an SQLite file that no server has made yet; MLflow would make it just to look."""
-    return uri.startswith(_SQLITE) and not Path(uri.removeprefix(_SQLITE)).is_file()
+    """Whether `uri` names a database that no server has used yet; MLflow would make its tables just to look.
+
+    Raises:
+        RegistryError: the database can't be reached.
+    """
+    if is_server(uri):
+        return False
+    with mlflow_errors(uri, "look at its database"):
+        return database.is_empty(uri)
 
 
 def connect(uri: str) -> Any:
@@ -51,7 +56,7 @@ def connect(uri: str) -> Any:
         from mlflow import MlflowClient
 
         logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # it logs tracebacks of errors that are raised too
-        return MlflowClient(tracking_uri=_client_uri(uri))
+        return MlflowClient(tracking_uri=uri if is_server(uri) else database.read_only(uri))
 
 
 @contextmanager
@@ -70,6 +75,13 @@ def mlflow_errors(uri: str, doing: str) -> Iterator[None]:
         if error.errno == errno.ENOSPC:
             raise StorageError(error.errno, f"disk full: could not {doing}. Free space and run again.") from error
         raise _registry_error(uri, doing, error) from error
+    except ModuleNotFoundError as error:
+        if is_server(uri):
+            raise
+        raise RegistryError(
+            f"could not {doing}: the database {database.without_password(uri)} needs the Python package "
+            f"{error.name!r}; for PostgreSQL: pip install 'lorax-pipeline[postgres]'."
+        ) from error
     except Exception as error:
         if not _is_mlflow_error(error):
             raise
@@ -79,20 +91,6 @@ def mlflow_errors(uri: str, doing: str) -> Iterator[None]:
 def is_missing(error: Exception) -> bool:
     """Whether MLflow raised `error` because the thing asked for does not exist."""
     return getattr(error, "error_code", "") in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
-
-
-def _client_uri(uri: str) -> str:
-    """SQLite is opened for reading only: an experiment made on it would keep local artifact paths for ever.
-
-    The driver is named too, since MLflow takes what follows a plain `sqlite:///` for a path and makes its folders.
-    """
-    if not uri.startswith(_SQLITE):
-        return uri
-    from sqlalchemy.engine import URL  # it knows how its own version wants '%', '#' and '?' in a path written
-
-    database = f"file:{quote(uri.removeprefix(_SQLITE))}"
-    url = URL.create("sqlite+pysqlite", database=database, query={"mode": "ro", "uri": "true"})
-    return url.render_as_string(hide_password=False)
 
 
 def _require_answer(uri: str) -> None:
@@ -129,4 +127,5 @@ def _registry_error(uri: str, doing: str, error: Exception) -> RegistryError:
         )
     found = " ".join(str(error).split())[:_MESSAGE_LIMIT]
     mend = "" if is_server(uri) else " Start the server with 'lorax up': it also mends a database cut off in a write."
-    return RegistryError(f"could not {doing}: MLflow at {uri} says: {found or type(error).__name__}.{mend}")
+    where = database.without_password(uri)
+    return RegistryError(f"could not {doing}: MLflow at {where} says: {found or type(error).__name__}.{mend}")
