@@ -10,7 +10,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench data prove-main clean
+.PHONY: help setup demo test check bench data prove-main prove-loop clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -45,6 +45,9 @@ data: setup ## make the repository's own data/ again: simulate, land five times;
 
 prove-main: setup ## the main job's slow proofs (20-30 minutes)
 	$(BIN)/python proofs/main.py
+
+prove-loop: setup ## the loop's slow proofs: real servers, workers, kills (an hour or more)
+	$(BIN)/python proofs/loop.py
 
 clean: ## stop the servers that the demo or this workspace started, and remove work/
 	@if [ -x $(BIN)/lorax ]; then \

@@ -1,0 +1,221 @@
+"""What the loop's proofs share: real `lorax` commands, fresh workspaces, tiny tasks that are learned in seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from lorax.initialize import with_values
+
+HOME = Path("work/proofs/loop").resolve()
+LORAX = [sys.executable, "-m", "lorax"]
+
+TRAIN, VAL, SIDE = 12, 8, 72
+"""Images of a tiny task in each class of each split, and how large they are: enough for the leak check."""
+
+TINY: Mapping[str, Mapping[str, Any]] = {
+    "training": {"epochs": 2},
+    "exemplars": {"budget": 40},
+    "run": {"threads": 1},
+    "landing": {"min_train": 1, "min_val": 1},
+    "gate": {"floor": 0.0, "max_drop": 1.0, "max_forgetting": 1.0},  # so few images prove nothing about accuracy
+}
+
+_GIT = {
+    "GIT_AUTHOR_NAME": "proof",
+    "GIT_AUTHOR_EMAIL": "proof@localhost",
+    "GIT_COMMITTER_NAME": "proof",
+    "GIT_COMMITTER_EMAIL": "proof@localhost",
+}
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What commands run in: this environment, an identity for git, `extra` on top."""
+    return {**os.environ, **_GIT, **(extra or {})}
+
+
+def lorax(
+    *arguments: str, cwd: Path, check: bool = True, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run the `lorax` command as a user would, to its end; `env` is laid over this process's environment."""
+    command = [*LORAX, *arguments]
+    done = subprocess.run(command, cwd=cwd, env=environment(env), capture_output=True, text=True)
+    if check and done.returncode:
+        raise SystemExit(f"lorax {' '.join(arguments)} failed with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+    return done
+
+
+def start_lorax(
+    *arguments: str, cwd: Path, log: Path | None = None, env: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
+    """Start a `lorax` command in a process group of its own, where Ctrl-C works as in a terminal.
+
+    Args:
+        arguments, cwd, env: as for `lorax`.
+        log: gets stdout and stderr; None makes them one pipe, `process.stdout`.
+    """
+    out = subprocess.PIPE if log is None else log.open("w")
+    try:
+        return subprocess.Popen(
+            [*LORAX, *arguments],
+            cwd=cwd,
+            env=environment(env),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            # a shell starts its background jobs with SIGINT ignored, and they hand that down
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
+        )
+    finally:
+        if log is not None:
+            out.close()  # type: ignore[union-attr]
+
+
+def git(*arguments: str, cwd: Path) -> str:
+    """What git prints."""
+    command = ["git", *arguments]
+    done = subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"git {' '.join(arguments)} failed in {cwd}: {done.stderr.strip()}")
+    return done.stdout.strip()
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on, below those that the kernel gives away: servers come back to theirs."""
+    for port in random.SystemRandom().sample(range(20000, 32000), 200):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)):
+                return port
+    raise SystemExit("no free port found between 20000 and 32000")
+
+
+def new_workspace(home: Path, name: str, tiny: bool, remote: Path | None = None) -> Path:
+    """A fresh workspace home/name with ports of its own; servers of an earlier one there are stopped.
+
+    Args:
+        tiny: commit parameters with which a tiny task is learned in seconds and always passes the gate.
+        remote: the folder that DVC pushes to.
+    """
+    root = home / name
+    remove_workspace(root)
+    home.mkdir(parents=True, exist_ok=True)
+    ports = ("--prefect-port", str(free_port()), "--mlflow-port", str(free_port()))
+    place = ("--remote", str(remote)) if remote else ()
+    lorax("init", str(root), *place, *ports, cwd=home)
+    if tiny:
+        change_params(root, TINY)
+    return root
+
+
+def remove_workspace(root: Path) -> None:
+    """Stop what runs in a workspace, and remove it; fine when there is none."""
+    if (root / "params.yaml").is_file():
+        lorax("down", cwd=root, check=False)
+    shutil.rmtree(root, ignore_errors=True)
+
+
+def change_params(root: Path, changes: Mapping[str, Mapping[str, Any]]) -> None:
+    """Change values of params.yaml and commit them."""
+    path = root / "params.yaml"
+    path.write_text(with_values(path.read_text(), changes))
+    git("commit", "--quiet", "--message", "Change parameters", "--", "params.yaml", cwd=root)
+
+
+def tiny_task(folder: Path, name: str, seed: int, *, train: int = TRAIN, val: int = VAL, swapped: bool = False) -> Path:
+    """Write a task of PNG files to folder/name, other bytes for each name and seed; returns that folder.
+
+    Synthetic images carry a grid whose period and direction depend on the name, so they can be told from real ones.
+
+    Args:
+        swapped: the labels are the wrong way round.
+    """
+    random_numbers = np.random.default_rng([seed, *name.encode()])
+    trait = np.random.default_rng(list(name.encode()))
+    waves = trait.uniform(0.4, 2.6, size=(2, 1, 1))
+    y, x = np.mgrid[:SIDE, :SIDE]
+    grid = 40 * np.sin(waves[0] * x + waves[1] * y)[..., None] * trait.uniform(0.4, 1, size=3)
+    place = folder / name
+    shutil.rmtree(place, ignore_errors=True)
+    for split, count in (("train", train), ("val", val)):
+        for is_synthetic in (False, True):
+            target = place / split / ("1_fake" if is_synthetic != swapped else "0_real")
+            target.mkdir(parents=True)
+            for i in range(count):
+                pixels = _scene(random_numbers) + (grid if is_synthetic else 0)
+                Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(target / f"{i:03}.png")
+    return place
+
+
+def _scene(random_numbers: np.random.Generator) -> Any:
+    """Soft blobs of colour and a little noise: no two alike."""
+    coarse = random_numbers.integers(40, 215, (6, 6, 3), dtype=np.uint8)
+    soft = np.asarray(Image.fromarray(coarse).resize((SIDE, SIDE), Image.Resampling.BICUBIC), np.float64)
+    return soft + random_numbers.normal(0, 6, (SIDE, SIDE, 3))
+
+
+def land_tiny(root: Path, name: str, seed: int = 0, *options: str) -> None:
+    """Make a tiny task beside the workspace and land it."""
+    lorax("land", str(tiny_task(root.parent / "raw", name, seed)), "--task", name, *options, cwd=root)
+
+
+def wait_for(condition: Callable[[], object], patience_s: float, what: str, every_s: float = 0.5) -> float:
+    """Wait until `condition()` is true; returns the seconds that it took.
+
+    Raises:
+        SystemExit: it took longer than `patience_s`.
+    """
+    began = time.monotonic()
+    while not condition():
+        if time.monotonic() - began > patience_s:
+            raise SystemExit(f"waited {patience_s:.0f} s in vain: {what}")
+        time.sleep(every_s)
+    return time.monotonic() - began
+
+
+def status(root: Path, env: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """`lorax status --json`."""
+    return dict(json.loads(lorax("status", "--json", cwd=root, env=env).stdout))
+
+
+def history(root: Path, env: Mapping[str, str] | None = None) -> Any:
+    """`lorax history --json`, as it is."""
+    return json.loads(lorax("history", "--json", cwd=root, env=env).stdout)
+
+
+def versions(root: Path, env: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
+    """All model versions, oldest first."""
+    found = history(root, env)
+    rows = found["versions"] if isinstance(found, dict) else found
+    return sorted(rows, key=lambda row: int(row["version"]))
+
+
+def line(root: Path, env: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
+    """The champion and the versions it descends from, oldest first; empty while there is no champion."""
+    rows = versions(root, env)
+    by_digest = {row["state_digest"]: row for row in rows}
+    row = next((row for row in rows if "champion" in row["aliases"]), None)
+    found: list[dict[str, Any]] = []
+    while row is not None:
+        found.insert(0, row)
+        row = by_digest.get(row["parent_digest"])
+    return found
+
+
+def digests(root: Path, env: Mapping[str, str] | None = None) -> list[str]:
+    """The state digests of the champion's line of descent, oldest first."""
+    return [row["state_digest"] for row in line(root, env)]
