@@ -1,14 +1,18 @@
-"""The demo: a workspace of its own, five simulated generators landing one by one, an episode after each landing."""
+"""The demo: a workspace of its own, five simulated generators landing one by one, and each landing starts a worker."""
 
 from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
 
-from flows import reconcile, running, tables, terminal
+from flows import events, reconcile, running, tables, terminal
+from flows.following import Follower
+from flows.prefect_api import PrefectApi
 from lorax import services
 from lorax.data import versions
 from lorax.data.landing import land
@@ -35,12 +39,7 @@ def run(root: Path, prefect_port: int | None, mlflow_port: int | None, out: Cons
     to_land = [name for name in DEMO_TASKS if name not in landed]
     is_waiting = bool(reconcile.waiting_tasks(workspace, params))
     if to_land or is_waiting:
-        running.serve(workspace, params, err)
-    if is_waiting:
-        running.learn(workspace, None, err)
-    for name in to_land:
-        _land(workspace, name, err)
-        running.learn(workspace, None, err)
+        _learn_on_a_worker(workspace, params, to_land, is_waiting=is_waiting, err=err)
     if not to_land and not is_waiting:
         out.print("nothing to learn: the champion knows every landed task.")
     tables.print_champion(reconcile.open_registry(workspace, params), out)
@@ -51,6 +50,26 @@ def run(root: Path, prefect_port: int | None, mlflow_port: int | None, out: Cons
     if found.mlflow.is_ready:
         timeline = reconcile.open_registry(workspace, params).pages()["timeline"]
         out.print(f"A curve per task over the episodes: {timeline}", markup=False)
+
+
+def _learn_on_a_worker(
+    workspace: Workspace, params: Params, to_land: Sequence[str], *, is_waiting: bool, err: Console
+) -> None:
+    """Land one data set after the other and show how each landing has a worker learn; Ctrl-C only stops the showing."""
+    follower = Follower(
+        PrefectApi.of(workspace, params), err, is_done=lambda: not reconcile.waiting_tasks(workspace, params)
+    )
+    since = datetime.now(UTC)
+    running.up(workspace, params, err)
+    try:
+        if is_waiting:
+            follower.follow(since)
+        for name in to_land:
+            _land(workspace, name, err)
+            follower.follow(since=datetime.now(UTC))
+    except KeyboardInterrupt:
+        err.print("the worker goes on with what has landed; 'lorax status' shows it, 'lorax down' ends it.")
+        raise
 
 
 def prepare(root: Path, prefect_port: int | None, mlflow_port: int | None) -> Workspace:
@@ -70,7 +89,8 @@ def _land(workspace: Workspace, name: str, err: Console) -> None:
             simulate(raw, progress=progress)
     with terminal.counting(err) as progress:
         landed = land(workspace, raw / name, name, progress=progress)
-    err.print(f"[bold]landed {name}[/bold] ({landed.digest[:12]}): data.dvc is committed")
+    events.emit(workspace, name)
+    err.print(f"[bold]landed {name}[/bold] ({landed.digest[:12]}): data.dvc is committed, and Prefect's server told")
 
 
 def _compare(workspace: Workspace, params: Params, out: Console, err: Console) -> None:

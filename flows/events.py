@@ -25,8 +25,20 @@ _LATER = "it is learned at the next 'lorax up', at the next scheduled run, or by
 
 def announce(workspace: Workspace, task: str) -> str:
     """Tell Prefect's server that `task` has landed and is committed; returns a line for people, whatever happens."""
+    try:
+        emit(workspace, task)
+    except ServiceError as error:
+        return f"not announced: {error} It has landed all the same: {_LATER}."
+    return "announced: a worker will learn it ('lorax up' runs one)."
+
+
+def emit(workspace: Workspace, task: str) -> None:
+    """Have Prefect's server take the event that `task` has landed.
+
+    Raises:
+        ServiceError: it does not answer, or refuses.
+    """
     revision = versions.revision(workspace)
-    params = load_params(workspace.params_path)
     event = {
         "id": str(uuid4()),
         "event": LANDED,
@@ -34,11 +46,7 @@ def announce(workspace: Workspace, task: str) -> str:
         "resource": {"prefect.resource.id": f"lorax.dataset.{task}", "prefect.resource.name": task},
         "payload": {"task": task, "digest": revision.digest, "commit": revision.commit or ""},
     }
-    try:
-        PrefectApi.of(workspace, params).post("events", [event])
-    except ServiceError as error:
-        return f"not announced: {error} {_LATER}."
-    return "announced: a worker will learn it ('lorax up' runs one)."
+    PrefectApi.of(workspace, load_params(workspace.params_path)).post("events", [event])
 
 
 def publish(workspace: Workspace, report: Report) -> None:
