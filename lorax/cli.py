@@ -2,47 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from typer.core import TyperGroup
 
-from lorax.errors import LoraxError
-
-if TYPE_CHECKING:
-    from lorax.params import Params
-    from lorax.workspace import Workspace
-
-_WIDTH = None if sys.stdout.isatty() else 160  # a file or a pipe has no width of its own
-out = Console(highlight=False, soft_wrap=True, width=_WIDTH)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
-
-
-class _Commands(TyperGroup):
-    """Every command's errors become one clear line, its interruption a promise that nothing is lost."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except LoraxError as error:
-            if ctx.params.get("debug"):
-                raise
-            err.print(f"lorax: error: {error}", markup=False)
-            sys.exit(1)
-        except KeyboardInterrupt:
-            if ctx.params.get("debug"):
-                raise
-            err.print("lorax: interrupted; nothing is lost: run the same command again to continue.")
-            sys.exit(130)
-
+from lorax.console import Commands, Json, Preset, err, here, opened, out, print_json
+from lorax.version_commands import version_commands
 
 app = typer.Typer(
-    cls=_Commands,
+    cls=Commands,
     name="lorax",
     no_args_is_help=True,
     add_completion=False,
@@ -50,9 +20,6 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Keep a detector of synthetic images up to date: each new generator that lands is learned, none is forgotten.",
 )
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-Preset = Annotated[str | None, typer.Option(help="Lay this preset of params.yaml over its values.")]
 
 
 @app.callback()
@@ -135,16 +102,16 @@ def land(
     if watch is not None:
         if path or task or dry_run or accept_leak:
             raise typer.BadParameter("--watch goes without PATH, --task, --dry-run and --accept-leak")
-        landing.watch(_workspace(), watch, terms, out, err, commit=commit, as_json=as_json)
+        landing.watch(here(), watch, terms, out, err, commit=commit, as_json=as_json)
         return
     if path is None or not task:
         raise typer.BadParameter("expected PATH and --task NAME, or --watch DIR")
     if dry_run:
-        record = landing.try_out(_workspace(), path, task, terms, None if as_json else out, err)
+        record = landing.try_out(here(), path, task, terms, None if as_json else out, err)
     else:
-        record = landing.land_one(_workspace(), path, task, terms, None if as_json else out, err, commit=commit)
+        record = landing.land_one(here(), path, task, terms, None if as_json else out, err, commit=commit)
     if as_json:
-        _print_json(record)
+        print_json(record)
     if record["error"]:
         err.print(f"lorax: error: {record['error']}", markup=False)
         raise typer.Exit(1)
@@ -154,23 +121,16 @@ def land(
 def learn(preset: Preset = None, as_json: Json = False) -> None:
     """Learn every landed task that the champion does not know, one episode each, in landing order.
 
-    Interrupted at any point, the next `lorax learn` continues there. Example: `lorax learn`
+    Interrupted at any point, the next `lorax learn` continues there. What the gate refused is told at the end; the exit
+    code is 0 all the same. Example: `lorax learn`
     """
-    from flows import reconcile, running, tables
+    from flows import outcomes
 
-    workspace, params = _open(preset)
-    learned: list[int] = []
-    if reconcile.waiting_tasks(workspace, params):
-        running.serve(workspace, params, err)
-        learned = running.learn(workspace, preset, err)
-    registry = reconcile.open_registry(workspace, params)
+    record = outcomes.learn(*opened(preset), preset, err)
     if as_json:
-        champion = registry.champion()
-        _print_json({"learned": learned, "champion": tables.version_record(champion) if champion else None})
-        return
-    if not learned:
-        out.print("nothing to learn: the champion knows every landed task.")
-    tables.print_champion(registry, out)
+        print_json(record)
+    else:
+        outcomes.print_outcomes(record, out)
 
 
 @app.command()
@@ -185,12 +145,12 @@ def scenario(
     """
     from flows import reconcile, running, tables
 
-    workspace, params = _open(preset)
+    workspace, params = opened(preset)
     reconcile.scenario_tasks(workspace, name)
     running.serve(workspace, params, err)
     result = running.scenario(workspace, name, preset, err)
     if as_json:
-        _print_json(result)
+        print_json(result)
     else:
         out.print(tables.accuracy_matrix(result["tasks"], result["rows"]))
         tables.print_metrics(result["metrics"], out)
@@ -198,26 +158,20 @@ def scenario(
 
 @app.command()
 def status(as_json: Json = False) -> None:
-    """Show the champion, the tasks known and waiting, the data revision, and the servers."""
-    from flows import tables
+    """Show the champion, what is known, waiting, held, changed or broken, the data revision, and the servers.
 
-    record = tables.status_record(*_open())
+    It shows what it can, with exit code 0, where the registry does not answer. Example: `lorax status --json`
+    """
+    from flows import status as workspace_status
+
+    record = workspace_status.record(*opened())
     if as_json:
-        _print_json(record)
+        print_json(record)
     else:
-        tables.print_status(record, out)
+        workspace_status.print_status(record, out)
 
 
-@app.command()
-def history(as_json: Json = False) -> None:
-    """List the model versions, newest first. Example: `lorax history --json`"""
-    from flows import reconcile, tables
-
-    known = reconcile.open_registry(*_open()).versions()
-    if as_json:
-        _print_json([tables.version_record(version) for version in known])
-    else:
-        out.print(tables.history(known) if known else "no versions yet: land a task, then 'lorax learn'.")
+app.add_typer(version_commands)
 
 
 @app.command()
@@ -232,7 +186,7 @@ def predict(
     """
     from flows import running, verdicts
 
-    workspace, params = _open()
+    workspace, params = opened()
     state_dir = running.state_dir(workspace, params, version, err)
     bad = verdicts.print_verdicts(state_dir, params.run.device, paths, out, err, as_json=as_json)
     if bad:
@@ -244,9 +198,9 @@ def up(as_json: Json = False) -> None:
     """Start this workspace's servers and a worker that learns what lands; fine when they run already."""
     from flows import running, tables
 
-    found = running.up(*_open(), err)
+    found = running.up(*opened(), err)
     if as_json:
-        _print_json({"prefect": found.prefect.address, "mlflow": found.mlflow.address})
+        print_json({"prefect": found.prefect.address, "mlflow": found.mlflow.address})
     else:
         tables.print_pages(found, out)
 
@@ -256,7 +210,7 @@ def down() -> None:
     """Stop this workspace's servers and worker, with what it learns just now; fine when none runs."""
     from lorax import services
 
-    services.down(_workspace())
+    services.down(here())
     out.print("servers and worker are down.")
 
 
@@ -273,20 +227,3 @@ def demo(
     from flows import demo as recipe
 
     recipe.run(directory, prefect_port, mlflow_port, out, err)
-
-
-def _workspace() -> Workspace:
-    from lorax.workspace import Workspace
-
-    return Workspace.find()
-
-
-def _open(preset: str | None = None) -> tuple[Workspace, Params]:
-    from lorax.params import load_params
-
-    workspace = _workspace()
-    return workspace, load_params(workspace.params_path, preset=preset)
-
-
-def _print_json(value: Any) -> None:
-    out.print(json.dumps(value, indent=2, ensure_ascii=False), markup=False)

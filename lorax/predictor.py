@@ -6,12 +6,14 @@ one answer wherever the photo came from) and the probability of each synthetic c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Literal, TypeVar
 
+import numpy as np
 import torch
 
 from lorax.data.images import Images, Pixels, decode
@@ -22,6 +24,7 @@ from lorax.network.network import Network
 from lorax.stream import ClassTable
 
 _BATCH_SIZE = 32
+_ROUNDING = 1e-3
 
 _T = TypeVar("_T")
 
@@ -107,6 +110,25 @@ class Predictor:
         batch = images.batch(range(len(pixels)), images.center()[:, 0])
         rows = self.network.predict(batch).double().cpu()
         return [decide(source, row, self.classes) for source, row in zip(sources, rows, strict=True)]
+
+
+def check_predicts(state_dir: Path, device: str = "auto") -> None:
+    """See that a saved learner loads, and that it has an answer to an image.
+
+    Raises:
+        StateError: the state is damaged, knows no task, or its answers are no probabilities.
+        BackboneError: as `Predictor.open`.
+    """
+    predictor = Predictor.open(state_dir, device)
+    side = predictor.network.crop
+    noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    [verdict] = predictor.judge([noise], ["noise"])
+    total = sum(verdict.probabilities.values())
+    if not math.isclose(total, 1, abs_tol=_ROUNDING):  # which NaN is not
+        raise StateError(
+            f"the learner state in {state_dir} does not predict: its probabilities for an image add up to {total}. "
+            "Its weights are no use: choose another version."
+        )
 
 
 def decide(source: str, probabilities: torch.Tensor, classes: ClassTable) -> Verdict:

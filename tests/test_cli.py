@@ -17,7 +17,10 @@ from lorax.initialize import with_values
 from lorax.params import Params, load_params
 from lorax.workspace import Workspace
 
-COMMANDS = ("init", "simulate", "land", "learn", "scenario", "status", "history", "predict", "up", "down", "demo")
+COMMANDS = (
+    *("init", "simulate", "land", "learn", "scenario", "status", "predict", "up", "down", "demo"),
+    *("history", "diff", "rollback", "promote", "refuse", "release", "relearn", "delete"),
+)
 TEMPLATE = Path(__file__).parents[1] / "lorax" / "templates" / "params.yaml"
 
 runner = CliRunner()
@@ -96,9 +99,10 @@ def test_a_fresh_workspace_has_nothing_to_show(workspace: Workspace, monkeypatch
     monkeypatch.chdir(workspace.root)
     record = json.loads(runner.invoke(app, ["status", "--json"]).stdout)
     assert (record["champion"], record["known"], record["waiting"]) == (None, [], [])
-    assert json.loads(runner.invoke(app, ["history", "--json"]).stdout) == []
+    assert json.loads(runner.invoke(app, ["history", "--json"]).stdout)["versions"] == []
     assert "nothing to learn" in runner.invoke(app, ["learn"]).stdout
-    assert json.loads(runner.invoke(app, ["learn", "--json"]).stdout) == {"learned": [], "champion": None}
+    learned = json.loads(runner.invoke(app, ["learn", "--json"]).stdout)
+    assert (learned["learned"], learned["champion"]) == ([], None)
     assert "there is no champion yet" in runner.invoke(app, ["predict", "x.png"]).stderr
 
 

@@ -70,6 +70,22 @@ def move_by_hand(registry: Registry, version: ModelVersion, kind: str, by: str, 
     _set_promoted(registry, version, by, reason)
 
 
+def relearn_from(registry: Registry, version: ModelVersion, task: str, by: str, reason: str) -> None:
+    """Make an ancestor of the champion champion, such that what was learned since is not held but missing.
+
+    Holds of earlier days, which the champion's knowledge hides, are lifted first: the move is one entry and one alias.
+    """
+    champion = registry.champion()
+    tasks = champion.tasks if champion else ()
+    beyond = {(known.name, known.digest) for known in tasks if known not in version.tasks}
+    for hold in registry.all_holds():
+        if hold.task == task or (hold.task, hold.digest) in beyond:
+            registry._note(journal.RELEASED, hold.version, by, reason, hold.task, hold.digest)
+    registry._note(journal.ROLLED_BACK, version.version, by, reason)
+    registry._client.set_registered_model_alias(registry.name, CHAMPION, str(version.version))
+    _set_promoted(registry, version, by, reason)
+
+
 def take_note(registry: Registry, champion: ModelVersion) -> None:
     """Finish a promotion that was cut off, and write to the journal if the alias was moved in MLflow itself."""
     if _is_elsewhere(registry, champion):

@@ -57,6 +57,19 @@ def fetch_state(client: Any, uri: str, name: str, version: int, directory: Path)
     shutil.rmtree(fetched)
 
 
+def stored_bytes(client: Any, name: str, version: int) -> int:
+    """The size of all files of the MLflow model below a model version."""
+    model_id = client.get_model_version(name, str(version)).source.removeprefix(_MODEL_SCHEME)
+    total, folders = 0, [None]
+    while folders:
+        for found in client.list_logged_model_artifacts(model_id, folders.pop()):
+            if found.is_dir:
+                folders.append(found.path)
+            else:
+                total += found.file_size or 0
+    return total
+
+
 def delete_model(client: Any, name: str, version: int) -> None:
     """Delete a model version and the MLflow model below it; `mlflow gc` frees the artifacts' room."""
     source = client.get_model_version(name, str(version)).source

@@ -13,7 +13,7 @@ from lorax.registry import journal, tracking
 from lorax.registry.client import connect, is_missing, is_missing_database, is_server, mlflow_errors
 from lorax.registry.journal import Entry, Hold
 from lorax.registry.lineage import ancestors
-from lorax.registry.package import fetch_state, is_whole
+from lorax.registry.package import fetch_state, is_whole, stored_bytes
 from lorax.registry.versions import ModelVersion, is_ours, read_version
 from lorax.storage import whole_directory
 
@@ -84,6 +84,29 @@ class RegisteredModel:
             )
         return found
 
+    def version_before(self, task: str) -> ModelVersion:
+        """The newest version that the champion descends from and that does not know `task`.
+
+        Raises:
+            RegistryError: the champion does not know it, or there is no such version (any more).
+        """
+        champion = self.champion()
+        known = [known.name for known in champion.tasks] if champion else []
+        if champion is None or task not in known:
+            raise RegistryError(
+                f"the champion does not know task {task!r}, so there is nothing to learn anew; it knows "
+                f"{', '.join(known) or 'nothing yet'}. A task that is held: 'lorax release {task}'."
+            )
+        line = ancestors(champion, self.versions())
+        found = next((v for v in line if task not in {known.name for known in v.tasks}), None)
+        if found is None:
+            why = "it was learned first" if known[0] == task else "the versions before it are gone"
+            raise RegistryError(
+                f"no version without task {task!r} is left to go back to: {why}. Learn the whole stream anew beside "
+                "this model, which is served meanwhile: set another registry.model in params.yaml, then 'lorax learn'."
+            )
+        return found
+
     def journal(self) -> list[Entry]:
         """Who moved the champion, what was refused, held and released: oldest first."""
         if is_missing_database(self.uri):
@@ -96,7 +119,11 @@ class RegisteredModel:
         """The tasks that must not be learned with the bytes that a hold names, less what the champion knows."""
         champion = self.champion()
         known = {(task.name, task.digest) for task in champion.tasks} if champion else set()
-        return [hold for hold in journal.holds(self.journal()) if (hold.task, hold.digest) not in known]
+        return [hold for hold in self.all_holds() if (hold.task, hold.digest) not in known]
+
+    def all_holds(self) -> list[Hold]:
+        """The same with those that the champion knows; for this no champion is needed, whose alias may be lost."""
+        return journal.holds(self.journal())
 
     def waiting(self) -> ModelVersion | None:
         """The challenger that passed the gate and waits for a person's approval."""
@@ -106,6 +133,8 @@ class RegisteredModel:
 
     def breakage(self) -> list[str]:
         """What was deleted in MLflow itself, and what that broke: a sentence each."""
+        if is_missing_database(self.uri):
+            return []
         known = {v.version: v for v in self.versions()}
         entries = self.journal()
         deleted = {e.version for e in entries if e.kind == journal.DELETED}
@@ -157,6 +186,11 @@ class RegisteredModel:
                     "Restore the artifact store from a backup, or grow from another version."
                 )
         return final
+
+    def stored_bytes(self, version: int) -> int:
+        """How much room a version's artifacts take on the server."""
+        with self._talking(f"look at the artifacts of version {version}"):
+            return stored_bytes(self._client, self.name, version)
 
     def pages(self) -> dict[str, str]:
         """Addresses of MLflow's pages for a browser: the timeline's curves and the model's versions."""

@@ -117,6 +117,21 @@ class Registry(RegisteredModel):
             moves.move_by_hand(self, version, journal.ROLLED_BACK, by, reason)
         return self._version(number)
 
+    def relearn(self, task: str, *, by: str, reason: str) -> ModelVersion:
+        """Go back to before the champion learned a task, and hold nothing: what it knew beyond that is learned again.
+
+        Returns:
+            The champion now (see `version_before`).
+
+        Raises:
+            RegistryError: the champion does not know the task, or no version without it is left to go back to.
+        """
+        self._require_server()
+        version = self.version_before(task)
+        with self._talking(f"go back to version {version.version}"):
+            moves.relearn_from(self, version, task, by, reason)
+        return self._version(version.version)
+
     def release(self, task: str, *, by: str, reason: str) -> list[Hold]:
         """Let a held task be learned again; returns the holds that were lifted, none if it was not held."""
         self._require_server()
@@ -149,6 +164,18 @@ class Registry(RegisteredModel):
         Raises:
             RegistryError: an alias is on it, or the champion's or challenger's line of descent needs it.
         """
+        version = self.check_deletable(number)
+        with self._talking(f"delete version {number}"):
+            self._note(journal.DELETED, number, by, reason)
+            delete_model(self._client, self.name, number)
+        return version
+
+    def check_deletable(self, number: int) -> ModelVersion:
+        """The version, if `delete` would take it.
+
+        Raises:
+            RegistryError: as `delete`.
+        """
         self._require_server()
         version, versions = self.version(number), self.versions()
         for other in (v for v in versions if v.aliases):
@@ -158,9 +185,6 @@ class Registry(RegisteredModel):
                     f"is the {alias}" if other.version == number else f"is an ancestor of the {alias}, {other.version}"
                 )
                 raise RegistryError(f"version {number} can't be deleted: it {what}. Nothing was changed.")
-        with self._talking(f"delete version {number}"):
-            self._note(journal.DELETED, number, by, reason)
-            delete_model(self._client, self.name, number)
         return version
 
     def track_scenario(

@@ -130,7 +130,7 @@ def test_every_landed_task_is_learned_in_order_each_on_top_of_the_last(workspace
     printed = json.loads(lorax(workspace, "learn", "--json"))
     assert printed["learned"] == [1, 2]
     assert printed["champion"]["tasks"] == list(TASKS[:2])
-    history = json.loads(lorax(workspace, "history", "--json"))
+    history = json.loads(lorax(workspace, "history", "--json"))["versions"]
     assert [row["parent_digest"] for row in history] == [None, history[0]["state_digest"]]
 
 

@@ -1,0 +1,115 @@
+"""`lorax history`: the tree of model versions, and below it what happened to the champion and to tasks, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from flows.records import entry_record, hold_line, hold_record, version_record
+from lorax.errors import RegistryError
+from lorax.registry import CHAMPION, Registry
+
+_STYLES = {"promoted": "green", "refused": "red", "waiting": "yellow"}
+
+
+def record(registry: Registry) -> dict[str, Any]:
+    """All versions, the journal and the held tasks; `broken` says what was deleted in MLflow itself.
+
+    Raises:
+        RegistryError: MLflow doesn't answer.
+    """
+    broken = registry.breakage()
+    try:
+        held = registry.held()
+    except RegistryError:
+        if not broken:
+            raise
+        held = registry.all_holds()  # the champion's alias was lost, and `broken` says so
+    return {
+        "versions": [version_record(version) for version in registry.versions()],
+        "journal": [entry_record(entry) for entry in registry.journal()],
+        "held": [hold_record(hold) for hold in held],
+        "broken": broken,
+    }
+
+
+def print_history(history: Mapping[str, Any], out: Console, *, gate: bool) -> None:
+    """The same for people.
+
+    Args:
+        history: what `record` returned.
+        out: where it goes.
+        gate: show the gate's verdicts on every task, not only those that refused.
+    """
+    if not history["versions"] and not history["journal"]:
+        out.print("no versions yet: land a task, then 'lorax learn'.")
+        return
+    for sentence in history["broken"]:
+        out.print(f"broken: {sentence}", style="red", markup=False)
+    for tree in _trees(history["versions"], gate):
+        out.print(tree)
+    out.print("\nchampion and tasks over time:")
+    out.print(_journal(history["journal"]))
+    for hold in history["held"]:
+        out.print(f"held: {hold_line(hold)}", markup=False)
+
+
+def _trees(versions: Sequence[Mapping[str, Any]], gate: bool) -> list[Tree]:
+    """One tree for each version that grew from nothing, or from one that is gone."""
+    digests = {version["state_digest"] for version in versions}
+    roots: list[Tree] = []
+    places: dict[str, Tree] = {}
+    for version in versions:  # a parent is registered before its children
+        label = _label(version, is_orphan=version["parent_digest"] not in digests | {None})
+        parent = places.get(version["parent_digest"])
+        place = parent.add(label) if parent else Tree(label)
+        if parent is None:
+            roots.append(place)
+        places[version["state_digest"]] = place
+        for verdict in version["verdicts"]:
+            if gate or (not verdict["passed"] and version["outcome"] != "promoted"):
+                place.add(Text(verdict["reason"], style="dim" if verdict["passed"] else "red"))
+    return roots
+
+
+def _label(version: Mapping[str, Any], *, is_orphan: bool) -> Text:
+    """A version in a line: number, task, aliases, accuracy, and what became of it."""
+    metrics = version["metrics"]
+    label = Text(f"version {version['version']} ")
+    label.append(f"+{version['task']}", style="bold")
+    for alias in version["aliases"]:
+        label.append(f"  [{alias}]", style="bold green" if alias == CHAMPION else "yellow")
+    average, forgetting = 100 * metrics["average_accuracy"], 100 * metrics["forgetting"]
+    label.append(f"  average {average:.1f} %, forgetting {forgetting:.1f} %  ")
+    label.append(_outcome(version), style=_STYLES.get(version["outcome"], ""))
+    if is_orphan:
+        label.append("  (parent deleted)", style="dim")
+    return label
+
+
+def _outcome(version: Mapping[str, Any]) -> str:
+    if version["promoted_at"]:
+        return f"promoted {_time(version['promoted_at'])} by {version['promoted_by']}: {version['reason']}"
+    if version["outcome"] == "refused" and not all(verdict["passed"] for verdict in version["verdicts"]):
+        return "refused"  # the reasons are the verdicts below it
+    return f"{version['outcome'] or 'unfinished'}{': ' if version['reason'] else ''}{version['reason']}"
+
+
+def _journal(entries: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for name in ("when", "what", "version", "task", "by", "why"):
+        table.add_column(name, justify="right" if name == "version" else "left")
+    for entry in entries:
+        cells = (_time(entry["at"]), entry["kind"], str(entry["version"]), entry["task"], entry["by"], entry["reason"])
+        table.add_row(*(Text(cell) for cell in cells))
+    return table
+
+
+def _time(text: str) -> str:
+    """To the minute."""
+    return text[:16].replace("T", " ")

@@ -1,0 +1,67 @@
+"""What the registry knows as plain JSON values, for scripts and for whoever prints them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from lorax.registry import Entry, Hold, ModelVersion, TaskVerdict
+
+
+def version_record(version: ModelVersion) -> dict[str, Any]:
+    """A model version, with all that the gate said."""
+    return {
+        "version": version.version,
+        "aliases": list(version.aliases),
+        "task": version.task,
+        "tasks": [task.name for task in version.tasks],
+        "digests": {task.name: task.digest for task in version.tasks},
+        "state_digest": version.state_digest,
+        "parent_digest": version.parent_digest,
+        "line": version.line,
+        "data_digest": version.data_digest,
+        "data_commit": version.data_commit,
+        "metrics": {name: _number(value) for name, value in version.metrics.items()},
+        "created_at": version.created_at.isoformat(),
+        "outcome": version.outcome,
+        "reason": version.reason,
+        "verdicts": [verdict_record(verdict) for verdict in version.verdicts],
+        "promoted_at": version.promoted_at.isoformat() if version.promoted_at else None,
+        "promoted_by": version.promoted_by,
+    }
+
+
+def verdict_record(verdict: TaskVerdict) -> dict[str, Any]:
+    """What the gate said of one task; null where it could not be checked."""
+    return {
+        "task": verdict.task,
+        "kind": verdict.kind,
+        "passed": verdict.passed,
+        "before": _number(verdict.before),
+        "after": _number(verdict.after),
+        "chance": _number(verdict.chance),
+        "reason": verdict.reason,
+    }
+
+
+def hold_record(hold: Hold) -> dict[str, Any]:
+    """A held task."""
+    return asdict(hold) | {"at": hold.at.isoformat()}
+
+
+def entry_record(entry: Entry) -> dict[str, Any]:
+    """A line of the journal."""
+    return asdict(entry) | {"at": entry.at.isoformat()}
+
+
+def hold_line(hold: Mapping[str, Any]) -> str:
+    """A held task for people."""
+    by = f"{hold['by']}, {hold['at'][:16].replace('T', ' ')}"
+    return f"{hold['task']} (bytes {hold['digest'][:12]}, version {hold['version']}): {hold['reason']} ({by})"
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN and no infinity."""
+    return value if math.isfinite(value) else None

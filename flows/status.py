@@ -1,0 +1,100 @@
+"""`lorax status`: the champion, what is known, waiting, held, changed or broken, the data revision and the servers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from flows import reconcile
+from flows.outcomes import approval
+from flows.records import hold_line, hold_record, version_record
+from flows.tables import HEADLINES
+from lorax import services
+from lorax.data import versions as data_versions
+from lorax.data.versions import LandedTask
+from lorax.errors import LoraxError
+from lorax.params import Params
+from lorax.registry import Registry
+from lorax.workspace import Workspace
+
+
+def record(workspace: Workspace, params: Params) -> dict[str, Any]:
+    """What `lorax status` says, for scripts.
+
+    Where the registry can't tell, `error` says why, and all that only it knows is None or empty: `champion`, `known`,
+    `waiting`, `approval`, `changed`, `held`. `broken` names what was deleted in MLflow itself.
+    """
+    landed, revision = data_versions.landed(workspace), data_versions.revision(workspace)
+    found = services.status(workspace, params)
+    return {
+        "workspace": str(workspace.root),
+        "landed": [task.name for task in landed],
+        **_registry_record(workspace, params, landed),
+        "data": {"digest": revision.digest, "commit": revision.commit},
+        "services": {s.name: {"address": s.address, "ready": s.is_ready} for s in (found.prefect, found.mlflow)},
+    }
+
+
+def print_status(found: Mapping[str, Any], out: Console) -> None:
+    """The same for people."""
+    champion = found["champion"]
+    rows = [("workspace", found["workspace"])]
+    rows += [("broken", sentence) for sentence in found["broken"]]
+    if found["error"] and not found["broken"]:
+        rows.append(("error", found["error"]))
+    if found["error"]:
+        rows.append(("landed", ", ".join(found["landed"]) or "nothing yet"))
+    else:
+        number = f"version {champion['version']} (state {champion['state_digest'][:12]})" if champion else "none yet"
+        rows += [("champion", number), ("knows", ", ".join(found["known"]) or "nothing yet")]
+        rows.append(("waiting", ", ".join(found["waiting"]) or "nothing to learn"))
+    rows += [("approval", approval(number)) for number in (found["approval"],) if number is not None]
+    rows += [("held", hold_line(hold)) for hold in found["held"]]
+    rows += [("changed", _changed(task)) for task in found["changed"]]
+    rows.append(("data", f"{found['data']['digest'] or 'nothing landed'} (commit {_short(found['data']['commit'])})"))
+    if champion:
+        rows += [(title, f"{100 * champion['metrics'][key]:.1f} %") for key, title in HEADLINES.items()]
+    for name, service in found["services"].items():
+        rows.append((name, f"{service['address']} ({'up' if service['ready'] else 'down'})"))
+    table = Table.grid(padding=(0, 3))
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    out.print(table)
+
+
+def _registry_record(workspace: Workspace, params: Params, landed: tuple[LandedTask, ...]) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "error": None, "broken": [], "champion": None, "known": [], "waiting": [], "approval": None,
+        "changed": [], "held": [],
+    }  # fmt: skip
+    try:
+        registry = reconcile.open_registry(workspace, params)
+        told["held"] = [hold_record(hold) for hold in registry.all_holds()]
+        told["broken"] = registry.breakage()
+        return told | _champion_record(registry, landed)
+    except LoraxError as error:
+        return told | {"error": str(error)}
+
+
+def _champion_record(registry: Registry, landed: tuple[LandedTask, ...]) -> dict[str, Any]:
+    champion, held, approval = registry.champion(), registry.held(), registry.waiting()
+    return {
+        "champion": version_record(champion) if champion else None,
+        "known": [task.name for task in champion.tasks] if champion else [],
+        "waiting": [task.name for task in reconcile.missing_tasks(landed, champion, held)],
+        "approval": approval.version if approval else None,
+        "changed": [task.name for task in reconcile.changed_tasks(landed, champion)],
+        "held": [hold_record(hold) for hold in held],
+    }
+
+
+def _changed(task: str) -> str:
+    return f"{task} landed with other bytes than were learned; to learn these: 'lorax relearn {task}'"
+
+
+def _short(commit: str | None) -> str:
+    return (commit or "none")[:12]

@@ -1,0 +1,73 @@
+"""What all commands of `lorax` share: two consoles, errors as one line, the workspace that a command acts on."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import socket
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from lorax.errors import LoraxError
+
+if TYPE_CHECKING:
+    from lorax.params import Params
+    from lorax.workspace import Workspace
+
+_WIDTH = None if sys.stdout.isatty() else 160  # a file or a pipe has no width of its own
+out = Console(highlight=False, soft_wrap=True, width=_WIDTH)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+Preset = Annotated[str | None, typer.Option(help="Lay this preset of params.yaml over its values.")]
+
+
+class Commands(TyperGroup):
+    """Every command's errors become one clear line, its interruption a promise that nothing is lost."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except LoraxError as error:
+            if ctx.params.get("debug"):
+                raise
+            err.print(f"lorax: error: {error}", markup=False)
+            sys.exit(1)
+        except KeyboardInterrupt:
+            if ctx.params.get("debug"):
+                raise
+            err.print("lorax: interrupted; nothing is lost: run the same command again to continue.")
+            sys.exit(130)
+
+
+def here() -> Workspace:
+    """The workspace that the current folder lies in."""
+    from lorax.workspace import Workspace
+
+    return Workspace.find()
+
+
+def opened(preset: str | None = None) -> tuple[Workspace, Params]:
+    """The workspace and its parameters."""
+    from lorax.params import load_params
+
+    found = here()
+    return found, load_params(found.params_path, preset=preset)
+
+
+def print_json(value: Any) -> None:
+    out.print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False), markup=False)
+
+
+def who() -> str:
+    """Who runs the command, for the registry's journal: user@host."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # in a container the user may have no name
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
