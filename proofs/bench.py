@@ -11,14 +11,17 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from PIL import Image
 
 from lorax.initialize import with_values
+from lorax.params import load_params
 
 HOME = Path("work/proofs/loop").resolve()
 LORAX = [sys.executable, "-m", "lorax"]
@@ -219,3 +222,38 @@ def line(root: Path, env: Mapping[str, str] | None = None) -> list[dict[str, Any
 def digests(root: Path, env: Mapping[str, str] | None = None) -> list[str]:
     """The state digests of the champion's line of descent, oldest first."""
     return [row["state_digest"] for row in line(root, env)]
+
+
+def ask_mlflow(
+    root: Path,
+    path: str,
+    body: Mapping[str, Any] | None = None,
+    *,
+    method: str | None = None,
+    env: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """What MLflow's REST API answers below /api/2.0/mlflow/; without a `method`, GET if there is no body, else POST."""
+    address = status(root, env)["services"]["mlflow"]["address"]
+    data = None if body is None else json.dumps(body).encode()
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{address}/api/2.0/mlflow/{path}", data, headers, method=method)
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return dict(json.load(answer))
+
+
+def timelines(root: Path, env: Mapping[str, str] | None = None) -> dict[str, dict[str, list[int]]]:
+    """MLflow's timeline runs: line of descent -> metric -> the step of every point, in order."""
+    model = load_params(root / "params.yaml").registry.model
+    experiment = ask_mlflow(root, f"experiments/get-by-name?experiment_name={model}", env=env)["experiment"]
+    query = {"experiment_ids": [experiment["experiment_id"]], "filter": "tags.`lorax.role` = 'timeline'"}
+    found: dict[str, dict[str, list[int]]] = {}
+    for run in ask_mlflow(root, "runs/search", query, env=env).get("runs", []):
+        tags = {tag["key"]: tag["value"] for tag in run["data"]["tags"]}
+        if tags["lorax.line"] in found:
+            raise SystemExit(f"two timeline runs carry the line {tags['lorax.line']}")
+        curves = found[tags["lorax.line"]] = {}
+        for metric in run["data"].get("metrics", []):
+            where = f"metrics/get-history?run_id={run['info']['run_id']}&metric_key={quote(metric['key'])}"
+            points = ask_mlflow(root, where, env=env)["metrics"]
+            curves[metric["key"]] = sorted(int(point.get("step", 0)) for point in points)
+    return found
