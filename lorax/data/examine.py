@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lorax.data.images import Pixels, Progress, in_threads, opened, read, to_rgb
+from lorax.data.images import Progress, in_threads, opened, read, to_rgb
 from lorax.errors import ImageError
 
+_MANY = 5000  # files for which it pays to start processes, about a second
 _LEAST_SIDE = 64  # what the perceptual hash is taken of; twice the size that it scales to itself
 
 
@@ -50,10 +52,15 @@ def examine_all(paths: Mapping[str, Path], progress: Progress | None = None) -> 
         paths: name to report -> file.
         progress: told after each.
     """
-    import imagehash  # noqa: F401  # once, before the threads ask for it
+    items, what = list(paths.items()), "checking images"
+    if len(items) >= _MANY and (os.cpu_count() or 1) > 1:
+        from lorax.data.examiner import examine_in_processes
 
-    items = list(paths.items())
-    found = in_threads(lambda item: examine(item[1], item[0]), items, progress, "checking images")
+        found = examine_in_processes(items, progress, what)
+    else:
+        import imagehash  # noqa: F401  # once, before the threads ask for it
+
+        found = in_threads(lambda item: examine(item[1], item[0]), items, progress, what)
     return dict(zip(paths, found, strict=True))
 
 
@@ -65,21 +72,22 @@ def examine(path: Path, name: str) -> Examined:
         md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
         with opened(data, name) as image:
             container = _container(image)
-            return Examined(md5, container, fingerprint(to_rgb(image)))
+            return Examined(md5, container, fingerprint(image))
     except ImageError as error:
         return Examined(md5, _NOTHING, problem=str(error))
 
 
-def fingerprint(pixels: Pixels) -> int:
-    """The perceptual hash of an image (H, W, 3): few bits change when it is scaled or compressed anew.
+def fingerprint(image: Image.Image) -> int:
+    """The perceptual hash of an opened image: few bits change when it is scaled or compressed anew.
 
     Source: the pHash of the imagehash package, a discrete cosine transform of the image at 32 x 32.
     """
     import imagehash
 
-    image = Image.fromarray(pixels).convert("L")
-    factor = max(1, min(image.size) // _LEAST_SIDE)  # averaging first is much faster than one long-kernel scaling
-    bits = imagehash.phash(image.reduce(factor)).hash
+    is_plain = image.mode == "RGB" and "transparency" not in image.info  # nearly all are; spares two copies
+    grey = (image if is_plain else Image.fromarray(to_rgb(image))).convert("L")
+    factor = max(1, min(grey.size) // _LEAST_SIDE)  # averaging first is much faster than one long-kernel scaling
+    bits = imagehash.phash(grey.reduce(factor)).hash
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
