@@ -29,28 +29,38 @@ def serve(workspace: Workspace, params: Params, console: Console) -> Services:
     return found
 
 
-def up(workspace: Workspace, params: Params, console: Console) -> Services:
+def up(workspace: Workspace, params: Params, console: Console, *, with_worker: bool = True) -> Services:
     """Have the servers answer, and a worker learn what lands; what waits already is begun at once.
+
+    Args:
+        workspace, params: whose.
+        console: shows what is waited for.
+        with_worker: False has the servers answer and stops the worker, if one runs: others elsewhere learn.
 
     Raises:
         ServiceError: a server or the worker does not come up, or Prefect refuses prefect.yaml.
         ParamsError, DataVersionError, RegistryError: what there is to learn can't be told.
     """
     serve(workspace, params, console)
-    api = PrefectApi.of(workspace, params)
-    with console.status("starting the worker"):
-        services.keep(workspace, params, _helpers(workspace, params))
-        _await_pool(workspace, params, api)
-        deployment.deploy(workspace, params, api)
-        deployment.watch_over_runs(api)
-        if reconcile.waiting_tasks(workspace, params):
-            deployment.start_run(api)
+    with console.status("starting the worker" if with_worker else "stopping the worker"):
+        services.keep(workspace, params, _helpers(workspace, params, with_worker=with_worker))
+        if with_worker:
+            _have_work_done(workspace, params, PrefectApi.of(workspace, params))
     return services.status(workspace, params)
 
 
-def _helpers(workspace: Workspace, params: Params) -> dict[str, tuple[str, ...]]:
+def _have_work_done(workspace: Workspace, params: Params, api: PrefectApi) -> None:
+    """Tell Prefect's server what the worker runs and when, once it is there; begin what waits."""
+    _await_pool(workspace, params, api)
+    deployment.deploy(workspace, params, api)
+    deployment.watch_over_runs(api)
+    if reconcile.waiting_tasks(workspace, params):
+        deployment.start_run(api)
+
+
+def _helpers(workspace: Workspace, params: Params, *, with_worker: bool) -> dict[str, tuple[str, ...]]:
     """What runs beside the servers: a worker, and who watches the drop folder, where there is one."""
-    helpers: dict[str, tuple[str, ...]] = {"worker": ("-m", "flows.worker")}
+    helpers: dict[str, tuple[str, ...]] = {"worker": ("-m", "flows.worker")} if with_worker else {}
     if params.landing.drop_dir is not None:
         drop_dir = workspace.root / params.landing.drop_dir
         helpers["watcher"] = ("-m", "lorax", "land", "--watch", str(drop_dir))

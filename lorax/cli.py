@@ -194,11 +194,19 @@ def predict(
 
 
 @app.command()
-def up(as_json: Json = False) -> None:
-    """Start this workspace's servers and a worker that learns what lands; fine when they run already."""
+def up(
+    worker: Annotated[
+        bool, typer.Option("--worker/--no-worker", help="Without: servers only, for workers elsewhere.")
+    ] = True,
+    as_json: Json = False,
+) -> None:
+    """Start this workspace's servers and a worker that learns what lands; fine when they run already.
+
+    Addresses of servers that run elsewhere come from PREFECT_API_URL and MLFLOW_TRACKING_URI. Example: `lorax up`
+    """
     from flows import running, tables
 
-    found = running.up(*opened(), err)
+    found = running.up(*opened(), err, with_worker=worker)
     if as_json:
         print_json({"prefect": found.prefect.address, "mlflow": found.mlflow.address})
     else:
