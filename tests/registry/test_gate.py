@@ -62,6 +62,12 @@ def test_a_certain_but_small_drop_is_no_reason() -> None:
     assert _failed(_report(old=Paired(2000, 40, 0)), [[0.9], [0.88, 0.85]]) == []
 
 
+def test_a_drop_of_just_what_is_allowed_is_no_reason() -> None:
+    before, after = 158 / 160, 150 / 160
+    assert before - after > GATE.max_drop  # in floating point only
+    assert _failed(_report(old=Paired(160, 8, 0)), [[before], [after, 0.85]]) == []
+
+
 def test_slow_forgetting_is_refused_though_no_step_is_large() -> None:
     assert _failed(_report(old=Paired(160, 5, 1)), [[0.95], [0.75, 0.85]]) == [("old", "forgetting")]
 
