@@ -76,7 +76,7 @@ def _worker() -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         encoding="ascii",
-        start_new_session=True,
+        process_group=0,  # Ctrl-C is for us; in our session still, as its priority goes by that
     )
 
 
