@@ -36,6 +36,7 @@ def record(workspace: Workspace, params: Params) -> dict[str, Any]:
         **_registry_record(workspace, params, landed),
         "data": {"digest": revision.digest, "commit": revision.commit},
         "services": {s.name: {"address": s.address, "ready": s.is_ready} for s in (found.prefect, found.mlflow)},
+        "helpers": dict(found.helpers),
     }
 
 
@@ -60,6 +61,8 @@ def print_status(found: Mapping[str, Any], out: Console) -> None:
         rows += [(title, f"{100 * champion['metrics'][key]:.1f} %") for key, title in HEADLINES.items()]
     for name, service in found["services"].items():
         rows.append((name, f"{service['address']} ({'up' if service['ready'] else 'down'})"))
+    for name, pid in {"worker": 0, **found["helpers"]}.items():
+        rows.append((name, f"up (process {pid})" if pid else "none here: 'lorax up' starts it"))
     table = Table.grid(padding=(0, 3))
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))

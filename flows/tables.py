@@ -61,6 +61,7 @@ def print_pages(found: Services, out: Console) -> None:
         state = "" if service.is_ready else "  (down: start it with 'lorax up')"
         out.print(f"{title:<8} {service.address}{state}", markup=False)
     if any(service.is_embedded and service.is_ready for service in (found.prefect, found.mlflow)):
+        also = " So does the worker." if found.helpers.get("worker") else ""
         out.print(
-            "Both keep running. Stop them with 'lorax down' in this workspace; after 'make demo', with 'make clean'."
+            f"Both keep running.{also} Stop all with 'lorax down' in this workspace; after 'make demo', with 'make clean'."
         )

@@ -1,0 +1,122 @@
+"""Prefect's and MLflow's server before they run: address, command, and what the environment must hold.
+
+An address that the environment names is somebody else's server, even where it equals the workspace's own: a clone on
+the same machine has the same ports in its params.yaml, and must not start empty servers when the shared ones are down.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from lorax import databases
+from lorax.params import Params
+from lorax.supervision import Program
+from lorax.workspace import Workspace
+
+HOST = "127.0.0.1"
+
+VARIABLES = {"prefect": "PREFECT_API_URL", "mlflow": "MLFLOW_TRACKING_URI"}
+"""Which variable names a server's address."""
+
+EMBEDDED_VARIABLE = "LORAX_EMBEDDED"
+"""Names the servers whose addresses we have put into the environment ourselves, for the processes below."""
+
+_QUIET = {
+    "DO_NOT_TRACK": "true",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",  # the default is pickle
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+
+
+@dataclass(frozen=True)
+class Server:
+    """What is known of a server before it runs; `api` is what clients are given, `health` says that it is up."""
+
+    name: str
+    title: str
+    params_key: str
+    port: int
+    page: str
+    api: str
+    health: str
+    is_embedded: bool
+
+
+def environment(workspace: Workspace, params: Params) -> dict[str, str]:
+    """The variables that a process needs in its environment before it imports Prefect or MLflow."""
+    prefect, mlflow = known(params)
+    variables = {
+        **_QUIET,
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # seconds; the least that Prefect takes
+        "PREFECT_API_URL": prefect.api,
+        "MLFLOW_TRACKING_URI": mlflow.api,
+        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
+        EMBEDDED_VARIABLE: ",".join(server.name for server in (prefect, mlflow) if server.is_embedded),
+        "NO_PROXY": _without_proxy(),
+        "no_proxy": _without_proxy(),
+    }
+    if prefect.is_embedded:  # a user's own server may need the user's own profile
+        variables["PREFECT_HOME"] = str(workspace.services_dir / "prefect")
+    return variables
+
+
+def known(params: Params) -> tuple[Server, Server]:
+    """Prefect's and MLflow's server: those that the environment names, else the workspace's own."""
+    return _prefect(params.services.prefect_port), _mlflow(params.services.mlflow_port)
+
+
+def _prefect(port: int) -> Server:
+    own = f"http://{HOST}:{port}/api"
+    api, is_embedded = _address("prefect", own)
+    page = api.removesuffix("/api")
+    return Server("prefect", "Prefect", "services.prefect_port", port, page, api, f"{api}/health", is_embedded)
+
+
+def _mlflow(port: int) -> Server:
+    own = f"http://{HOST}:{port}"
+    api, is_embedded = _address("mlflow", own)
+    return Server("mlflow", "MLflow", "services.mlflow_port", port, api, api, f"{api}/health", is_embedded)
+
+
+def _address(name: str, own: str) -> tuple[str, bool]:
+    """The address of a server, and whether it is the workspace's own."""
+    given = (os.environ.get(VARIABLES[name]) or "").rstrip("/")
+    is_ours = given == own and name in os.environ.get(EMBEDDED_VARIABLE, "").split(",")
+    return given or own, not given or is_ours
+
+
+def program(workspace: Workspace, server: Server) -> Program:
+    """How the supervisor starts `server`; databases are named relative to its folder, so any workspace path works."""
+    folder = workspace.services_dir / server.name
+    folder.mkdir(parents=True, exist_ok=True)
+    address = ("--host", HOST, "--port", str(server.port))
+    if server.name == "prefect":
+        return Program("prefect", ("-m", "prefect", "server", "start", *address), folder)
+    # its stores are named in its environment: an address with a password must not lie in a command line
+    return Program("mlflow", ("-m", "mlflow", "server", "--serve-artifacts", *address), folder)
+
+
+def own_environment(workspace: Workspace, params: Params) -> dict[str, str]:
+    """What the servers themselves run in: the user's environment, less what makes a server act as a client."""
+    defaults = {
+        "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+        # in memory, a restarted server forgets who holds the one slot for learning
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # no jobs here; it would run several more processes
+        "MLFLOW_ARTIFACTS_DESTINATION": "artifacts",
+        "MLFLOW_WORKERS": "1",
+        **databases.defaults(),
+    }
+    hidden = {*VARIABLES.values(), *(name for name in defaults if not os.environ.get(name))}
+    kept = {key: value for key, value in os.environ.items() if key not in hidden}
+    home = {"PREFECT_HOME": str(workspace.services_dir / "prefect")} if known(params)[0].is_embedded else {}
+    return {**defaults, **kept, **_QUIET, **home}
+
+
+def _without_proxy() -> str:
+    """A proxy that the environment names must not be asked for loopback addresses."""
+    given = os.environ.get("NO_PROXY") or os.environ.get("no_proxy") or ""
+    return given if HOST in given else ",".join(filter(None, (given, HOST, "localhost")))
