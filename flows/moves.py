@@ -5,7 +5,6 @@ Each function returns a record for scripts; the `print_` functions tell it to pe
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +13,8 @@ from typing import Any
 
 from rich.console import Console
 
-from flows import reconcile, running
+from flows import running
 from flows.records import hold_line, hold_record, version_record
-from lorax import services
 from lorax.data import versions as data_versions
 from lorax.errors import RegistryError
 from lorax.params import Params
@@ -35,7 +33,7 @@ def rollback(
         RegistryError: there is no such version, it never was champion, or it is champion already.
         StateError, BackboneError: it does not load, or does not predict.
     """
-    registry = writable_registry(workspace, params, console)
+    registry = running.served_registry(workspace, params, console)
     before = registry.champion()
     version = registry.version(number) if number is not None else _parent(before, registry)
     with _seen_to_work(registry, version, workspace, params, console):
@@ -52,7 +50,7 @@ def promote(
         RegistryError: there is no such version, or it is champion already.
         StateError, BackboneError: it does not load, or does not predict.
     """
-    registry = writable_registry(workspace, params, console)
+    registry = running.served_registry(workspace, params, console)
     before, version = _last_champion(registry), registry.version(number)
     if before and number == before.version and CHAMPION in before.aliases and before.outcome == "promoted":
         raise RegistryError(f"version {number} is the champion already; nothing was changed.")
@@ -69,7 +67,7 @@ def relearn(workspace: Workspace, params: Params, task: str, by: str, reason: st
         DataVersionError: it, or a task learned after it, has not landed in this workspace.
         StateError, BackboneError: the version to go back to does not load, or does not predict.
     """
-    registry = writable_registry(workspace, params, console)
+    registry = running.served_registry(workspace, params, console)
     before, version = registry.champion(), registry.version_before(task)
     kept = {known.name for known in version.tasks}
     for known in before.tasks if before else ():
@@ -86,7 +84,7 @@ def refuse(workspace: Workspace, params: Params, number: int, by: str, reason: s
     Raises:
         RegistryError: it does not wait.
     """
-    registry = writable_registry(workspace, params, console)
+    registry = running.served_registry(workspace, params, console)
     version = registry.refuse(number, by=by, reason=reason)
     return {"refused": version_record(version), "held": [hold_record(hold) for hold in registry.held()]}
 
@@ -97,7 +95,7 @@ def release(workspace: Workspace, params: Params, task: str, by: str, reason: st
     Raises:
         RegistryError: it is not held, or its version waits for approval.
     """
-    registry = writable_registry(workspace, params, console)
+    registry = running.served_registry(workspace, params, console)
     waiting, held = registry.waiting(), registry.held()
     if waiting and waiting.task == task:
         number = waiting.version
@@ -135,15 +133,6 @@ def delete(registry: Registry, number: int, by: str, reason: str) -> dict[str, A
     record = deletion_at_stake(registry, number)
     registry.delete(number, by=by, reason=reason)
     return record
-
-
-def writable_registry(workspace: Workspace, params: Params, console: Console) -> Registry:
-    """The registry behind MLflow's server, which is started if need be; Prefect's is not needed for a rollback."""
-    if services.status(workspace, params).mlflow.is_ready:
-        os.environ.update(services.environment(workspace, params))
-    else:
-        running.serve(workspace, params, console)
-    return reconcile.open_registry(workspace, params)
 
 
 def print_moved(record: Mapping[str, Any], out: Console) -> None:

@@ -17,6 +17,7 @@ from flows.prefect_api import PrefectApi
 from lorax import services, supervision
 from lorax.errors import RegistryError, ServiceError
 from lorax.params import Params
+from lorax.registry import Registry
 from lorax.services import Services
 from lorax.workspace import Workspace
 
@@ -99,6 +100,15 @@ def scenario(workspace: Workspace, name: str, preset: str | None, console: Conso
         return flow(str(workspace.root), name, preset)
 
 
+def served_registry(workspace: Workspace, params: Params, console: Console) -> Registry:
+    """The registry behind MLflow's server, which is started if need be; Prefect's may be down."""
+    if services.status(workspace, params).mlflow.is_ready:
+        os.environ.update(services.environment(workspace, params))
+    else:
+        serve(workspace, params, console)
+    return reconcile.open_registry(workspace, params)
+
+
 def state_dir(workspace: Workspace, params: Params, version: int | None, console: Console) -> Path:
     """The learner state of a model version (default: the champion), fetched from the registry where it must be.
 
@@ -116,6 +126,5 @@ def state_dir(workspace: Workspace, params: Params, version: int | None, console
             f"there is no {wanted} of {params.registry.model!r}: see 'lorax history', or 'lorax learn'."
         )
     if not (workspace.states_dir / chosen.state_digest).is_dir():
-        serve(workspace, params, console)
-        registry = reconcile.open_registry(workspace, params)
+        registry = served_registry(workspace, params, console)
     return registry.download_state(chosen.version, workspace.states_dir)

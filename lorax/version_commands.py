@@ -147,9 +147,9 @@ def delete(
 
     Example: `lorax delete 4 --yes`
     """
-    from flows import moves
+    from flows import moves, running
 
-    registry = moves.writable_registry(*opened(), err)
+    registry = running.served_registry(*opened(), err)
     if not yes:
         err.print(moves.at_stake(moves.deletion_at_stake(registry, version)), markup=False)
         typer.confirm(f"Delete version {version} for good?", abort=True, err=True)

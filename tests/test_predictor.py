@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from lorax.data.images import decode
 from lorax.errors import ImageError, StateError
 from lorax.learning.state import LearnerState, load_state, save_state
-from lorax.predictor import Predictor, Verdict, decide, image_files
+from lorax.predictor import Predictor, Verdict, check_predicts, decide, image_files
 from lorax.stream import ClassEntry, ClassTable
 from tests.tiny_learner import Learned, learn_stream, tiny_params
 
@@ -119,3 +120,11 @@ def test_a_state_that_knows_nothing_yet_can_t_predict(learned: Learned, tmp_path
     save_state(LearnerState(load_state(learned.state_dir).backbone), tmp_path / "empty")
     with pytest.raises(StateError, match="knows no task yet"):
         Predictor.open(tmp_path / "empty")
+
+
+def test_a_learner_whose_answers_are_no_probabilities_is_found_out(learned: Learned, tmp_path: Path) -> None:
+    check_predicts(learned.state_dir, "cpu")
+    state = load_state(learned.state_dir)
+    save_state(replace(state, head_bias=state.head_bias * float("nan")), tmp_path / "broken")
+    with pytest.raises(StateError, match="does not predict: its probabilities for an image add up to nan"):
+        check_predicts(tmp_path / "broken", "cpu")
