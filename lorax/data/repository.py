@@ -132,10 +132,13 @@ def holds_commit(root: Path, commit: str) -> bool:
 def fetch_commits(root: Path) -> None:
     """`git fetch`: learn what the upstream has; the checkout stays as it is.
 
+    A clone of the newest commit only, as Prefect's git_clone makes it, gets the older ones too: landings are among them.
+
     Raises:
         DataVersionError: git refused, or the upstream can't be reached.
     """
-    _run_git(root, "fetch", "--quiet")
+    is_shallow = _run(["git", "rev-parse", "--is-shallow-repository"], root).stdout.strip() == "true"
+    _run_git(root, "fetch", "--quiet", *(["--unshallow"] if is_shallow else []))
 
 
 def fast_forward(root: Path) -> None:
