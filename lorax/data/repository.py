@@ -132,7 +132,7 @@ def holds_commit(root: Path, commit: str) -> bool:
 def fetch_commits(root: Path) -> None:
     """`git fetch`: learn what the upstream has; the checkout stays as it is.
 
-    A clone of the newest commit only, as Prefect makes it (git_clone), gets the older ones too, for the landings in them.
+    A clone of the newest commit only, as Prefect makes it, gets the older ones too: landings may be among them.
 
     Raises:
         DataVersionError: git refused, or the upstream can't be reached.
