@@ -225,15 +225,10 @@ def digests(root: Path, env: Mapping[str, str] | None = None) -> list[str]:
 
 
 def ask_mlflow(
-    root: Path,
-    path: str,
-    body: Mapping[str, Any] | None = None,
-    *,
-    method: str | None = None,
-    env: Mapping[str, str] | None = None,
+    root: Path, path: str, body: Mapping[str, Any] | None = None, method: str | None = None
 ) -> dict[str, Any]:
-    """What MLflow's REST API answers below /api/2.0/mlflow/; without a `method`, GET if there is no body, else POST."""
-    address = status(root, env)["services"]["mlflow"]["address"]
+    """What the workspace's MLflow answers below /api/2.0/mlflow/; by GET without a body, else POST, if not told."""
+    address = f"http://127.0.0.1:{load_params(root / 'params.yaml').services.mlflow_port}"
     data = None if body is None else json.dumps(body).encode()
     headers = {"Content-Type": "application/json"}
     request = urllib.request.Request(f"{address}/api/2.0/mlflow/{path}", data, headers, method=method)
@@ -241,19 +236,19 @@ def ask_mlflow(
         return dict(json.load(answer))
 
 
-def timelines(root: Path, env: Mapping[str, str] | None = None) -> dict[str, dict[str, list[int]]]:
+def timelines(root: Path) -> dict[str, dict[str, list[int]]]:
     """MLflow's timeline runs: line of descent -> metric -> the step of every point, in order."""
     model = load_params(root / "params.yaml").registry.model
-    experiment = ask_mlflow(root, f"experiments/get-by-name?experiment_name={model}", env=env)["experiment"]
+    experiment = ask_mlflow(root, f"experiments/get-by-name?experiment_name={model}")["experiment"]
     query = {"experiment_ids": [experiment["experiment_id"]], "filter": "tags.`lorax.role` = 'timeline'"}
     found: dict[str, dict[str, list[int]]] = {}
-    for run in ask_mlflow(root, "runs/search", query, env=env).get("runs", []):
+    for run in ask_mlflow(root, "runs/search", query).get("runs", []):
         tags = {tag["key"]: tag["value"] for tag in run["data"]["tags"]}
         if tags["lorax.line"] in found:
             raise SystemExit(f"two timeline runs carry the line {tags['lorax.line']}")
         curves = found[tags["lorax.line"]] = {}
         for metric in run["data"].get("metrics", []):
             where = f"metrics/get-history?run_id={run['info']['run_id']}&metric_key={quote(metric['key'])}"
-            points = ask_mlflow(root, where, env=env)["metrics"]
+            points = ask_mlflow(root, where)["metrics"]
             curves[metric["key"]] = sorted(int(point.get("step", 0)) for point in points)
     return found
