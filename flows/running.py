@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from flows import deployment, reconcile, terminal, worker
+from flows import deployment, reconcile, terminal, watcher, worker
 from flows.prefect_api import PrefectApi
 from lorax import services, supervision
 from lorax.errors import RegistryError, ServiceError
@@ -63,8 +63,7 @@ def _helpers(workspace: Workspace, params: Params, *, with_worker: bool) -> dict
     """What runs beside the servers: a worker, and who watches the drop folder, where there is one."""
     helpers: dict[str, tuple[str, ...]] = {"worker": ("-m", "flows.worker")} if with_worker else {}
     if params.landing.drop_dir is not None:
-        drop_dir = workspace.root / params.landing.drop_dir
-        helpers["watcher"] = ("-m", "lorax", "land", "--watch", str(drop_dir))
+        helpers["watcher"] = watcher.arguments(workspace.root / params.landing.drop_dir)
     return helpers
 
 

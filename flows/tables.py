@@ -63,5 +63,5 @@ def print_pages(found: Services, out: Console) -> None:
     if any(service.is_embedded and service.is_ready for service in (found.prefect, found.mlflow)):
         also = " So does the worker." if found.helpers.get("worker") else ""
         out.print(
-            f"Both keep running.{also} Stop all with 'lorax down' in this workspace; after 'make demo', with 'make clean'."
+            f"Both keep running.{also} Stop them with 'lorax down' in this workspace; after 'make demo', 'make clean'."
         )

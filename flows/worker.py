@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import sys
 
@@ -30,7 +31,7 @@ def environment(workspace: Workspace) -> dict[str, str]:
 
 def command(workspace: Workspace) -> list[str]:
     """Prefect's worker, one run at a time, under a name that it keeps from start to start."""
-    name = f"{workspace.root.name} on {socket.gethostname()}"
+    name = re.sub("[/%]", "-", f"{workspace.root.name} on {socket.gethostname()}")  # Prefect refuses these two
     start = ("-m", "prefect", "worker", "start", "--type", "process", "--limit", "1")
     return [sys.executable, *start, "--pool", POOL, "--name", name]
 

@@ -1,0 +1,245 @@
+"""Landings on a real Prefect server with a real worker, as `lorax up` starts them: what begins, what kills do.
+
+One workspace is used from top to bottom: the tests of this file run in order, each finding what the last one left.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psutil
+import pytest
+from rich.console import Console
+
+from flows import deployment, events, landing, reconcile, running
+from flows.prefect_api import PrefectApi, Row
+from lorax import leftovers, services
+from lorax.data.admission import USUAL
+from lorax.initialize import initialize, with_values
+from lorax.params import Params, load_params
+from lorax.workspace import Workspace
+from tests.conftest import write_task_files
+from tests.flows.test_learn import free_port
+from tests.tiny_learner import tiny_params
+
+pytestmark = pytest.mark.timeout(900)  # the servers alone take minutes to come up on a machine that is busy
+
+PATIENCE_S = 240.0
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+    """An empty workspace with a tiny backbone, its servers and its worker; all is stopped in the end."""
+    folder = tmp_path_factory.mktemp("worker")
+    workspace = initialize(folder / "a 41%41 # workspace", prefect_port=free_port(), mlflow_port=free_port())
+    path = workspace.params_path
+    changes = {
+        **tiny_params(folder).learning(),
+        "landing": {"min_train": 1, "min_val": 1, "drop_dir": "../drop"},
+        "gate": {"floor": 0.0, "max_drop": 1.0, "max_forgetting": 1.0},
+    }
+    path.write_text(with_values(path.read_text(), changes))
+    before = dict(os.environ)
+    for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "LORAX_EMBEDDED"):
+        os.environ.pop(name, None)
+    try:
+        running.up(workspace, params_of(workspace), QUIET)
+        yield workspace
+    finally:
+        services.down(workspace)
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@pytest.fixture(scope="module")
+def api(workspace: Workspace) -> PrefectApi:
+    return PrefectApi.of(workspace, params_of(workspace))
+
+
+@pytest.fixture(scope="module")
+def dead_run(api: PrefectApi) -> Row:
+    return pretend_to_run(api)
+
+
+def params_of(workspace: Workspace) -> Params:
+    return load_params(workspace.params_path)
+
+
+def land(workspace: Workspace, name: str, seed: int) -> None:
+    source = write_task_files(workspace.root.parent / "raw" / name, {"0_real": 3, "1_fake": 3}, seed=seed, side=20)
+    assert landing.land_one(workspace, source, name, USUAL, None, QUIET, commit=True)["landed"]
+
+
+def known(workspace: Workspace) -> list[str]:
+    champion = reconcile.open_registry(workspace, params_of(workspace)).champion()
+    return [task.name for task in champion.tasks] if champion else []
+
+
+def runs(api: PrefectApi) -> list[Row]:
+    """Runs of `learn` that were begun, the oldest first."""
+    found = api.rows("flow_runs/filter", {"flows": {"name": {"any_": ["learn"]}}, "sort": "EXPECTED_START_TIME_ASC"})
+    return [run for run in found if run["state_type"] != "SCHEDULED" and run["deployment_id"]]
+
+
+def until(condition: Callable[[], Any]) -> Any:
+    """Wait until `condition` holds; returns what it said."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.3)
+    return found
+
+
+def is_idle(api: PrefectApi) -> bool:
+    waiting = [
+        r for r in api.rows("flow_runs/filter", {}) if r["state_type"] == "SCHEDULED" and not r["auto_scheduled"]
+    ]
+    return not waiting and all(run["end_time"] for run in runs(api))
+
+
+def processes(workspace: Workspace, service: str) -> list[psutil.Process]:
+    return leftovers.find(str(workspace.services_dir), service)
+
+
+def test_a_landing_starts_a_run_by_itself_which_learns_it(workspace: Workspace, api: PrefectApi, dead_run: Row) -> None:
+    began = datetime.now(UTC)
+    land(workspace, "alpha", seed=1)
+    until(lambda: known(workspace) == ["alpha"])
+    [run] = [run for run in runs(api) if datetime.fromisoformat(run["created"]) > began]
+    assert run["parameters"]["task"] == "alpha"
+    assert "/" not in str(run["job_variables"])
+    told = {row["key"]: row["data"] for row in api.rows("artifacts/filter", {})}
+    assert told["landing-alpha"].startswith("# alpha: accepted")
+
+
+def test_no_path_of_the_workspace_is_kept_on_the_server(workspace: Workspace, api: PrefectApi) -> None:
+    found = deployment.find(api)
+    assert found is not None
+    assert workspace.root.name not in str(found)
+    assert found["global_concurrency_limit"]["limit"] == 1
+
+
+def test_a_burst_of_landings_learns_each_task_once_and_in_order(workspace: Workspace, api: PrefectApi) -> None:
+    land(workspace, "beta", seed=2)
+    land(workspace, "gamma", seed=3)
+    events.emit(workspace, "gamma")
+    until(lambda: known(workspace) == ["alpha", "beta", "gamma"])
+    until(lambda: is_idle(api))
+    versions = reconcile.open_registry(workspace, params_of(workspace)).versions()
+    assert [version.task for version in versions] == ["alpha", "beta", "gamma"]
+    assert {run["state_type"] for run in runs(api)} == {"COMPLETED"}
+
+
+def test_what_is_put_into_the_drop_folder_is_learned(workspace: Workspace, api: PrefectApi) -> None:
+    folder = write_task_files(workspace.root.parent / "drop" / "delta", {"0_real": 3, "1_fake": 3}, seed=4, side=20)
+    (folder / "_READY").touch()
+    until(lambda: "delta" in known(workspace))
+    until(lambda: is_idle(api))
+
+
+def test_up_again_deploys_nothing_and_starts_nothing(workspace: Workspace, api: PrefectApi) -> None:
+    before = deployment.find(api), len(runs(api)), services.status(workspace, params_of(workspace)).helpers
+    began = time.monotonic()
+    found = running.up(workspace, params_of(workspace), QUIET)
+    assert time.monotonic() - began < 10
+    after = deployment.find(api)
+    assert after is not None
+    assert (after["updated"], len(runs(api)), found.helpers) == (before[0]["updated"], *before[1:])
+    assert set(found.helpers) == {"worker", "watcher"}
+
+
+def test_a_killed_flow_is_marked_crashed_at_once_and_another_run_goes_on_where_it_was(
+    workspace: Workspace, api: PrefectApi
+) -> None:
+    path = workspace.params_path
+    path.write_text(with_values(path.read_text(), {"training": {"epochs": 400}}))  # long enough to be killed in
+    land(workspace, "epsilon", seed=5)
+    until(lambda: checkpoints(workspace))
+    [flow] = processes(workspace, "flow")
+    [run] = [run for run in runs(api) if run["state_type"] == "RUNNING"]
+    flow.kill()
+    until(lambda: state_of(api, run)["type"] == "CRASHED")
+    until(lambda: [p for p in processes(workspace, "flow") if p.pid != flow.pid])
+
+
+def test_a_killed_worker_is_restarted_and_leaves_the_running_flow_alone(workspace: Workspace, api: PrefectApi) -> None:
+    [flow], [worker] = processes(workspace, "flow"), processes(workspace, "worker")
+    worker.kill()
+    until(lambda: [p for p in processes(workspace, "worker") if p.pid != worker.pid])
+    assert flow.is_running()
+    until(lambda: "epsilon" in known(workspace))
+    until(lambda: is_idle(api))
+    versions = reconcile.open_registry(workspace, params_of(workspace)).versions()
+    assert [version.task for version in versions].count("epsilon") == 1
+
+
+def test_a_checkout_that_lacks_the_landing_is_an_error_that_is_tried_again(
+    workspace: Workspace, api: PrefectApi
+) -> None:
+    found = deployment.find(api)
+    assert found is not None
+    body = {"parameters": {"task": "omega", "digest": "0" * 32, "commit": "c" * 40}, "state": {"type": "SCHEDULED"}}
+    run = api.post(f"deployments/{found['id']}/create_flow_run", body)
+    assert run is not None
+    query = {"flow_runs": {"id": {"any_": [run["id"]]}}}
+    step = until(lambda: [s for s in api.rows("task_runs/filter", query) if s["state_name"] == "AwaitingRetry"])[0]
+    assert f"lacks the landing that it is to learn: expected commit {'c' * 40}" in step["state"]["message"]
+    api.post(f"flow_runs/{run['id']}/set_state", {"state": {"type": "CANCELLING"}})
+    until(lambda: not processes(workspace, "flow"))
+
+
+def test_a_run_whose_heartbeat_stopped_is_marked_crashed_within_two_minutes(api: PrefectApi, dead_run: Row) -> None:
+    until(lambda: state_of(api, dead_run)["type"] == "CRASHED")
+    state = state_of(api, dead_run)
+    assert "no heartbeat for 90 s" in state["message"]
+    taken = datetime.fromisoformat(state["timestamp"]) - datetime.fromisoformat(dead_run["created"])
+    assert taken < timedelta(seconds=120)
+
+
+def test_down_ends_worker_and_flow_and_what_was_landed_meanwhile_is_learned_at_the_next_up(
+    workspace: Workspace,
+) -> None:
+    services.down(workspace)
+    assert leftovers.find(str(workspace.services_dir)) == []
+    said = Console(record=True, quiet=False, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123
+    source = write_task_files(workspace.root.parent / "raw" / "zeta", {"0_real": 3, "1_fake": 3}, seed=6, side=20)
+    landing.land_one(workspace, source, "zeta", USUAL, None, said, commit=True)
+    assert "not announced: Prefect's server at" in said.export_text()
+    running.up(workspace, params_of(workspace), QUIET)
+    until(lambda: "zeta" in known(workspace))
+
+
+def checkpoints(workspace: Workspace) -> list[Path]:
+    return list(workspace.episodes_dir.glob("*/training.safetensors"))
+
+
+def state_of(api: PrefectApi, run: Row) -> Row:
+    found = api.get(f"flow_runs/{run['id']}")
+    assert found is not None
+    state: Row = found["state"]
+    return state
+
+
+def pretend_to_run(api: PrefectApi) -> Row:
+    """A run of `learn` that is Running on the server, has sent one heartbeat, and has no process."""
+    found = deployment.find(api)
+    assert found is not None
+    run = api.post("flow_runs/", {"name": "dead", "flow_id": found["flow_id"], "state": {"type": "RUNNING"}})
+    assert run is not None
+    flow = {"prefect.resource.id": f"prefect.flow.{found['flow_id']}", "prefect.resource.role": "flow"}
+    event = {
+        "id": str(uuid4()),
+        "event": "prefect.flow-run.heartbeat",
+        "occurred": datetime.now(UTC).isoformat(),
+        "resource": {"prefect.resource.id": f"prefect.flow-run.{run['id']}", "prefect.resource.name": "dead"},
+        "related": [{**flow, "prefect.resource.name": "learn"}],
+    }
+    api.post("events", [event])
+    return run
