@@ -165,7 +165,7 @@ def _burst_without_server() -> bool:
 
 def _land_at_once(root: Path, names: Sequence[str]) -> list[str]:
     """Start all landings, then wait for them; returns what each printed."""
-    sources = [bench.tiny_task(root.parent / "raw", name, seed=0) for name in names]
+    sources = [bench.tiny_task(root.parent / "raw", name, seed=0, train=8, val=2) for name in names]
     landings = [
         bench.start_lorax("land", str(source), "--task", name, cwd=root, log=source.parent / f"{name}.log")
         for name, source in zip(names, sources, strict=True)
