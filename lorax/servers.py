@@ -112,8 +112,15 @@ def own_environment(workspace: Workspace, params: Params) -> dict[str, str]:
     }
     hidden = {*VARIABLES.values(), *(name for name in defaults if not os.environ.get(name))}
     kept = {key: value for key, value in os.environ.items() if key not in hidden}
-    home = {"PREFECT_HOME": str(workspace.services_dir / "prefect")} if known(params)[0].is_embedded else {}
-    return {**defaults, **kept, **_QUIET, **home}
+    return {**defaults, **kept, **_QUIET, **_prefects_own(workspace, known(params)[0])}
+
+
+def _prefects_own(workspace: Workspace, server: Server) -> dict[str, str]:
+    """Where the embedded Prefect server keeps things, and where its page asks: by itself at 4200, whatever its port."""
+    if not server.is_embedded:
+        return {}
+    home = str(workspace.services_dir / "prefect")
+    return {"PREFECT_HOME": home, "PREFECT_SERVER_API_HOST": HOST, "PREFECT_SERVER_API_PORT": str(server.port)}
 
 
 def _without_proxy() -> str:

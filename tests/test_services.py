@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import sqlite3
@@ -75,6 +76,8 @@ def test_both_servers_answer_and_keep_everything_in_the_services_folder(running:
     assert found.mlflow.log_path is not None
     assert found.mlflow.log_path.is_file()
     assert urllib.request.urlopen(found.prefect.address, timeout=5).status == 200
+    with urllib.request.urlopen(f"{found.prefect.address}/ui-settings", timeout=5) as answer:
+        assert json.load(answer)["api_url"] == f"{found.prefect.address}/api"  # or the page is empty
 
 
 def test_up_again_changes_nothing_and_is_quick(running: tuple[Workspace, Params]) -> None:
