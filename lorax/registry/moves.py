@@ -8,15 +8,25 @@ where that one wanted it. So a rollback during an episode is never undone by the
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lorax.params import GateParams
 from lorax.registry import journal, tracking
-from lorax.registry.gate import reasons
+from lorax.registry.gate import TaskVerdict, reasons
 from lorax.registry.journal import GATE, MLFLOW
 from lorax.registry.lineage import line_of, timeline_points
 from lorax.registry.reading import CHALLENGER, CHAMPION
-from lorax.registry.versions import LINE_TAG, OUTCOME_TAG, REASON_TAG, ModelVersion, promotion_tags
+from lorax.registry.versions import (
+    LINE_TAG,
+    OUTCOME_TAG,
+    REASON_TAG,
+    ModelVersion,
+    describe,
+    newer_verdict_tags,
+    promotion_tags,
+)
 
 if TYPE_CHECKING:
     from lorax.learning.state import LearnerState
@@ -54,6 +64,17 @@ def decide(registry: Registry, version: ModelVersion, state: LearnerState, gate:
     else:
         write_timeline(registry, version, state)
         _promote(registry, version)
+
+
+def judge_again(registry: Registry, version: ModelVersion, verdicts: Sequence[TaskVerdict]) -> ModelVersion:
+    """Give a version today's verdicts: a task released after the thresholds were changed comes out the same again."""
+    if verdicts == list(version.verdicts):
+        return version
+    for tag, value in newer_verdict_tags(verdicts).items():
+        registry._client.set_model_version_tag(registry.name, str(version.version), tag, value)
+    text = describe(version.tasks, version.metrics, verdicts)
+    registry._client.update_model_version(registry.name, str(version.version), text)
+    return replace(version, verdicts=tuple(verdicts))
 
 
 def refuse(registry: Registry, version: ModelVersion, by: str, reason: str) -> None:

@@ -51,7 +51,12 @@ class Registry(RegisteredModel):
         state, digest = load_state(state_dir), state_digest(state_dir)
         _check_report(state, report)
         with self._talking(f"register the state after {report.task!r}"):
-            found = self.find(digest) or self._make(state_dir, state, digest, report, gate, git_commit)
+            found = self.find(digest)
+            if found is None:
+                found = self._make(state_dir, state, digest, report, gate, git_commit)
+            elif not found.outcome or found.outcome == journal.REFUSED:
+                verdicts = judge(report, state.accuracy, [task.name for task in found.tasks], gate)
+                found = moves.judge_again(self, found, verdicts)
             moves.decide(self, found, state, gate)
         return self._version(found.version)
 

@@ -7,6 +7,7 @@ is either complete or not there.
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -21,6 +22,9 @@ ROLE_TAG = "lorax.role"
 OUTCOME_TAG = "lorax.outcome"
 REASON_TAG = "lorax.reason"
 _TASKS_TAG, _METRICS_TAG, _VERDICTS_TAG = "lorax.tasks", "lorax.metrics", "lorax.verdicts"
+_NEWER_VERDICTS_TAG = "lorax.verdicts_newer"
+"""Names the tags that hold a version's verdicts, where it was judged more than once."""
+
 _PROMOTED_AT_TAG, _PROMOTED_BY_TAG = "lorax.promoted_at", "lorax.promoted_by"
 _PART_LENGTH = 4000
 """MLflow keeps up to 5000 characters of a tag; what may be longer, as with fifty tasks, goes into several."""
@@ -98,9 +102,15 @@ def version_tags(
         "lorax.data_digest": data_digest,
         "lorax.data_commit": data_commit or "",
         **_parts(_METRICS_TAG, dict(sorted(metrics.items()))),
-        **_parts(_VERDICTS_TAG, [list(asdict(verdict).values()) for verdict in verdicts]),
+        **_parts(_VERDICTS_TAG, _values(verdicts)),
         **{f"lorax.{name}": f"{metrics[name]:.4f}" for name in _HEADLINES},
     }
+
+
+def newer_verdict_tags(verdicts: Sequence[TaskVerdict]) -> dict[str, str]:
+    """The tags that make a version's verdicts these, one call each: until the last is written, the old ones stand."""
+    tag = f"{_VERDICTS_TAG}.judged-{secrets.token_hex(3)}"
+    return {**_parts(tag, _values(verdicts)), _NEWER_VERDICTS_TAG: tag}
 
 
 def promotion_tags(by: str, reason: str) -> dict[str, str]:
@@ -134,7 +144,9 @@ def read_version(found: Any, aliases: tuple[str, ...]) -> ModelVersion:
             data_commit=tags["lorax.data_commit"] or None,
             metrics=_joined(tags, _METRICS_TAG),
             created_at=datetime.fromtimestamp(found.creation_timestamp / 1000, UTC),
-            verdicts=tuple(TaskVerdict(*values) for values in _joined(tags, _VERDICTS_TAG)),
+            verdicts=tuple(
+                TaskVerdict(*values) for values in _joined(tags, tags.get(_NEWER_VERDICTS_TAG, _VERDICTS_TAG))
+            ),
             outcome=tags.get(OUTCOME_TAG, ""),
             reason=tags.get(REASON_TAG, ""),
             promoted_at=datetime.fromisoformat(tags[_PROMOTED_AT_TAG]) if _PROMOTED_AT_TAG in tags else None,
@@ -167,6 +179,10 @@ def describe(tasks: Sequence[KnownTask], metrics: Mapping[str, float], verdicts:
             return text
         text += row
     return text
+
+
+def _values(verdicts: Sequence[TaskVerdict]) -> list[list[Any]]:
+    return [list(asdict(verdict).values()) for verdict in verdicts]
 
 
 def _parts(tag: str, value: Any) -> dict[str, str]:

@@ -148,6 +148,19 @@ def test_a_released_task_learned_again_to_the_same_state_is_champion_again(
     assert len(registry.versions()) == 2
 
 
+def test_a_refused_task_that_is_released_is_judged_by_the_thresholds_of_then(
+    registry: Registry, stream: list[Learned]
+) -> None:
+    register(registry, stream[0])
+    assert register(registry, stream[1], gate=HIGH) == ["refused"]
+    registry.release("beta", by="ann", reason="try once more")
+    assert register(registry, stream[1], gate=HIGH) == ["refused"]
+    assert held(registry) == ["beta"]
+    registry.release("beta", by="ann", reason="the floor was too high")
+    assert register(registry, stream[1], gate=OPEN) == ["promoted"]
+    assert [v.before for v in registry.version(2).verdicts if v.kind == "new"] == [OPEN.floor]
+
+
 def test_registering_again_does_not_undo_a_rollback(registry: Registry, stream: list[Learned]) -> None:
     register(registry, *stream[:2])
     registry.rollback(1, by="ann", reason="no")
