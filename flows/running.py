@@ -61,7 +61,7 @@ def _have_work_done(workspace: Workspace, params: Params, api: PrefectApi) -> No
 
 def _helpers(workspace: Workspace, params: Params, *, with_worker: bool) -> dict[str, tuple[str, ...]]:
     """What runs beside the servers: a worker, and who watches the drop folder, where there is one."""
-    helpers: dict[str, tuple[str, ...]] = {"worker": ("-m", "flows.worker")} if with_worker else {}
+    helpers: dict[str, tuple[str, ...]] = {services.WORKER: ("-m", "flows.worker")} if with_worker else {}
     if params.landing.drop_dir is not None:
         helpers["watcher"] = watcher.arguments(workspace.root / params.landing.drop_dir)
     return helpers

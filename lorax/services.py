@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lorax import databases, servers, supervision
+from lorax import databases, leftovers, servers, supervision
 from lorax.errors import ServiceError, StorageError
 from lorax.params import Params
 from lorax.servers import HOST as HOST  # for readers of this room's interface
@@ -31,6 +31,15 @@ One that died is noticed at once, so nobody waits this long in vain."""
 
 EXTERNAL_PATIENCE_S = 10.0
 """How long a server that the environment names may take to answer."""
+
+FLOW_PATIENCE_S = 20.0
+"""How long a flow that is told to stop may take to tell Prefect's server that it does."""
+
+WORKER = "worker"
+"""The helper that runs flows. It is stopped by a kill, so that its flows end in their own way, or go on."""
+
+FLOW = "flow"
+"""How prefect.yaml marks the processes of flows (LORAX_SERVICE), which outlive their worker."""
 
 Progress = Callable[[str], None]
 """Called with one line for people, again and again while something is waited for."""
@@ -114,7 +123,8 @@ def keep(workspace: Workspace, params: Params, helpers: Mapping[str, Sequence[st
             programs = []
             for name, arguments in helpers.items():
                 (folder / name).mkdir(exist_ok=True)
-                programs.append(Program(name, tuple(arguments), folder / name, addresses, priority=200))
+                how = "KILL" if name == WORKER else "TERM"
+                programs.append(Program(name, tuple(arguments), folder / name, addresses, 200, how))
             supervision.apply(folder, programs, servers.own_environment(workspace, params), unwanted)
     except OSError as error:
         raise StorageError(error.errno, f"{folder} can't be written: {error.strerror}.") from error
@@ -123,12 +133,18 @@ def keep(workspace: Workspace, params: Params, helpers: Mapping[str, Sequence[st
 def down(workspace: Workspace) -> None:
     """Stop what `up` started in this workspace, whatever became of it since; fine when nothing runs.
 
+    First the helpers, then the flows that the worker started, while the server is still there to be told.
+
     Raises:
         ServiceError: a process can't be stopped.
     """
-    if workspace.services_dir.is_dir():
-        with _lock(workspace):
-            supervision.stop(workspace.services_dir)
+    folder = workspace.services_dir
+    if not folder.is_dir():
+        return
+    with _lock(workspace):
+        supervision.stop_programs(folder, supervision.processes(folder).keys() - servers.VARIABLES.keys())
+        leftovers.stop(leftovers.find(str(folder), FLOW), patience_s=FLOW_PATIENCE_S)
+        supervision.stop(folder)
 
 
 def status(workspace: Workspace, params: Params) -> Services:

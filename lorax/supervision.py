@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ class Program:
     """What supervisord keeps alive: this Python with `arguments`, in `folder`.
 
     `environment` is what it has beyond the others: plain values such as addresses, without quotes. What has the higher
-    `priority` is started later and stopped earlier, before what it needs.
+    `priority` is started later and stopped earlier, before what it needs; `stop_signal` is how it is asked to stop.
     """
 
     name: str
@@ -42,6 +42,7 @@ class Program:
     folder: Path
     environment: Mapping[str, str] = field(default_factory=dict)
     priority: int = 100
+    stop_signal: str = "TERM"
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,14 @@ def apply(
         _launch(folder, environment)
     else:
         _update(folder)
+
+
+def stop_programs(folder: Path, names: Iterable[str]) -> None:
+    """Stop some programs, until the next `apply`; fine when they do not run."""
+    running = {name for name, state in processes(folder).items() if state.is_running}
+    with suppress(_NotRunningError), _control(folder) as supervisor:
+        for name in running.intersection(names):
+            supervisor.stopProcess(name)
 
 
 def stop(folder: Path) -> None:
@@ -235,6 +244,7 @@ def _section(folder: Path, program: Program) -> dict[str, str]:
         "startretries": "60",
         "stopasgroup": "true",
         "killasgroup": "true",
+        "stopsignal": program.stop_signal,
         "stopwaitsecs": "15",
         "redirect_stderr": "true",
         "stdout_logfile": f"logs/{program.name}.log",
