@@ -14,7 +14,7 @@ from prefect import flow, get_run_logger
 
 from flows import steps, terminal
 from flows.reconcile import missing_tasks, one_at_a_time
-from lorax.data import versions
+from lorax.data import landing, versions
 from lorax.params import load_params
 from lorax.workspace import Workspace
 
@@ -62,6 +62,7 @@ def _next(workspace: Workspace, model: str) -> tuple[int, str] | None:
     if waiting := registry.waiting():
         get_run_logger().info("version %d waits for approval; nothing is learned until then", waiting.version)
         return None
+    landing.undo_killed(workspace)
     missing = missing_tasks(versions.landed(workspace), champion, registry.held())
     return (len(champion.tasks) if champion else 0, missing[0].name) if missing else None
 

@@ -9,7 +9,7 @@ import errno
 import fcntl
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lorax.data import repository, versions
@@ -18,7 +18,7 @@ from lorax.data.contract import Report
 from lorax.data.images import Progress
 from lorax.data.incoming import Incoming, checked_source, read_incoming
 from lorax.data.layout import list_files
-from lorax.data.undo import all_or_nothing, put_back
+from lorax.data.undo import all_or_nothing, is_noted, put_back
 from lorax.data.versions import LandedTask
 from lorax.errors import ContractError, DataVersionError, StorageError
 from lorax.storage import write_whole
@@ -79,6 +79,20 @@ def land(
         if commit:
             _push(workspace)
     return landed
+
+
+def undo_killed(workspace: Workspace) -> None:
+    """Undo what a killed landing left, so that only what has landed is learned; not while a landing is at work.
+
+    Raises:
+        StorageError: the disk refuses to be written.
+    """
+    if not is_noted(workspace):
+        return
+    path = workspace.work_dir / "landing.lock"
+    with _storage_errors(workspace), path.open("w") as lock, suppress(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        put_back(workspace)
 
 
 def _bring(

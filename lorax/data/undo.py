@@ -1,7 +1,8 @@
 """All or nothing for what a landing changes: data/<task>, data.dvc and .gitignore.
 
 Before the first change, notes under work/landing/ say what to put back, and what is replaced is kept beside them. They
-are followed after an error or Ctrl-C, and, since they are on disk, at the next landing after a killed process.
+are followed after an error or Ctrl-C, and, since they are on disk, at the next landing, or before anything is learned,
+after a killed process.
 """
 
 from __future__ import annotations
@@ -40,6 +41,11 @@ def all_or_nothing(workspace: Workspace, task: LandedTask, cached: Sequence[Path
         put_back(workspace)
         raise
     _forget(workspace)
+
+
+def is_noted(workspace: Workspace) -> bool:
+    """Whether a landing is at work, or was killed."""
+    return (_notes(workspace) / "notes.json").exists()
 
 
 def put_back(workspace: Workspace) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from lorax.data import repository, versions
 from lorax.data.admission import Terms
-from lorax.data.landing import land
+from lorax.data.landing import land, one_at_a_time, undo_killed
 from lorax.errors import ContractError, DataVersionError, LayoutError, StorageError
 from lorax.workspace import Workspace
 from tests.conftest import SMALL_CONTRACT, NewWorkspace, WriteTask
@@ -288,6 +288,19 @@ def test_what_a_killed_landing_left_is_put_back_by_the_next(
     assert contents(landed_workspace) == before
 
 
+def test_what_a_killed_landing_left_is_put_back_before_learning_unless_another_is_at_work(
+    landed_workspace: Workspace, tmp_path: Path, write_task: WriteTask
+) -> None:
+    before = contents(landed_workspace)
+    subprocess.run([sys.executable, "-c", KILLED, landed_workspace.root, write_task(tmp_path / "in", seed=3)])
+    after_the_kill = contents(landed_workspace)
+    with one_at_a_time(landed_workspace):
+        undo_killed(landed_workspace)
+        assert contents(landed_workspace) == after_the_kill != before
+    undo_killed(landed_workspace)
+    assert contents(landed_workspace) == before
+
+
 def test_a_full_disk_at_the_copy_is_a_storage_error_and_changes_nothing(
     landed_workspace: Workspace, tmp_path: Path, write_task: WriteTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -335,7 +348,7 @@ def test_a_disk_that_fills_up_inside_dvc_is_a_storage_error_and_changes_nothing(
 ONE_OF_TWO = """
 import sys
 from pathlib import Path
-from lorax.data.landing import land
+from lorax.data.landing import land, one_at_a_time, undo_killed
 from lorax.workspace import Workspace
 land(Workspace(Path(sys.argv[1])), Path(sys.argv[2]), sys.argv[3])
 """
