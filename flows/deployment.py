@@ -76,6 +76,18 @@ def start_run(api: PrefectApi) -> Row:
     return made
 
 
+def mark_crashed(api: PrefectApi, run_id: str, message: str) -> None:
+    """Mark a run, and the episode that it was in, as crashed, which frees its slot.
+
+    Raises:
+        ServiceError: the server does not answer, or refuses.
+    """
+    inside = {"flow_runs": {"parent_flow_run_id": {"any_": [run_id]}, "state": {"type": {"any_": ["RUNNING"]}}}}
+    for each in (run_id, *(row["id"] for row in api.rows("flow_runs/filter", inside))):
+        state = {"type": "CRASHED", "name": "Crashed", "message": message}
+        api.post(f"flow_runs/{each}/set_state", {"state": state, "force": True})
+
+
 def watch_over_runs(api: PrefectApi) -> None:
     """Have the server mark runs whose process is gone as crashed, which frees their slot.
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from rich.console import Console
 from flows import deployment, reconcile, terminal, watcher, worker
 from flows.prefect_api import PrefectApi
 from lorax import services, supervision
-from lorax.errors import RegistryError, ServiceError
-from lorax.params import Params
+from lorax.errors import LoraxError, RegistryError, ServiceError
+from lorax.params import Params, load_params
 from lorax.registry import Registry
 from lorax.services import Services
 from lorax.workspace import Workspace
@@ -48,6 +49,20 @@ def up(workspace: Workspace, params: Params, console: Console, *, with_worker: b
         if with_worker:
             _have_work_done(workspace, params, PrefectApi.of(workspace, params))
     return services.status(workspace, params)
+
+
+def down(workspace: Workspace) -> None:
+    """Stop all that `up` started; Prefect's server, while it is there, is told which runs that ends.
+
+    Raises:
+        ServiceError: a process can't be stopped.
+    """
+    ended = services.stop_flows(workspace)
+    with suppress(LoraxError):  # what can't be told is found out by the missing heartbeat
+        api = PrefectApi.of(workspace, load_params(workspace.params_path))
+        for run_id in ended:
+            deployment.mark_crashed(api, run_id, "stopped by 'lorax down'; the next run goes on where it was")
+    services.down(workspace)
 
 
 def _have_work_done(workspace: Workspace, params: Params, api: PrefectApi) -> None:

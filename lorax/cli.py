@@ -216,9 +216,9 @@ def up(
 @app.command()
 def down() -> None:
     """Stop this workspace's servers and worker, with what it learns just now; fine when none runs."""
-    from lorax import services
+    from flows import running
 
-    services.down(here())
+    running.down(here())
     out.print("servers and worker are down.")
 
 

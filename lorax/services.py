@@ -32,11 +32,11 @@ One that died is noticed at once, so nobody waits this long in vain."""
 EXTERNAL_PATIENCE_S = 10.0
 """How long a server that the environment names may take to answer."""
 
-FLOW_PATIENCE_S = 20.0
-"""How long a flow that is told to stop may take to tell Prefect's server that it does."""
+FLOW_PATIENCE_S = 5.0
+"""How long a flow that is told to stop may take."""
 
 WORKER = "worker"
-"""The helper that runs flows. It is stopped by a kill, so that its flows end in their own way, or go on."""
+"""The helper that runs flows. It is stopped by a kill: asked to, Prefect's worker kills its flows and tells nobody."""
 
 FLOW = "flow"
 """How prefect.yaml marks the processes of flows (LORAX_SERVICE), which outlive their worker."""
@@ -130,21 +130,28 @@ def keep(workspace: Workspace, params: Params, helpers: Mapping[str, Sequence[st
         raise StorageError(error.errno, f"{folder} can't be written: {error.strerror}.") from error
 
 
+def stop_flows(workspace: Workspace) -> list[str]:
+    """Stop the helpers, then the flows that the worker started; returns the ids of their runs. The servers stay up."""
+    folder = workspace.services_dir
+    if not folder.is_dir():
+        return []
+    with _lock(workspace):
+        supervision.stop_programs(folder, supervision.processes(folder).keys() - servers.VARIABLES.keys())
+        flows = leftovers.find(str(folder), FLOW)
+        run_ids = {flow.environ().get("PREFECT__FLOW_RUN_ID", "") for flow in flows if flow.is_running()}
+        leftovers.stop(flows, patience_s=FLOW_PATIENCE_S)
+    return sorted(run_ids - {""})
+
+
 def down(workspace: Workspace) -> None:
     """Stop what `up` started in this workspace, whatever became of it since; fine when nothing runs.
-
-    First the helpers, then the flows that the worker started, while the server is still there to be told.
 
     Raises:
         ServiceError: a process can't be stopped.
     """
-    folder = workspace.services_dir
-    if not folder.is_dir():
-        return
-    with _lock(workspace):
-        supervision.stop_programs(folder, supervision.processes(folder).keys() - servers.VARIABLES.keys())
-        leftovers.stop(leftovers.find(str(folder), FLOW), patience_s=FLOW_PATIENCE_S)
-        supervision.stop(folder)
+    if workspace.services_dir.is_dir():
+        with _lock(workspace):
+            supervision.stop(workspace.services_dir)
 
 
 def status(workspace: Workspace, params: Params) -> Services:

@@ -226,8 +226,9 @@ def _manifest(root: Path, digest: str) -> Mapping[str, str]:
 
     workspace = Workspace(root)
     with _dvc_errors(workspace, f"the list of files below data/ (md5 {digest})"), Repo(str(root)) as repo:
-        found = DVCFileSystem(repo).find("data", detail=True, dvc_only=True)
-        return {path.removeprefix("data/"): str(entry["md5"]) for path, entry in sorted(found.items())}
+        # '/' is the repository's root; a relative path would be looked for below the current folder
+        found = DVCFileSystem(repo).find("/data", detail=True, dvc_only=True)
+        return {path.removeprefix("/data/"): str(entry["md5"]) for path, entry in sorted(found.items())}
 
 
 def _pull(repo: Any, md5s: Sequence[str]) -> None:

@@ -71,6 +71,15 @@ def test_a_landed_task_is_read_without_its_files(landed_workspace: Workspace) ->
     assert task.digest == versions.landed(landed_workspace)[1].digest
 
 
+def test_what_landed_is_found_from_any_folder_of_the_workspace(
+    landed_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    below = landed_workspace.work_dir / "services" / "watcher"
+    below.mkdir(parents=True)
+    monkeypatch.chdir(below)
+    assert len(versions.manifest(landed_workspace)) == 16
+
+
 def test_a_task_that_has_not_landed_is_refused_with_those_that_have(shared_landed_workspace: Workspace) -> None:
     with pytest.raises(DataVersionError, match=r"'gamma' has not landed .* landed are: alpha, beta"):
         versions.read_task(shared_landed_workspace, "gamma")
