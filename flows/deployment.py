@@ -10,8 +10,10 @@ import json
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from flows.prefect_api import PrefectApi, Row
 from lorax import __version__, services
@@ -118,6 +120,30 @@ def watch_over_runs(api: PrefectApi) -> None:
             api.post("automations/", wanted)
         elif found["description"] != wanted["description"]:  # an update forgets the runs that are being watched
             api.put(f"automations/{found['id']}", wanted)
+
+
+def expect_heartbeats(api: PrefectApi) -> None:
+    """Have every run that is under way watched from now on, as if it had just sent a heartbeat.
+
+    A server that was down for minutes has forgotten whose heartbeat it was waiting for, and a run that was killed
+    meanwhile would be Running for ever.
+
+    Raises:
+        ServiceError: the server does not answer, or refuses.
+    """
+    state = {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}
+    for flow in api.rows("flows/filter", {"flows": {"name": {"any_": _FLOWS}}}):
+        of_flow = {"flows": {"id": {"any_": [flow["id"]]}}, "flow_runs": {"state": state}}
+        related = {"prefect.resource.role": "flow", "prefect.resource.id": f"prefect.flow.{flow['id']}"}
+        for run in api.rows("flow_runs/filter", of_flow):
+            event = {
+                "id": str(uuid4()),
+                "event": "prefect.flow-run.heartbeat",
+                "occurred": datetime.now(UTC).isoformat(),
+                "resource": {"prefect.resource.id": f"prefect.flow-run.{run['id']}"},
+                "related": [{**related, "prefect.resource.name": flow["name"]}],
+            }
+            api.post("events", [event])
 
 
 def _automation(name: str, *, after: list[str], expect: list[str], within_s: int, message: str) -> dict[str, Any]:

@@ -70,6 +70,7 @@ def _have_work_done(workspace: Workspace, params: Params, api: PrefectApi) -> No
     _await_pool(workspace, params, api)
     deployment.deploy(workspace, params, api)
     deployment.watch_over_runs(api)
+    deployment.expect_heartbeats(api)
     if reconcile.waiting_tasks(workspace, params):
         deployment.start_run(api)
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import psutil
 import pytest
@@ -206,7 +205,7 @@ def test_a_run_whose_heartbeat_stopped_is_marked_crashed_within_two_minutes(api:
 def test_down_ends_worker_and_flow_and_what_was_landed_meanwhile_is_learned_at_the_next_up(
     workspace: Workspace,
 ) -> None:
-    services.down(workspace)
+    running.down(workspace)
     assert leftovers.find(str(workspace.services_dir)) == []
     said = Console(record=True, quiet=False, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123
     source = write_task_files(workspace.root.parent / "raw" / "zeta", {"0_real": 3, "1_fake": 3}, seed=6, side=20)
@@ -228,18 +227,10 @@ def state_of(api: PrefectApi, run: Row) -> Row:
 
 
 def pretend_to_run(api: PrefectApi) -> Row:
-    """A run of `learn` that is Running on the server, has sent one heartbeat, and has no process."""
+    """A run of `learn` that is Running on the server and has no process, as after a loss of power; then `lorax up`."""
     found = deployment.find(api)
     assert found is not None
     run = api.post("flow_runs/", {"name": "dead", "flow_id": found["flow_id"], "state": {"type": "RUNNING"}})
     assert run is not None
-    flow = {"prefect.resource.id": f"prefect.flow.{found['flow_id']}", "prefect.resource.role": "flow"}
-    event = {
-        "id": str(uuid4()),
-        "event": "prefect.flow-run.heartbeat",
-        "occurred": datetime.now(UTC).isoformat(),
-        "resource": {"prefect.resource.id": f"prefect.flow-run.{run['id']}", "prefect.resource.name": "dead"},
-        "related": [{**flow, "prefect.resource.name": "learn"}],
-    }
-    api.post("events", [event])
+    deployment.expect_heartbeats(api)
     return run
