@@ -10,10 +10,11 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from flows.records import entry_record, hold_line, hold_record, version_record
+from flows.records import brief, entry_record, hold_line, hold_record, version_record
 from lorax.errors import RegistryError
 from lorax.registry import CHAMPION, Registry
 
+_MOVES = {"promoted": "promoted", "rolled back": "rolled back to", "moved": "made champion"}
 _STYLES = {"promoted": "green", "refused": "red", "waiting": "yellow"}
 
 
@@ -51,7 +52,7 @@ def print_history(history: Mapping[str, Any], out: Console, *, gate: bool) -> No
         return
     for sentence in history["broken"]:
         out.print(f"broken: {sentence}", style="red", markup=False)
-    for tree in _trees(history["versions"], gate):
+    for tree in _trees(history["versions"], _last_moves(history["journal"]), gate):
         out.print(tree)
     out.print("\nchampion and tasks over time:")
     out.print(_journal(history["journal"]))
@@ -59,13 +60,25 @@ def print_history(history: Mapping[str, Any], out: Console, *, gate: bool) -> No
         out.print(f"held: {hold_line(hold)}", markup=False)
 
 
-def _trees(versions: Sequence[Mapping[str, Any]], gate: bool) -> list[Tree]:
+def _last_moves(entries: Sequence[Mapping[str, Any]]) -> dict[int, str]:
+    """How each version that ever was champion last became it."""
+    return {
+        entry["version"]: f"{_MOVES[entry['kind']]} {_time(entry['at'])} by {entry['by']}: {entry['reason']}"
+        for entry in entries
+        if entry["kind"] in _MOVES
+    }
+
+
+def _trees(versions: Sequence[Mapping[str, Any]], moves: Mapping[int, str], gate: bool) -> list[Tree]:
     """One tree for each version that grew from nothing, or from one that is gone."""
     digests = {version["state_digest"] for version in versions}
     roots: list[Tree] = []
     places: dict[str, Tree] = {}
     for version in versions:  # a parent is registered before its children
-        label = _label(version, is_orphan=version["parent_digest"] not in digests | {None})
+        became = moves.get(version["version"], "") if version["promoted_at"] else ""
+        label = _label(version, became or _outcome(version))
+        if version["parent_digest"] not in digests | {None}:
+            label.append("  (parent deleted)", style="dim")
         parent = places.get(version["parent_digest"])
         place = parent.add(label) if parent else Tree(label)
         if parent is None:
@@ -77,7 +90,7 @@ def _trees(versions: Sequence[Mapping[str, Any]], gate: bool) -> list[Tree]:
     return roots
 
 
-def _label(version: Mapping[str, Any], *, is_orphan: bool) -> Text:
+def _label(version: Mapping[str, Any], outcome: str) -> Text:
     """A version in a line: number, task, aliases, accuracy, and what became of it."""
     metrics = version["metrics"]
     label = Text(f"version {version['version']} ")
@@ -86,15 +99,11 @@ def _label(version: Mapping[str, Any], *, is_orphan: bool) -> Text:
         label.append(f"  [{alias}]", style="bold green" if alias == CHAMPION else "yellow")
     average, forgetting = 100 * metrics["average_accuracy"], 100 * metrics["forgetting"]
     label.append(f"  average {average:.1f} %, forgetting {forgetting:.1f} %  ")
-    label.append(_outcome(version), style=_STYLES.get(version["outcome"], ""))
-    if is_orphan:
-        label.append("  (parent deleted)", style="dim")
-    return label
+    return label.append(outcome, style=_STYLES.get(version["outcome"], ""))
 
 
 def _outcome(version: Mapping[str, Any]) -> str:
-    if version["promoted_at"]:
-        return f"promoted {_time(version['promoted_at'])} by {version['promoted_by']}: {version['reason']}"
+    """What became of a version that is not known to have been champion."""
     if version["outcome"] == "refused" and not all(verdict["passed"] for verdict in version["verdicts"]):
         return "refused"  # the reasons are the verdicts below it
     return f"{version['outcome'] or 'unfinished'}{': ' if version['reason'] else ''}{version['reason']}"
@@ -105,7 +114,7 @@ def _journal(entries: Sequence[Mapping[str, Any]]) -> Table:
     for name in ("when", "what", "version", "task", "by", "why"):
         table.add_column(name, justify="right" if name == "version" else "left")
     for entry in entries:
-        cells = (_time(entry["at"]), entry["kind"], str(entry["version"]), entry["task"], entry["by"], entry["reason"])
+        cells = (_time(entry["at"]), entry["kind"], str(entry["version"]), entry["task"], entry["by"], brief(entry))
         table.add_row(*(Text(cell) for cell in cells))
     return table
 

@@ -75,7 +75,7 @@ def relearn(workspace: Workspace, params: Params, task: str, by: str, reason: st
             data_versions.read_task(workspace, known.name)  # what could not be learned again would be lost
     with _seen_to_work(registry, version, workspace, params, console):
         after = registry.relearn(task, by=by, reason=f"to relearn {task}: {reason}")
-    return _moved(workspace, registry, before, after)
+    return _moved(workspace, registry, before, after) | {"checkout": None}  # what is landed now is wanted
 
 
 def refuse(workspace: Workspace, params: Params, number: int, by: str, reason: str, console: Console) -> dict[str, Any]:

@@ -51,8 +51,9 @@ def print_outcomes(record: Mapping[str, Any], out: Console) -> None:
         tables.print_metrics(champion["metrics"], out)
     for found in record["outcomes"]:
         if found["outcome"] != "promoted":
-            what = f"version {found['version']} ({found['task']}) {found['outcome']}: {found['reason']}"
-            out.print(what, style="yellow", markup=False)
+            out.print(f"version {found['version']} ({found['task']}) {found['outcome']}:", style="yellow", markup=False)
+            for reason in found["reason"].split("; "):
+                out.print(f"  {reason}", style="yellow", markup=False)
     for hold in record["held"]:
         out.print(f"held: {hold_line(hold)}", markup=False)
     if record["approval"] is not None:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from lorax.registry import Entry, Hold, ModelVersion, TaskVerdict
+from lorax.registry.journal import GATE
 
 
 def version_record(version: ModelVersion) -> dict[str, Any]:
@@ -57,9 +58,15 @@ def entry_record(entry: Entry) -> dict[str, Any]:
 
 
 def hold_line(hold: Mapping[str, Any]) -> str:
-    """A held task for people."""
+    """A held task for people, in a line."""
     by = f"{hold['by']}, {hold['at'][:16].replace('T', ' ')}"
-    return f"{hold['task']} (bytes {hold['digest'][:12]}, version {hold['version']}): {hold['reason']} ({by})"
+    return f"{hold['task']} (bytes {hold['digest'][:12]}, version {hold['version']}): {brief(hold)} ({by})"
+
+
+def brief(told: Mapping[str, Any]) -> str:
+    """Why, for people: of the gate's reasons the first."""
+    first, *more = told["reason"].split("; ") if told["by"] == GATE else [told["reason"]]
+    return f"{first}, and {len(more)} more" if more else str(first)
 
 
 def _number(value: float) -> float | None:

@@ -54,7 +54,7 @@ def print_status(found: Mapping[str, Any], out: Console) -> None:
         rows += [("champion", number), ("knows", ", ".join(found["known"]) or "nothing yet")]
         rows.append(("waiting", ", ".join(found["waiting"]) or "nothing to learn"))
     rows += [("approval", approval(number)) for number in (found["approval"],) if number is not None]
-    rows += [("held", hold_line(hold)) for hold in found["held"]]
+    rows += [("held", _held(hold)) for hold in found["held"]]
     rows += [("changed", _changed(task)) for task in found["changed"]]
     rows.append(("data", f"{found['data']['digest'] or 'nothing landed'} (commit {_short(found['data']['commit'])})"))
     if champion:
@@ -85,14 +85,19 @@ def _registry_record(workspace: Workspace, params: Params, landed: tuple[LandedT
 
 def _champion_record(registry: Registry, landed: tuple[LandedTask, ...]) -> dict[str, Any]:
     champion, held, approval = registry.champion(), registry.held(), registry.waiting()
+    digests = {task.name: task.digest for task in landed}
     return {
         "champion": version_record(champion) if champion else None,
         "known": [task.name for task in champion.tasks] if champion else [],
         "waiting": [task.name for task in reconcile.missing_tasks(landed, champion, held)],
         "approval": approval.version if approval else None,
         "changed": [task.name for task in reconcile.changed_tasks(landed, champion)],
-        "held": [hold_record(hold) for hold in held],
+        "held": [hold_record(hold) | {"is_landed": hold.digest == digests.get(hold.task)} for hold in held],
     }
+
+
+def _held(hold: Mapping[str, Any]) -> str:
+    return hold_line(hold) + ("" if hold.get("is_landed", True) else "; other bytes have landed since, or none")
 
 
 def _changed(task: str) -> str:

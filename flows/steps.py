@@ -164,10 +164,10 @@ def register(root: str, model: str, home: str) -> int:
         report = Report.read(folder.report_path)
         version = registry.register(folder.state_dir, report, gate=gate, git_commit=folder.plan().revision.commit)
         _show_verdicts(version)
-        why = f": {version.reason}" if version.outcome != "promoted" else ""
-        shown.outcome = f"version {version.version} {version.outcome}{why}"
+        shown.outcome = f"version {version.version} {version.outcome}"
         log = get_run_logger()
-        (log.info if version.outcome == "promoted" else log.warning)("registered as %s of %s", shown.outcome, model)
+        tell = log.info if version.outcome == "promoted" else log.warning
+        tell("registered as %s of %s: %s", shown.outcome, model, version.reason)
         return version.version
 
 
