@@ -16,6 +16,7 @@ from rich.console import Console
 from flows import deployment, reconcile, terminal, watcher, worker
 from flows.prefect_api import PrefectApi
 from lorax import services, supervision
+from lorax.data import repository
 from lorax.errors import LoraxError, RegistryError, ServiceError
 from lorax.params import Params, load_params
 from lorax.registry import Registry
@@ -71,8 +72,8 @@ def _have_work_done(workspace: Workspace, params: Params, api: PrefectApi) -> No
     deployment.deploy(workspace, params, api)
     deployment.watch_over_runs(api)
     deployment.expect_heartbeats(api)
-    if reconcile.waiting_tasks(workspace, params):
-        deployment.start_run(api)
+    if repository.has_upstream(workspace.root) or reconcile.waiting_tasks(workspace, params):
+        deployment.start_run(api)  # a checkout may be behind its upstream, which the run finds out
 
 
 def _helpers(workspace: Workspace, params: Params, *, with_worker: bool) -> dict[str, tuple[str, ...]]:
