@@ -169,12 +169,15 @@ def test_a_killed_flow_is_marked_crashed_at_once_and_another_run_goes_on_where_i
 
 
 def test_a_killed_worker_is_restarted_and_leaves_the_running_flow_alone(workspace: Workspace, api: PrefectApi) -> None:
+    until(lambda: [run for run in runs(api) if run["state_type"] == "RUNNING"])
+    [run] = [run for run in runs(api) if run["state_type"] == "RUNNING"]
     [flow], [worker] = processes(workspace, "flow"), processes(workspace, "worker")
     worker.kill()
     until(lambda: [p for p in processes(workspace, "worker") if p.pid != worker.pid])
     assert flow.is_running()
     until(lambda: "epsilon" in known(workspace))
     until(lambda: is_idle(api))
+    assert state_of(api, run)["type"] == "COMPLETED"
     versions = reconcile.open_registry(workspace, params_of(workspace)).versions()
     assert [version.task for version in versions].count("epsilon") == 1
 
@@ -187,9 +190,9 @@ def test_a_checkout_that_lacks_the_landing_is_an_error_that_is_tried_again(
     body = {"parameters": {"task": "omega", "digest": "0" * 32, "commit": "c" * 40}, "state": {"type": "SCHEDULED"}}
     run = api.post(f"deployments/{found['id']}/create_flow_run", body)
     assert run is not None
-    query = {"flow_runs": {"id": {"any_": [run["id"]]}}}
-    step = until(lambda: [s for s in api.rows("task_runs/filter", query) if s["state_name"] == "AwaitingRetry"])[0]
-    assert f"lacks the landing that it is to learn: expected commit {'c' * 40}" in step["state"]["message"]
+    query = {"logs": {"flow_run_id": {"any_": [run["id"]]}}}
+    said = until(lambda: [log["message"] for log in api.rows("logs/filter", query) if "Retry 1/5" in log["message"]])[0]
+    assert f"lacks the landing that it is to learn: expected commit {'c' * 40}" in said
     api.post(f"flow_runs/{run['id']}/set_state", {"state": {"type": "CANCELLING"}})
     until(lambda: not processes(workspace, "flow"))
 
