@@ -23,6 +23,8 @@ _MANNERS = {
 
 _PROBE_TIMEOUT_S = 5
 _MESSAGE_LIMIT = 400
+_SERVER_FAILED = "too many 500 error responses"
+"""What the HTTP client says after its last try."""
 
 
 def is_server(uri: str) -> bool:
@@ -124,6 +126,12 @@ def _registry_error(uri: str, doing: str, error: Exception) -> RegistryError:
         return RegistryError(
             f"could not {doing}: the MLflow server at {uri} stopped answering. "
             "Start it with 'lorax up' and run the command again; it continues where it was."
+        )
+    if _SERVER_FAILED in str(error):
+        return RegistryError(
+            f"could not {doing}: the MLflow server at {uri} failed at it. Is its disk full? Its log says why (that of "
+            "the one that 'lorax up' runs: work/services/logs/mlflow.log). Mend that and run the command again; it "
+            "continues where it was."
         )
     found = " ".join(str(error).split())[:_MESSAGE_LIMIT]
     mend = "" if is_server(uri) else " Start the server with 'lorax up': it also mends a database cut off in a write."
