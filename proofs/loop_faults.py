@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -153,9 +153,9 @@ def _full_disk(root: Path) -> bool:
         passed = _same("history", before, bench.history(root))
         grow()
         passed &= _says("with more room, 'lorax learn' finishes", bench.lorax("learn", cwd=root).returncode == 0)
-        passed &= "i" in bench.status(root)["known"] and len(bench.versions(root)) == len(before["versions"]) + 1
-        bench.lorax("down", cwd=root)
-    return passed & _points_once(root)
+        passed &= _says("i is learned, once", _learned_once(root, "i", before["versions"])) & _points_once(root)
+        bench.lorax("down", cwd=root)  # or the small disk could not be taken away
+    return passed
 
 
 @contextmanager
@@ -227,6 +227,10 @@ def _knows(root: Path, tasks: list[str]) -> bool:
 def _points_once(root: Path) -> bool:
     curves = [steps for curve in bench.timelines(root).values() for steps in curve.values()]
     return _says("each metric has one point per step", all(len(steps) == len(set(steps)) for steps in curves))
+
+
+def _learned_once(root: Path, task: str, before: Sequence[object]) -> bool:
+    return task in bench.status(root)["known"] and len(bench.versions(root)) == len(before) + 1
 
 
 def _registered(root: Path) -> list[Any]:

@@ -27,7 +27,7 @@ EPOCHS = 8
 CRASHED_WITHIN_S = 120.0
 PATIENCE_S = 1200.0
 AGAIN_S = 20
-"""How soon after one crash another one starts a run: prefect.yaml's `within`, cut down so that kills may come faster."""
+"""How soon after one crash another one starts a run: prefect.yaml's `within`, cut so that kills may come faster."""
 
 
 def prove_kill() -> bool:
