@@ -116,8 +116,8 @@ def take_note(registry: Registry, champion: ModelVersion) -> None:
             _hold_beyond(registry, now, MLFLOW, _MOVED_THERE)
             registry._note(journal.MOVED, now.version, MLFLOW, _MOVED_THERE)
             _set_promoted(registry, now, MLFLOW, _MOVED_THERE)
-    elif not champion.outcome:
-        _confirm(registry, champion)
+    elif champion.outcome != journal.PROMOTED:
+        _finish(registry, champion)
     for version in registry.versions():
         if version.outcome == journal.WAITING and version.parent_digest != champion.state_digest:
             _base_moved(registry, version, "the champion moved while this waited for approval")
@@ -164,6 +164,15 @@ def _confirm(registry: Registry, version: ModelVersion) -> None:
     else:
         registry._client.set_registered_model_alias(registry.name, CHAMPION, str(other.version))
         _base_moved(registry, version, f"{other.by} made version {other.version} champion meanwhile: {other.reason}")
+
+
+def _finish(registry: Registry, champion: ModelVersion) -> None:
+    """The rest of a promotion that was cut off after the alias was set."""
+    move = journal.last_move(registry.journal())
+    if move and move.is_by_hand:
+        _set_promoted(registry, champion, move.by, move.reason)
+    else:
+        _confirm(registry, champion)
 
 
 def _set_promoted(registry: Registry, version: ModelVersion, by: str, reason: str) -> None:

@@ -124,6 +124,19 @@ def test_promoting_by_hand_overrides_a_refusal(registry: Registry, stream: list[
     assert steps_of(registry, stream[0].digest, "accuracy/alpha") == [0, 1]
 
 
+def test_a_promotion_by_hand_that_was_cut_off_after_the_alias_is_finished(
+    registry: Registry, stream: list[Learned]
+) -> None:
+    register(registry, stream[0])
+    register(registry, stream[1], gate=HIGH)
+    registry._note(journal.PROMOTED, 2, "ann", "alpha is retired")
+    registry._client.set_registered_model_alias(registry.name, CHAMPION, "2")
+    registry.settle()
+    version = registry.version(2)
+    assert (version.outcome, version.promoted_by, version.reason) == ("promoted", "ann", "alpha is retired")
+    assert version.aliases == (CHAMPION,)
+
+
 def test_a_rollback_holds_what_was_learned_after_it_until_released(registry: Registry, stream: list[Learned]) -> None:
     register(registry, *stream)
     registry.rollback(1, by="ann", reason="beta flags real photos")
