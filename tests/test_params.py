@@ -18,7 +18,7 @@ def test_a_new_workspaces_file_holds_the_defaults() -> None:
 
 
 def test_the_repositorys_own_workspace_has_a_new_workspaces_files() -> None:
-    for name in ("params.yaml", "dvc.yaml"):
+    for name in ("params.yaml", "dvc.yaml", "prefect.yaml"):
         assert (ROOT / name).read_text() == (TEMPLATE.parent / name).read_text()
 
 
