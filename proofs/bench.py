@@ -32,7 +32,7 @@ TRAIN, VAL, SIDE = 12, 8, 72
 TINY: Mapping[str, Mapping[str, Any]] = {
     "training": {"epochs": 2},
     "exemplars": {"budget": 40},
-    "run": {"threads": 1, "batch_size": 8},  # frozen features are computed in whole batches, however few images are left
+    "run": {"threads": 1, "batch_size": 8},  # frozen features are computed in whole batches, filled up
     "landing": {"min_train": 1, "min_val": 1},
     "gate": {"floor": 0.0, "max_drop": 1.0, "max_forgetting": 1.0},  # so few images prove nothing about accuracy
 }
