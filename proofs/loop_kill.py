@@ -111,10 +111,11 @@ def _kill_stream(victim: str) -> bool:
     try:
         bench.lorax("up", cwd=root)
         print(f"\n{'killed':<7} {'at step':<17} {'of task':<13} what followed, in seconds after the kill", flush=True)
-        passed = [_kill_at(at, victim, step, task) for step, task in zip(_STEPS, DEMO_TASKS, strict=True)]
+        hits = [_kill_at(at, victim, step, task) for step, task in zip(_STEPS, DEMO_TASKS, strict=True)]
         bench.wait_for(lambda: not bench.status(root)["waiting"], PATIENCE_S, "all is learned", every_s=3)
         bench.wait_for(lambda: at.runs()[-1]["state_type"] != "RUNNING", PATIENCE_S, "no run is under way")
-        return all(passed) & _nothing_lost(root, wanted)
+        passed = _runs_ended_well(at, crashed=0 if victim == "worker" else len(_STEPS))
+        return passed & _nothing_lost(root, wanted) & all(hits)
     finally:
         bench.lorax("down", cwd=root)
 
@@ -186,6 +187,13 @@ def _worker_again(at: _Watched, old: set[int], killed: datetime) -> float:
         lambda: {process.pid for process in at.look(now=True)["worker"]} - old, PATIENCE_S, "a worker is back"
     )
     return (datetime.now(UTC) - killed).total_seconds()
+
+
+def _runs_ended_well(at: _Watched, crashed: int) -> bool:
+    """Whether just the killed runs crashed, and the last one completed."""
+    states = [run["state_type"] for run in at.runs()]
+    print(f"runs of learn: {', '.join(state.lower() for state in states)}")
+    return states.count("CRASHED") == crashed and states[-1] == "COMPLETED"
 
 
 def _nothing_lost(root: Path, wanted: list[str]) -> bool:
