@@ -33,8 +33,7 @@ from lorax.workspace import Workspace
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
-RETRIES = 2
-RETRY_DELAY_S = 5.0
+_RETRY_DELAYS_S = [5.0, 15.0, 40.0]  # a server that died is back in about 20 s
 _CHECKOUT_DELAYS_S = [5.0, 15.0, 30.0, 60.0, 120.0]  # a push may be minutes behind its landing
 
 
@@ -48,8 +47,8 @@ def step(name: str) -> Callable[[Callable[_P, _R]], Step[_P, _R]]:
     """Make a function a step of the flow's page, retried where another try can help."""
     return task(
         name=name,
-        retries=RETRIES,
-        retry_delay_seconds=RETRY_DELAY_S,
+        retries=len(_RETRY_DELAYS_S),
+        retry_delay_seconds=_RETRY_DELAYS_S,
         retry_condition_fn=_may_pass,
         cache_policy=NO_CACHE,
         persist_result=False,
