@@ -17,11 +17,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from flows.reconcile import open_registry
 from lorax import services
 from lorax.data import versions
+from lorax.data.admission import Terms
 from lorax.data.landing import land
 from lorax.initialize import initialize, with_values
 from lorax.learning.episode import base_state, learn_episode
@@ -54,6 +57,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
             {
                 **tiny,
                 "landing": {"min_train": 1, "min_val": 1},
+                "gate": {"floor": 0.0, "max_drop": 1.0, "max_forgetting": 1.0},  # such small learners know little
             },
         )
     )
@@ -210,6 +214,46 @@ def test_two_commands_at_once_learn_everything_once_and_end_as_if_nothing_had_ha
     assert champion(workspace)["state_digest"] == learned_by_plain_functions(workspace, tmp_path, TASKS[:3])
 
 
+def test_a_refused_task_is_held_and_the_next_one_grows_from_the_champion(workspace: Workspace) -> None:
+    """What trains as synthetic is tested as real, so nothing of it can be found right."""
+    raw, path = workspace.root.parent / "raw", workspace.params_path
+    write_plain_images(raw / "poisoned", train=(40, 200), val=(200, 40))
+    write_plain_images(raw / "clean", train=(60, 220), val=(60, 220))
+    for name in ("poisoned", "clean"):
+        land(workspace, raw / name, name)
+    path.write_text(with_values(path.read_text(), {"gate": {"floor": 0.5}}))
+    printed = json.loads(lorax(workspace, "learn", "--json"))
+    assert [(o["task"], o["outcome"]) for o in printed["outcomes"]] == [("poisoned", "refused"), ("clean", "promoted")]
+    assert printed["champion"]["tasks"] == [*TASKS[:3], "clean"]
+    told = json.loads(lorax(workspace, "history", "--json"))
+    assert [version["parent_digest"] for version in told["versions"][3:]] == [told["versions"][2]["state_digest"]] * 2
+    assert [hold["task"] for hold in told["held"]] == ["poisoned"]
+    assert told["held"][0]["reason"].startswith("poisoned: accuracy 0.0 %, the floor is 50.0 %")
+    [verdict, *_] = json.loads(
+        next(a["data"] for a in ask_prefect(workspace, "artifacts") if a["key"] == "gate-poisoned")
+    )
+    assert (verdict["task"], verdict["passed"]) == ("poisoned", False)
+
+
+def test_a_task_that_changed_is_shown_and_learned_anew_only_when_asked_with_what_came_after_it(
+    workspace: Workspace,
+) -> None:
+    name, folder = TASKS[2], workspace.root.parent / "raw" / "changed"
+    write_plain_images(folder, train=(20, 180), val=(20, 180))
+    before = champion(workspace)
+    land(workspace, folder, name, terms=Terms(replace=True))
+    assert json.loads(lorax(workspace, "status", "--json"))["changed"] == [name]
+    idle = json.loads(lorax(workspace, "learn", "--json"))
+    assert (idle["learned"], idle["champion"]) == ([], before)
+    printed = json.loads(lorax(workspace, "relearn", name, "--json"))
+    assert (printed["before"]["version"], printed["champion"]["version"]) == (before["version"], 2)
+    after = printed["learning"]["champion"]
+    assert after["tasks"] == before["tasks"]
+    assert {task for task in after["tasks"] if after["digests"][task] != before["digests"][task]} == {name}
+    status = json.loads(lorax(workspace, "status", "--json"))
+    assert (status["changed"], [hold["task"] for hold in status["held"]]) == ([], ["poisoned"])
+
+
 def test_a_scenario_is_reproduced_by_dvc_and_leaves_the_registry_alone(workspace: Workspace) -> None:
     for name in TASKS[3:]:
         land(workspace, workspace.root.parent / "raw" / name, name)
@@ -223,6 +267,17 @@ def test_a_scenario_is_reproduced_by_dvc_and_leaves_the_registry_alone(workspace
     assert "didn't change, skipping" in dvc(workspace, "repro")
     assert "accuracy_matrix.png" in dvc(workspace, "plots", "show", "--json")
     assert champion(workspace) == before
+
+
+def write_plain_images(folder: Path, *, train: tuple[int, int], val: tuple[int, int]) -> None:
+    """A task that is told by its brightness: that of the real and of the synthetic images of each split."""
+    for split, levels in (("train", train), ("val", val)):
+        for kind, level in zip(("0_real", "1_fake"), levels, strict=True):
+            (folder / split / kind).mkdir(parents=True)
+            for number in range(3):
+                pixels = np.full((20, 20, 3), level + 2 * number, dtype=np.uint8)
+                pixels[number] = (sum(train) + len(split)) % 251  # no two splits or tasks share an image
+                Image.fromarray(pixels).save(folder / split / kind / f"{number}.png")
 
 
 def checkpoints(workspace: Workspace) -> list[Path]:
