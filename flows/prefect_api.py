@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,8 @@ from lorax.params import Params
 from lorax.workspace import Workspace
 
 PATIENCE_S = 10.0
+TRIES = 5
+AGAIN_S = 1.0
 
 Row = dict[str, Any]
 
@@ -71,7 +74,7 @@ class PrefectApi:
             raise ServiceError(f"Prefect's server at {self.url} knows no {path}. Is its version older than 3.8?")
         return dict(answer) if isinstance(answer, dict) else None
 
-    def _ask(self, method: str, path: str, body: Any) -> Any:
+    def _ask(self, method: str, path: str, body: Any, tries: int = TRIES) -> Any:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"{self.url}/{path}", data, _headers(), method=method)
         direct = [urllib.request.ProxyHandler({})] if f"//{services.HOST}:" in self.url else []
@@ -81,6 +84,9 @@ class PrefectApi:
         except urllib.error.HTTPError as error:
             if error.code == 404:
                 return None
+            if error.code == 503 and tries > 1:  # its database is locked by others: it has done nothing yet
+                time.sleep(AGAIN_S)
+                return self._ask(method, path, body, tries - 1)
             said = error.read().decode(errors="replace")[:300]
             raise ServiceError(f"Prefect's server at {self.url} refused {path}: {error.code} {said}") from error
         except OSError as error:
