@@ -135,9 +135,8 @@ def _kill_at(at: _Watched, victim: str, step: str, task: str) -> bool:
     old_workers = {process.pid for process in at.pids["worker"]}
     _send(chosen, signal.SIGKILL)
     killed = datetime.now(UTC)
-    follows = _goes_on_alone(at, run) if victim == "worker" else _runs_again(at, run, killed)
-    if victim != "flow":
-        follows["worker again"] = _worker_again(at, old_workers, killed)
+    follows = {} if victim == "flow" else {"worker again": _worker_again(at, old_workers, killed)}
+    follows |= _goes_on_alone(at, run) if victim == "worker" else _runs_again(at, run, killed)
     said = ", ".join(f"{what} {seconds:.0f}" for what, seconds in follows.items())
     print(f"{victim:<7} {step:<17} {task:<13} {said}{'' if held else '; MISSED: the step was over'}", flush=True)
     return held and follows.get("crashed", 0.0) < CRASHED_WITHIN_S
