@@ -91,7 +91,7 @@ class GateParams(_Section):
     """When a challenger may become champion."""
 
     floor: float = Field(0.7, ge=0, le=1, description="least accuracy on the new task")
-    max_drop: float = Field(0.05, ge=0, le=1, description="largest drop of an old task against the champion")
+    max_drop: float = Field(0.08, ge=0, le=1, description="largest drop of an old task against the champion")
     max_forgetting: float = Field(0.15, ge=0, le=1, description="largest drop against when it was first learned")
     significance: float = Field(0.05, gt=0, le=1, description="a drop with a larger p-value is taken for chance")
     approval: bool = Field(False, description="what passes waits for a person to promote it")
