@@ -64,7 +64,12 @@ def api(workspace: Workspace) -> PrefectApi:
 
 @pytest.fixture(scope="module")
 def dead_run(api: PrefectApi) -> Row:
-    return pretend_to_run(api)
+    return pretend_to_be(api, "RUNNING")
+
+
+@pytest.fixture(scope="module")
+def run_half_cancelled(api: PrefectApi) -> Row:
+    return pretend_to_be(api, "CANCELLING")
 
 
 def params_of(workspace: Workspace) -> Params:
@@ -107,7 +112,9 @@ def processes(workspace: Workspace, service: str) -> list[psutil.Process]:
     return leftovers.find(str(workspace.services_dir), service)
 
 
-def test_a_landing_starts_a_run_by_itself_which_learns_it(workspace: Workspace, api: PrefectApi, dead_run: Row) -> None:
+def test_a_landing_starts_a_run_by_itself_which_learns_it(
+    workspace: Workspace, api: PrefectApi, dead_run: Row, run_half_cancelled: Row
+) -> None:
     began = datetime.now(UTC)
     land(workspace, "alpha", seed=1)
     until(lambda: known(workspace) == ["alpha"])
@@ -194,7 +201,7 @@ def test_a_checkout_that_lacks_the_landing_is_an_error_that_is_tried_again(
     said = until(lambda: [log["message"] for log in api.rows("logs/filter", query) if "Retry 1/5" in log["message"]])[0]
     assert f"lacks the landing that it is to learn: expected commit {'c' * 40}" in said
     api.post(f"flow_runs/{run['id']}/set_state", {"state": {"type": "CANCELLING"}})
-    until(lambda: not processes(workspace, "flow"))
+    until(lambda: state_of(api, run)["type"] == "CANCELLED")  # else its slot would be held on
 
 
 def test_a_run_whose_heartbeat_stopped_is_marked_crashed_within_two_minutes(api: PrefectApi, dead_run: Row) -> None:
@@ -202,6 +209,16 @@ def test_a_run_whose_heartbeat_stopped_is_marked_crashed_within_two_minutes(api:
     state = state_of(api, dead_run)
     assert "no heartbeat for 90 s" in state["message"]
     taken = datetime.fromisoformat(state["timestamp"]) - datetime.fromisoformat(dead_run["created"])
+    assert taken < timedelta(seconds=120)
+
+
+def test_a_cancelled_run_whose_worker_is_gone_is_cancelled_within_two_minutes(
+    api: PrefectApi, run_half_cancelled: Row
+) -> None:
+    until(lambda: state_of(api, run_half_cancelled)["type"] == "CANCELLED")
+    taken = datetime.fromisoformat(state_of(api, run_half_cancelled)["timestamp"]) - datetime.fromisoformat(
+        run_half_cancelled["created"]
+    )
     assert taken < timedelta(seconds=120)
 
 
@@ -229,11 +246,11 @@ def state_of(api: PrefectApi, run: Row) -> Row:
     return state
 
 
-def pretend_to_run(api: PrefectApi) -> Row:
-    """A run of `learn` that is Running on the server and has no process, as after a loss of power; then `lorax up`."""
+def pretend_to_be(api: PrefectApi, state: str) -> Row:
+    """A run of `learn` in a state on the server that has no process, as after a loss of power; then `lorax up`."""
     found = deployment.find(api)
     assert found is not None
-    run = api.post("flow_runs/", {"name": "dead", "flow_id": found["flow_id"], "state": {"type": "RUNNING"}})
+    run = api.post("flow_runs/", {"name": "dead", "flow_id": found["flow_id"], "state": {"type": state}})
     assert run is not None
     deployment.expect_heartbeats(api)
     return run
