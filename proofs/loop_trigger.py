@@ -205,8 +205,9 @@ def _learned(root: Path, began: float, *, exactly: bool) -> bool:
 
 
 def _one_at_a_time(runs: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether each run had ended before the next began."""
-    spans = sorted((_time(run["start_time"]), _time(run["end_time"])) for run in runs)
+    """Whether each run had ended before the next began; one that has no end goes on still."""
+    now = datetime.now(UTC).isoformat()
+    spans = sorted((_time(run["start_time"]), _time(run["end_time"] or now)) for run in runs)
     return all(one[1] <= other[0] for one, other in pairwise(spans))
 
 
