@@ -31,6 +31,9 @@ HEARTBEAT_LOST_S = 90
 START_LOST_S = 110
 """A run that was given to a worker and did not begin in so long is dead."""
 
+CANCEL_LOST_S = 60
+"""A run that was cancelled is ended by its worker within seconds; after so long, the worker was stopped first."""
+
 _ENDS = ("Completed", "Failed", "Crashed", "Cancelled", "Cancelling", "Paused", "Suspended")
 _FLOWS = ["learn", "episode", "scenario"]
 
@@ -112,9 +115,18 @@ def watch_over_runs(api: PrefectApi) -> None:
         within_s=START_LOST_S,
         message=f"it did not begin within {START_LOST_S} s: its worker was killed, or its machine",
     )
-    query = {"automations": {"name": {"any_": [lost["name"], never["name"]]}}}
+    cancelling = _automation(
+        "lorax: cancelling for ever",
+        after=["Cancelling"],
+        expect=["Completed", "Failed", "Crashed", "Cancelled"],
+        within_s=CANCEL_LOST_S,
+        message=f"it did not end within {CANCEL_LOST_S} s of being cancelled: its worker was stopped",
+        state="CANCELLED",  # the only state that Prefect lets follow
+    )
+    automations = (lost, never, cancelling)
+    query = {"automations": {"name": {"any_": [wanted["name"] for wanted in automations]}}}
     known = {row["name"]: row for row in api.rows("automations/filter", query)}
-    for wanted in (lost, never):
+    for wanted in automations:
         found = known.get(wanted["name"])
         if found is None:
             api.post("automations/", wanted)
@@ -123,7 +135,7 @@ def watch_over_runs(api: PrefectApi) -> None:
 
 
 def expect_heartbeats(api: PrefectApi) -> None:
-    """Have every run that is under way watched from now on, as if it had just sent a heartbeat.
+    """Have every run that is under way watched from now on, as if it had just sent a heartbeat, or been cancelled.
 
     A server that was down for minutes has forgotten whose heartbeat it was waiting for, and a run that was killed
     meanwhile would be Running for ever.
@@ -138,7 +150,7 @@ def expect_heartbeats(api: PrefectApi) -> None:
         for run in api.rows("flow_runs/filter", of_flow):
             event = {
                 "id": str(uuid4()),
-                "event": "prefect.flow-run.heartbeat",
+                "event": f"prefect.flow-run.{'Cancelling' if run['state_type'] == 'CANCELLING' else 'heartbeat'}",
                 "occurred": datetime.now(UTC).isoformat(),
                 "resource": {"prefect.resource.id": f"prefect.flow-run.{run['id']}"},
                 "related": [{**related, "prefect.resource.name": flow["name"]}],
@@ -146,8 +158,10 @@ def expect_heartbeats(api: PrefectApi) -> None:
             api.post("events", [event])
 
 
-def _automation(name: str, *, after: list[str], expect: list[str], within_s: int, message: str) -> dict[str, Any]:
-    """Crash each of our flow runs that shows none of `expect` within so many seconds after one of `after`."""
+def _automation(
+    name: str, *, after: list[str], expect: list[str], within_s: int, message: str, state: str = "CRASHED"
+) -> dict[str, Any]:
+    """End each of our flow runs that shows none of `expect` within so many seconds after one of `after`."""
     trigger = {
         "type": "event",
         "posture": "Proactive",
@@ -159,9 +173,9 @@ def _automation(name: str, *, after: list[str], expect: list[str], within_s: int
         "threshold": 1,
         "within": within_s,
     }
-    action = {"type": "change-flow-run-state", "state": "CRASHED", "message": message}
+    action = {"type": "change-flow-run-state", "state": state, "message": message}
     edition = hashlib.sha256(json.dumps([trigger, action]).encode()).hexdigest()[:8]
-    description = f"Marks a run as crashed: {message}. Kept by 'lorax up' ({edition})."
+    description = f"Marks a run as {state.lower()}: {message}. Kept by 'lorax up' ({edition})."
     return {"name": name, "description": description, "enabled": True, "trigger": trigger, "actions": [action]}
 
 
