@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,15 @@ def _no_settings_of_the_machine(tmp_path_factory: pytest.TempPathFactory) -> Non
     os.environ |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull, "DVC_NO_ANALYTICS": "1"}
     for kind in ("SITE_CACHE", "SYSTEM_CONFIG", "GLOBAL_CONFIG"):
         os.environ[f"DVC_{kind}_DIR"] = str(tmp_path_factory.mktemp(kind.lower()))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _environment_of_its_own(_no_settings_of_the_machine: None) -> Iterator[None]:
+    """Commands that run in the tests' process point it at their servers; the next module must not find these."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 def write_task_files(
