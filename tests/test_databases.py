@@ -10,6 +10,7 @@ from lorax import databases, services
 from lorax.errors import ServiceError
 from lorax.params import Params
 from lorax.workspace import Workspace
+from tests.registry.conftest import free_port
 
 ELSEWHERE = "sqlite:////srv/mlflow.db"  # stands for any database with an address; its driver is always there
 
@@ -24,11 +25,12 @@ def test_a_shell_without_the_settings_neither_starts_nor_reads_an_empty_registry
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workspace = Workspace(tmp_path)
+    params = Params.model_validate({"services": {"prefect_port": free_port(), "mlflow_port": free_port()}})
     monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", ELSEWHERE)
     databases.remember(workspace, "mlflow")
     databases.check(workspace, "mlflow")
     monkeypatch.delenv("MLFLOW_BACKEND_STORE_URI")
-    for use in (lambda: services.up(workspace, Params()), lambda: services.registry_uri_at_rest(workspace, Params())):
+    for use in (lambda: services.up(workspace, params), lambda: services.registry_uri_at_rest(workspace, params)):
         with pytest.raises(ServiceError, match="MLFLOW_BACKEND_STORE_URI as before"):
             use()
     assert not (workspace.services_dir / "mlflow" / "mlflow.db").exists()
