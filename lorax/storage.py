@@ -27,7 +27,7 @@ def whole_directory(final: Path) -> Iterator[Path]:
     Raises:
         StorageError: the disk is full or refuses to be written; `final` is as it was.
     """
-    with _storage_errors(final):
+    with storage_errors(final):
         final.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
         try:
@@ -48,7 +48,7 @@ def write_whole(path: Path, data: bytes | str) -> None:
     Raises:
         StorageError: the disk is full or refuses to be written; `path` is as it was.
     """
-    with _storage_errors(path):
+    with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
         draft = Path(name)
@@ -80,7 +80,8 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
-def _storage_errors(path: Path) -> Iterator[None]:
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn what a full or read-only disk raises inside the block into a StorageError that names `path`."""
     try:
         yield
     except StorageError:

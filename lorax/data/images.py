@@ -17,9 +17,11 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -28,6 +30,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from lorax.errors import DataVersionError, ImageError
+from lorax.storage import storage_errors
 from lorax.stream import Sample
 
 if TYPE_CHECKING:
@@ -114,6 +117,12 @@ def in_threads(
     return results
 
 
+_DECODED_AT_ONCE = 256
+
+_IN_MEMORY = 2 * 2**30
+"""Bytes of decoded images that a set holds in memory; what goes beyond lies in a file without a name."""
+
+
 class Images:
     """Decoded images of N samples, kept as bytes and each at least crop by crop pixels, to cut crops from."""
 
@@ -121,6 +130,7 @@ class Images:
         self.samples = tuple(samples)
         self.crop = crop
         self._pixels = [pad(image, crop) for image in pixels]
+        self._on_device: DeviceImages | None = None
         self._room = np.array([[p.shape[0] - crop, p.shape[1] - crop] for p in self._pixels], np.int64).reshape(-1, 2)
 
     @classmethod
@@ -132,8 +142,10 @@ class Images:
         progress: Progress | None = None,
         *,
         center_only: bool = False,
+        overflow: Path | None = None,
+        in_memory: int = _IN_MEMORY,
     ) -> Images:
-        """Read and decode the images of `samples`.
+        """Read and decode the images of `samples`, each once.
 
         Args:
             samples: what to read, in this order.
@@ -141,10 +153,14 @@ class Images:
             crop: side of the square crops, pixels.
             progress: told after each image.
             center_only: keep only the centre crop of each image, for sets that are only evaluated.
+            overflow: directory for the decoded images that `in_memory` bytes have no room for; they are mapped into
+                memory from there, and gone with this object. None: all are held in memory.
+            in_memory: see `overflow`.
 
         Raises:
             DataVersionError: a file's bytes are not the ones that its md5 names.
             ImageError: a file can't be decoded.
+            StorageError: `overflow` is on a full disk.
         """
 
         def load_one(sample: Sample) -> Pixels:
@@ -158,7 +174,15 @@ class Images:
             pixels = pad(decode_bytes(data, sample.path), crop)
             return _center_crop(pixels, crop) if center_only else pixels
 
-        return cls(samples, in_threads(load_one, samples, progress, "reading images"), crop)
+        pixels: list[Pixels] = []
+        for start in range(0, len(samples), _DECODED_AT_ONCE):
+            part = samples[start : start + _DECODED_AT_ONCE]
+            told = None if progress is None else partial(_told, progress, start, len(samples))
+            pixels += in_threads(load_one, part, told, "reading images")
+            in_memory -= sum(image.nbytes for image in pixels[start:])
+            if in_memory < 0 and overflow is not None:
+                pixels[start:] = _mapped(pixels[start:], overflow)
+        return cls(samples, pixels, crop)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -178,14 +202,53 @@ class Images:
         corners: NDArray[np.int64] = (self._room // 2)[:, None, :]
         return corners
 
+    def to(self, device: torch.device) -> None:
+        """Cut crops on this device from now on; on a GPU only where half of its free memory holds all images."""
+        import torch
+
+        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 2**63
+        if sum(image.nbytes for image in self._pixels) * 2 < free:
+            self._on_device = DeviceImages(self._pixels, self.crop, device)
+
     def batch(self, indices: Sequence[int] | NDArray[np.int64], offsets: NDArray[np.int64]) -> torch.Tensor:
         """The crops of images `indices` (n) at `offsets` (n, 2): (n, 3, crop, crop), uint8."""
         import torch  # 1.4 s; landing, which also decodes images, does without
 
+        if self._on_device is not None:
+            return self._on_device.batch(np.asarray(indices), offsets)
         crops = np.empty((len(indices), self.crop, self.crop, 3), np.uint8)
         for row, (index, (top, left)) in enumerate(zip(indices, offsets, strict=True)):
             crops[row] = self._pixels[index][top : top + self.crop, left : left + self.crop]
         return torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous()
+
+
+class DeviceImages:
+    """Decoded images in one tensor on a device, so that crops are cut there."""
+
+    def __init__(self, pixels: Sequence[Pixels], crop: int, device: torch.device) -> None:
+        import torch
+
+        self.crop = crop
+        ends = np.cumsum([0, *(image.nbytes for image in pixels)])
+        self._bytes = torch.empty(int(ends[-1]), dtype=torch.uint8, device=device)
+        for start, image in zip(ends, pixels, strict=False):
+            self._bytes[start : start + image.nbytes] = torch.tensor(image).flatten().to(device)
+        self._starts = torch.from_numpy(ends[:-1]).to(device)
+        self._widths = torch.tensor([image.shape[1] for image in pixels], device=device)
+
+    def batch(self, indices: NDArray[np.int64], offsets: NDArray[np.int64]) -> torch.Tensor:
+        """As `Images.batch`."""
+        import torch
+
+        device = self._bytes.device
+        rows = torch.from_numpy(indices).to(device, non_blocking=True)
+        top, left = torch.from_numpy(offsets).to(device, non_blocking=True).unbind(1)
+        widths = self._widths[rows]
+        corners = self._starts[rows] + (top * widths + left) * 3  # (B,)
+        lines = corners[:, None] + torch.arange(self.crop, device=device) * widths[:, None] * 3  # (B, crop)
+        places = lines[:, :, None] + torch.arange(self.crop * 3, device=device)  # (B, crop, crop · 3)
+        crops = self._bytes[places].view(len(rows), self.crop, self.crop, 3)
+        return crops.permute(0, 3, 1, 2).contiguous()
 
 
 def pad(pixels: Pixels, crop: int) -> Pixels:
@@ -199,6 +262,24 @@ def pad(pixels: Pixels, crop: int) -> Pixels:
 def _center_crop(pixels: Pixels, crop: int) -> Pixels:
     top, left = ((side - crop) // 2 for side in pixels.shape[:2])
     return pixels[top : top + crop, left : left + crop].copy()  # a view would keep the whole image
+
+
+def _told(progress: Progress, before: int, total: int, done: int, _: int, what: str) -> None:
+    """A part's progress as the whole's."""
+    progress(before + done, total, what)
+
+
+def _mapped(pixels: Sequence[Pixels], directory: Path) -> list[Pixels]:
+    """The same images in a file without a name, mapped into memory."""
+    with storage_errors(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory) as file:
+            for image in pixels:
+                file.write(image.tobytes())
+            file.flush()
+            whole = np.memmap(file, np.uint8, "r")
+    ends = np.cumsum([image.nbytes for image in pixels])[:-1]
+    return [part.reshape(image.shape) for part, image in zip(np.split(whole, ends), pixels, strict=True)]
 
 
 def _draw(md5: str, view: int, seed: int) -> tuple[int, int]:

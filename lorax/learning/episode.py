@@ -10,22 +10,26 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import cache, partial
 from pathlib import Path
 
+import numpy as np
 import safetensors.torch
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
-from lorax.data.images import Images
+from lorax.data.images import Images, Progress
 from lorax.errors import StateError
+from lorax.learning.batches import TrainingSet
 from lorax.learning.evaluation import accuracy_row, compare, score
 from lorax.learning.exemplars import updated_memory
 from lorax.learning.folder import EpisodeFolder, Report
 from lorax.learning.state import Branch, Exemplar, LearnedTask, LearnerState, load_state, save_state, state_digest
-from lorax.learning.training import EpochRow, Fit, OnEpoch, TrainingSet, epoch_seed
+from lorax.learning.training import EpochRow, Fit, OnEpoch, epoch_seed
 from lorax.network.backbone import open_backbone, reopen_backbone
-from lorax.network.features import compute_features
+from lorax.network.features import FeatureStore, views_of
 from lorax.network.head import fresh_head
 from lorax.network.network import Network
 from lorax.params import Params
@@ -77,13 +81,13 @@ def base_state(directory: Path | None, params: Params) -> LearnerState:
     return state
 
 
-def open_network(state: LearnerState, device: str = "auto") -> Network:
+def open_network(state: LearnerState, device: str = "auto", *, mixed_precision: bool = False) -> Network:
     """The network that a learner state describes, ready to predict.
 
     Raises:
         BackboneError: its backbone can't be built here, or has other weights than the state names.
     """
-    network = Network.empty(reopen_backbone(state.backbone))
+    network = Network.empty(reopen_backbone(state.backbone), mixed_precision=mixed_precision)
     for branch in state.branches:
         network.backbone.load_branch(branch.config, branch.weights)
     classes, width = state.head_weight.shape
@@ -99,6 +103,7 @@ def train_branch(
     fetch: Fetch,
     params: Params,
     on_epoch: OnEpoch | None = None,
+    on_progress: Progress | None = None,
 ) -> None:
     """Step 1: grow the network by `task` and fit the new branch and the head on its images and the exemplars.
 
@@ -108,21 +113,32 @@ def train_branch(
     if folder.trained_dir.is_dir():
         return
     _check_learnable(base, task)
-    torch.set_num_threads(params.run.threads)
-    episode, started = len(base.tasks), time.perf_counter()
-    classes = base.classes.with_task(task.name, task.classes)
-    network = open_network(base, params.run.device)
+    started = time.perf_counter()
+    network = _opened(base, params)
+    episode, classes = len(base.tasks), base.classes.with_task(task.name, task.classes)
     head_seed = epoch_seed(params.run.seed, episode, params.training.epochs + 1)
     modules = network.grow(params.lora, len(task.classes), branch_seed=params.run.seed, head_seed=head_seed)
-    network.head.requires_grad_(True)
     samples = [*task.train, *(e.sample for e in base.exemplars)]
-    images = Images.load(samples, fetch(samples), network.crop)
+    images = Images.load(samples, fetch(samples), network.crop, on_progress, overflow=folder.root)
+    images.to(network.device)
     views = min(params.training.views, params.training.epochs)  # no epoch would show the others
-    data = TrainingSet.build(network, images, torch.tensor(classes.ids(samples)), views, params.run)
+    store, labels = FeatureStore(folder.features_dir), torch.tensor(classes.ids(samples))
+    on_kept = partial(_tell_kept, on_progress)
+    data = TrainingSet.build(network, images, labels, views, params.run, store, on_kept)
     prepared = time.perf_counter()
     fit = Fit(network, len(base.classes), params.training, params.run, episode)
     rows = fit.run_epochs(data, folder.checkpoint_path, on_epoch)
-    seconds = {"prepare": prepared - started, "train": sum(row.seconds for row in rows)}
+    trained = time.perf_counter()
+    centers = images.center()[:, 0]
+    store.keep(  # for herding, while the images are at hand
+        network,
+        range(network.branches),
+        views_of([s.md5 for s in task.train]),
+        lambda i: images.batch(i, centers[i]),
+        params.run.batch_size,
+        on_kept,
+    )
+    seconds = {"prepare": prepared - started + time.perf_counter() - trained, "train": sum(r.seconds for r in rows)}
     _save_trained(folder.trained_dir, network, rows, modules, seconds)
     folder.checkpoint_path.unlink(missing_ok=True)
 
@@ -131,10 +147,9 @@ def update_exemplars(folder: EpisodeFolder, base: LearnerState, task: Task, fetc
     """Step 2: herd the new task's classes and shrink the old ones', within the budget."""
     if folder.exemplars_path.is_file():
         return
-    torch.set_num_threads(params.run.threads)
-    network = open_network(_grown_state(folder, base, task, params), params.run.device)
     started = time.perf_counter()
-    features = _center_features(network, task.train, fetch, params)
+    network = _opened(_grown_state(folder, base, task, params), params)
+    features = _center_features(folder, network, task.train, fetch, params)
     classes = base.classes.with_task(task.name, task.classes)
     memory = updated_memory(base.exemplars, task.train, features, classes, params.exemplars.budget)
     record = {"exemplars": [asdict(e) for e in memory], "seconds": time.perf_counter() - started}
@@ -142,7 +157,13 @@ def update_exemplars(folder: EpisodeFolder, base: LearnerState, task: Task, fetc
 
 
 def evaluate(
-    folder: EpisodeFolder, base: LearnerState, task: Task, earlier: Sequence[Task], fetch: Fetch, params: Params
+    folder: EpisodeFolder,
+    base: LearnerState,
+    task: Task,
+    earlier: Sequence[Task],
+    fetch: Fetch,
+    params: Params,
+    on_progress: Progress | None = None,
 ) -> str:
     """Step 3: score the network on the test set of every task it knows, and write the next learner state.
 
@@ -154,15 +175,14 @@ def evaluate(
     """
     if folder.state_dir.is_dir() and folder.report_path.is_file():
         return state_digest(folder.state_dir)
-    torch.set_num_threads(params.run.threads)
-    grown = _grown_state(folder, base, task, params)
-    network = open_network(grown, params.run.device)
     started = time.perf_counter()
+    grown = _grown_state(folder, base, task, params)
+    network = _opened(grown, params)
     predicted, before, true = {}, {}, {}
     for known in (*earlier, task):
-        features = _center_features(network, known.test, fetch, params)
+        features = _center_features(folder, network, known.test, fetch, params, on_progress)
         with torch.no_grad():
-            predicted[known.name] = network.head(features).argmax(dim=1)
+            predicted[known.name] = network.head(features.to(network.device)).argmax(dim=1)
         if known is not task:
             before[known.name] = _base_answers(base, features)
         true[known.name] = torch.tensor(grown.classes.ids(known.test))
@@ -225,12 +245,12 @@ def _save_trained(
     directory: Path, network: Network, rows: Sequence[EpochRow], modules: int, seconds: Mapping[str, float]
 ) -> None:
     newest = network.branches - 1
-    branch = Branch("", *network.backbone.export_branch(newest), seed=0)
+    branch = Branch("", network.backbone.branch(newest).config, network.backbone.branch(newest).weights, seed=0)
     head = {"weight": network.head.weight.detach().cpu(), "bias": network.head.bias.detach().cpu()}
     record = {
         "curves": [asdict(row) for row in rows],
         "lora_modules": modules,
-        "trainable_parameters": sum(p.numel() for p in network.backbone.branch_parameters(newest)),
+        "trainable_parameters": sum(w.numel() for w in network.backbone.branch(newest).weights.values()),
         "seconds": dict(seconds),
     }
     with whole_directory(directory) as draft:
@@ -240,13 +260,37 @@ def _save_trained(
         (draft / "training.json").write_text(canonical_json(record))
 
 
-def _center_features(network: Network, samples: Sequence[Sample], fetch: Fetch, params: Params) -> Tensor:
-    """All branches' features of the images' centres, (N, K·D)."""
-    images = Images.load(samples, fetch(samples), network.crop, center_only=True)
-    centers = images.center()[:, 0]
-    return compute_features(
-        network, lambda rows: images.batch(rows.numpy(), centers[rows.numpy()]), len(samples), params.run.batch_size
-    )
+def _center_features(
+    folder: EpisodeFolder,
+    network: Network,
+    samples: Sequence[Sample],
+    fetch: Fetch,
+    params: Params,
+    on_progress: Progress | None = None,
+) -> Tensor:
+    """All branches' features of the images' centres, (N, K·D); images are read only for those that are not kept."""
+    store, branches, batch_size = FeatureStore(folder.features_dir), range(network.branches), params.run.batch_size
+    views = views_of([s.md5 for s in samples])
+    paths = cache(lambda: fetch(samples))
+
+    def read(indices: NDArray[np.int64]) -> Tensor:
+        part = [samples[i] for i in indices]
+        images = Images.load(part, paths(), network.crop, center_only=True)
+        return images.batch(range(len(part)), images.center()[:, 0])
+
+    store.keep(network, branches, views, read, batch_size, partial(_tell_kept, on_progress))
+    return torch.cat([kept.take() for kept in store.kept(network, branches, views, batch_size)], dim=1)
+
+
+def _tell_kept(on_progress: Progress | None, done: int, total: int) -> None:
+    if on_progress is not None:
+        on_progress(done, total, "asking the branches")
+
+
+def _opened(state: LearnerState, params: Params) -> Network:
+    """The state's network as the episode's parameters want it run."""
+    torch.set_num_threads(params.run.threads)
+    return open_network(state, params.run.device, mixed_precision=params.training.mixed_precision)
 
 
 def _device(name: str) -> torch.device:

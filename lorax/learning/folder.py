@@ -80,6 +80,11 @@ class EpisodeFolder:
         return self.root / "plan.json"
 
     @property
+    def features_dir(self) -> Path:
+        """What frozen branches said of images, kept for all episodes beside this one."""
+        return self.root.parent / "features"
+
+    @property
     def checkpoint_path(self) -> Path:
         return self.root / "training.safetensors"
 

@@ -1,8 +1,7 @@
 """Fitting the newest branch and the head, one epoch at a time, resumable after any epoch.
 
-Only one branch learns. What the older branches say of an image never changes, so it is computed once before the first
-epoch (`network/features.py`) and looked up after; a step costs one forward and one backward pass however many branches
-there are.
+Only one branch learns. What the older branches say of an image never changes, so it is looked up (`batches.py`); a step
+costs one forward and one backward pass however many branches there are.
 """
 
 from __future__ import annotations
@@ -21,9 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lorax.data.images import Images
 from lorax.errors import StateError
-from lorax.network.features import compute_features
+from lorax.learning.batches import TrainingSet
 from lorax.network.head import fresh_head
 from lorax.network.network import Network
 from lorax.params import RunParams, TrainingParams
@@ -45,39 +43,6 @@ class EpochRow:
 
 OnEpoch = Callable[[EpochRow, int], None]
 """Told each finished epoch and how many there are in all."""
-
-
-@dataclass(frozen=True)
-class TrainingSet:
-    """N images at V views each, and what is known of them before training starts."""
-
-    images: Images
-    labels: Tensor  # (N,) class ids
-    crops: np.ndarray  # (M, 3) the distinct crops among the views: image, top, left
-    lookup: Tensor  # (N, V) which crop is view v of image n
-    frozen: Tensor  # (M, (K-1)·D) what the frozen branches say of each crop
-
-    @classmethod
-    def build(cls, network: Network, images: Images, labels: Tensor, views: int, run: RunParams) -> TrainingSet:
-        """Draw the views, drop equal ones (an image of the crop's size has only one) and ask the frozen branches."""
-        offsets = images.offsets(views, run.seed)  # (N, V, 2)
-        rows = np.repeat(np.arange(len(images)), views)[:, None]
-        crops, lookup = np.unique(np.hstack([rows, offsets.reshape(-1, 2)]), axis=0, return_inverse=True)
-
-        def read(indices: Tensor) -> Tensor:
-            chosen = crops[indices.numpy()]
-            pixels: Tensor = images.batch(chosen[:, 0], chosen[:, 1:])
-            return pixels
-
-        frozen = compute_features(network, read, len(crops), run.batch_size, range(network.branches - 1))
-        return cls(images, labels, crops, torch.from_numpy(lookup.reshape(len(images), views)), frozen)
-
-    def batch(self, indices: Tensor, view: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Images (B, 3, crop, crop) as bytes, their frozen features (B, (K-1)·D) and labels (B,)."""
-        rows = self.lookup[indices, view % self.lookup.shape[1]]
-        crops = self.crops[rows.numpy()]
-        pixels = self.images.batch(crops[:, 0], crops[:, 1:])
-        return pixels, self.frozen[rows.to(self.frozen.device)], self.labels[indices]
 
 
 def learning_rate(epoch: int, peak: float, training: TrainingParams) -> float:
@@ -119,24 +84,27 @@ class Fit:
         outputs = 1 + network.head.out_features - old_classes if old_classes else 0
         self.diversity = fresh_head(network.backbone.width, outputs, generator).to(network.device)
         self.newest = network.branches - 1
-        branch = network.backbone.branch_parameters(self.newest)
-        self.parameters: list[nn.Parameter] = [*branch, *network.head.parameters(), *self.diversity.parameters()]
+        self.live = network.backbone.live_branch(self.newest)
+        network.head.requires_grad_(True)
+        heads = [*network.head.parameters(), *self.diversity.parameters()]
+        self.parameters: list[nn.Parameter] = [*self.live.parameters, *heads]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=self.peak, weight_decay=training.weight_decay)
 
     def run_epochs(self, data: TrainingSet, checkpoint: Path, on_epoch: OnEpoch | None = None) -> list[EpochRow]:
-        """Train to the last epoch, from the checkpoint's if there is one.
+        """Train to the last epoch, from the checkpoint's if there is one; the network then has what was learned.
 
         Raises:
             StateError: the checkpoint belongs to another fit.
             StorageError: the disk is full; the last whole checkpoint stays.
         """
         rows = self._resume(checkpoint)
-        with self.network.backbone.training_branch(self.newest):
-            for epoch in range(len(rows), self.training.epochs):
-                rows.append(self._epoch(data, epoch))
-                self._save(checkpoint, rows)
-                if on_epoch:
-                    on_epoch(rows[-1], self.training.epochs)
+        for epoch in range(len(rows), self.training.epochs):
+            rows.append(self._epoch(data, epoch))
+            self._save(checkpoint, rows)
+            if on_epoch:
+                on_epoch(rows[-1], self.training.epochs)
+        self.network.backbone.keep_branch(self.newest, self.live)
+        self.network.requires_grad_(False)
         return rows
 
     def _epoch(self, data: TrainingSet, epoch: int) -> EpochRow:
@@ -147,32 +115,36 @@ class Fit:
         started = time.perf_counter()
         totals = torch.zeros(3, dtype=torch.float64, device=self.network.device)
         seen = 0
-        for indices in self._batches(len(data.labels)):
-            pixels, frozen, labels = data.batch(indices, epoch)
-            totals += self._step(pixels, frozen, labels) * len(indices)
-            seen += len(indices)
+        for pixels, frozen, labels in data.batches(self._order(len(data.labels)), epoch):
+            totals += self.step(pixels, frozen, labels) * len(labels)
+            seen += len(labels)
         loss, diversity, right = (totals / max(seen, 1)).tolist()
         seconds = time.perf_counter() - started
         return EpochRow(epoch, loss, diversity, right, rate, seen / seconds, seconds)
 
-    def _batches(self, count: int) -> Sequence[Tensor]:
+    def _order(self, count: int) -> Sequence[Tensor]:
         batches = torch.randperm(count).split(self.training.batch_size)
         whole = [b for b in batches if len(b) == self.training.batch_size]
         return whole if self.training.drop_last and whole else batches
 
-    def _step(self, pixels: Tensor, frozen: Tensor, labels: Tensor) -> Tensor:
-        """One optimiser step; returns loss, diversity loss and share of right answers, (3,) in float64."""
-        device = self.network.device
-        labels = labels.to(device, non_blocking=True)
-        mixed = self.training.mixed_precision and device.type == "cuda"
-        with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
-            newest = self.network.backbone.feature(pixels.to(device, non_blocking=True), self.newest)  # (B, D)
-            logits = self.network.head(torch.cat([frozen, newest], dim=1))  # (B, C)
-            loss = F.cross_entropy(logits, labels)
-            diversity = torch.zeros((), device=device)
-            if self.old_classes:
-                among_new = (labels - self.old_classes + 1).clamp(min=0)  # 0: any old class, 1..: each new one
-                diversity = F.cross_entropy(self.diversity(newest), among_new)
+    def step(self, pixels: Tensor, frozen: Tensor, labels: Tensor) -> Tensor:
+        """One optimiser step.
+
+        Args:
+            pixels: (B, 3, crop, crop), bytes.
+            frozen: (B, (K-1)·D), what the older branches say of them.
+            labels: (B,) class ids.
+
+        Returns:
+            Loss, diversity loss and share of right answers, (3,) in float64.
+        """
+        newest = self.network.live_feature(self.live, pixels)  # (B, D)
+        logits = self.network.head(torch.cat([frozen, newest], dim=1))  # (B, C)
+        loss = F.cross_entropy(logits, labels)
+        diversity = torch.zeros((), device=self.network.device)
+        if self.old_classes:
+            among_new = (labels - self.old_classes + 1).clamp(min=0)  # 0: any old class, 1..: each new one
+            diversity = F.cross_entropy(self.diversity(newest), among_new)
         self.optimizer.zero_grad(set_to_none=True)
         (loss + self.training.diversity_weight * diversity).backward()
         self.optimizer.step()

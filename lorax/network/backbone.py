@@ -1,33 +1,34 @@
-"""The frozen vision transformer and its LoRA branches: the only room that knows timm and PEFT.
-
-What PEFT calls an adapter is called a branch everywhere else.
-"""
+"""The frozen vision transformer with its branches in it: the only room that knows timm."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
-import re
 import sys
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lorax.errors import BackboneError
+from lorax.network.branch import Branch, LiveBranch, fresh_branch
 from lorax.network.convit import use_fast_attention
 from lorax.params import BackboneParams, LoraParams
 
 SHIPPED = Path(__file__).parent / "weights" / "convit_small64.json"
 """Constructor arguments of the small ConViT that ships with the package; its weights lie beside it."""
+
+
+_IMAGES_A_PASS = {"cpu": 16, "cuda": 256}
+"""How many images, each counted once for every branch, a stacked pass holds: as long as larger passes are faster."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,20 @@ class BackboneIdentity:
         return cls(record["name"], record["arguments"], record["source"], record["sha256"], record["crop"], mean, std)
 
 
+@dataclass(frozen=True)
+class _Stack:
+    """Adapted weights (G, out, in) by layer, and whose they are: branches, device and number format."""
+
+    of: tuple[range, torch.device, torch.dtype] | None = None
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
+
+
 class Backbone(nn.Module):
     """A frozen timm vision transformer and its branches.
 
-    `width` is D. Images go in as bytes (B, 3, crop, crop), features come out as (B, D).
+    `width` is D. Images go in as bytes (B, 3, crop, crop), features come out as (B, K·D).
     """
 
-    model: Any  # timm's model, wrapped by PEFT from the first branch on
     mean: Tensor
     std: Tensor
 
@@ -63,29 +71,33 @@ class Backbone(nn.Module):
         super().__init__()
         self.identity = identity
         self.width = int(model.num_features)
-        self.branches = 0
-        self.model = model.requires_grad_(False).eval()
+        self.model: nn.Module = model.requires_grad_(False).eval()
+        self._branches: list[Branch] = []
+        self._linears = {
+            name: module
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Linear) and not name.endswith(".pos_proj")  # convit.py counts on these as they are
+        }
+        self._stack = _Stack()
         self.register_buffer("mean", torch.tensor(identity.mean).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(identity.std).view(1, 3, 1, 1) * 255, persistent=False)
 
-    def add_branch(self, lora: LoraParams, seed: int) -> int:
-        """Add a branch that starts as the frozen backbone: B is zero, A is drawn from `seed` alone.
+    @property
+    def branches(self) -> int:
+        """K."""
+        return len(self._branches)
 
-        Returns:
-            How many modules carry the branch.
+    def branch(self, k: int) -> Branch:
+        return self._branches[k]
+
+    def add_branch(self, lora: LoraParams, seed: int) -> Branch:
+        """Add a branch that starts as the frozen backbone: B is zero, A is drawn from `seed` alone.
 
         Raises:
             BackboneError: a target matches no module.
         """
-        matched = match_targets(self._plain_names(), lora.targets)
-        self._insert(_peft_config(lora))
-        generator = torch.Generator().manual_seed(seed)
-        for name, parameter in sorted(self.model.named_parameters()):
-            if f".lora_A.{_adapter(self.branches - 1)}." in name:
-                start = torch.empty(parameter.shape)
-                nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=generator)
-                parameter.data.copy_(start)
-        return len(matched)
+        self._branches.append(fresh_branch(lora, self._linears, seed))
+        return self._branches[-1]
 
     def load_branch(self, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
         """Add a branch from PEFT's configuration and weights.
@@ -93,122 +105,62 @@ class Backbone(nn.Module):
         Raises:
             BackboneError: the weights are not the ones that this configuration gives on this backbone.
         """
-        from peft import LoraConfig, set_peft_model_state_dict
+        self._branches.append(Branch(config, weights, self._linears))
 
-        self._insert(LoraConfig(**config))
-        expected = {name: tuple(value.shape) for name, value in self.export_branch(self.branches - 1)[1].items()}
-        found = {name: tuple(value.shape) for name, value in weights.items()}
-        if found != expected:
-            differing = sorted({n for n in expected | found if expected.get(n) != found.get(n)})[:3]
-            raise BackboneError(
-                f"a branch doesn't fit backbone {self.identity.name!r}: {differing} differ in name or shape. "
-                "Open the state with the backbone that it names."
-            )
-        set_peft_model_state_dict(self.model, dict(weights), adapter_name=_adapter(self.branches - 1))
+    def live_branch(self, k: int) -> LiveBranch:
+        """Branch k in a form that learns; `keep_branch` takes over what it learned."""
+        return LiveBranch(self.model, self._branches[k], self._normalised)
 
-    def export_branch(self, branch: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """PEFT's configuration and weights of one branch; tensors are copies on the CPU."""
-        from peft import get_peft_model_state_dict
+    def keep_branch(self, k: int, live: LiveBranch) -> None:
+        """Replace branch k by what `live` has learned."""
+        self._branches[k] = Branch(self._branches[k].config, live.export(), self._linears)
+        self._stack = _Stack()
 
-        config = self.model.peft_config[_adapter(branch)].to_dict()
-        weights = get_peft_model_state_dict(self.model, adapter_name=_adapter(branch), save_embedding_layers=False)
-        return json.loads(json.dumps(config, default=sorted)), {k: v.detach().cpu().clone() for k, v in weights.items()}
+    @torch.no_grad()
+    def features(self, images: Tensor, branches: range) -> Tensor:
+        """What some branches say of the images: bytes (B, 3, crop, crop) -> (B, K·D), float32, without dropout.
 
-    def branch_parameters(self, branch: int) -> list[nn.Parameter]:
-        """The LoRA factors of one branch, in the order of their names."""
-        mark = f".{_adapter(branch)}."
-        return [p for name, p in sorted(self.model.named_parameters()) if ".lora_" in name and mark in name]
+        As many branches as a pass has room for go together: all images once for each of them in one batch, the shared
+        weights applied to it as a whole, and each adapted weight, its LoRA merged in, to its own part.
+        """
+        pixels = self._normalised(images)
+        together = max(1, _IMAGES_A_PASS[images.device.type] // max(1, len(images)))
+        stack = self._stacked(branches)
+        parts = [self._pass(pixels, stack, range(i, min(i + together, len(branches))))
+                 for i in range(0, len(branches), together)]  # fmt: skip
+        return torch.cat(parts, dim=1).float()
 
-    @contextmanager
-    def training_branch(self, branch: int) -> Iterator[None]:
-        """Let gradients and LoRA dropout reach this branch and nothing else while the block runs."""
-        parameters = self.branch_parameters(branch)
-        name = _adapter(branch)
-        modules: list[Any] = list(self.model.modules())
-        dropouts = [m.lora_dropout[name] for m in modules if name in getattr(m, "lora_dropout", {})]
-        try:
-            for parameter in parameters:
-                parameter.requires_grad_(True)
-            for dropout in dropouts:
-                dropout.train()
-            yield
-        finally:
-            for parameter in parameters:
-                parameter.requires_grad_(False)
-            for dropout in dropouts:
-                dropout.eval()
-
-    def feature(self, images: Tensor, branch: int) -> Tensor:
-        """What one branch says of the images: bytes (B, 3, crop, crop) -> (B, D)."""
-        self._select(branch)
-        return self._forward(images)
-
+    @torch.no_grad()
     def plain_feature(self, images: Tensor) -> Tensor:
         """What the frozen backbone says without any branch: bytes (B, 3, crop, crop) -> (B, D)."""
-        with self.model.disable_adapter() if self.branches else nullcontext():
-            return self._forward(images)
+        feature: Tensor = self.model(self._normalised(images))
+        return feature
 
-    def _forward(self, images: Tensor) -> Tensor:
-        pixels = (images.to(self.mean.dtype) - self.mean) / self.std
-        out: Tensor = self.model(pixels)
-        return out
+    def _pass(self, pixels: Tensor, stack: _Stack, part: range) -> Tensor:
+        """One pass of the model over the branches `part` of a stack: (B, 3, crop, crop) -> (B, G·D)."""
+        count = len(part)
+        with _adapted(self._linears, {n: w[part.start : part.stop] for n, w in stack.weights.items()}):
+            out: Tensor = self.model(pixels.repeat(count, 1, 1, 1))
+        return out.view(count, len(pixels), -1).transpose(0, 1).reshape(len(pixels), -1)
 
-    def _insert(self, config: Any) -> None:
-        from peft import get_peft_model
+    def _stacked(self, branches: range) -> _Stack:
+        """The adapted weights of the given branches; the last answer is kept, since it is mostly asked for again."""
+        device = self.mean.device
+        mixed = torch.is_autocast_enabled(device.type)
+        dtype = torch.get_autocast_dtype(device.type) if mixed else torch.float32
+        wanted = (branches, device, dtype)
+        if self._stack.of != wanted:
+            chosen = [self._branches[k] for k in branches]
+            weights = {
+                name: torch.stack([branch.merged(name, linear.weight) for branch in chosen]).to(dtype)
+                for name, linear in self._linears.items()
+                if any(name in branch.layers for branch in chosen)
+            }
+            self._stack = _Stack(wanted, weights)
+        return self._stack
 
-        name = _adapter(self.branches)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PEFT warns of a second adapter, which is what this network is made of
-            if self.branches == 0:
-                self.model = get_peft_model(self.model, config, adapter_name=name)
-            else:
-                self.model.add_adapter(name, config)
-        self.model.requires_grad_(False).eval()
-        self.branches += 1
-
-    def _select(self, branch: int) -> None:
-        """Make one branch active; PEFT would turn its gradients on, so which parameters train is put back."""
-        if self.model.active_adapter == _adapter(branch):
-            return
-        trainable = [p for p in self.model.parameters() if p.requires_grad]
-        self.model.set_adapter(_adapter(branch))
-        self.model.requires_grad_(False)
-        for parameter in trainable:
-            parameter.requires_grad_(True)
-
-    def _plain_names(self) -> list[str]:
-        """Names of the linear layers as timm calls them, whatever PEFT has wrapped around them."""
-        names = set()
-        for name, module in self.model.named_modules():
-            if isinstance(module, nn.Linear) and ".lora_" not in name:
-                names.add(name.removeprefix("base_model.model.").removesuffix(".base_layer"))
-        return sorted(names)
-
-
-def _adapter(branch: int) -> str:
-    """PEFT's name of a branch: padded, since PEFT looks names up as parts of longer ones ("1" in "blocks.1.attn")."""
-    return f"branch{branch:04d}"
-
-
-def match_targets(names: Sequence[str], targets: Sequence[str]) -> list[str]:
-    """The names that at least one full-match regular expression of `targets` matches.
-
-    Raises:
-        BackboneError: one of the targets is no regular expression, or matches nothing.
-    """
-    matched: set[str] = set()
-    for target in targets:
-        try:
-            hits = [name for name in names if re.fullmatch(target, name)]
-        except re.error as error:
-            raise BackboneError(f"LoRA target {target!r} is not a regular expression: {error}.") from error
-        if not hits:
-            raise BackboneError(
-                f"LoRA target {target!r} matches none of the backbone's {len(names)} linear layers, such as "
-                f"{names[:8]}. Change lora.targets in params.yaml (full-match regular expressions)."
-            )
-        matched.update(hits)
-    return sorted(matched)
+    def _normalised(self, images: Tensor) -> Tensor:
+        return (images.to(self.mean.dtype) - self.mean) / self.std
 
 
 def open_backbone(params: BackboneParams) -> Backbone:
@@ -305,17 +257,25 @@ def _weights_sha256(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _peft_config(lora: LoraParams) -> Any:
-    from peft import LoraConfig
+@contextmanager
+def _adapted(linears: Mapping[str, nn.Linear], weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Let some layers apply a stack of weights (G, out, in) to inputs (G·B, T, in) while the block runs."""
+    try:
+        for name, stacked in weights.items():
+            linears[name].forward = partial(_apply_stack, stacked, linears[name].bias)  # type: ignore[method-assign]
+        yield
+    finally:
+        for name in weights:
+            linears[name].__dict__.pop("forward", None)
 
-    return LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules="|".join(f"(?:{target})" for target in lora.targets),
-        bias="none",
-        inference_mode=True,
-    )
+
+def _apply_stack(weights: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
+    """Each weight of (G, out, in) to its part of x (G·B, ..., in)."""
+    if len(weights) == 1:
+        return F.linear(x, weights[0], bias)
+    parts = x.reshape(len(weights), -1, x.shape[-1])
+    out = torch.bmm(parts, weights.mT)
+    return (out if bias is None else out + bias).view(*x.shape[:-1], -1)
 
 
 def import_timm() -> Any:

@@ -7,6 +7,8 @@ softmaxes, so each row sums to 1 and so does the mix: timm's last normalisation 
 
 where the positional map P depends on frozen weights only. P is computed once, and the content part runs fused.
 
+Of the last block only the class token is read, so its attention has one query and its MLP one token.
+
 Source: d'Ascoli et al., ConViT (arXiv 2103.10697), equations 6-8, for what is computed.
 """
 
@@ -32,6 +34,8 @@ def use_fast_attention(model: nn.Module) -> int:
     modules: list[Any] = list(model.modules())
     for module in modules:
         kind = type(module).__name__
+        if kind == "ConVit":
+            _read_only_the_class_token(module)
         if kind not in ("GPSA", "MHSA") or module.attn_drop.p > 0:
             continue
         if kind == "MHSA":
@@ -45,6 +49,13 @@ def use_fast_attention(model: nn.Module) -> int:
             continue
         fast += 1
     return fast
+
+
+def _read_only_the_class_token(model: Any) -> None:
+    """Let the last block give (B, 1, D) where the model's feature is the class token."""
+    last = model.blocks[-1]
+    if model.global_pool == "token" and type(last.attn).__name__ == "MHSA" and not last.attn.attn_drop.p:
+        last.forward = types.MethodType(_class_token_forward, last)
 
 
 def _keep_positional_map(module: Any, tokens: int) -> None:
@@ -69,6 +80,18 @@ def _gpsa_forward(self: Any, x: Tensor) -> Tensor:
     mixed = self.content_share.to(v.dtype) * content + self.gated_positions.to(v.dtype) @ v
     mixed = mixed.transpose(1, 2).reshape(batch, tokens, width)
     out: Tensor = self.proj_drop(self.proj(mixed))
+    return out
+
+
+def _class_token_forward(self: Any, x: Tensor) -> Tensor:
+    """(B, T, D) -> (B, 1, D), what the whole block gives for the first token."""
+    batch, tokens, width = x.shape
+    attn = self.attn
+    shape = (batch, tokens, attn.num_heads, width // attn.num_heads)
+    q, k, v = (part.reshape(shape).transpose(1, 2) for part in attn.qkv(self.norm1(x)).chunk(3, dim=-1))
+    mixed = F.scaled_dot_product_attention(q[:, :, :1], k, v, scale=attn.scale).transpose(1, 2).reshape(batch, 1, width)
+    x = x[:, :1] + self.drop_path(attn.proj_drop(attn.proj(mixed)))
+    out: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
     return out
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lorax.network.backbone import Backbone
+from lorax.network.branch import LiveBranch
 from lorax.network.head import fresh_head, grown_head
 from lorax.params import LoraParams
 
@@ -13,18 +14,24 @@ from lorax.params import LoraParams
 class Network(nn.Module):
     """K branches on one backbone and a head over their concatenated features (K·D wide).
 
+    Args:
+        backbone: with its branches.
+        head: (C, K·D).
+        mixed_precision: matrix products in bfloat16 (autocast), for features and in training alike.
+
     Source: LoRAX (arXiv 2504.08149), section "method".
     """
 
-    def __init__(self, backbone: Backbone, head: nn.Linear) -> None:
+    def __init__(self, backbone: Backbone, head: nn.Linear, *, mixed_precision: bool = False) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
+        self.mixed_precision = mixed_precision
 
     @classmethod
-    def empty(cls, backbone: Backbone) -> Network:
+    def empty(cls, backbone: Backbone, *, mixed_precision: bool = False) -> Network:
         """A network that knows nothing yet: no branch, no class."""
-        return cls(backbone, fresh_head(0, 0, torch.Generator()))
+        return cls(backbone, fresh_head(0, 0, torch.Generator()), mixed_precision=mixed_precision)
 
     @property
     def branches(self) -> int:
@@ -47,21 +54,34 @@ class Network(nn.Module):
             How many modules carry the new branch.
         """
         device = self.device
-        modules = self.backbone.add_branch(lora, branch_seed)
+        branch = self.backbone.add_branch(lora, branch_seed)
         generator = torch.Generator().manual_seed(head_seed)
         self.head = grown_head(self.head.cpu(), self.backbone.width, classes, generator)
         self.to(device)
-        return modules
+        return len(branch.layers)
+
+    def autocast(self) -> torch.autocast:
+        """The block in which matrix products have the network's precision."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed_precision)
 
     def features(self, images: Tensor, branches: range | None = None) -> Tensor:
-        """Concatenated features of the given branches (default all): bytes (B, 3, crop, crop) -> (B, K·D)."""
+        """Concatenated features of the given branches (default all): bytes (B, 3, crop, crop) -> (B, K·D).
+
+        They are float32 on the network's device, without gradients or dropout.
+        """
         chosen = range(self.branches) if branches is None else branches
         if not chosen:
-            return torch.zeros(len(images), 0, device=images.device)
-        return torch.cat([self.backbone.feature(images, k) for k in chosen], dim=1)
+            return torch.zeros(len(images), 0, device=self.device)
+        with self.autocast():
+            return self.backbone.features(images.to(self.device, non_blocking=True), chosen)
+
+    def live_feature(self, live: LiveBranch, images: Tensor) -> Tensor:
+        """What the learning branch says, with gradients: bytes (B, 3, crop, crop) -> (B, D), float32."""
+        with self.autocast():
+            return live(images.to(self.device, non_blocking=True)).float()
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
         """Probabilities of every class seen: bytes (B, 3, crop, crop) -> (B, C)."""
-        logits: Tensor = self.head(self.features(images.to(self.device)))
+        logits: Tensor = self.head(self.features(images))
         return logits.softmax(dim=1)

@@ -10,8 +10,10 @@ import torch
 
 from lorax.data.images import Images
 from lorax.errors import StateError
+from lorax.learning.batches import TrainingSet
 from lorax.learning.episode import base_state, open_network
-from lorax.learning.training import EpochRow, Fit, TrainingSet, learning_rate
+from lorax.learning.training import EpochRow, Fit, learning_rate
+from lorax.network.features import FeatureStore
 from lorax.params import Params, TrainingParams
 
 PAPER = TrainingParams(epochs=50, warmup_epochs=5, warmup_rate=1e-4, minimum_rate=1e-5)
@@ -34,15 +36,15 @@ def test_in_later_tasks_the_cosine_falls_to_its_floor() -> None:
     assert rates[49] == pytest.approx(1e-5, rel=0.02)
 
 
-def _fit(stream, params: Params) -> tuple[Fit, TrainingSet]:
+def _fit(stream, params: Params, folder: Path) -> tuple[Fit, TrainingSet]:
     state = base_state(None, params)
     network = open_network(state, "cpu")
     network.grow(params.lora, 2, branch_seed=0, head_seed=0)
-    network.head.requires_grad_(True)
     samples = stream.tasks[0].train
     images = Images.load(samples, stream.fetch(samples), network.crop)
     labels = torch.tensor([s.class_index for s in samples])
-    return Fit(network, 0, params.training, params.run, 0), TrainingSet.build(network, images, labels, 2, params.run)
+    data = TrainingSet.build(network, images, labels, 2, params.run, FeatureStore(folder / "features"))
+    return Fit(network, 0, params.training, params.run, 0), data
 
 
 def _result(fit: Fit) -> list[torch.Tensor]:
@@ -50,7 +52,7 @@ def _result(fit: Fit) -> list[torch.Tensor]:
 
 
 def test_training_resumed_after_any_epoch_ends_in_the_same_bits(stream, params: Params, tmp_path: Path) -> None:
-    whole, data = _fit(stream, params)
+    whole, data = _fit(stream, params, tmp_path)
     whole.run_epochs(data, tmp_path / "whole.safetensors")
 
     class KilledError(Exception):
@@ -59,10 +61,10 @@ def test_training_resumed_after_any_epoch_ends_in_the_same_bits(stream, params: 
     def kill(row: EpochRow, epochs: int) -> None:
         raise KilledError
 
-    first, data = _fit(stream, params)
+    first, data = _fit(stream, params, tmp_path)
     with pytest.raises(KilledError):
         first.run_epochs(data, tmp_path / "cut.safetensors", kill)
-    second, data = _fit(stream, params)
+    second, data = _fit(stream, params, tmp_path)
     seen: list[int] = []
     rows = second.run_epochs(data, tmp_path / "cut.safetensors", lambda row, epochs: seen.append(row.epoch))
     assert seen == [1]
@@ -71,7 +73,7 @@ def test_training_resumed_after_any_epoch_ends_in_the_same_bits(stream, params: 
 
 
 def test_training_moves_the_newest_branch(stream, params: Params, tmp_path: Path) -> None:
-    fit, data = _fit(stream, params)
+    fit, data = _fit(stream, params, tmp_path)
     before = _result(fit)
     rows = fit.run_epochs(data, tmp_path / "checkpoint.safetensors")
     assert all(not torch.equal(a, b) for a, b in zip(before, _result(fit), strict=True))
@@ -80,21 +82,21 @@ def test_training_moves_the_newest_branch(stream, params: Params, tmp_path: Path
 
 def test_a_checkpoint_of_another_fit_is_refused(stream, params: Params, tmp_path: Path) -> None:
     (tmp_path / "checkpoint.safetensors").write_bytes(b"not a checkpoint")
-    fit, data = _fit(stream, params)
+    fit, data = _fit(stream, params, tmp_path)
     with pytest.raises(StateError, match="can't be resumed"):
         fit.run_epochs(data, tmp_path / "checkpoint.safetensors")
 
 
-def test_equal_views_are_computed_once(stream, params: Params) -> None:
-    fit, data = _fit(stream, params)
+def test_equal_views_are_computed_once(stream, params: Params, tmp_path: Path) -> None:
+    fit, data = _fit(stream, params, tmp_path)
     assert data.lookup.shape == (20, 2)
     one = Images.load(data.images.samples[:1], stream.fetch(data.images.samples[:1]), 16)  # 20 x 18 pixels: 15 crops
-    crops = TrainingSet.build(fit.network, one, torch.tensor([0]), 200, params.run).crops
-    assert len(crops) == 15
+    store = FeatureStore(tmp_path / "features")
+    assert len(TrainingSet.build(fit.network, one, torch.tensor([0]), 200, params.run, store).crops) == 15
 
 
-def test_an_incomplete_last_batch_can_be_left_out(stream, params: Params) -> None:
-    fit, _ = _fit(stream, params)
+def test_an_incomplete_last_batch_can_be_left_out(stream, params: Params, tmp_path: Path) -> None:
+    fit, _ = _fit(stream, params, tmp_path)
     fit.training = fit.training.model_copy(update={"drop_last": True})
-    assert [len(b) for b in fit._batches(20)] == [8, 8]
-    assert [len(b) for b in fit._batches(5)] == [5]  # nothing would be left
+    assert [len(b) for b in fit._order(20)] == [8, 8]
+    assert [len(b) for b in fit._order(5)] == [5]  # nothing would be left

@@ -9,7 +9,8 @@ import safetensors.torch
 import torch
 
 from lorax.network.backbone import Backbone, import_timm, open_backbone
-from lorax.params import BackboneParams
+from lorax.network.branch import Branch
+from lorax.params import BackboneParams, LoraParams
 
 timm = import_timm()  # before any test module imports PEFT, which imports torchvision too
 
@@ -40,3 +41,14 @@ def images() -> torch.Tensor:
 @pytest.fixture
 def weights_path(tiny_backbone_params: BackboneParams) -> Path:
     return Path(tiny_backbone_params.weights)
+
+
+def learned_branch(backbone: Backbone, lora: LoraParams, number: int) -> Branch:
+    """Add a branch that says something else than the backbone, as if it had learned."""
+    backbone.add_branch(lora, seed=number)
+    live = backbone.live_branch(backbone.branches - 1)
+    generator = torch.Generator().manual_seed(number)
+    for parameter in live.parameters:
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    backbone.keep_branch(backbone.branches - 1, live)
+    return backbone.branch(backbone.branches - 1)

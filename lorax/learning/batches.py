@@ -1,0 +1,88 @@
+"""What a training step is given: images, what the frozen branches say of them, labels; each batch is ready in time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lorax.data.images import Images
+from lorax.network.features import FeatureStore, Kept, OnKept, Views, views_of
+from lorax.network.network import Network
+from lorax.params import RunParams
+
+Batch = tuple[Tensor, Tensor, Tensor]
+"""Images (B, 3, crop, crop) as bytes, their frozen features (B, (K-1)·D), labels (B,): all on the network's device."""
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """N images at V views each, and what is known of them before training starts."""
+
+    images: Images
+    labels: Tensor  # (N,) class ids
+    crops: NDArray[np.int64]  # (M, 3) the distinct crops among the views: image, top, left
+    lookup: NDArray[np.int64]  # (N, V) which crop is view v of image n
+    frozen: Sequence[Kept]  # of each frozen branch, what it says of each crop
+    device: torch.device
+
+    @classmethod
+    def build(
+        cls,
+        network: Network,
+        images: Images,
+        labels: Tensor,
+        views: int,
+        run: RunParams,
+        store: FeatureStore,
+        on_kept: OnKept | None = None,
+    ) -> TrainingSet:
+        """Draw the views, drop equal ones (an image of the crop's size has only one) and ask the frozen branches."""
+        offsets = images.offsets(views, run.seed)  # (N, V, 2)
+        rows = np.repeat(np.arange(len(images)), views)[:, None]
+        crops, lookup = np.unique(np.hstack([rows, offsets.reshape(-1, 2)]), axis=0, return_inverse=True)
+        names, older = view_names(images, crops), range(network.branches - 1)
+        store.keep(network, older, names, lambda i: images.batch(crops[i, 0], crops[i, 1:]), run.batch_size, on_kept)
+        frozen = store.kept(network, older, names, run.batch_size)
+        return cls(images, labels, crops, lookup.reshape(len(images), views), frozen, network.device)
+
+    def batches(self, order: Sequence[Tensor], view: int) -> Iterator[Batch]:
+        """The batches of an epoch, each made ready while the one before is in use.
+
+        Args:
+            order: indices of the images of each batch.
+            view: which view is shown, modulo V.
+        """
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            coming = None
+            for indices in order:
+                current, coming = coming, pool.submit(self._batch, indices.numpy(), view)
+                if current is not None:
+                    yield current.result()
+            if coming is not None:
+                yield coming.result()
+
+    def _batch(self, indices: NDArray[np.int64], view: int) -> Batch:
+        rows = self.lookup[indices, view % self.lookup.shape[1]]
+        pixels = self.images.batch(self.crops[rows, 0], self.crops[rows, 1:])
+        parts = [kept.take(rows) for kept in self.frozen]
+        frozen = torch.cat(parts, dim=1) if parts else torch.zeros(len(rows), 0)
+        return self._moved(pixels), self._moved(frozen), self._moved(self.labels[indices])
+
+    def _moved(self, tensor: Tensor) -> Tensor:
+        """On the device; from pinned memory the copy to a GPU runs beside the step before."""
+        if self.device.type == "cuda" and tensor.device.type == "cpu":
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True)
+
+
+def view_names(images: Images, crops: NDArray[np.int64]) -> Views:
+    """Names of crops (M, 3) of image, top, left; the crop at the centre goes by the centre's name."""
+    md5s = [images.samples[image].md5 for image in crops[:, 0]]
+    at_center = (images.center()[crops[:, 0], 0] == crops[:, 1:]).all(axis=1)
+    return np.where(at_center, views_of(md5s), views_of(md5s, crops[:, 1:]))

@@ -1,0 +1,190 @@
+"""One branch: a LoRA in PEFT's format, frozen or learning. The only room that knows PEFT.
+
+A frozen branch is plain tensors; merged into the backbone's weights it costs nothing at all, and PEFT, whose import
+takes seconds, is not needed. The one branch that learns is PEFT's own model. What PEFT calls an adapter is called a
+branch everywhere else.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lorax.errors import BackboneError
+from lorax.params import LoraParams
+
+_ADAPTER = "default"
+_PREFIX = "base_model.model."  # of every name in PEFT's files
+_UNUSUAL = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "fan_in_fan_out", "lora_bias", "modules_to_save")
+
+
+class Branch:
+    """A LoRA over some linear layers of a backbone: W x becomes W x + scale · B A x.
+
+    Args:
+        config: PEFT's configuration (adapter_config.json).
+        weights: PEFT's tensors by PEFT's names (adapter_model.safetensors).
+        linears: the backbone's linear layers by name.
+
+    Raises:
+        BackboneError: the weights are not the ones that this configuration gives on these layers.
+
+    Source: Hu et al., LoRA (arXiv 2106.09685), section 4.1.
+    """
+
+    def __init__(
+        self, config: Mapping[str, Any], weights: Mapping[str, Tensor], linears: Mapping[str, nn.Linear]
+    ) -> None:
+        self.config, self.weights = dict(config), dict(weights)
+        self.scale = float(config["lora_alpha"]) / int(config["r"])
+        self.layers = match_targets(sorted(linears), [config["target_modules"]])
+        _check_fits(self.config, self.weights, {name: linears[name] for name in self.layers})
+
+    @cached_property
+    def digest(self) -> str:
+        """One hash for the same branch: over its configuration, and its tensors' names, shapes and values."""
+        digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
+        for name, value in sorted(self.weights.items()):
+            digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def merged(self, layer: str, weight: Tensor) -> Tensor:
+        """The layer's weight (out, in) with this branch in it; the weight itself where the branch adapts nothing."""
+        if layer not in self.layers:
+            return weight
+        a, b = (self.weights[_name(layer, factor)].to(weight.device) for factor in "AB")  # (r, in), (out, r)
+        return torch.addmm(weight, b, a, alpha=self.scale)
+
+
+class LiveBranch:
+    """The branch that learns: PEFT's model around a backbone whose weights it shares.
+
+    `parameters` are the LoRA factors, the only ones with gradients, in the order of their names.
+
+    Args:
+        model: the backbone's.
+        branch: where to start from.
+        normalised: turns images into what the model takes.
+    """
+
+    def __init__(self, model: nn.Module, branch: Branch, normalised: Callable[[Tensor], Tensor]) -> None:
+        from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+
+        self._normalised = normalised
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a model that has no configuration of its own
+            self._model: Any = get_peft_model(_sharing(model), LoraConfig(**branch.config), adapter_name=_ADAPTER)
+        set_peft_model_state_dict(self._model, dict(branch.weights), adapter_name=_ADAPTER)
+        self._model.requires_grad_(False).eval()
+        named = sorted((n, p) for n, p in self._model.named_parameters() if ".lora_" in n)
+        self.parameters: list[nn.Parameter] = [p.requires_grad_(True) for _, p in named]
+        for name, module in self._model.named_modules():
+            if ".lora_dropout." in name:
+                module.train()
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Bytes (B, 3, crop, crop) -> (B, D), with gradients and LoRA dropout."""
+        feature: Tensor = self._model(self._normalised(images))
+        return feature
+
+    def export(self) -> dict[str, Tensor]:
+        """The tensors as they are now, by PEFT's names; copies."""
+        from peft import get_peft_model_state_dict
+
+        found = get_peft_model_state_dict(self._model, adapter_name=_ADAPTER, save_embedding_layers=False)
+        return {name: value.detach().clone() for name, value in found.items()}
+
+
+def fresh_branch(lora: LoraParams, linears: Mapping[str, nn.Linear], seed: int) -> Branch:
+    """A branch that starts as the frozen backbone: B is zero, A is drawn from `seed` alone.
+
+    Raises:
+        BackboneError: a target is no regular expression, or matches nothing.
+    """
+    layers = match_targets(sorted(linears), lora.targets)
+    generator = torch.Generator().manual_seed(seed)
+    weights = {}
+    for layer in layers:
+        linear = linears[layer]
+        start = torch.empty(lora.rank, linear.in_features)
+        nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=generator)
+        weights[_name(layer, "A")] = start
+        weights[_name(layer, "B")] = torch.zeros(linear.out_features, lora.rank)
+    return Branch(_config(lora), weights, linears)
+
+
+def match_targets(names: Sequence[str], targets: Sequence[str]) -> list[str]:
+    """The names that at least one full-match regular expression of `targets` matches, sorted.
+
+    Raises:
+        BackboneError: one of the targets is no regular expression, or matches nothing.
+    """
+    matched: set[str] = set()
+    for target in targets:
+        try:
+            hits = [name for name in names if re.fullmatch(target, name)]
+        except re.error as error:
+            raise BackboneError(f"LoRA target {target!r} is not a regular expression: {error}.") from error
+        if not hits:
+            raise BackboneError(
+                f"LoRA target {target!r} matches none of the backbone's {len(names)} linear layers, such as "
+                f"{names[:8]}. Change lora.targets in params.yaml (full-match regular expressions)."
+            )
+        matched.update(hits)
+    return sorted(matched)
+
+
+def _name(layer: str, factor: str) -> str:
+    return f"{_PREFIX}{layer}.lora_{factor}.weight"
+
+
+def _config(lora: LoraParams) -> dict[str, Any]:
+    """PEFT's configuration as its own writer gives it, with lists in place of sets."""
+    from peft import LoraConfig
+
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules="|".join(f"(?:{target})" for target in lora.targets),
+        bias="none",
+        inference_mode=True,
+    )
+    record: dict[str, Any] = json.loads(json.dumps(config.to_dict(), default=sorted))
+    return record
+
+
+def _check_fits(config: Mapping[str, Any], weights: Mapping[str, Tensor], linears: Mapping[str, nn.Linear]) -> None:
+    if unusual := [key for key in _UNUSUAL if config.get(key)] + ["bias"] * (config.get("bias", "none") != "none"):
+        raise BackboneError(
+            f"a branch's adapter_config.json asks for {unusual[0]}: {config[unusual[0]]!r}, which is no plain LoRA. "
+            "Fetch the model version again, or restore it from a copy."
+        )
+    expected = {}
+    for layer, linear in linears.items():
+        expected[_name(layer, "A")] = (config["r"], linear.in_features)
+        expected[_name(layer, "B")] = (linear.out_features, config["r"])
+    found = {name: tuple(value.shape) for name, value in weights.items()}
+    if found != expected:
+        differing = sorted({n for n in expected | found if expected.get(n) != found.get(n)})[:3]
+        raise BackboneError(
+            f"a branch doesn't fit the backbone: {differing} differ in name or shape. "
+            "Open the state with the backbone that it names."
+        )
+
+
+def _sharing(model: nn.Module) -> nn.Module:
+    """A copy of the model's structure, for PEFT to change, around the same tensors."""
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())})
