@@ -1,92 +1,98 @@
-"""One training step at K branches: as published (every branch forward and backward, through PEFT) against ours.
+"""One training step at K branches: as published (every branch forward and backward) against ours (only the newest).
 
-ConViT-Tiny at 224 px, batch 8, on this CPU. The published step is written here from facts: it switches PEFT's active
-adapter for every branch, which turns gradients on for all of them, and keeps timm's own attention.
+Ours is given the frozen branches' features; what it takes to have them is part of episode.py.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from measure import alternate, report
+from measure import Work, alternate, report
+from published import PublishedFit
+from setting import CLASSES, Setting, add_options, opened, result_name
 
-from lorax.network.backbone import Backbone, BackboneIdentity, import_timm
-from lorax.network.convit import use_fast_attention
-from lorax.network.network import Network
-from lorax.params import LoraParams
-
-LORA = LoraParams(rank=64, alpha=16, dropout=0.1, targets=(r"blocks\.\d+\.attn\.(qk|v)",))
-BATCH, CLASSES = 8, 2
+from lorax.learning.training import Fit
 
 
-def published(branches: int):
-    """The published step: K forward and K backward passes."""
-    from peft import LoraConfig, get_peft_model
-
-    model = import_timm().create_model("convit_tiny", pretrained=False, num_classes=0)
-    width = model.num_features
-    config = LoraConfig(r=LORA.rank, lora_alpha=LORA.alpha, lora_dropout=0.1, target_modules=LORA.targets[0])
-    model = get_peft_model(model, config, adapter_name="branch0000")
-    for k in range(1, branches):
-        model.add_adapter(f"branch{k:04d}", config)
-    model.train()
-    head = torch.nn.Linear(branches * width, branches * CLASSES)
-    optimizer = torch.optim.AdamW([*model.parameters(), *head.parameters()], lr=1e-4)
-    images = torch.randn(BATCH, 3, 224, 224)
-    labels = torch.randint(0, branches * CLASSES, (BATCH,))
-
-    def step() -> None:
-        features = []
-        for k in range(branches):
-            model.set_adapter(f"branch{k:04d}")
-            features.append(model(images))
-        loss = F.cross_entropy(head(torch.cat(features, dim=1)), labels)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-
-    return step
+def published_step(setting: Setting, branches: int, batch: int) -> Work:
+    params = setting.params(f"training.batch_size={batch}")
+    network = setting.published(params, branches)
+    fit = PublishedFit(network, (branches - 1) * CLASSES, params, branches - 1)
+    pixels = network.normalised(setting.images(batch))
+    labels = torch.randint(0, branches * CLASSES, (batch,), device=setting.device)
+    return lambda: fit.step(pixels, labels)
 
 
-def ours(branches: int):
-    """Our step: one forward and one backward pass; the frozen branches' features are looked up."""
-    model = import_timm().create_model("convit_tiny", pretrained=False, num_classes=0)
-    use_fast_attention(model)
-    backbone = Backbone(model, BackboneIdentity("convit_tiny", {}, "hub", "", 224, (0.5,) * 3, (0.5,) * 3))
-    network = Network.empty(backbone)
-    for _ in range(branches):
-        network.grow(LORA, CLASSES, branch_seed=0, head_seed=0)
-    parameters = [*backbone.branch_parameters(branches - 1), *network.head.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-4)
-    images = torch.randint(0, 256, (BATCH, 3, 224, 224), dtype=torch.uint8)
-    frozen = torch.randn(BATCH, (branches - 1) * backbone.width)
-    labels = torch.randint(0, branches * CLASSES, (BATCH,))
+def our_step(setting: Setting, branches: int, batch: int) -> Work:
+    params = setting.params(f"training.batch_size={batch}")
+    network = setting.ours(params, branches)
+    fit = Fit(network, (branches - 1) * CLASSES, params.training, params.run, branches - 1)
+    pixels = setting.images(batch)
+    frozen = torch.randn(batch, (branches - 1) * network.backbone.width, device=setting.device)
+    labels = torch.randint(0, branches * CLASSES, (batch,), device=setting.device)
+    return lambda: fit.step(pixels, frozen, labels)
 
-    def step() -> None:
-        with backbone.training_branch(branches - 1):
-            logits = network.head(torch.cat([frozen, backbone.feature(images, branches - 1)], dim=1))
-            loss = F.cross_entropy(logits, labels)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
 
-    return step
+STEPS = {"published": published_step, "ours": our_step}
+
+
+def memory_mib(way: str, arguments: argparse.Namespace, branches: int, batch: int) -> float:
+    """How far a fresh process grows while it does two steps, above what it had once the model was built."""
+    options = ["--crop", str(arguments.crop), "--model", arguments.model, "--threads", str(arguments.threads)]
+    sizes = ["--branches", str(branches), "--batch", str(batch), "--memory-of", way]
+    done = subprocess.run([sys.executable, __file__, *options, *sizes], check=True, capture_output=True, text=True)
+    return float(json.loads(done.stdout.splitlines()[-1]))
+
+
+def growth_mib(work: Work) -> float:
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew at what there is now
+    before = _resident_mib("VmRSS")
+    work()
+    work()  # the first step makes the optimiser's state
+    return _resident_mib("VmHWM") - before
+
+
+def _resident_mib(name: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{name}:"))
+
+
+def measured(setting: Setting, arguments: argparse.Namespace) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    most, least, rounds = max(arguments.branches), min(arguments.branches), arguments.rounds
+    for batch in arguments.batch:
+        for k in arguments.branches:
+            published, ours = (step(setting, k, batch) for step in STEPS.values())
+            rows.append({"branches": k, "batch": batch, **setting.compare(batch, published, ours, rounds)})
+        growing = alternate(our_step(setting, most, batch), our_step(setting, least, batch), rounds)
+        shown = {name: growing[name] for name in ("ratio", "ratio_low", "ratio_high", "load_before")}
+        rows.append({"what": f"ours, {most} branches / {least}", "batch": batch, **shown})
+        if setting.device.type == "cpu":
+            k = arguments.memory_branches
+            mib = {f"{way}_peak_mib": memory_mib(way, arguments, k, batch) for way in STEPS}
+            ratio = mib["published_peak_mib"] / mib["ours_peak_mib"]
+            rows.append({"what": f"memory, {k} branches", "batch": batch, **mib, "ratio": ratio})
+    return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--branches", type=int, nargs="+", default=[1, 2, 4, 8, 12])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser, batch=[8], branches=[1, 2, 4, 8, 12], rounds=5)
+    parser.add_argument("--memory-branches", type=int, default=8)
+    parser.add_argument("--memory-of", choices=list(STEPS), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    torch.manual_seed(0)
-    torch.set_num_threads(2)
-    rows = [{"branches": k, **alternate(published(k), ours(k), arguments.rounds)} for k in arguments.branches]
-    report("training_step", rows)
-    print(
-        f"ours, {rows[-1]['branches']} branches / {rows[0]['branches']}: {rows[-1]['ours_s'] / rows[0]['ours_s']:.3f}"
-    )
+    with opened(arguments) as setting:
+        if arguments.memory_of:
+            step = STEPS[arguments.memory_of](setting, arguments.branches[0], arguments.batch[0])
+            print(json.dumps(growth_mib(step)))
+            return
+        rows = measured(setting, arguments)
+    report(result_name("training_step", arguments), rows)
 
 
 if __name__ == "__main__":
