@@ -42,13 +42,13 @@ def run(root: Path, prefect_port: int | None, mlflow_port: int | None, out: Cons
         _learn_on_a_worker(workspace, params, to_land, is_waiting=is_waiting, err=err)
     if not to_land and not is_waiting:
         out.print("nothing to learn: the champion knows every landed task.")
-    tables.print_champion(reconcile.open_registry(workspace, params), out)
+    tables.print_champion(reconcile.look(workspace, params), out)
     if to_land or is_waiting:
         _compare(workspace, params, out, err)
     found = services.status(workspace, params)
     tables.print_pages(found, out)
     if found.mlflow.is_ready:
-        timeline = reconcile.open_registry(workspace, params).pages()["timeline"]
+        timeline = reconcile.look(workspace, params, found.mlflow).pages()["timeline"]
         out.print(f"A curve per task over the episodes: {timeline}", markup=False)
 
 

@@ -24,7 +24,7 @@ def record(workspace: Workspace, params: Params, numbers: Sequence[int], console
     Raises:
         RegistryError: there is no such version, or MLflow doesn't answer.
     """
-    registry = reconcile.open_registry(workspace, params)
+    registry = reconcile.look(workspace, params)
     versions = [registry.version(number) for number in numbers]
     states = [load_state(running.state_dir(workspace, params, number, console)) for number in numbers]
     parameters = [_flat(state.parameters) for state in states]

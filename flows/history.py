@@ -12,13 +12,13 @@ from rich.tree import Tree
 
 from flows.records import brief, entry_record, hold_line, hold_record, version_record
 from lorax.errors import RegistryError
-from lorax.registry import CHAMPION, Registry
+from lorax.registry import CHAMPION, Look
 
 _MOVES = {"promoted": "promoted", "rolled back": "rolled back to", "moved": "made champion"}
 _STYLES = {"promoted": "green", "refused": "red", "waiting": "yellow"}
 
 
-def record(registry: Registry) -> dict[str, Any]:
+def record(registry: Look) -> dict[str, Any]:
     """All versions, the journal and the held tasks; `broken` says what was deleted in MLflow itself.
 
     Raises:

@@ -24,7 +24,7 @@ def learn(workspace: Workspace, params: Params, preset: str | None, console: Con
     if reconcile.waiting_tasks(workspace, params):
         running.serve(workspace, params, console)
         numbers = running.learn(workspace, preset, console)
-    registry = reconcile.open_registry(workspace, params)
+    registry = reconcile.look(workspace, params)
     champion, versions, waiting = registry.champion(), registry.versions(), registry.waiting()
     registered = [next(version for version in versions if version.version == number) for number in numbers]
     return {

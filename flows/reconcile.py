@@ -15,7 +15,8 @@ from lorax.data import versions
 from lorax.data.versions import LandedTask
 from lorax.errors import DataVersionError, RegistryError
 from lorax.params import Params
-from lorax.registry import Hold, ModelVersion, Registry
+from lorax.registry import Hold, Look, ModelVersion, Registry
+from lorax.services import Service
 from lorax.stream import SCENARIOS
 from lorax.workspace import Workspace
 
@@ -42,13 +43,21 @@ def open_registry(workspace: Workspace, params: Params) -> Registry:
         RegistryError: the server that MLFLOW_TRACKING_URI names does not answer.
     """
     server = services.status(workspace, params).mlflow
-    if server.is_ready:
-        return Registry(server.address, params.registry.model)
-    if not server.is_embedded:
-        raise RegistryError(
-            f"MLflow at {server.address} (MLFLOW_TRACKING_URI) does not answer. Start it, and run again."
-        )
-    return Registry(services.registry_uri_at_rest(workspace, params), params.registry.model)
+    return Registry(_registry_uri(workspace, params, server), params.registry.model)
+
+
+def look(workspace: Workspace, params: Params, server: Service | None = None) -> Look:
+    """The same for commands that only tell: MLflow is asked once, and its answers are kept.
+
+    Args:
+        workspace, params: whose registry.
+        server: MLflow's server as it was found; None looks for it.
+
+    Raises:
+        RegistryError: as for `open_registry`.
+    """
+    found = server or services.status(workspace, params).mlflow
+    return Look(_registry_uri(workspace, params, found), params.registry.model)
 
 
 def waiting_tasks(workspace: Workspace, params: Params) -> list[LandedTask]:
@@ -61,7 +70,7 @@ def waiting_tasks(workspace: Workspace, params: Params) -> list[LandedTask]:
     landed = versions.landed(workspace)
     if not landed:
         return []
-    registry = open_registry(workspace, params)
+    registry = look(workspace, params)
     return [] if registry.waiting() else missing_tasks(landed, registry.champion(), registry.held())
 
 
@@ -112,3 +121,13 @@ def one_at_a_time(workspace: Workspace, on_wait: Callable[[], None]) -> Iterator
             on_wait()
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _registry_uri(workspace: Workspace, params: Params, server: Service) -> str:
+    if server.is_ready:
+        return server.address
+    if not server.is_embedded:
+        raise RegistryError(
+            f"MLflow at {server.address} (MLFLOW_TRACKING_URI) does not answer. Start it, and run again."
+        )
+    return services.registry_uri_at_rest(workspace, params)

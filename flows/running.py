@@ -131,16 +131,16 @@ def state_dir(workspace: Workspace, params: Params, version: int | None, console
     Raises:
         RegistryError: there is no such version.
     """
-    registry = reconcile.open_registry(workspace, params)
+    look = reconcile.look(workspace, params)
     if version is None:
-        chosen = registry.champion()
+        chosen = look.champion()
     else:
-        chosen = next((found for found in registry.versions() if found.version == version), None)
+        chosen = next((found for found in look.versions() if found.version == version), None)
     if chosen is None:
         wanted = "champion yet" if version is None else f"version {version}"
         raise RegistryError(
             f"there is no {wanted} of {params.registry.model!r}: see 'lorax history', or 'lorax learn'."
         )
-    if not (workspace.states_dir / chosen.state_digest).is_dir():
-        registry = served_registry(workspace, params, console)
+    is_here = (workspace.states_dir / chosen.state_digest).is_dir()
+    registry = look if is_here else served_registry(workspace, params, console)
     return registry.download_state(chosen.version, workspace.states_dir)

@@ -18,7 +18,8 @@ from lorax.data import versions as data_versions
 from lorax.data.versions import LandedTask
 from lorax.errors import LoraxError
 from lorax.params import Params
-from lorax.registry import Registry
+from lorax.registry import Look
+from lorax.services import Service
 from lorax.workspace import Workspace
 
 
@@ -33,7 +34,7 @@ def record(workspace: Workspace, params: Params) -> dict[str, Any]:
     return {
         "workspace": str(workspace.root),
         "landed": [task.name for task in landed],
-        **_registry_record(workspace, params, landed),
+        **_registry_record(workspace, params, found.mlflow, landed),
         "data": {"digest": revision.digest, "commit": revision.commit},
         "services": {s.name: {"address": s.address, "ready": s.is_ready} for s in (found.prefect, found.mlflow)},
         "helpers": dict(found.helpers),
@@ -69,13 +70,15 @@ def print_status(found: Mapping[str, Any], out: Console) -> None:
     out.print(table)
 
 
-def _registry_record(workspace: Workspace, params: Params, landed: tuple[LandedTask, ...]) -> dict[str, Any]:
+def _registry_record(
+    workspace: Workspace, params: Params, mlflow: Service, landed: tuple[LandedTask, ...]
+) -> dict[str, Any]:
     told: dict[str, Any] = {
         "error": None, "broken": [], "champion": None, "known": [], "waiting": [], "approval": None,
         "changed": [], "held": [],
     }  # fmt: skip
     try:
-        registry = reconcile.open_registry(workspace, params)
+        registry = reconcile.look(workspace, params, mlflow)
         told["held"] = [hold_record(hold) for hold in registry.all_holds()]
         told["broken"] = registry.breakage()
         return told | _champion_record(registry, landed)
@@ -83,7 +86,7 @@ def _registry_record(workspace: Workspace, params: Params, landed: tuple[LandedT
         return told | {"error": str(error)}
 
 
-def _champion_record(registry: Registry, landed: tuple[LandedTask, ...]) -> dict[str, Any]:
+def _champion_record(registry: Look, landed: tuple[LandedTask, ...]) -> dict[str, Any]:
     champion, held, approval = registry.champion(), registry.held(), registry.waiting()
     digests = {task.name: task.digest for task in landed}
     return {

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows import reconcile
-from lorax.registry import Registry
+from lorax.registry import Look
 from lorax.services import Services
 
 HEADLINES = {
@@ -34,7 +34,7 @@ def accuracy_matrix(tasks: Sequence[str], rows: Sequence[Sequence[float]]) -> Ta
     return table
 
 
-def print_champion(registry: Registry, out: Console) -> None:
+def print_champion(registry: Look, out: Console) -> None:
     """The accuracy matrix up to the champion, and its metrics."""
     champion = registry.champion()
     if champion is None:

@@ -28,7 +28,7 @@ def history(
     from flows import history as told
     from flows import reconcile
 
-    record = told.record(reconcile.open_registry(*opened()))
+    record = told.record(reconcile.look(*opened()))
     if as_json:
         print_json(record)
     else:

@@ -2,8 +2,9 @@
 
 from lorax.registry.gate import TaskVerdict
 from lorax.registry.journal import Entry, Hold
+from lorax.registry.look import Look
 from lorax.registry.reading import CHALLENGER, CHAMPION
 from lorax.registry.registry import Registry
 from lorax.registry.versions import KnownTask, ModelVersion
 
-__all__ = ["CHALLENGER", "CHAMPION", "Entry", "Hold", "KnownTask", "ModelVersion", "Registry", "TaskVerdict"]
+__all__ = ["CHALLENGER", "CHAMPION", "Entry", "Hold", "KnownTask", "Look", "ModelVersion", "Registry", "TaskVerdict"]

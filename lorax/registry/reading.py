@@ -39,7 +39,7 @@ class RegisteredModel:
         Raises:
             RegistryError: the alias was lost (deleted by hand, or with its version), or MLflow doesn't answer.
         """
-        if is_missing_database(self.uri):
+        if self._is_unused():
             return None
         with self._talking("look up the champion"):
             model = self._model()
@@ -56,7 +56,7 @@ class RegisteredModel:
         Raises:
             RegistryError: MLflow doesn't answer, or a version's tags were edited by hand.
         """
-        if is_missing_database(self.uri):
+        if self._is_unused():
             return []
         with self._talking("list the versions"):
             model = self._model()
@@ -75,7 +75,7 @@ class RegisteredModel:
             RegistryError: there is none, or lorax did not register it.
         """
         with self._talking(f"read version {number}"):
-            known = [] if is_missing_database(self.uri) else self.versions()
+            known = [] if self._is_unused() else self.versions()
         found = next((v for v in known if v.version == number), None)
         if found is None:
             there = ", ".join(str(v.version) for v in known) or "none yet"
@@ -109,7 +109,7 @@ class RegisteredModel:
 
     def journal(self) -> list[Entry]:
         """Who moved the champion, what was refused, held and released: oldest first."""
-        if is_missing_database(self.uri):
+        if self._is_unused():
             return []
         with self._talking("read the journal"):
             model = self._model()
@@ -133,7 +133,7 @@ class RegisteredModel:
 
     def breakage(self) -> list[str]:
         """What was deleted in MLflow itself, and what that broke: a sentence each."""
-        if is_missing_database(self.uri):
+        if self._is_unused():
             return []
         known = {v.version: v for v in self.versions()}
         entries = self.journal()
@@ -204,12 +204,20 @@ class RegisteredModel:
                 pages["timeline"] = f"{self.uri}/#/experiments/{experiment}/runs/{run_id}/model-metrics"
         return pages
 
+    def _is_unused(self) -> bool:
+        """Whether there is only a database, and no server has used it yet."""
+        return is_missing_database(self.uri)
+
     def _version(self, number: int) -> ModelVersion:
         with self._talking(f"read version {number}"):
             return self._read(self._model(), str(number))
 
     def _read(self, model: Any, number: str) -> ModelVersion:
-        return read_version(self._client.get_model_version(self.name, number), _aliases(model, number))
+        return read_version(self._get(number), _aliases(model, number))
+
+    def _get(self, number: str) -> Any:
+        """MLflow's model version."""
+        return self._client.get_model_version(self.name, number)
 
     def _search(self) -> list[Any]:
         found, token = [], None

@@ -1,0 +1,39 @@
+"""A registered model at one moment, for commands that only tell."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+from lorax.registry.reading import RegisteredModel
+
+
+class Look(RegisteredModel):
+    """What MLflow said once is kept: all that a command tells takes two requests, and is of one moment.
+
+    What changes the registry must not decide on this: it looks anew each time, see `moves`.
+    """
+
+    def _is_unused(self) -> bool:
+        return self._kept_unused
+
+    def _model(self) -> Any:
+        return self._kept_model
+
+    def _search(self) -> list[Any]:
+        return self._kept_versions
+
+    def _get(self, number: str) -> Any:
+        return next((v for v in self._search() if str(v.version) == number), None) or super()._get(number)
+
+    @cached_property
+    def _kept_unused(self) -> bool:
+        return super()._is_unused()
+
+    @cached_property
+    def _kept_model(self) -> Any:
+        return super()._model()
+
+    @cached_property
+    def _kept_versions(self) -> list[Any]:
+        return super()._search()

@@ -1,0 +1,47 @@
+"""What commands tell of a registered model comes from one look at it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import requests
+
+from lorax.registry import Look, Registry
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The paths that are asked of servers while a test runs."""
+    paths: list[str] = []
+    send = requests.Session.send
+
+    def noted(self: requests.Session, request: requests.PreparedRequest, **options: Any) -> requests.Response:
+        paths.append(request.path_url.partition("?")[0])
+        return send(self, request, **options)
+
+    monkeypatch.setattr(requests.Session, "send", noted)
+    return paths
+
+
+def told(model: Registry | Look) -> list[Any]:
+    return [
+        *(model.champion(), model.versions(), model.version(2), model.find("none"), model.journal(), model.all_holds()),
+        *(model.held(), model.waiting(), model.breakage(), model.version_before("gamma")),
+    ]
+
+
+def test_a_look_tells_what_the_registry_tells_in_two_requests(filled: Registry, asked: list[str]) -> None:
+    expected = told(filled)
+    asked.clear()
+    assert told(Look(filled.uri, filled.name)) == expected
+    assert [path.rpartition("/")[2] for path in asked] == ["health", "get", "search"]
+
+
+def test_a_look_stays_as_it_was_and_the_next_one_is_of_now(registry: Registry) -> None:
+    registry._client.create_registered_model(registry.name)
+    look = Look(registry.uri, registry.name)
+    assert look.journal() == []
+    registry._note("released", 1, "somebody", "why")
+    assert look.journal() == []
+    assert len(Look(registry.uri, registry.name).journal()) == 1
