@@ -25,6 +25,7 @@ from lorax.learning import episode
 from lorax.learning.folder import EpisodeFolder, Plan, Report
 from lorax.learning.state import LearnedTask, Revision, state_digest
 from lorax.learning.training import EpochRow
+from lorax.network.features import FeatureStore
 from lorax.params import Params, load_params
 from lorax.registry import ModelVersion, Registry
 from lorax.stream import Sample, Task
@@ -117,7 +118,7 @@ def train_branch(root: str, home: str, base: str | None) -> None:
             )
 
         state = episode.base_state(_path(base), params)
-        episode.train_branch(folder, state, _task(root, folder), _fetch(root), params, on_epoch)
+        episode.train_branch(folder, state, _task(root, folder), _fetch(root), params, on_epoch, shown.on_progress)
 
 
 @step("update exemplars")
@@ -137,7 +138,7 @@ def update_exemplars(root: str, home: str, base: str | None) -> None:
 @step("evaluate all past tasks")
 def evaluate(root: str, home: str, base: str | None) -> str:
     """Score the network on every task it knows and write the next learner state; returns its digest."""
-    with terminal.step("evaluate") as shown:
+    with terminal.step("evaluate", counts=True) as shown:
         folder = EpisodeFolder(Path(home))
         if folder.state_dir.is_dir() and folder.report_path.is_file():
             _already_done(shown)
@@ -145,7 +146,9 @@ def evaluate(root: str, home: str, base: str | None) -> str:
         params = _params(folder)
         state = episode.base_state(_path(base), params)
         earlier = [versions.read_task(Workspace(Path(root)), known.name) for known in state.tasks]
-        digest = episode.evaluate(folder, state, _task(root, folder), earlier, _fetch(root), params)
+        new, fetch = _task(root, folder), _fetch(root)
+        digest = episode.evaluate(folder, state, new, earlier, fetch, params, shown.on_progress)
+        FeatureStore(folder.features_dir).shrink(_feature_bytes(root))
         report = Report.read(folder.report_path)
         names = [*(known.name for known in state.tasks), report.task]
         _show_accuracy(report, names, [row[-1] for row in state.accuracy])
@@ -227,6 +230,11 @@ def _task(root: str, folder: EpisodeFolder) -> Task:
 
 def _fetch(root: str) -> Callable[[Iterable[Sample]], dict[str, Path]]:
     return lambda samples: versions.fetch(Workspace(Path(root)), samples)
+
+
+def _feature_bytes(root: str) -> int:
+    """How much of what branches said of images stays after an episode."""
+    return int(load_params(Workspace(Path(root)).params_path).features.limit_gb * 1e9)
 
 
 def _show_accuracy(report: Report, names: Sequence[str], when_learned: Sequence[float]) -> None:

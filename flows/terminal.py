@@ -61,13 +61,18 @@ class Shown:
         self.progress.update(self.bar, total=epochs, completed=row.epoch + 1, detail=detail)
 
 
+    def on_progress(self, done: int, total: int, what: str) -> None:
+        """Move the bar of other work that counts."""
+        self.progress.update(self.bar, total=total or None, completed=done, detail=what)
+
+
 @contextmanager
 def step(name: str, *, counts: bool = False) -> Iterator[Shown]:
     """Show a step from its beginning to its end.
 
     Args:
         name: what it does.
-        counts: show a bar, for a step that counts epochs.
+        counts: show a bar, for a step that counts epochs or images.
     """
     console = _console.get() or Console(quiet=True)
     began = time.monotonic()

@@ -54,7 +54,7 @@ class TrainingParams(_Section):
     diversity_weight: float = Field(0.1, ge=0)
     views: int = Field(1, ge=1, description="random crops drawn once per image; epoch e shows view e mod views")
     drop_last: bool = Field(False, description="leave out an epoch's last incomplete batch, as published")
-    mixed_precision: bool = Field(False, description="bfloat16 autocast of the live branch on a GPU")
+    mixed_precision: bool = Field(False, description="matrix products in bfloat16, in training and for features")
 
 
 class ExemplarParams(_Section):
@@ -70,6 +70,12 @@ class RunParams(_Section):
     threads: int = Field(2, ge=1, description="CPU threads of torch; part of the result's last bits")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     batch_size: int = Field(64, ge=1, description="images per batch where nothing is trained")
+
+
+class FeaturesParams(_Section):
+    """What frozen branches said of images, kept under work/episodes/features."""
+
+    limit_gb: float = Field(10, ge=0, description="beyond it, after an episode, what was not asked for longest goes")
 
 
 class RegistryParams(_Section):
@@ -112,6 +118,7 @@ class Params(_Section):
     training: TrainingParams = TrainingParams()
     exemplars: ExemplarParams = ExemplarParams()
     run: RunParams = RunParams()
+    features: FeaturesParams = FeaturesParams()
     registry: RegistryParams = RegistryParams()
     landing: LandingParams = LandingParams()
     gate: GateParams = GateParams()

@@ -63,7 +63,8 @@ class Predictor:
         state = load_state(state_dir)
         if not state.tasks:
             raise StateError(f"the learner state in {state_dir} knows no task yet: learn one before predicting.")
-        return cls(open_network(state, device), state.classes)
+        mixed = bool(state.parameters.get("training", {}).get("mixed_precision", False))
+        return cls(open_network(state, device, mixed_precision=mixed), state.classes)
 
     def predict(self, paths: Sequence[Path]) -> list[Verdict]:
         """Judge image files.

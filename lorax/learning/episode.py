@@ -120,7 +120,8 @@ def train_branch(
     modules = network.grow(params.lora, len(task.classes), branch_seed=params.run.seed, head_seed=head_seed)
     samples = [*task.train, *(e.sample for e in base.exemplars)]
     images = Images.load(samples, fetch(samples), network.crop, on_progress, overflow=folder.root)
-    images.to(network.device)
+    if network.device.type == "cuda":
+        images.to(network.device)
     views = min(params.training.views, params.training.epochs)  # no epoch would show the others
     store, labels = FeatureStore(folder.features_dir), torch.tensor(classes.ids(samples))
     on_kept = partial(_tell_kept, on_progress)

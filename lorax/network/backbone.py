@@ -27,7 +27,7 @@ SHIPPED = Path(__file__).parent / "weights" / "convit_small64.json"
 """Constructor arguments of the small ConViT that ships with the package; its weights lie beside it."""
 
 
-_IMAGES_A_PASS = {"cpu": 16, "cuda": 256}
+_IMAGES_A_PASS = {"cpu": 24, "cuda": 256}
 """How many images, each counted once for every branch, a stacked pass holds: as long as larger passes are faster."""
 
 

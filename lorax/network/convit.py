@@ -77,7 +77,7 @@ def _gpsa_forward(self: Any, x: Tensor) -> Tensor:
     q, k = (part.reshape(shape).transpose(1, 2) for part in self.qk(x).chunk(2, dim=-1))  # each (B, H, T, D/H)
     v = self.v(x).reshape(shape).transpose(1, 2)
     content = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
-    mixed = self.content_share.to(v.dtype) * content + self.gated_positions.to(v.dtype) @ v
+    mixed = torch.addcmul(self.gated_positions.to(v.dtype) @ v, content, self.content_share.to(v.dtype))
     mixed = mixed.transpose(1, 2).reshape(batch, tokens, width)
     out: Tensor = self.proj_drop(self.proj(mixed))
     return out

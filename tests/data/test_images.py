@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from lorax.data.images import Images, decode, pad
@@ -172,6 +173,23 @@ def test_keeping_only_centres_changes_no_centre_crop(some: Any) -> None:
     assert whole.center().shape == (3, 1, 2)
     np.testing.assert_array_equal(crops[0], crops[1])
     assert (centres.center() == 0).all()
+
+
+def test_images_beyond_the_memory_they_may_take_lie_in_a_file_that_is_gone_at_once(some: Any, tmp_path: Path) -> None:
+    samples, paths, _ = some
+    held = Images.load(samples, paths, 4)
+    mapped = Images.load(samples, paths, 4, overflow=tmp_path / "overflow", in_memory=0)
+    assert list((tmp_path / "overflow").iterdir()) == []
+    corners = held.offsets(1, 0)[:, 0]
+    np.testing.assert_array_equal(mapped.batch(range(3), corners), held.batch(range(3), corners))
+
+
+def test_crops_cut_on_a_device_are_the_same(some: Any) -> None:
+    samples, paths, _ = some
+    images, moved = Images.load(samples, paths, 4), Images.load(samples, paths, 4)
+    moved.to(torch.device("cpu"))
+    indices, corners = np.array([2, 0, 1, 2]), images.offsets(4, 0)[[2, 0, 1, 2], 3]
+    np.testing.assert_array_equal(moved.batch(indices, corners), images.batch(indices, corners))
 
 
 def test_offsets_reach_every_place_and_none_outside(some: Any) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +16,17 @@ import torch
 
 from lorax.data.images import Images
 from lorax.errors import StateError
-from lorax.learning.episode import base_state, learn_episode, open_network, train_branch
+from lorax.learning.episode import (
+    base_state,
+    evaluate,
+    learn_episode,
+    open_network,
+    train_branch,
+    update_exemplars,
+)
 from lorax.learning.folder import EpisodeFolder, Report
 from lorax.learning.state import Revision, load_state, state_digest
+from lorax.network.network import Network
 from lorax.params import Params
 from tests.learning.conftest import Learn, plan_of
 
@@ -164,3 +174,48 @@ def test_a_loaded_network_predicts_what_the_episode_scored(learned: list[Episode
     merged = torch.tensor(state.classes.multi_real())
     right = merged[predicted] == merged[torch.tensor(state.classes.ids(task.test))]
     assert right.double().mean() == pytest.approx(state.accuracy[2][2])
+
+
+def test_an_old_branch_is_asked_only_of_new_images(
+    learn: Learn, learned: list[EpisodeFolder], stream, params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learn(tmp_path, None, 0)
+    learn(tmp_path, learned[0].state_dir, 1)
+    asked: list[int] = []
+    features = Network.features
+
+    def spied(network: Network, images: torch.Tensor, branches: range) -> torch.Tensor:
+        asked.extend(branches)
+        return features(network, images, branches)
+
+    monkeypatch.setattr(Network, "features", spied)
+    base, task, earlier = base_state(learned[1].state_dir, params), stream.tasks[2], stream.tasks[:2]
+    folder = EpisodeFolder.open(tmp_path, plan_of(base, learned[1].state_dir, task, params))
+
+    def batches_asked(step: Callable[..., object], *tasks: object) -> list[int]:
+        asked.clear()
+        step(folder, base, task, *tasks, stream.fetch, params)
+        return [asked.count(k) for k in range(3)]
+
+    assert len(base.exemplars) == 12
+    # Batches of 8. 20 new images: two views and, where no view is the centre, the centre. 12 exemplars: branch 0 was
+    # asked of them in episode 1, in which branch 1 itself learned. 20 centres: branch 2, when it has learned.
+    assert batches_asked(train_branch) == [5 + 3, 5 + 3 + 3, 3 + 1]
+    assert batches_asked(update_exemplars) == [0, 0, 0]
+    assert batches_asked(evaluate, earlier) == [2, 2, 2 + 4]  # 12 new test images; 24 old ones by the new branch alone
+    assert state_digest(folder.state_dir) == state_digest(learned[2].state_dir)
+
+
+def test_a_resumed_episode_finds_what_was_computed_before(
+    learn: Learn, learned: list[EpisodeFolder], stream, params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = learn(tmp_path, learned[1].state_dir, 2)
+    for path in (folder.state_dir, folder.trained_dir):
+        shutil.rmtree(path)
+    folder.exemplars_path.unlink()
+
+    def never(*arguments: object) -> None:
+        raise AssertionError("a frozen branch was asked again")
+
+    monkeypatch.setattr(Network, "features", never)
+    assert state_digest(learn(tmp_path, learned[1].state_dir, 2).state_dir) == state_digest(learned[2].state_dir)
