@@ -10,7 +10,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench data prove-main prove-loop clean
+.PHONY: help setup demo test check bench data prove-main prove-loop prove-speed clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -35,10 +35,15 @@ check: setup ## lint, formatting, types, floor plan
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: setup ## measure speed against the published way
+bench: setup ## measure speed against the published way: about 15 minutes on two quiet cores
 	$(BIN)/python benchmarks/attention.py
 	$(BIN)/python benchmarks/training_step.py
-	$(BIN)/python benchmarks/landing.py
+	$(BIN)/python benchmarks/prediction.py
+	$(BIN)/python benchmarks/episode.py
+	$(BIN)/python benchmarks/stream.py
+	$(BIN)/python benchmarks/landing.py --images 400 --sides 256
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/plot.py
 
 data: setup ## make the repository's own data/ again: simulate, land five times; data.dvc comes out the same
 	$(BIN)/python scripts/make_data.py
@@ -48,6 +53,9 @@ prove-main: setup ## the main job's slow proofs (20-30 minutes)
 
 prove-loop: setup ## the loop's slow proofs: real servers, workers, kills (an hour or more)
 	$(BIN)/python proofs/loop.py
+
+prove-speed: setup ## the published way and ours learn the demo's stream over five seeds (an hour)
+	$(BIN)/python -m proofs.speed
 
 clean: ## stop the servers that the demo or this workspace started, and remove work/
 	@if [ -x $(BIN)/lorax ]; then \

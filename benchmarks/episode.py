@@ -69,7 +69,8 @@ def our_parts(setting: Setting, params: Params, k: int, files: TaskFiles, home: 
     network = setting.ours(params, k)
     samples = files.tasks[0].train[: params.training.batch_size]
     images = Images.load(samples, files.fetch(samples), network.crop)
-    images.to(setting.device)
+    if setting.device.type == "cuda":
+        images.to(setting.device)
     labels = torch.tensor([s.class_index for s in samples])
     data = TrainingSet.build(network, images, labels, 1, params.run, FeatureStore(home / f"features-{k}"))
     fit = Fit(network, (k - 1) * CLASSES, params.training, params.run, k - 1)

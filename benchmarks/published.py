@@ -204,8 +204,8 @@ class PublishedLearner:
         torch.set_num_threads(params.run.threads)
         wanted = params.run.device
         device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted)
-        mixed = params.training.mixed_precision and device.type == "cuda"
-        self.params, self.network = params, PublishedNetwork(params.backbone, mixed_precision=mixed).to(device)
+        self.params = params
+        self.network = PublishedNetwork(params.backbone, mixed_precision=params.training.mixed_precision).to(device)
         self.classes = ClassTable()
         self.tasks: list[Task] = []
         self.memory: tuple[Exemplar, ...] = ()

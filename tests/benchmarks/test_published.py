@@ -52,7 +52,7 @@ def test_a_step_at_two_branches_gives_the_same_loss_head_and_branch(params: Para
     assert min(learned) > 1e-3, "the step moved the branch, whose B begins as zero"
 
 
-def test_a_whole_stream_gives_the_same_exemplars_accuracies_and_head(params: Params, tmp_path: Path) -> None:
+def test_a_whole_stream_gives_the_same_exemplars_accuracies_head_and_branches(params: Params, tmp_path: Path) -> None:
     files, learner, base = TaskFiles(), PublishedLearner(params), None
     for number in range(2):
         write_task(tmp_path / f"task{number}", train=12, test=8, side=16, seed=number)
@@ -65,4 +65,6 @@ def test_a_whole_stream_gives_the_same_exemplars_accuracies_and_head(params: Par
         base = folder.state_dir
     assert [e.sample for e in state.exemplars] == [e.sample for e in learner.memory]
     assert list(state.accuracy) == learner.accuracy
-    torch.testing.assert_close(state.head_weight, learner.network.head.weight.detach(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(state.head_weight, learner.network.head.weight.detach(), atol=1e-5, rtol=0)
+    for k, branch in enumerate(state.branches):
+        torch.testing.assert_close(branch.weights, learner.network.export(k)[1], atol=1e-5, rtol=0)
