@@ -8,9 +8,12 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 _DPI = 120
+_LONGEST_PX = 4000
 _CELL_IN = 0.62
 _MARGIN_IN = 2.4
 _FEW = 10
@@ -33,7 +36,7 @@ def accuracy_matrix(tasks: Sequence[str], rows: Sequence[Sequence[float]]) -> Fi
 
 def task_lines(tasks: Sequence[str], rows: Sequence[Sequence[float]]) -> Figure:
     """Each task's accuracy over the episodes since it was learned, and their average."""
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    figure = Figure(figsize=(8, 4.5), dpi=_DPI, layout="constrained")
     axes = figure.subplots()
     palette = matplotlib.colormaps["tab10" if len(tasks) <= _FEW else "tab20"]
     axes.set_prop_cycle(color=[palette(i) for i in range(palette.N)])
@@ -74,22 +77,33 @@ def save_figures(
         counts: (C, C) confusion counts, rows are true classes.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    accuracy_matrix(tasks, rows).savefig(directory / "accuracy_matrix.png", dpi=_DPI)
-    task_lines(tasks, rows).savefig(directory / "task_accuracy.png", dpi=_DPI)
-    confusion_matrix(labels, counts).savefig(directory / "confusion_matrix.png", dpi=_DPI)
+    _save(accuracy_matrix(tasks, rows), directory / "accuracy_matrix.png")
+    _save(task_lines(tasks, rows), directory / "task_accuracy.png")
+    _save(confusion_matrix(labels, counts), directory / "confusion_matrix.png")
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """Write a figure as it is; `savefig` draws it twice, which takes seconds where it has thousands of cells."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    Image.fromarray(np.asarray(canvas.buffer_rgba())).save(path, compress_level=3)
 
 
 def _grid(columns: int, rows: int) -> tuple[Figure, Axes]:
     """A figure whose cells have one size however many there are, so their text stays legible."""
     size = (max(5.0, _MARGIN_IN + columns * _CELL_IN), max(3.6, _MARGIN_IN + rows * _CELL_IN))
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure(figsize=size, dpi=min(_DPI, _LONGEST_PX / max(size)), layout="constrained")
     return figure, figure.subplots()
 
 
 def _heat(axes: Axes, values: np.ndarray, texts: Sequence[Sequence[str]]) -> None:
-    image = axes.imshow(values, vmin=0, vmax=1, cmap="Blues", aspect="equal")
-    axes.figure.colorbar(image, ax=axes, shrink=0.8)
+    # a mesh: an image would be resampled to the figure's millions of pixels first
+    cells = axes.pcolormesh(range(values.shape[1]), range(values.shape[0]), values, vmin=0, vmax=1, cmap="Blues")
+    axes.set_aspect("equal")
+    axes.invert_yaxis()
+    axes.figure.colorbar(cells, ax=axes, shrink=0.8)
     for i, row in enumerate(texts):
         for j, text in enumerate(row):
-            color = "white" if values[i, j] > _LIGHT_ABOVE else "black"
-            axes.text(j, i, text, ha="center", va="center", color=color, fontsize=8)
+            if text:
+                color = "white" if values[i, j] > _LIGHT_ABOVE else "black"
+                axes.text(j, i, text, ha="center", va="center", color=color, fontsize=8, in_layout=False)
