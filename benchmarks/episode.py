@@ -26,8 +26,9 @@ from torch.utils.data import DataLoader
 
 from lorax.data.images import Images
 from lorax.learning.batches import TrainingSet
-from lorax.learning.episode import base_state, learn_episode
+from lorax.learning.episode import learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan
+from lorax.learning.opening import base_state
 from lorax.learning.state import LearnedTask, Revision, state_digest
 from lorax.learning.training import Fit
 from lorax.network.backbone import open_backbone

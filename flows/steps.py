@@ -21,7 +21,7 @@ from flows import terminal
 from lorax import services
 from lorax.data import checkout, versions
 from lorax.errors import DataVersionError, LoraxError, RegistryError
-from lorax.learning import episode
+from lorax.learning import episode, opening
 from lorax.learning.folder import EpisodeFolder, Plan, Report
 from lorax.learning.state import LearnedTask, Revision, state_digest
 from lorax.learning.training import EpochRow
@@ -117,7 +117,7 @@ def train_branch(root: str, home: str, base: str | None) -> None:
                 *(row.epoch + 1, epochs, row.loss, row.train_accuracy, row.images_per_s, left_s),
             )
 
-        state = episode.base_state(_path(base), params)
+        state = opening.base_state(_path(base), params)
         episode.train_branch(folder, state, _task(root, folder), _fetch(root), params, on_epoch, shown.on_progress)
 
 
@@ -130,7 +130,7 @@ def update_exemplars(root: str, home: str, base: str | None) -> None:
             _already_done(shown)
             return
         params = _params(folder)
-        state = episode.base_state(_path(base), params)
+        state = opening.base_state(_path(base), params)
         episode.update_exemplars(folder, state, _task(root, folder), _fetch(root), params)
         shown.outcome = f"budget {params.exemplars.budget}"
 
@@ -144,7 +144,7 @@ def evaluate(root: str, home: str, base: str | None) -> str:
             _already_done(shown)
             return state_digest(folder.state_dir)
         params = _params(folder)
-        state = episode.base_state(_path(base), params)
+        state = opening.base_state(_path(base), params)
         earlier = [versions.read_task(Workspace(Path(root)), known.name) for known in state.tasks]
         new, fetch = _task(root, folder), _fetch(root)
         digest = episode.evaluate(folder, state, new, earlier, fetch, params, shown.on_progress)

@@ -60,7 +60,6 @@ class Shown:
         detail = f"loss {row.loss:.3f}  {row.images_per_s:,.0f} images/s  {left_s:.0f} s left"
         self.progress.update(self.bar, total=epochs, completed=row.epoch + 1, detail=detail)
 
-
     def on_progress(self, done: int, total: int, what: str) -> None:
         """Move the bar of other work that counts."""
         self.progress.update(self.bar, total=total or None, completed=done, detail=what)

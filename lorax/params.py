@@ -70,6 +70,7 @@ class RunParams(_Section):
     threads: int = Field(2, ge=1, description="CPU threads of torch; part of the result's last bits")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     batch_size: int = Field(64, ge=1, description="images per batch where nothing is trained")
+    processes: int = Field(1, ge=1, description="processes that share an episode's work: one for each GPU")
 
 
 class FeaturesParams(_Section):

@@ -18,7 +18,7 @@ import torch
 
 from lorax.data.images import Images, Pixels, decode
 from lorax.errors import ImageError, StateError
-from lorax.learning.episode import open_network
+from lorax.learning.opening import open_network
 from lorax.learning.state import load_state
 from lorax.network.network import Network
 from lorax.stream import ClassTable

@@ -20,8 +20,9 @@ from benchmarks.published import PublishedLearner
 from benchmarks.tasks import TaskFiles
 from lorax.data.simulate import DEMO_TASKS, simulate
 from lorax.learning import metrics
-from lorax.learning.episode import base_state, learn_episode
+from lorax.learning.episode import learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan
+from lorax.learning.opening import base_state
 from lorax.learning.state import LearnedTask, Revision, state_digest
 from lorax.params import Params, load_params
 from lorax.storage import canonical_json, write_whole

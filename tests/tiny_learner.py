@@ -12,8 +12,9 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from lorax.learning.episode import base_state, learn_episode
+from lorax.learning.episode import learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan, Report
+from lorax.learning.opening import base_state
 from lorax.learning.state import LearnedTask, Revision, state_digest
 from lorax.network.backbone import import_timm
 from lorax.params import Params

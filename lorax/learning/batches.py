@@ -14,6 +14,7 @@ from torch import Tensor
 from lorax.data.images import Images
 from lorax.network.features import FeatureStore, Kept, OnKept, Views, views_of
 from lorax.network.network import Network
+from lorax.network.team import ALONE, Team
 from lorax.params import RunParams
 
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -41,13 +42,15 @@ class TrainingSet:
         run: RunParams,
         store: FeatureStore,
         on_kept: OnKept | None = None,
+        team: Team = ALONE,
     ) -> TrainingSet:
         """Draw the views, drop equal ones (an image of the crop's size has only one) and ask the frozen branches."""
         offsets = images.offsets(views, run.seed)  # (N, V, 2)
         rows = np.repeat(np.arange(len(images)), views)[:, None]
         crops, lookup = np.unique(np.hstack([rows, offsets.reshape(-1, 2)]), axis=0, return_inverse=True)
         names, older = view_names(images, crops), range(network.branches - 1)
-        store.keep(network, older, names, lambda i: images.batch(crops[i, 0], crops[i, 1:]), run.batch_size, on_kept)
+        read = lambda i: images.batch(crops[i, 0], crops[i, 1:])  # noqa: E731
+        store.keep(network, older, names, read, run.batch_size, on_kept, team)
         frozen = store.kept(network, older, names, run.batch_size)
         return cls(images, labels, crops, lookup.reshape(len(images), views), frozen, network.device)
 

@@ -8,36 +8,32 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import cache, partial
 from pathlib import Path
 
-import numpy as np
 import safetensors.torch
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from lorax.data.images import Images, Progress
 from lorax.errors import StateError
 from lorax.learning.batches import TrainingSet
+from lorax.learning.centers import Fetch, center_features, keep_centers, keep_centers_of
 from lorax.learning.evaluation import accuracy_row, compare, score
 from lorax.learning.exemplars import updated_memory
 from lorax.learning.folder import EpisodeFolder, Report
+from lorax.learning.launch import launch
+from lorax.learning.opening import open_for_episode
 from lorax.learning.state import Branch, Exemplar, LearnedTask, LearnerState, load_state, save_state, state_digest
 from lorax.learning.training import EpochRow, Fit, OnEpoch, epoch_seed
-from lorax.network.backbone import open_backbone, reopen_backbone
-from lorax.network.features import FeatureStore, views_of
-from lorax.network.head import fresh_head
+from lorax.network.features import FeatureStore, OnKept
 from lorax.network.network import Network
+from lorax.network.team import ALONE, Team
 from lorax.params import Params
 from lorax.storage import canonical_json, whole_directory, write_whole
 from lorax.stream import Sample, Task
-
-Fetch = Callable[[Iterable[Sample]], Mapping[str, Path]]
-"""Finds the file of each sample, by md5."""
 
 
 def learn_episode(
@@ -62,40 +58,6 @@ def learn_episode(
     return load_state(folder.state_dir)
 
 
-def base_state(directory: Path | None, params: Params) -> LearnerState:
-    """The state in `directory`, or the empty one; either way on the backbone that params.yaml names.
-
-    Raises:
-        StateError: the state was learned on another backbone than params.yaml names.
-        BackboneError: the backbone can't be built.
-    """
-    if directory is None:
-        return LearnerState(open_backbone(params.backbone).identity)
-    state = load_state(directory)
-    wanted, found = params.learning()["backbone"], state.parameters.get("backbone")
-    if wanted != found:
-        raise StateError(
-            f"params.yaml names backbone {wanted}, but the learner state in {directory} was learned on {found}. "
-            "Branches fit one backbone only: restore the backbone section, or begin a new registry.model."
-        )
-    return state
-
-
-def open_network(state: LearnerState, device: str = "auto", *, mixed_precision: bool = False) -> Network:
-    """The network that a learner state describes, ready to predict.
-
-    Raises:
-        BackboneError: its backbone can't be built here, or has other weights than the state names.
-    """
-    network = Network.empty(reopen_backbone(state.backbone), mixed_precision=mixed_precision)
-    for branch in state.branches:
-        network.backbone.load_branch(branch.config, branch.weights)
-    classes, width = state.head_weight.shape
-    network.head = fresh_head(width, classes, torch.Generator())
-    network.head.load_state_dict({"weight": state.head_weight, "bias": state.head_bias})
-    return network.requires_grad_(False).to(_device(device))
-
-
 def train_branch(
     folder: EpisodeFolder,
     base: LearnerState,
@@ -104,17 +66,25 @@ def train_branch(
     params: Params,
     on_epoch: OnEpoch | None = None,
     on_progress: Progress | None = None,
+    team: Team = ALONE,
 ) -> None:
     """Step 1: grow the network by `task` and fit the new branch and the head on its images and the exemplars.
 
+    Args:
+        team: the processes that share the work, of which this is one; if params.yaml asks for more, they are started.
+
     Raises:
         StateError: `base` knows the task already, or knows no real image and the task brings none.
+        ParamsError: params.yaml asks for more processes than there are GPUs.
     """
     if folder.trained_dir.is_dir():
         return
     _check_learnable(base, task)
+    if params.run.processes > team.size:
+        launch("train", folder, base, (task,), fetch, params, on_epoch, on_progress)
+        return
     started = time.perf_counter()
-    network = _opened(base, params)
+    network = open_for_episode(base, params)
     episode, classes = len(base.tasks), base.classes.with_task(task.name, task.classes)
     head_seed = epoch_seed(params.run.seed, episode, params.training.epochs + 1)
     modules = network.grow(params.lora, len(task.classes), branch_seed=params.run.seed, head_seed=head_seed)
@@ -122,26 +92,18 @@ def train_branch(
     images = Images.load(samples, fetch(samples), network.crop, on_progress, overflow=folder.root)
     if network.device.type == "cuda":
         images.to(network.device)
+    store, labels, on_kept = FeatureStore(folder.features_dir), torch.tensor(classes.ids(samples)), _told(on_progress)
     views = min(params.training.views, params.training.epochs)  # no epoch would show the others
-    store, labels = FeatureStore(folder.features_dir), torch.tensor(classes.ids(samples))
-    on_kept = partial(_tell_kept, on_progress)
-    data = TrainingSet.build(network, images, labels, views, params.run, store, on_kept)
+    data = TrainingSet.build(network, images, labels, views, params.run, store, on_kept, team)
     prepared = time.perf_counter()
-    fit = Fit(network, len(base.classes), params.training, params.run, episode)
+    fit = Fit(network, len(base.classes), params.training, params.run, episode, team)
     rows = fit.run_epochs(data, folder.checkpoint_path, on_epoch)
     trained = time.perf_counter()
-    centers = images.center()[:, 0]
-    store.keep(  # for herding, while the images are at hand
-        network,
-        range(network.branches),
-        views_of([s.md5 for s in task.train]),
-        lambda i: images.batch(i, centers[i]),
-        params.run.batch_size,
-        on_kept,
-    )
+    keep_centers_of(store, network, images, len(task.train), params.run.batch_size, on_kept, team)  # for herding
     seconds = {"prepare": prepared - started + time.perf_counter() - trained, "train": sum(r.seconds for r in rows)}
-    _save_trained(folder.trained_dir, network, rows, modules, seconds)
-    folder.checkpoint_path.unlink(missing_ok=True)
+    if team.is_leader:
+        _save_trained(folder.trained_dir, network, rows, modules, seconds)
+        folder.checkpoint_path.unlink(missing_ok=True)
 
 
 def update_exemplars(folder: EpisodeFolder, base: LearnerState, task: Task, fetch: Fetch, params: Params) -> None:
@@ -149,8 +111,9 @@ def update_exemplars(folder: EpisodeFolder, base: LearnerState, task: Task, fetc
     if folder.exemplars_path.is_file():
         return
     started = time.perf_counter()
-    network = _opened(_grown_state(folder, base, task, params), params)
-    features = _center_features(folder, network, task.train, fetch, params)
+    network = open_for_episode(_grown_state(folder, base, task, params), params)
+    store = FeatureStore(folder.features_dir)
+    features = center_features(store, network, task.train, fetch, params.run.batch_size)
     classes = base.classes.with_task(task.name, task.classes)
     memory = updated_memory(base.exemplars, task.train, features, classes, params.exemplars.budget)
     record = {"exemplars": [asdict(e) for e in memory], "seconds": time.perf_counter() - started}
@@ -177,11 +140,12 @@ def evaluate(
     if folder.state_dir.is_dir() and folder.report_path.is_file():
         return state_digest(folder.state_dir)
     started = time.perf_counter()
+    look_at_tests(folder, base, (*earlier, task), fetch, params, on_progress)
     grown = _grown_state(folder, base, task, params)
-    network = _opened(grown, params)
+    network, store = open_for_episode(grown, params), FeatureStore(folder.features_dir)
     predicted, before, true = {}, {}, {}
     for known in (*earlier, task):
-        features = _center_features(folder, network, known.test, fetch, params, on_progress)
+        features = center_features(store, network, known.test, fetch, params.run.batch_size)
         with torch.no_grad():
             predicted[known.name] = network.head(features.to(network.device)).argmax(dim=1)
         if known is not task:
@@ -205,6 +169,25 @@ def evaluate(
         against_base=against_base,
     ).write(folder.report_path)
     return save_state(replace(grown, exemplars=memory, accuracy=(*base.accuracy, row)), folder.state_dir)
+
+
+def look_at_tests(
+    folder: EpisodeFolder,
+    base: LearnerState,
+    tasks: Sequence[Task],
+    fetch: Fetch,
+    params: Params,
+    on_progress: Progress | None = None,
+    team: Team = ALONE,
+) -> None:
+    """Ask every branch of `tasks`, the new one last, about every test image that it has not seen."""
+    if params.run.processes > team.size:
+        launch("look", folder, base, tasks, fetch, params, None, on_progress)
+        return
+    network = open_for_episode(_grown_state(folder, base, tasks[-1], params), params)
+    samples = [sample for task in tasks for sample in task.test]
+    store, on_kept = FeatureStore(folder.features_dir), _told(on_progress)
+    keep_centers(store, network, samples, fetch, params.run.batch_size, on_kept, team)
 
 
 def _base_answers(base: LearnerState, features: Tensor) -> Tensor:
@@ -261,38 +244,7 @@ def _save_trained(
         (draft / "training.json").write_text(canonical_json(record))
 
 
-def _center_features(
-    folder: EpisodeFolder,
-    network: Network,
-    samples: Sequence[Sample],
-    fetch: Fetch,
-    params: Params,
-    on_progress: Progress | None = None,
-) -> Tensor:
-    """All branches' features of the images' centres, (N, K·D); images are read only for those that are not kept."""
-    store, branches, batch_size = FeatureStore(folder.features_dir), range(network.branches), params.run.batch_size
-    views = views_of([s.md5 for s in samples])
-    paths = cache(lambda: fetch(samples))
-
-    def read(indices: NDArray[np.int64]) -> Tensor:
-        part = [samples[i] for i in indices]
-        images = Images.load(part, paths(), network.crop, center_only=True)
-        return images.batch(range(len(part)), images.center()[:, 0])
-
-    store.keep(network, branches, views, read, batch_size, partial(_tell_kept, on_progress))
-    return torch.cat([kept.take() for kept in store.kept(network, branches, views, batch_size)], dim=1)
-
-
-def _tell_kept(on_progress: Progress | None, done: int, total: int) -> None:
-    if on_progress is not None:
-        on_progress(done, total, "asking the branches")
-
-
-def _opened(state: LearnerState, params: Params) -> Network:
-    """The state's network as the episode's parameters want it run."""
-    torch.set_num_threads(params.run.threads)
-    return open_network(state, params.run.device, mixed_precision=params.training.mixed_precision)
-
-
-def _device(name: str) -> torch.device:
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+def _told(on_progress: Progress | None) -> OnKept | None:
+    if on_progress is None:
+        return None
+    return lambda done, total: on_progress(done, total, "asking the branches")

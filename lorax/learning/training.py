@@ -24,6 +24,7 @@ from lorax.errors import StateError
 from lorax.learning.batches import TrainingSet
 from lorax.network.head import fresh_head
 from lorax.network.network import Network
+from lorax.network.team import ALONE, Team
 from lorax.params import RunParams, TrainingParams
 from lorax.storage import write_whole
 
@@ -72,12 +73,19 @@ class Fit:
         old_classes: how many classes were known before.
         training, run: sections of params.yaml.
         episode: index of the episode, from 0.
+        team: who shares each batch; every member has the same network.
     """
 
     def __init__(
-        self, network: Network, old_classes: int, training: TrainingParams, run: RunParams, episode: int
+        self,
+        network: Network,
+        old_classes: int,
+        training: TrainingParams,
+        run: RunParams,
+        episode: int,
+        team: Team = ALONE,
     ) -> None:
-        self.network, self.training, self.run, self.episode = network, training, run, episode
+        self.network, self.training, self.run, self.episode, self.team = network, training, run, episode, team
         self.old_classes = old_classes
         self.peak = training.learning_rate if episode else training.learning_rate_first
         generator = torch.Generator().manual_seed(epoch_seed(run.seed, episode, training.epochs))
@@ -100,9 +108,11 @@ class Fit:
         rows = self._resume(checkpoint)
         for epoch in range(len(rows), self.training.epochs):
             rows.append(self._epoch(data, epoch))
-            self._save(checkpoint, rows)
-            if on_epoch:
+            if self.team.is_leader:
+                self._save(checkpoint, rows)
+            if on_epoch and self.team.is_leader:
                 on_epoch(rows[-1], self.training.epochs)
+        self.team.check_agrees(self.parameters)
         self.network.backbone.keep_branch(self.newest, self.live)
         self.network.requires_grad_(False)
         return rows
@@ -114,10 +124,14 @@ class Fit:
             group["lr"] = rate
         started = time.perf_counter()
         totals = torch.zeros(3, dtype=torch.float64, device=self.network.device)
-        seen = 0
-        for pixels, frozen, labels in data.batches(self._order(len(data.labels)), epoch):
-            totals += self.step(pixels, frozen, labels) * len(labels)
-            seen += len(labels)
+        order = self._order(len(data.labels))
+        if not self.team.is_leader:  # each member has dropout of its own
+            torch.manual_seed(epoch_seed(self.run.seed + self.team.rank, self.episode, epoch))
+        shares = [batch[self.team.rank :: self.team.size] for batch in order]
+        for batch, (pixels, frozen, labels) in zip(order, data.batches(shares, epoch), strict=True):
+            totals += self.step(pixels, frozen, labels, len(batch)) * len(batch)
+        self.team.sum([totals])
+        seen = sum(len(batch) for batch in order)
         loss, diversity, right = (totals / max(seen, 1)).tolist()
         seconds = time.perf_counter() - started
         return EpochRow(epoch, loss, diversity, right, rate, seen / seconds, seconds)
@@ -127,29 +141,39 @@ class Fit:
         whole = [b for b in batches if len(b) == self.training.batch_size]
         return whole if self.training.drop_last and whole else batches
 
-    def step(self, pixels: Tensor, frozen: Tensor, labels: Tensor) -> Tensor:
-        """One optimiser step.
+    def step(self, pixels: Tensor, frozen: Tensor, labels: Tensor, whole: int | None = None) -> Tensor:
+        """One optimiser step on this process's share of a batch; the gradient is the whole batch's.
 
         Args:
-            pixels: (B, 3, crop, crop), bytes.
+            pixels: (B, 3, crop, crop), bytes; B may be 0.
             frozen: (B, (K-1)·D), what the older branches say of them.
             labels: (B,) class ids.
+            whole: how many images the batch has in all processes; default: these are all.
 
         Returns:
-            Loss, diversity loss and share of right answers, (3,) in float64.
+            Loss, diversity loss and share of right answers, (3,) in float64: what this share adds to the batch's means.
         """
+        whole = whole or len(labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        found = self._backward(pixels, frozen, labels, whole) if len(labels) else torch.zeros(3, dtype=torch.float64)
+        if self.team.size > 1:
+            for parameter in self.parameters:
+                parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            self.team.sum([p.grad for p in self.parameters if p.grad is not None])
+        self.optimizer.step()
+        return found.to(self.network.device)
+
+    def _backward(self, pixels: Tensor, frozen: Tensor, labels: Tensor, whole: int) -> Tensor:
         newest = self.network.live_feature(self.live, pixels)  # (B, D)
         logits = self.network.head(torch.cat([frozen, newest], dim=1))  # (B, C)
-        loss = F.cross_entropy(logits, labels)
+        loss = F.cross_entropy(logits, labels, reduction="sum")
         diversity = torch.zeros((), device=self.network.device)
         if self.old_classes:
             among_new = (labels - self.old_classes + 1).clamp(min=0)  # 0: any old class, 1..: each new one
-            diversity = F.cross_entropy(self.diversity(newest), among_new)
-        self.optimizer.zero_grad(set_to_none=True)
-        (loss + self.training.diversity_weight * diversity).backward()
-        self.optimizer.step()
-        right = (logits.detach().argmax(dim=1) == labels).double().mean()
-        return torch.stack([loss.detach().double(), diversity.detach().double(), right])
+            diversity = F.cross_entropy(self.diversity(newest), among_new, reduction="sum")
+        ((loss + self.training.diversity_weight * diversity) / whole).backward()
+        right = (logits.detach().argmax(dim=1) == labels).sum()
+        return torch.stack([loss.detach().double(), diversity.detach().double(), right.double()]) / whole
 
     def _tensors(self) -> dict[str, Tensor]:
         """Everything that training changes, by name; the same tensors, not copies."""

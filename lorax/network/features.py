@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lorax.network.network import Network
+from lorax.network.team import ALONE, Team
 from lorax.storage import storage_errors, write_whole
 
 Views = NDArray[np.bytes_]
@@ -84,7 +85,7 @@ class FeatureStore:
         read: Read,
         batch_size: int,
         on_kept: OnKept | None = None,
-        share: tuple[int, int] = (0, 1),
+        team: Team = ALONE,
     ) -> None:
         """Compute what some branches have not said of `views` yet.
 
@@ -95,7 +96,7 @@ class FeatureStore:
             read: gives the images; asked only for views that some branch lacks, and once for all branches that do.
             batch_size: the one size that every batch has.
             on_kept: told after each batch.
-            share: (i, n): compute only every n-th batch from the i-th on; others compute the rest.
+            team: shares the batches; each member computes its part.
 
         Raises:
             StorageError: the disk is full; what was kept before stays.
@@ -106,14 +107,18 @@ class FeatureStore:
         lacking = np.array([shelf.find(views) < 0 for shelf in shelves])  # (K, N)
         batches = list(_batches(lacking, batch_size))
         total, done = sum(len(rows) * len(who) for rows, who in batches), 0
-        for rows, who in batches[share[0] :: share[1]]:
+        team.wait()  # until all have seen what is lacking
+        for rows, who in batches[team.rank :: team.size]:
             images = read(np.resize(rows, batch_size)).to(network.device)  # np.resize repeats what there is
             for shelf in who:
                 features = network.features(images, range(branches[shelf], branches[shelf] + 1))
                 shelves[shelf].append(views[rows], features[: len(rows)].cpu().numpy())
-            done += len(rows) * len(who)
+            done += len(rows) * len(who) * team.size
             if on_kept:
-                on_kept(done, total)
+                on_kept(min(done, total), total)
+        team.wait()
+        if on_kept and total:
+            on_kept(total, total)
 
     def kept(self, network: Network, branches: range, views: Views, batch_size: int) -> list[Kept]:
         """What each branch said of `views`, which `keep` has seen to before."""

@@ -9,8 +9,9 @@ import torch
 
 from benchmarks.published import PublishedFit, PublishedLearner, PublishedNetwork
 from benchmarks.tasks import TaskFiles, write_task
-from lorax.learning.episode import base_state, learn_episode
+from lorax.learning.episode import learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan
+from lorax.learning.opening import base_state
 from lorax.learning.state import LearnedTask, Revision, state_digest
 from lorax.learning.training import Fit
 from lorax.network.backbone import open_backbone

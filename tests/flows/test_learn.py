@@ -27,8 +27,9 @@ from lorax.data import versions
 from lorax.data.admission import Terms
 from lorax.data.landing import land
 from lorax.initialize import initialize, with_values
-from lorax.learning.episode import base_state, learn_episode
+from lorax.learning.episode import learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan
+from lorax.learning.opening import base_state
 from lorax.learning.state import LearnedTask, Revision, state_digest
 from lorax.params import load_params
 from lorax.stream import SCENARIOS

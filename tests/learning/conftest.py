@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ import pytest
 from PIL import Image
 
 from lorax.data.layout import parse_task
-from lorax.learning.episode import base_state, learn_episode
+from lorax.learning.episode import learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan
+from lorax.learning.opening import base_state
 from lorax.learning.state import LearnedTask, LearnerState, Revision, state_digest
 from lorax.params import Params
 from lorax.stream import Sample, Task
@@ -72,18 +74,19 @@ def params(tiny_backbone_params) -> Params:  # noqa: F811
 Learn = Callable[[Path, Path | None, int], EpisodeFolder]
 
 
+def learn_one(stream: Stream, params: Params, home: Path, base: Path | None, k: int) -> EpisodeFolder:
+    """Learn task number k on top of the state in a directory (None: the first task); returns the episode's folder."""
+    state = base_state(base, params)
+    task = stream.tasks[k]
+    folder = EpisodeFolder.open(home, plan_of(state, base, task, params))
+    learn_episode(folder, state, task, stream.tasks[:k], stream.fetch, params)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def learn(stream: Stream, params: Params) -> Learn:
-    """Learn task number k on top of the state in a directory (None: the first task); returns the episode's folder."""
-
-    def learn_one(home: Path, base: Path | None, k: int) -> EpisodeFolder:
-        state = base_state(base, params)
-        task = stream.tasks[k]
-        folder = EpisodeFolder.open(home, plan_of(state, base, task, params))
-        learn_episode(folder, state, task, stream.tasks[:k], stream.fetch, params)
-        return folder
-
-    return learn_one
+    """`learn_one` with the parameters of most tests."""
+    return partial(learn_one, stream, params)
 
 
 def plan_of(state: LearnerState, base: Path | None, task: Task, params: Params) -> Plan:

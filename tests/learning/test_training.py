@@ -11,7 +11,7 @@ import torch
 from lorax.data.images import Images
 from lorax.errors import StateError
 from lorax.learning.batches import TrainingSet
-from lorax.learning.episode import base_state, open_network
+from lorax.learning.opening import base_state, open_network
 from lorax.learning.training import EpochRow, Fit, learning_rate
 from lorax.network.features import FeatureStore
 from lorax.params import Params, TrainingParams

@@ -12,6 +12,7 @@ import torch
 from lorax.network.backbone import Backbone, reopen_backbone
 from lorax.network.features import FeatureStore, Views, views_of
 from lorax.network.network import Network
+from lorax.network.team import Team
 from lorax.params import LoraParams
 from tests.network.conftest import learned_branch
 
@@ -147,13 +148,13 @@ def test_what_was_not_asked_for_the_longest_goes_first(store: FeatureStore, netw
     assert store.shrink(0) == 0
 
 
-def test_two_that_share_the_work_do_all_of_it_once(store: FeatureStore, network: Network, shown: Shown) -> None:
+def test_a_team_shares_the_batches(store: FeatureStore, network: Network) -> None:
     asked = []
-    for part in range(2):
-        other = Shown()
-        FeatureStore(store.root / str(part)).keep(
-            network, range(2), other.views, other.read, BATCH, share=(part, 2)
-        )  # each for itself, as if at the same time
-        asked.append(set(other.asked))
+    for rank in range(2):
+        team, shown = Team(), Shown()
+        team.rank, team.size = rank, 2
+        alone = FeatureStore(store.root / str(rank))  # as if both were at work at the same time
+        alone.keep(network, range(2), shown.views, shown.read, BATCH, team=team)
+        asked.append(set(shown.asked))
     assert not asked[0] & asked[1]
     assert asked[0] | asked[1] == set(range(COUNT))

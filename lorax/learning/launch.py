@@ -1,0 +1,152 @@
+"""An episode's heavy steps in several processes: `accelerate launch` starts `lorax.learning.member` for each GPU.
+
+What the members need goes to them as one JSON file; what they have to tell comes back as lines of JSON. They end when
+this process does, however it ends.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from itertools import chain
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import torch
+
+from lorax import errors
+from lorax.data.images import Progress
+from lorax.errors import LoraxError, ParamsError
+from lorax.learning.centers import Fetch
+from lorax.learning.folder import EpisodeFolder
+from lorax.learning.opening import device_of
+from lorax.learning.state import LearnerState, save_state
+from lorax.learning.training import EpochRow, OnEpoch
+from lorax.params import Params
+from lorax.storage import canonical_json, write_whole
+from lorax.stream import Sample, Task, TaskClass
+
+Work = Literal["train", "look"]
+"""`train_branch`, or `look_at_tests`."""
+
+_PATIENCE_S = 30
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the members are to do."""
+
+    work: Work
+    folder: str
+    base: str
+    tasks: tuple[Task, ...]
+    paths: Mapping[str, str]
+    params: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> Job:
+        record = json.loads(path.read_text())
+        return cls(**record | {"tasks": tuple(_task(task) for task in record["tasks"])})
+
+
+def launch(
+    work: Work,
+    folder: EpisodeFolder,
+    base: LearnerState,
+    tasks: Sequence[Task],
+    fetch: Fetch,
+    params: Params,
+    on_epoch: OnEpoch | None,
+    on_progress: Progress | None,
+) -> None:
+    """Have a team of `params.run.processes` do the work, and return when it is done.
+
+    Raises:
+        ParamsError: there are fewer GPUs.
+        LoraxError: what a member raised.
+        RuntimeError: a member ended otherwise.
+    """
+    on_cpu = device_of(params.run.device).type == "cpu"
+    _check_gpus(params.run.processes, on_cpu)
+    home = folder.root / "launch"
+    save_state(base, home / "base")
+    images = [task.test if work == "look" else task.train for task in tasks]
+    samples = [*chain(*images), *(exemplar.sample for exemplar in base.exemplars if work == "train")]
+    paths = {md5: str(path) for md5, path in fetch(samples).items()}
+    job = Job(work, str(folder.root), str(home / "base"), tuple(tasks), paths, params.learning())
+    write_whole(home / "job.json", canonical_json(asdict(job)))
+    told: list[Mapping[str, Any]] = []
+    with _members(home, params.run.processes) as (process, lines):
+        for line in lines:
+            with suppress(ValueError):
+                told.append(json.loads(line))
+                _tell(told[-1], on_epoch, on_progress)
+        if process.wait() != 0:
+            raise _error(told, (home / "log.txt").read_text(errors="replace"))
+    shutil.rmtree(home)
+
+
+def launch_command(processes: int) -> list[str]:
+    """What starts a program in so many processes on this machine; its name and arguments follow."""
+    return [
+        *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)),
+        *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
+    ]
+
+
+@contextmanager
+def _members(home: Path, processes: int) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
+    """The launcher and what the members print; they end with the block."""
+    command = [*launch_command(processes), "-m", "lorax.learning.member", str(home / "job.json")]
+    pipe = subprocess.PIPE
+    with (
+        (home / "log.txt").open("w") as log,
+        subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=log, text=True) as process,
+    ):
+        assert process.stdin
+        assert process.stdout
+        try:
+            yield process, process.stdout
+        finally:
+            process.stdin.close()  # at which the members end
+            try:
+                process.wait(_PATIENCE_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _tell(said: Mapping[str, Any], on_epoch: OnEpoch | None, on_progress: Progress | None) -> None:
+    if "epoch" in said and on_epoch:
+        on_epoch(EpochRow(**said["epoch"]), said["of"])
+    if "done" in said and on_progress:
+        on_progress(said["done"], said["total"], said["what"])
+
+
+def _error(told: Sequence[Mapping[str, Any]], log: str) -> Exception:
+    for said in told:
+        kind = getattr(errors, str(said.get("error")), None)
+        if kind is not None:
+            raised: LoraxError = kind(said["message"])
+            return raised
+    last = "\n".join(log.strip().splitlines()[-20:])
+    return RuntimeError(f"a process of the team ended before its work was done. The last lines of its log:\n{last}")
+
+
+def _check_gpus(processes: int, on_cpu: bool) -> None:
+    found = torch.cuda.device_count()
+    if not on_cpu and processes > found:
+        raise ParamsError(
+            f"run.processes is {processes}, but this machine has {found} GPU{'s' * (found != 1)}; each process needs "
+            "one of its own. Lower run.processes in params.yaml."
+        )
+
+
+def _task(record: Mapping[str, Any]) -> Task:
+    parts = {name: tuple(Sample(**sample) for sample in record[name]) for name in ("train", "test")}
+    classes = tuple(TaskClass(**entry) for entry in record["classes"])
+    return Task(record["name"], record["digest"], classes, **parts)

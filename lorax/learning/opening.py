@@ -1,0 +1,59 @@
+"""From a learner state to a network: the state an episode begins with, and the network that a state describes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from lorax.errors import StateError
+from lorax.learning.state import LearnerState, load_state
+from lorax.network.backbone import open_backbone, reopen_backbone
+from lorax.network.head import fresh_head
+from lorax.network.network import Network
+from lorax.params import Params
+
+
+def base_state(directory: Path | None, params: Params) -> LearnerState:
+    """The state in `directory`, or the empty one; either way on the backbone that params.yaml names.
+
+    Raises:
+        StateError: the state was learned on another backbone than params.yaml names.
+        BackboneError: the backbone can't be built.
+    """
+    if directory is None:
+        return LearnerState(open_backbone(params.backbone).identity)
+    state = load_state(directory)
+    wanted, found = params.learning()["backbone"], state.parameters.get("backbone")
+    if wanted != found:
+        raise StateError(
+            f"params.yaml names backbone {wanted}, but the learner state in {directory} was learned on {found}. "
+            "Branches fit one backbone only: restore the backbone section, or begin a new registry.model."
+        )
+    return state
+
+
+def open_network(state: LearnerState, device: str = "auto", *, mixed_precision: bool = False) -> Network:
+    """The network that a learner state describes, ready to predict.
+
+    Raises:
+        BackboneError: its backbone can't be built here, or has other weights than the state names.
+    """
+    network = Network.empty(reopen_backbone(state.backbone), mixed_precision=mixed_precision)
+    for branch in state.branches:
+        network.backbone.load_branch(branch.config, branch.weights)
+    classes, width = state.head_weight.shape
+    network.head = fresh_head(width, classes, torch.Generator())
+    network.head.load_state_dict({"weight": state.head_weight, "bias": state.head_bias})
+    return network.requires_grad_(False).to(device_of(device))
+
+
+def open_for_episode(state: LearnerState, params: Params) -> Network:
+    """The same, run as the episode's parameters want it."""
+    torch.set_num_threads(params.run.threads)
+    return open_network(state, params.run.device, mixed_precision=params.training.mixed_precision)
+
+
+def device_of(name: str) -> torch.device:
+    """The device that `run.device` names; "auto" is a GPU where there is one."""
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)

@@ -1,0 +1,93 @@
+"""Several processes on one episode: they agree with each other, and with one process as far as rounding lets them."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from lorax.errors import DataVersionError, ParamsError
+from lorax.learning import launch
+from lorax.learning.episode import evaluate, train_branch, update_exemplars
+from lorax.learning.folder import EpisodeFolder
+from lorax.learning.opening import base_state
+from lorax.learning.state import load_state
+from lorax.params import Params
+from tests.learning.conftest import learn_one, plan_of
+
+
+@pytest.fixture(scope="module")
+def still(params: Params) -> Params:
+    """No dropout: each process would draw its own."""
+    return params.model_copy(update={"lora": params.lora.model_copy(update={"dropout": 0.0})})
+
+
+def _by(processes: int, params: Params) -> Params:
+    return params.model_copy(update={"run": params.run.model_copy(update={"processes": processes})})
+
+
+def test_two_processes_learn_what_one_learns(
+    learned: list[EpisodeFolder], stream, still: Params, tmp_path: Path
+) -> None:
+    one = load_state(learn_one(stream, still, tmp_path / "one", learned[0].state_dir, 1).state_dir)
+    params, task, rows, done = _by(2, still), stream.tasks[1], [], []
+    base = base_state(learned[0].state_dir, params)
+    folder = EpisodeFolder.open(tmp_path / "two", plan_of(base, learned[0].state_dir, task, params))
+    train_branch(
+        *(folder, base, task, stream.fetch, params),
+        on_epoch=lambda row, epochs: rows.append(row),
+        on_progress=lambda *said: done.append(said),
+    )
+    update_exemplars(folder, base, task, stream.fetch, params)
+    evaluate(folder, base, task, stream.tasks[:1], stream.fetch, params)
+    assert not (folder.root / "launch").exists()
+    assert [row.epoch for row in rows] == [0, 1]  # told by the leader alone
+    assert done[-1][0] == done[-1][1] > 0
+    two = load_state(folder.state_dir)
+    assert torch.allclose(two.head_weight, one.head_weight, atol=1e-4)
+    assert two.accuracy[1] == pytest.approx(one.accuracy[1], abs=0.01)
+    first, second = ({(e.sample.md5, e.class_id) for e in state.exemplars} for state in (one, two))
+    assert len(second) == len(two.exemplars) == still.exemplars.budget  # one budget, no image twice
+    assert len(first & second) >= 0.95 * still.exemplars.budget
+
+
+def test_a_members_error_is_the_callers(stream, still: Params, tmp_path: Path) -> None:
+    params, task = _by(2, still), stream.tasks[0]
+    folder = EpisodeFolder.open(tmp_path, plan_of(base_state(None, params), None, task, params))
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no image")
+
+    def fetch(samples):
+        samples = list(samples)
+        return stream.fetch(samples) | {samples[3].md5: bad}
+
+    with pytest.raises(DataVersionError, match="md5"):
+        train_branch(folder, base_state(None, params), task, fetch, params)
+    assert not folder.trained_dir.exists()
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ParamsError, match="this machine has 1 GPU;"):
+        launch._check_gpus(2, on_cpu=False)
+
+
+def test_members_that_disagree_say_so(tmp_path: Path) -> None:
+    script = tmp_path / "two.py"
+    script.write_text(
+        "import torch\n"
+        "from lorax.network.team import Launched\n"
+        "team = Launched(cpu=True)\n"
+        "weights = torch.ones(3)\n"
+        "team.check_agrees([weights])\n"
+        "team.sum([weights])\n"
+        "assert weights.tolist() == [2, 2, 2]\n"
+        "team.check_agrees([weights + 1e-6 * team.rank])\n"
+    )
+    command = [*launch.launch_command(2), str(script)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "have learned different weights" in done.stderr
+    assert "AssertionError" not in done.stderr
