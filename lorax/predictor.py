@@ -16,7 +16,8 @@ from typing import Literal, TypeVar
 import numpy as np
 import torch
 
-from lorax.data.images import Images, Pixels, decode
+from lorax.data.images import Images, decode
+from lorax.data.pixels import Pixels
 from lorax.errors import ImageError, StateError
 from lorax.learning.opening import open_network
 from lorax.learning.state import load_state

@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -29,8 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from lorax.data.pixels import DeviceImages, Pixels, mapped
 from lorax.errors import DataVersionError, ImageError
-from lorax.storage import storage_errors
 from lorax.stream import Sample
 
 if TYPE_CHECKING:
@@ -38,8 +37,6 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int, str], None]
 """Called as progress(done, total, what)."""
-
-Pixels = NDArray[np.uint8]
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -181,7 +178,7 @@ class Images:
             pixels += in_threads(load_one, part, told, "reading images")
             in_memory -= sum(image.nbytes for image in pixels[start:])
             if in_memory < 0 and overflow is not None:
-                pixels[start:] = _mapped(pixels[start:], overflow)
+                pixels[start:] = mapped(pixels[start:], overflow)
         return cls(samples, pixels, crop)
 
     def __len__(self) -> int:
@@ -222,35 +219,6 @@ class Images:
         return torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous()
 
 
-class DeviceImages:
-    """Decoded images in one tensor on a device, so that crops are cut there."""
-
-    def __init__(self, pixels: Sequence[Pixels], crop: int, device: torch.device) -> None:
-        import torch
-
-        self.crop = crop
-        ends = np.cumsum([0, *(image.nbytes for image in pixels)])
-        self._bytes = torch.empty(int(ends[-1]), dtype=torch.uint8, device=device)
-        for start, image in zip(ends, pixels, strict=False):
-            self._bytes[start : start + image.nbytes] = torch.tensor(image).flatten().to(device)
-        self._starts = torch.from_numpy(ends[:-1]).to(device)
-        self._widths = torch.tensor([image.shape[1] for image in pixels], device=device)
-
-    def batch(self, indices: NDArray[np.int64], offsets: NDArray[np.int64]) -> torch.Tensor:
-        """As `Images.batch`."""
-        import torch
-
-        device = self._bytes.device
-        rows = torch.from_numpy(indices).to(device, non_blocking=True)
-        top, left = torch.from_numpy(offsets).to(device, non_blocking=True).unbind(1)
-        widths = self._widths[rows]
-        corners = self._starts[rows] + (top * widths + left) * 3  # (B,)
-        lines = corners[:, None] + torch.arange(self.crop, device=device) * widths[:, None] * 3  # (B, crop)
-        places = lines[:, :, None] + torch.arange(self.crop * 3, device=device)  # (B, crop, crop · 3)
-        crops = self._bytes[places].view(len(rows), self.crop, self.crop, 3)
-        return crops.permute(0, 3, 1, 2).contiguous()
-
-
 def pad(pixels: Pixels, crop: int) -> Pixels:
     """`pixels` (H, W, 3), continued by repeated reflection to at least crop by crop, the original centred."""
     missing = [max(0, crop - side) for side in pixels.shape[:2]]
@@ -267,19 +235,6 @@ def _center_crop(pixels: Pixels, crop: int) -> Pixels:
 def _told(progress: Progress, before: int, total: int, done: int, _: int, what: str) -> None:
     """A part's progress as the whole's."""
     progress(before + done, total, what)
-
-
-def _mapped(pixels: Sequence[Pixels], directory: Path) -> list[Pixels]:
-    """The same images in a file without a name, mapped into memory."""
-    with storage_errors(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory) as file:
-            for image in pixels:
-                file.write(image.tobytes())
-            file.flush()
-            whole = np.memmap(file, np.uint8, "r")
-    ends = np.cumsum([image.nbytes for image in pixels])[:-1]
-    return [part.reshape(image.shape) for part, image in zip(np.split(whole, ends), pixels, strict=True)]
 
 
 def _draw(md5: str, view: int, seed: int) -> tuple[int, int]:

@@ -13,7 +13,8 @@ from typing import Any
 import mlflow
 import pandas as pd
 
-from lorax.data.images import Pixels, decode, decode_bytes
+from lorax.data.images import decode, decode_bytes
+from lorax.data.pixels import Pixels
 from lorax.errors import ImageError
 from lorax.predictor import Predictor, Verdict
 
