@@ -131,7 +131,7 @@ def write_timeline(registry: Registry, version: ModelVersion, state: LearnerStat
     timeline = tracking.timeline_run(client, experiment, line)
     client.set_tag(version.run_id, tracking.PARENT_TAG, timeline)
     client.set_model_version_tag(registry.name, str(version.version), LINE_TAG, line)
-    tracking.write_points(client, timeline, timeline_points(state, version.state_digest, versions))
+    tracking.write_timeline(client, timeline, timeline_points(state, version.state_digest, versions))
     tracking.finish_run(client, timeline)
 
 

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,6 +26,9 @@ if TYPE_CHECKING:  # these import torch, which a look-up can do without
 PARENT_TAG = "mlflow.parentRunId"
 _BATCH_POINTS = 1000
 """MLflow's limit for one log_batch call."""
+
+_EVERY_STEP_HAS = "average_accuracy"
+"""A metric that each step of a timeline has."""
 
 _BATCH_PARAMS = 100
 _PARAM_LENGTH = 6000
@@ -113,15 +116,22 @@ def git_tags(git_commit: str | None) -> dict[str, str]:
 
 def write_points(client: Any, run_id: str, points: Iterable[Point]) -> None:
     """Write those points whose metric has none at that step yet."""
-    from mlflow.entities import Metric
+    wanted = list(points)
+    keys = {p.key for p in wanted} & set(client.get_run(run_id).data.metrics)
+    steps = {key: _steps(client, run_id, key) for key in keys}
+    _log_points(client, run_id, (p for p in wanted if p.step not in steps.get(p.key, ())))
 
-    present = client.get_run(run_id).data.metrics
-    wanted = [p for p in points if math.isfinite(p.value)]
-    steps = {key: _steps(client, run_id, key) for key in {p.key for p in wanted} & set(present)}
-    now = int(time.time() * 1000)
-    missing = (Metric(p.key, p.value, now, p.step) for p in wanted if p.step not in steps.get(p.key, ()))
-    for batch in _batches(missing, _BATCH_POINTS):
-        client.log_batch(run_id, metrics=batch)
+
+def write_timeline(client: Any, run_id: str, points: Sequence[Point]) -> None:
+    """Write those steps of a timeline that it has not yet.
+
+    One metric tells which steps are there: each is written in one call, or with that metric in the last one, and MLflow
+    keeps a call's points all or not at all.
+    """
+    missing = {p.step for p in points} - _steps(client, run_id, _EVERY_STEP_HAS)
+    for step in sorted(missing):
+        at_step = (p for p in points if p.step == step)
+        _log_points(client, run_id, sorted(at_step, key=lambda p: p.key == _EVERY_STEP_HAS))
 
 
 def write_episode(client: Any, run_id: str, state: LearnerState, report: Report) -> None:
@@ -140,9 +150,11 @@ def write_scenario(
 ) -> None:
     """Fill a scenario's run: the same metrics as a timeline's, parameters, data digests, figures and reports."""
     tasks = [task.name for task in state.tasks]
-    for report in reports:
-        rows = state.accuracy[: report.episode + 1]
-        write_points(client, run_id, points_at(episode_metrics(rows, tasks, report), report.episode))
+    curves = (
+        points_at(episode_metrics(state.accuracy[: report.episode + 1], tasks, report), report.episode)
+        for report in reports
+    )
+    write_points(client, run_id, chain.from_iterable(curves))
     write_params(client, run_id, state, reports[-1])
     client.log_inputs(run_id, datasets=_data_inputs(state))
     with TemporaryDirectory(prefix="lorax-") as folder:
@@ -229,6 +241,15 @@ def _data_input(task: str, digest: str, state: LearnerState) -> Any:
         "lorax.task_digest": digest,
     }
     return DatasetInput(dataset._to_mlflow_entity(), [InputTag(key, value) for key, value in tags.items()])
+
+
+def _log_points(client: Any, run_id: str, points: Iterable[Point]) -> None:
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    finite = (Metric(p.key, p.value, now, p.step) for p in points if math.isfinite(p.value))
+    for batch in _batches(finite, _BATCH_POINTS):
+        client.log_batch(run_id, metrics=batch)
 
 
 def _steps(client: Any, run_id: str, key: str) -> set[int]:
