@@ -31,6 +31,7 @@ from torch.utils.data import DataLoader, Dataset
 from lorax.data.images import decode, pad
 from lorax.learning.evaluation import accuracy_row, score
 from lorax.learning.exemplars import updated_memory
+from lorax.learning.opening import device_of
 from lorax.learning.state import Exemplar
 from lorax.learning.training import epoch_seed, learning_rate
 from lorax.network.backbone import import_timm, open_backbone
@@ -202,10 +203,9 @@ class PublishedLearner:
 
     def __init__(self, params: Params) -> None:
         torch.set_num_threads(params.run.threads)
-        wanted = params.run.device
-        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted)
         self.params = params
-        self.network = PublishedNetwork(params.backbone, mixed_precision=params.training.mixed_precision).to(device)
+        self.network = PublishedNetwork(params.backbone, mixed_precision=params.training.mixed_precision)
+        self.network.to(device_of(params.run.device))
         self.classes = ClassTable()
         self.tasks: list[Task] = []
         self.memory: tuple[Exemplar, ...] = ()

@@ -43,7 +43,8 @@ STEPS = {"published": published_step, "ours": our_step}
 
 def memory_mib(way: str, arguments: argparse.Namespace, branches: int, batch: int) -> float:
     """How far a fresh process grows while it does two steps, above what it had once the model was built."""
-    options = ["--crop", str(arguments.crop), "--model", arguments.model, "--threads", str(arguments.threads)]
+    options = ["--crop", str(arguments.crop), "--model", arguments.model, "--precision", arguments.precision]
+    options += ["--threads", str(arguments.threads)]
     sizes = ["--branches", str(branches), "--batch", str(batch), "--memory-of", way]
     done = subprocess.run([sys.executable, __file__, *options, *sizes], check=True, capture_output=True, text=True)
     return float(json.loads(done.stdout.splitlines()[-1]))
