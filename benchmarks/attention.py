@@ -66,7 +66,7 @@ def measured(setting: Setting, batch: int, rounds: int) -> list[dict[str, object
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_options(parser, batch=[8], branches=[1], rounds=7)
+    add_options(parser, batch=[8], rounds=7)
     arguments = parser.parse_args()
     with opened(arguments) as setting:
         rows = [row for batch in arguments.batch for row in measured(setting, batch, arguments.rounds)]

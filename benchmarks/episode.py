@@ -161,7 +161,7 @@ def whole_against_composed(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_options(parser, batch=[SIZES.batch], branches=[1, 2, 4, 8, 12], rounds=3)
+    add_options(parser, branches=[1, 2, 4, 8, 12], rounds=3)
     parser.add_argument("--whole", type=int, default=4, help="how many small episodes are run whole")
     arguments = parser.parse_args()
     load = os.getloadavg()[0]

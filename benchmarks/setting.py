@@ -126,13 +126,17 @@ def _operations(work: Work) -> int:
     return counter.get_total_flops()
 
 
-def add_options(parser: argparse.ArgumentParser, *, batch: list[int], branches: list[int], rounds: int) -> None:
+def add_options(
+    parser: argparse.ArgumentParser, *, rounds: int, batch: list[int] | None = None, branches: list[int] | None = None
+) -> None:
+    """The options of every script; `--batch` and `--branches` only with a default."""
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--model", default="convit_tiny", help="timm's name, such as convit_base")
     parser.add_argument("--precision", choices=["float32", "bf16"], default="float32")
     parser.add_argument("--crop", type=int, default=224, help="side of the images, pixels")
-    parser.add_argument("--batch", type=int, nargs="+", default=batch)
-    parser.add_argument("--branches", type=int, nargs="+", default=branches)
+    for name, default in (("--batch", batch), ("--branches", branches)):
+        if default:
+            parser.add_argument(name, type=int, nargs="+", default=default)
     parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--threads", type=int, default=2)
 
