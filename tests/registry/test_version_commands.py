@@ -25,6 +25,7 @@ from lorax.registry import CHAMPION, Registry
 from lorax.workspace import Workspace
 from tests.conftest import SMALL_CONTRACT, write_task_files
 from tests.registry.conftest import OPEN, Server
+from tests.test_cli import HEAVY, said_and_imported
 from tests.tiny_learner import Learned
 
 
@@ -88,6 +89,13 @@ def test_a_rollback_says_what_is_held_now_how_to_free_it_and_where_the_data_is(
     assert [hold["task"] for hold in record["held"]] == ["gamma", "beta"]
     [by] = {entry.by for entry in registry.journal() if entry.kind == "rolled back"}
     assert "@" in by
+
+
+def test_status_with_a_champion_imports_mlflow_and_nothing_else_that_takes_long(workspace: Workspace) -> None:
+    said, imported = said_and_imported("status", cwd=workspace.root)
+    assert "version 1" in said
+    assert "mlflow" in imported
+    assert not imported & HEAVY
 
 
 def test_relearning_is_refused_while_a_task_that_would_be_lost_has_not_landed_here(
