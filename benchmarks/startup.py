@@ -36,8 +36,6 @@ from lorax.workspace import Workspace
 LORAX = (sys.executable, "-m", "lorax")
 BARE = "import sys, mlflow; mlflow.MlflowClient(sys.argv[1]).get_model_version_by_alias(sys.argv[2], 'champion')"
 LEARNING = "import lorax.learning.episode; lorax.network.backbone.import_timm(); import peft"
-    "from lorax.learning import episode; from lorax.network.backbone import import_timm; import_timm(); import peft"
-)
 VALUES = {
     "training": {"epochs": 1},
     "landing": {"min_train": 1, "min_val": 1},
