@@ -64,13 +64,14 @@ def our_features(k: int, sizes: Sizes) -> dict[str, int]:
     """How many features (one branch, one crop) episode k computes; the others were kept in earlier episodes.
 
     Training asks the k-1 frozen branches for all views of the new images; of the exemplars only the newest of them has
-    not been asked. Herding asks all k for the new images' centres. Evaluation asks all k for the new test set and the
+    not been asked. Herding asks the new branch for one view of each new image; of it the others have said what they have
+    to say. Evaluation asks all k for the new test set and the
     new branch for the k-1 old ones.
     """
     asked_before = sizes.exemplars(k) * sizes.views if k > 1 else 0
     return {
         "frozen": (k - 1) * sizes.train * sizes.views + asked_before,
-        "herding": k * sizes.train,
+        "herding": sizes.train,
         "evaluation": k * sizes.test + (k - 1) * sizes.test,
     }
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lorax.data.images import Images
-from lorax.network.features import FeatureStore, Kept, OnKept, Views, views_of
+from lorax.network.features import CENTER, FeatureStore, Kept, OnKept, views_of
 from lorax.network.network import Network
 from lorax.network.team import ALONE, Team
 from lorax.params import RunParams
@@ -48,11 +48,16 @@ class TrainingSet:
         offsets = images.offsets(views, run.seed)  # (N, V, 2)
         rows = np.repeat(np.arange(len(images)), views)[:, None]
         crops, lookup = np.unique(np.hstack([rows, offsets.reshape(-1, 2)]), axis=0, return_inverse=True)
-        names, older = view_names(images, crops), range(network.branches - 1)
+        md5s = [images.samples[image].md5 for image in crops[:, 0]]
+        names, older = views_of(md5s, canonical(images, crops)), range(network.branches - 1)
         read = lambda i: images.batch(crops[i, 0], crops[i, 1:])  # noqa: E731
         store.keep(network, older, names, read, run.batch_size, on_kept, team)
         frozen = store.kept(network, older, names, run.batch_size)
         return cls(images, labels, crops, lookup.reshape(len(images), views), frozen, network.device)
+
+    def first_views(self, count: int) -> NDArray[np.int64]:
+        """Corners (count, 2) of the view that epoch 0 shows of the first images."""
+        return canonical(self.images, self.crops[self.lookup[:count, 0]])
 
     def batches(self, order: Sequence[Tensor], view: int) -> Iterator[Batch]:
         """The batches of an epoch, each made ready while the one before is in use.
@@ -84,8 +89,7 @@ class TrainingSet:
         return tensor.to(self.device, non_blocking=True)
 
 
-def view_names(images: Images, crops: NDArray[np.int64]) -> Views:
-    """Names of crops (M, 3) of image, top, left; the crop at the centre goes by the centre's name."""
-    md5s = [images.samples[image].md5 for image in crops[:, 0]]
+def canonical(images: Images, crops: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Corners (M, 2) of crops (M, 3), in which the crop at an image's centre goes by (CENTER, CENTER)."""
     at_center = (images.center()[crops[:, 0], 0] == crops[:, 1:]).all(axis=1)
-    return np.where(at_center, views_of(md5s), views_of(md5s, crops[:, 1:]))
+    return np.where(at_center[:, None], CENTER, crops[:, 1:])

@@ -11,16 +11,19 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lorax.data.images import Images, Progress
 from lorax.errors import StateError
+from lorax.learning.asking import Fetch, Question
 from lorax.learning.batches import TrainingSet
-from lorax.learning.centers import Fetch, center_features, keep_centers, keep_centers_of
 from lorax.learning.evaluation import accuracy_row, compare, score
 from lorax.learning.exemplars import updated_memory
 from lorax.learning.folder import EpisodeFolder, Report
@@ -99,21 +102,26 @@ def train_branch(
     fit = Fit(network, len(base.classes), params.training, params.run, episode, team)
     rows = fit.run_epochs(data, folder.checkpoint_path, on_epoch)
     trained = time.perf_counter()
-    keep_centers_of(store, network, images, len(task.train), params.run.batch_size, on_kept, team)  # for herding
+    first = Question(task.train, data.first_views(len(task.train)))  # for herding, while the images are at hand
+    first.ask(store, network, first.read_from(images), params.run.batch_size, on_kept, team)
     seconds = {"prepare": prepared - started + time.perf_counter() - trained, "train": sum(r.seconds for r in rows)}
     if team.is_leader:
-        _save_trained(folder.trained_dir, network, rows, modules, seconds)
+        _save_trained(folder.trained_dir, network, rows, modules, seconds, first.corners)
         folder.checkpoint_path.unlink(missing_ok=True)
 
 
 def update_exemplars(folder: EpisodeFolder, base: LearnerState, task: Task, fetch: Fetch, params: Params) -> None:
-    """Step 2: herd the new task's classes and shrink the old ones', within the budget."""
+    """Step 2: herd the new task's classes and shrink the old ones', within the budget.
+
+    Herding looks at each image's first training view, about which the branches have been asked already.
+    """
     if folder.exemplars_path.is_file():
         return
     started = time.perf_counter()
     network = open_for_episode(_grown_state(folder, base, task, params), params)
-    store = FeatureStore(folder.features_dir)
-    features = center_features(store, network, task.train, fetch, params.run.batch_size)
+    question = Question(task.train, np.array(_training_record(folder)["views"]).reshape(-1, 2))
+    store, read = FeatureStore(folder.features_dir), question.read_files(fetch, network.crop)
+    features = question.answers(store, network, read, params.run.batch_size)
     classes = base.classes.with_task(task.name, task.classes)
     memory = updated_memory(base.exemplars, task.train, features, classes, params.exemplars.budget)
     record = {"exemplars": [asdict(e) for e in memory], "seconds": time.perf_counter() - started}
@@ -145,7 +153,9 @@ def evaluate(
     network, store = open_for_episode(grown, params), FeatureStore(folder.features_dir)
     predicted, before, true = {}, {}, {}
     for known in (*earlier, task):
-        features = center_features(store, network, known.test, fetch, params.run.batch_size)
+        question = Question.of_centers(known.test)
+        read = question.read_files(fetch, network.crop)
+        features = question.answers(store, network, read, params.run.batch_size)
         with torch.no_grad():
             predicted[known.name] = network.head(features.to(network.device)).argmax(dim=1)
         if known is not task:
@@ -156,7 +166,7 @@ def evaluate(
     record = json.loads(folder.exemplars_path.read_text())
     memory = tuple(Exemplar(Sample(**e["sample"]), e["class_id"], e["rank"]) for e in record["exemplars"])
     row = accuracy_row(scores, [t.name for t in grown.tasks])
-    trained = json.loads((folder.trained_dir / "training.json").read_text())
+    trained = _training_record(folder)
     seconds = trained["seconds"] | {"herd": record["seconds"], "evaluate": time.perf_counter() - started}
     Report(
         episode=len(base.tasks),
@@ -185,9 +195,9 @@ def look_at_tests(
         launch("look", folder, base, tasks, fetch, params, None, on_progress)
         return
     network = open_for_episode(_grown_state(folder, base, tasks[-1], params), params)
-    samples = [sample for task in tasks for sample in task.test]
+    question = Question.of_centers([sample for task in tasks for sample in task.test])
     store, on_kept = FeatureStore(folder.features_dir), _told(on_progress)
-    keep_centers(store, network, samples, fetch, params.run.batch_size, on_kept, team)
+    question.ask(store, network, question.read_files(fetch, network.crop), params.run.batch_size, on_kept, team)
 
 
 def _base_answers(base: LearnerState, features: Tensor) -> Tensor:
@@ -226,7 +236,12 @@ def _grown_state(folder: EpisodeFolder, base: LearnerState, task: Task, params: 
 
 
 def _save_trained(
-    directory: Path, network: Network, rows: Sequence[EpochRow], modules: int, seconds: Mapping[str, float]
+    directory: Path,
+    network: Network,
+    rows: Sequence[EpochRow],
+    modules: int,
+    seconds: Mapping[str, float],
+    views: NDArray[np.int64],
 ) -> None:
     newest = network.branches - 1
     branch = Branch("", network.backbone.branch(newest).config, network.backbone.branch(newest).weights, seed=0)
@@ -236,12 +251,18 @@ def _save_trained(
         "lora_modules": modules,
         "trainable_parameters": sum(w.numel() for w in network.backbone.branch(newest).weights.values()),
         "seconds": dict(seconds),
+        "views": views.tolist(),
     }
     with whole_directory(directory) as draft:
         for name, data in branch.files().items():
             (draft / name).write_bytes(data)
         (draft / "head.safetensors").write_bytes(safetensors.torch.save(head))
         (draft / "training.json").write_text(canonical_json(record))
+
+
+def _training_record(folder: EpisodeFolder) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((folder.trained_dir / "training.json").read_text())
+    return record
 
 
 def _told(on_progress: Progress | None) -> OnKept | None:

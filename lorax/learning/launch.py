@@ -22,7 +22,7 @@ import torch
 from lorax import errors
 from lorax.data.images import Progress
 from lorax.errors import LoraxError, ParamsError
-from lorax.learning.centers import Fetch
+from lorax.learning.asking import Fetch
 from lorax.learning.folder import EpisodeFolder
 from lorax.learning.opening import device_of
 from lorax.learning.state import LearnerState, save_state

@@ -43,16 +43,17 @@ OnKept = Callable[[int, int], None]
 _CODE = 1
 """Raised when features are computed in another way, so that older ones are not found."""
 
-_CENTER = -1
+CENTER = -1
+"""In place of a corner's coordinates: the crop in the middle, wherever that is."""
+
 _CHECKED_AT_ONCE = 8192
 
 
-def views_of(md5s: Sequence[str], corners: NDArray[np.int64] | None = None) -> Views:
-    """Names of one view of each image: the crop at its corner (N, 2), or the centre."""
+def views_of(md5s: Sequence[str], corners: NDArray[np.int64]) -> Views:
+    """Names of one view of each image: the crop at its corner (N, 2), which may be (CENTER, CENTER)."""
     names = np.empty((len(md5s), 24), np.uint8)
     names[:, :16] = np.frombuffer(bytes.fromhex("".join(md5s)), np.uint8).reshape(-1, 16)
-    places = np.full((len(md5s), 2), _CENTER) if corners is None else corners
-    names[:, 16:] = places.astype(">i4").view(np.uint8).reshape(-1, 8)
+    names[:, 16:] = corners.astype(">i4").view(np.uint8).reshape(-1, 8)
     return names.view("S24").ravel()
 
 

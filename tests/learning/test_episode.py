@@ -193,9 +193,9 @@ def test_an_old_branch_is_asked_only_of_new_images(
         return [asked.count(k) for k in range(3)]
 
     assert len(base.exemplars) == 12
-    # Batches of 8. 20 new images: two views and, where no view is the centre, the centre. 12 exemplars: branch 0 was
-    # asked of them in episode 1, in which branch 1 itself learned. 20 centres: branch 2, when it has learned.
-    assert batches_asked(train_branch) == [5 + 3, 5 + 3 + 3, 3 + 1]
+    # Batches of 8: two views of 20 new images; those of 12 exemplars, about which branch 0 was asked in episode 1, in
+    # which branch 1 itself learned; and when branch 2 has learned, the view of each new image that herding looks at.
+    assert batches_asked(train_branch) == [5, 5 + 3, 3]
     assert batches_asked(update_exemplars) == [0, 0, 0]
     assert batches_asked(evaluate, earlier) == [2, 2, 2 + 3]  # 12 new test images; 24 old ones by the new branch alone
     assert state_digest(folder.state_dir) == state_digest(learned[2].state_dir)

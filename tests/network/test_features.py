@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lorax.network.backbone import Backbone, reopen_backbone
-from lorax.network.features import FeatureStore, Views, views_of
+from lorax.network.features import CENTER, FeatureStore, Views, views_of
 from lorax.network.network import Network
 from lorax.network.team import Team
 from lorax.params import LoraParams
@@ -27,7 +27,7 @@ class Shown:
         self.images = torch.randint(
             0, 256, (count, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
         )
-        self.views = views_of([hashlib.md5(bytes([n])).hexdigest() for n in range(count)])
+        self.views = views_of([hashlib.md5(bytes([n])).hexdigest() for n in range(count)], np.full((count, 2), CENTER))
         self.asked: list[int] = []
 
     def read(self, rows: np.ndarray) -> torch.Tensor:

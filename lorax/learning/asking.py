@@ -1,0 +1,72 @@
+"""Asking every branch about one view of each image, which is what herding and evaluation look at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lorax.data.images import Images
+from lorax.network.features import CENTER, FeatureStore, OnKept, Read, Views, views_of
+from lorax.network.network import Network
+from lorax.network.team import ALONE, Team
+from lorax.stream import Sample
+
+Fetch = Callable[[Iterable[Sample]], Mapping[str, Path]]
+"""Finds the file of each sample, by md5."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """N images, each in one view: the crop at its corner (N, 2), or the centre where that is (CENTER, CENTER)."""
+
+    samples: Sequence[Sample]
+    corners: NDArray[np.int64]
+
+    @classmethod
+    def of_centers(cls, samples: Sequence[Sample]) -> Question:
+        return cls(samples, np.full((len(samples), 2), CENTER))
+
+    @property
+    def views(self) -> Views:
+        return views_of([sample.md5 for sample in self.samples], self.corners)
+
+    def read_from(self, images: Images) -> Read:
+        """Cut the views from a set at hand, whose first N images these are."""
+        corners = np.where(self.corners == CENTER, images.center()[: len(self.samples), 0], self.corners)
+        return lambda indices: images.batch(indices, corners[indices])
+
+    def read_files(self, fetch: Fetch, crop: int) -> Read:
+        """Read the images that are asked for, a batch at a time."""
+        paths = cache(lambda: fetch(self.samples))
+
+        def read(indices: NDArray[np.int64]) -> Tensor:
+            part = Question([self.samples[i] for i in indices], self.corners[indices])
+            images = Images.load(part.samples, paths(), crop)
+            return part.read_from(images)(np.arange(len(indices)))
+
+        return read
+
+    def ask(
+        self,
+        store: FeatureStore,
+        network: Network,
+        read: Read,
+        batch_size: int,
+        on_kept: OnKept | None = None,
+        team: Team = ALONE,
+    ) -> None:
+        """Have an answer of every branch; images are read only where one is lacking."""
+        store.keep(network, range(network.branches), self.views, read, batch_size, on_kept, team)
+
+    def answers(self, store: FeatureStore, network: Network, read: Read, batch_size: int) -> Tensor:
+        """What all branches say, (N, K·D) on the CPU, asked now or before."""
+        self.ask(store, network, read, batch_size)
+        kept = store.kept(network, range(network.branches), self.views, batch_size)
+        return torch.cat([part.take() for part in kept], dim=1)
