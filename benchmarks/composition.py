@@ -64,9 +64,8 @@ def our_features(k: int, sizes: Sizes) -> dict[str, int]:
     """How many features (one branch, one crop) episode k computes; the others were kept in earlier episodes.
 
     Training asks the k-1 frozen branches for all views of the new images; of the exemplars only the newest of them has
-    not been asked. Herding asks the new branch for one view of each new image; of it the others have said what they have
-    to say. Evaluation asks all k for the new test set and the
-    new branch for the k-1 old ones.
+    not been asked. Herding asks the new branch for one view of each new image, about which the others have been asked.
+    Evaluation asks all k for the new test set and the new branch for the k-1 old ones.
     """
     asked_before = sizes.exemplars(k) * sizes.views if k > 1 else 0
     return {
