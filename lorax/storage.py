@@ -42,7 +42,7 @@ def whole_directory(final: Path) -> Iterator[Path]:
             shutil.rmtree(draft, ignore_errors=True)
 
 
-def write_whole(path: Path, data: bytes | str) -> None:
+def write_whole(path: Path, data: bytes | memoryview | str) -> None:
     """Write a file so that a reader sees the old bytes or the new ones, never a part.
 
     Raises:

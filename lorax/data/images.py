@@ -114,7 +114,7 @@ def in_threads(
     return results
 
 
-_DECODED_AT_ONCE = 256
+_DECODED_AT_ONCE = 32
 
 _IN_MEMORY = 2 * 2**30
 """Bytes of decoded images that a set holds in memory; what goes beyond lies in a file without a name."""

@@ -48,7 +48,8 @@ class Question:
 
         def read(indices: NDArray[np.int64]) -> Tensor:
             part = Question([self.samples[i] for i in indices], self.corners[indices])
-            images = Images.load(part.samples, paths(), crop)
+            only_centers = bool((part.corners == CENTER).all())
+            images = Images.load(part.samples, paths(), crop, center_only=only_centers)
             return part.read_from(images)(np.arange(len(indices)))
 
         return read
@@ -65,8 +66,16 @@ class Question:
         """Have an answer of every branch; images are read only where one is lacking."""
         store.keep(network, range(network.branches), self.views, read, batch_size, on_kept, team)
 
-    def answers(self, store: FeatureStore, network: Network, read: Read, batch_size: int) -> Tensor:
+    def answers(
+        self,
+        store: FeatureStore,
+        network: Network,
+        read: Read,
+        batch_size: int,
+        on_kept: OnKept | None = None,
+        team: Team = ALONE,
+    ) -> Tensor:
         """What all branches say, (N, K·D) on the CPU, asked now or before."""
-        self.ask(store, network, read, batch_size)
+        self.ask(store, network, read, batch_size, on_kept, team)
         kept = store.kept(network, range(network.branches), self.views, batch_size)
         return torch.cat([part.take() for part in kept], dim=1)

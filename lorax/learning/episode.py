@@ -148,18 +148,16 @@ def evaluate(
     if folder.state_dir.is_dir() and folder.report_path.is_file():
         return state_digest(folder.state_dir)
     started = time.perf_counter()
-    look_at_tests(folder, base, (*earlier, task), fetch, params, on_progress)
-    grown = _grown_state(folder, base, task, params)
-    network, store = open_for_episode(grown, params), FeatureStore(folder.features_dir)
+    tasks, grown = (*earlier, task), _grown_state(folder, base, task, params)
+    if params.run.processes > 1:
+        launch("look", folder, base, tasks, fetch, params, None, on_progress)
+    network, features = look_at_tests(folder, base, tasks, fetch, params, on_progress)
     predicted, before, true = {}, {}, {}
-    for known in (*earlier, task):
-        question = Question.of_centers(known.test)
-        read = question.read_files(fetch, network.crop)
-        features = question.answers(store, network, read, params.run.batch_size)
+    for known, said in zip(tasks, features.split([len(t.test) for t in tasks]), strict=True):
         with torch.no_grad():
-            predicted[known.name] = network.head(features.to(network.device)).argmax(dim=1)
+            predicted[known.name] = network.head(said.to(network.device)).argmax(dim=1)
         if known is not task:
-            before[known.name] = _base_answers(base, features)
+            before[known.name] = _base_answers(base, said)
         true[known.name] = torch.tensor(grown.classes.ids(known.test))
     scores = score(predicted, true, grown.classes)
     against_base = compare(before, predicted, true, grown.classes)
@@ -189,15 +187,12 @@ def look_at_tests(
     params: Params,
     on_progress: Progress | None = None,
     team: Team = ALONE,
-) -> None:
-    """Ask every branch of `tasks`, the new one last, about every test image that it has not seen."""
-    if params.run.processes > team.size:
-        launch("look", folder, base, tasks, fetch, params, None, on_progress)
-        return
+) -> tuple[Network, Tensor]:
+    """The grown network, and what its branches say of all test images of `tasks`, the new one last: (N, K·D)."""
     network = open_for_episode(_grown_state(folder, base, tasks[-1], params), params)
     question = Question.of_centers([sample for task in tasks for sample in task.test])
-    store, on_kept = FeatureStore(folder.features_dir), _told(on_progress)
-    question.ask(store, network, question.read_files(fetch, network.crop), params.run.batch_size, on_kept, team)
+    store, read = FeatureStore(folder.features_dir), question.read_files(fetch, network.crop)
+    return network, question.answers(store, network, read, params.run.batch_size, _told(on_progress), team)
 
 
 def _base_answers(base: LearnerState, features: Tensor) -> Tensor:

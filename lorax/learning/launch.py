@@ -74,20 +74,20 @@ def launch(
     on_cpu = device_of(params.run.device).type == "cpu"
     _check_gpus(params.run.processes, on_cpu)
     home = folder.root / "launch"
+    shutil.rmtree(home, ignore_errors=True)  # of a run that was killed
     save_state(base, home / "base")
     images = [task.test if work == "look" else task.train for task in tasks]
     samples = [*chain(*images), *(exemplar.sample for exemplar in base.exemplars if work == "train")]
     paths = {md5: str(path) for md5, path in fetch(samples).items()}
     job = Job(work, str(folder.root), str(home / "base"), tuple(tasks), paths, params.learning())
     write_whole(home / "job.json", canonical_json(asdict(job)))
-    told: list[Mapping[str, Any]] = []
+    failed: list[Mapping[str, Any]] = []
     with _members(home, params.run.processes) as (process, lines):
-        for line in lines:
-            with suppress(ValueError):
-                told.append(json.loads(line))
-                _tell(told[-1], on_epoch, on_progress)
+        for said in filter(None, map(_said, lines)):
+            _tell(said, on_epoch, on_progress)
+            failed += [said] if "error" in said else []
         if process.wait() != 0:
-            raise _error(told, (home / "log.txt").read_text(errors="replace"))
+            raise _error(failed, home / "log.txt")
     shutil.rmtree(home)
 
 
@@ -127,14 +127,23 @@ def _tell(said: Mapping[str, Any], on_epoch: OnEpoch | None, on_progress: Progre
         on_progress(said["done"], said["total"], said["what"])
 
 
-def _error(told: Sequence[Mapping[str, Any]], log: str) -> Exception:
+def _said(line: str) -> dict[str, Any] | None:
+    """What a member tells; its libraries may print, too."""
+    with suppress(ValueError):
+        record = json.loads(line)
+        return record if isinstance(record, dict) else None
+    return None
+
+
+def _error(told: Sequence[Mapping[str, Any]], log: Path) -> Exception:
+    """The first error that the user can mend, else the first one."""
     for said in told:
-        kind = getattr(errors, str(said.get("error")), None)
+        kind = getattr(errors, said["error"], None)
         if kind is not None:
             raised: LoraxError = kind(said["message"])
             return raised
-    last = "\n".join(log.strip().splitlines()[-20:])
-    return RuntimeError(f"a process of the team ended before its work was done. The last lines of its log:\n{last}")
+    why = told[0]["message"] if told else "it said nothing of why"
+    return RuntimeError(f"a process of the team ended before its work was done: {why}\nIts log: {log}")
 
 
 def _check_gpus(processes: int, on_cpu: bool) -> None:

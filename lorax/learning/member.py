@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import threading
+import traceback
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,15 @@ from lorax.stream import Sample
 def main(path: Path) -> None:
     """Do a part of the job in the file."""
     threading.Thread(target=_end_with_the_launcher, daemon=True).start()
-    job = Job.read(path)
-    params = Params.model_validate(job.params)
     try:
-        _work(job, params, Launched(cpu=device_of(params.run.device).type == "cpu"))
-    except LoraxError as error:
-        _say({"error": type(error).__name__, "message": str(error)})
+        job = Job.read(path)
+        params = Params.model_validate(job.params)
+        team = Launched(cpu=device_of(params.run.device).type == "cpu")
+        assert team.size == params.run.processes
+        _work(job, params, team)
+    except Exception as error:
+        message = str(error) if isinstance(error, LoraxError) else traceback.format_exc()
+        _say({"error": type(error).__name__, "message": message})
         sys.exit(1)
 
 

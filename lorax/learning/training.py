@@ -108,11 +108,11 @@ class Fit:
         rows = self._resume(checkpoint)
         for epoch in range(len(rows), self.training.epochs):
             rows.append(self._epoch(data, epoch))
+            self.team.check_agrees(self.parameters)
             if self.team.is_leader:
                 self._save(checkpoint, rows)
             if on_epoch and self.team.is_leader:
                 on_epoch(rows[-1], self.training.epochs)
-        self.team.check_agrees(self.parameters)
         self.network.backbone.keep_branch(self.newest, self.live)
         self.network.requires_grad_(False)
         return rows

@@ -6,21 +6,19 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lorax.errors import BackboneError
 from lorax.network.branch import Branch, LiveBranch, fresh_branch
 from lorax.network.convit import use_fast_attention
+from lorax.network.stack import make_stackable, stacked
 from lorax.params import BackboneParams, LoraParams
 
 SHIPPED = Path(__file__).parent / "weights" / "convit_small64.json"
@@ -78,6 +76,7 @@ class Backbone(nn.Module):
             for name, module in model.named_modules()
             if isinstance(module, nn.Linear) and not name.endswith(".pos_proj")  # convit.py counts on these as they are
         }
+        make_stackable(self._linears)
         self._stack = _Stack()
         self.register_buffer("mean", torch.tensor(identity.mean).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(identity.std).view(1, 3, 1, 1) * 255, persistent=False)
@@ -139,7 +138,7 @@ class Backbone(nn.Module):
     def _pass(self, pixels: Tensor, stack: _Stack, part: range) -> Tensor:
         """One pass of the model over the branches `part` of a stack: (B, 3, crop, crop) -> (B, G·D)."""
         count = len(part)
-        with _adapted(self._linears, {n: w[part.start : part.stop] for n, w in stack.weights.items()}):
+        with stacked({name: weight[part.start : part.stop] for name, weight in stack.weights.items()}):
             out: Tensor = self.model(pixels.repeat(count, 1, 1, 1))
         return out.view(count, len(pixels), -1).transpose(0, 1).reshape(len(pixels), -1)
 
@@ -149,15 +148,16 @@ class Backbone(nn.Module):
         mixed = torch.is_autocast_enabled(device.type)
         dtype = torch.get_autocast_dtype(device.type) if mixed else torch.float32
         wanted = (branches, device, dtype)
-        if self._stack.of != wanted:
+        stack = self._stack  # another thread may replace it
+        if stack.of != wanted:
             chosen = [self._branches[k] for k in branches]
             weights = {
                 name: torch.stack([branch.merged(name, linear.weight) for branch in chosen]).to(dtype)
                 for name, linear in self._linears.items()
                 if any(name in branch.layers for branch in chosen)
             }
-            self._stack = _Stack(wanted, weights)
-        return self._stack
+            self._stack = stack = _Stack(wanted, weights)
+        return stack
 
     def _normalised(self, images: Tensor) -> Tensor:
         return (images.to(self.mean.dtype) - self.mean) / self.std
@@ -255,27 +255,6 @@ def _weights_sha256(model: nn.Module) -> str:
         digest.update(f"{name} {tuple(value.shape)}\n".encode())
         digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-@contextmanager
-def _adapted(linears: Mapping[str, nn.Linear], weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Let some layers apply a stack of weights (G, out, in) to inputs (G·B, T, in) while the block runs."""
-    try:
-        for name, stacked in weights.items():
-            linears[name].forward = partial(_apply_stack, stacked, linears[name].bias)  # type: ignore[method-assign]
-        yield
-    finally:
-        for name in weights:
-            linears[name].__dict__.pop("forward", None)
-
-
-def _apply_stack(weights: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
-    """Each weight of (G, out, in) to its part of x (G·B, ..., in)."""
-    if len(weights) == 1:
-        return F.linear(x, weights[0], bias)
-    parts = x.reshape(len(weights), -1, x.shape[-1])
-    out = torch.bmm(parts, weights.mT)
-    return (out if bias is None else out + bias).view(*x.shape[:-1], -1)
 
 
 def import_timm() -> Any:

@@ -122,7 +122,7 @@ def fresh_branch(lora: LoraParams, linears: Mapping[str, nn.Linear], seed: int) 
         nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=generator)
         weights[_name(layer, "A")] = start
         weights[_name(layer, "B")] = torch.zeros(linear.out_features, lora.rank)
-    return Branch(_config(lora), weights, linears)
+    return Branch(_config(lora, layers), weights, linears)
 
 
 def match_targets(names: Sequence[str], targets: Sequence[str]) -> list[str]:
@@ -150,15 +150,18 @@ def _name(layer: str, factor: str) -> str:
     return f"{_PREFIX}{layer}.lora_{factor}.weight"
 
 
-def _config(lora: LoraParams) -> dict[str, Any]:
-    """PEFT's configuration as its own writer gives it, with lists in place of sets."""
+def _config(lora: LoraParams, layers: Sequence[str]) -> dict[str, Any]:
+    """PEFT's configuration as its own writer gives it, with lists in place of sets.
+
+    It names the layers one by one: PEFT would let a regular expression match layers of other kinds, too.
+    """
     from peft import LoraConfig
 
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules="|".join(f"(?:{target})" for target in lora.targets),
+        target_modules="|".join(re.escape(layer) for layer in layers),
         bias="none",
         inference_mode=True,
     )

@@ -4,9 +4,10 @@ A *view* of an image is a crop, named by the image's md5 and the crop's corner, 
 one view is a *feature* (D numbers). Features lie in files, one for each branch, as records that are only appended, and
 are read through memory maps, so that steps, episodes and resumed runs find what earlier ones computed.
 
-A matrix product's last bits depend on the batch's size, the number of threads, the chip and torch itself. So every
-batch is filled up to one fixed size, each branch is asked alone, and all these name the file: a feature is the same
-number whether it is computed or found, and a learner state doesn't depend on what was kept.
+A learner state must not depend on what happened to be kept, so a feature is the same number whether it is computed or
+found. A matrix product's last bits depend on the batch's size, on how threads share it (and so on an image's place in
+the batch), on the chip and the libraries. Therefore every batch is filled up to one size, each branch is asked alone, a
+batch on a CPU is one thread's work while others take other batches, and the rest is in the file's name.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,7 +39,7 @@ Views = NDArray[np.bytes_]
 """Names of views (N,), 24 bytes each."""
 
 Read = Callable[[NDArray[np.int64]], Tensor]
-"""Gives the images of some views by index: (B,) -> bytes (B, 3, crop, crop)."""
+"""Gives the images of some views by index: (B,) -> bytes (B, 3, crop, crop); several threads may call it."""
 
 OnKept = Callable[[int, int], None]
 """Told how many features have been computed, of how many."""
@@ -70,9 +74,10 @@ class Kept:
 
 
 class FeatureStore:
-    """Features of frozen branches in a directory.
+    """Features of frozen branches in a directory; several processes may add to it.
 
-    Rows that no one has asked for the longest are dropped first, and only by `shrink`.
+    Rows that no one has asked for the longest are dropped first, and only by `shrink`, which no one may call between
+    another's `keep` and `kept`.
     """
 
     def __init__(self, root: Path) -> None:
@@ -109,14 +114,21 @@ class FeatureStore:
         batches = list(_batches(lacking, batch_size))
         total, done = sum(len(rows) * len(who) for rows, who in batches), 0
         team.wait()  # until all have seen what is lacking
-        for rows, who in batches[team.rank :: team.size]:
-            images = read(np.resize(rows, batch_size)).to(network.device)  # np.resize repeats what there is
-            for shelf in who:
-                features = network.features(images, range(branches[shelf], branches[shelf] + 1))
-                shelves[shelf].append(views[rows], features[: len(rows)].cpu().numpy())
-            done += len(rows) * len(who) * team.size
-            if on_kept:
-                on_kept(min(done, total), total)
+
+        def ask(batch: tuple[NDArray[np.int64], list[int]]) -> list[NDArray[np.float32]]:
+            rows, who = batch
+            images = read(rows)[torch.arange(batch_size) % len(rows)].to(network.device)
+            said = [network.features(images, range(branches[i], branches[i] + 1)) for i in who]
+            return [features[: len(rows)].cpu().numpy() for features in said]
+
+        mine = batches[team.rank :: team.size]
+        with _side_by_side(network.device) as over:
+            for (rows, who), found in zip(mine, over(ask, mine), strict=True):
+                for shelf, features in zip(who, found, strict=True):
+                    shelves[shelf].append(views[rows], features)
+                done += len(rows) * len(who) * team.size
+                if on_kept:
+                    on_kept(min(done, total), total)
         team.wait()
         if on_kept and total:
             on_kept(total, total)
@@ -131,21 +143,22 @@ class FeatureStore:
         Returns:
             How many bytes are left.
         """
-        if not self.root.is_dir():
-            return 0
         with self._locked():
+            for draft in self.root.glob(".*.features-*"):  # of a `shrink` that was killed
+                draft.unlink()
             shelves = [_Shelf(path, self._locked) for path in sorted(self.root.glob("*.features"))]
+            total = sum(shelf.path.stat().st_size for shelf in shelves)
+            if total <= limit:
+                return total
             stamps = [np.array(shelf.records()["used"]) for shelf in shelves]
             sizes = np.repeat([shelf.type.itemsize for shelf in shelves], [len(s) for s in stamps])
-            if sizes.sum() > limit:
-                newest_first = np.argsort(-np.concatenate(stamps), kind="stable")
-                stays = np.zeros(len(sizes), bool)
-                stays[newest_first] = np.cumsum(sizes[newest_first]) <= limit
-                ends = np.cumsum([len(s) for s in stamps])[:-1]
-                for shelf, chosen in zip(shelves, np.split(stays, ends), strict=True):
-                    shelf.rewrite(chosen)
-                sizes = sizes[stays]
-            return int(sizes.sum())
+            newest_first = np.argsort(-np.concatenate(stamps), kind="stable")
+            stays = np.zeros(len(sizes), bool)
+            stays[newest_first] = np.cumsum(sizes[newest_first]) <= limit
+            ends = np.cumsum([len(s) for s in stamps])[:-1]
+            for shelf, chosen in zip(shelves, np.split(stays, ends), strict=True):
+                shelf.rewrite(chosen)
+            return int(sizes[stays].sum())
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -157,18 +170,16 @@ class FeatureStore:
                 yield
 
     def _shelf(self, network: Network, branch: int, batch_size: int) -> _Shelf:
-        device = network.device.type
+        on_gpu = network.device.type == "cuda"
+        identity = network.backbone.identity
         context = {
             "code": _CODE,
             "branch": network.backbone.branch(branch).digest,
-            "backbone": [network.backbone.identity.sha256, network.crop, *network.backbone.identity.mean],
-            "std": network.backbone.identity.std,
+            "backbone": asdict(identity) | {"source": ""},
             "batch_size": batch_size,
-            "threads": torch.get_num_threads(),
-            "device": [device, torch.cuda.get_device_name() if device == "cuda" else platform.machine()],
-            "chip": torch.backends.cpu.get_cpu_capability(),
             "mixed_precision": network.mixed_precision,
-            "torch": torch.__version__,
+            "chip": torch.cuda.get_device_name() if on_gpu else _processor(),
+            "libraries": [version(name) for name in ("torch", "timm", "pillow")],
         }
         name = hashlib.sha256(json.dumps(context, sort_keys=True).encode()).hexdigest()[:32]
         return _Shelf(self.root / f"{name}-{network.backbone.width}.features", self._locked)
@@ -189,10 +200,12 @@ class _Shelf:
 
     def records(self, mode: Literal["r", "r+"] = "r") -> NDArray[Any]:
         """All whole records; a killed writer may have left a part of one."""
-        count = self.path.stat().st_size // self.type.itemsize if self.path.is_file() else 0
-        if not count:
+        try:
+            with self.path.open("rb" if mode == "r" else "r+b") as file:
+                count = os.fstat(file.fileno()).st_size // self.type.itemsize
+                return np.memmap(file, self.type, mode, shape=(count,)) if count else np.empty(0, self.type)
+        except FileNotFoundError:
             return np.empty(0, self.type)
-        return np.memmap(self.path, self.type, mode, shape=(count,))
 
     def find(self, views: Views) -> NDArray[np.int64]:
         """The row of each view, -1 where there is none or a damaged one."""
@@ -210,7 +223,7 @@ class _Shelf:
         """Add records, whole."""
         new = np.empty(len(views), self.type)
         new["view"], new["feature"], new["used"] = views, features, time.time_ns()
-        new["check"] = _checks(features)
+        new["check"] = _checks(new)
         with self._locked(), self.path.open("ab") as file:
             whole = file.tell() // self.type.itemsize * self.type.itemsize
             file.truncate(whole)
@@ -221,7 +234,7 @@ class _Shelf:
         if chosen.all():
             return
         if chosen.any():
-            write_whole(self.path, self.records()[chosen].tobytes())
+            write_whole(self.path, self.records()[chosen].view(np.uint8).data)
         else:
             self.path.unlink()
 
@@ -234,14 +247,18 @@ def _rows(records: NDArray[Any], views: Views) -> NDArray[np.int64]:
     places = np.searchsorted(names, views, side="right", sorter=order) - 1  # the newest of equal names
     rows = order[np.maximum(places, 0)]
     found = names[rows] == views
-    for part in np.array_split(np.flatnonzero(found), 1 + len(views) // _CHECKED_AT_ONCE):
-        found[part] = _checks(records["feature"][rows[part]]) == records["check"][rows[part]]
+    candidates = np.flatnonzero(found)
+    for start in range(0, len(candidates), _CHECKED_AT_ONCE):
+        part = candidates[start : start + _CHECKED_AT_ONCE]
+        chosen = records[rows[part]]
+        found[part] = _checks(chosen) == chosen["check"]
     return np.where(found, rows, -1)
 
 
-def _checks(features: NDArray[np.float32]) -> NDArray[np.uint64]:
-    """A checksum of each row: the sum of its bits, a word at a time."""
-    sums: NDArray[np.uint64] = np.ascontiguousarray(features).view(np.uint32).sum(axis=1, dtype=np.uint64)
+def _checks(records: NDArray[Any]) -> NDArray[np.uint64]:
+    """A checksum of each record: the sum of the words of its name and its feature; zeros alone have none that fits."""
+    words = [np.ascontiguousarray(records[field]).view(np.uint32) for field in ("view", "feature")]
+    sums: NDArray[np.uint64] = sum(w.reshape(len(records), -1).sum(axis=1, dtype=np.uint64) for w in words) + 1
     return sums
 
 
@@ -253,3 +270,27 @@ def _batches(lacking: NDArray[np.bool_], batch_size: int) -> Iterator[tuple[NDAr
             rows = np.flatnonzero(kind.ravel() == number)
             for start in range(0, len(rows), batch_size):
                 yield rows[start : start + batch_size], np.flatnonzero(pattern).tolist()
+
+
+@contextmanager
+def _side_by_side(device: torch.device) -> Iterator[Callable[..., Iterable[Any]]]:
+    """A `map` whose calls, on a CPU, run in as many threads as torch has, each of which computes alone."""
+    if device.type != "cpu":
+        yield map
+        return
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield pool.map
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
+
+
+def _processor() -> str:
+    """What decides which instructions torch's libraries choose."""
+    found = [platform.machine(), torch.backends.cpu.get_cpu_capability()]
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        found += sorted({line for line in lines if line.startswith(("model name", "flags"))})
+    return " ".join(found)

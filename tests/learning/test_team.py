@@ -63,6 +63,7 @@ def test_a_members_error_is_the_callers(stream, still: Params, tmp_path: Path) -
         samples = list(samples)
         return stream.fetch(samples) | {samples[3].md5: bad}
 
+    (folder.root / "launch" / "base").mkdir(parents=True)  # of a run that was killed
     with pytest.raises(DataVersionError, match="md5"):
         train_branch(folder, base_state(None, params), task, fetch, params)
     assert not folder.trained_dir.exists()
@@ -91,3 +92,11 @@ def test_members_that_disagree_say_so(tmp_path: Path) -> None:
     assert done.returncode != 0
     assert "have learned different weights" in done.stderr
     assert "AssertionError" not in done.stderr
+
+
+def test_any_other_error_is_told_with_its_traceback(tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    error = launch._error([{"error": "ZeroDivisionError", "message": "Traceback ... the real cause"}], log)
+    assert isinstance(error, RuntimeError)
+    assert "the real cause" in str(error)
+    assert str(log) in str(error)

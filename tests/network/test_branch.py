@@ -139,6 +139,15 @@ def test_the_positional_projection_is_no_target(backbone: Backbone) -> None:
         backbone.add_branch(LoraParams(targets=(r"blocks\.0\.attn\.pos_proj",)), seed=0)
 
 
+def test_only_linear_layers_are_adapted_whatever_else_a_target_matches(
+    backbone: Backbone, images: torch.Tensor
+) -> None:
+    branch = learned_branch(backbone, LoraParams(rank=2, dropout=0, targets=(r".*proj", r"blocks\.\d+\.attn\..*")), 0)
+    assert not any("patch_embed" in layer or "pos_proj" in layer or "drop" in layer for layer in branch.layers)
+    assert "blocks.0.attn.proj" in branch.layers
+    assert torch.allclose(backbone.features(images, range(1)), backbone.live_branch(0)(images), atol=1e-4)
+
+
 def test_targets_match_whole_names_only() -> None:
     names = ["patch_embed.proj", "blocks.1.attn.proj", "blocks.11.attn.proj"]
     assert match_targets(names, [r"blocks\.1\.attn\.proj"]) == ["blocks.1.attn.proj"]

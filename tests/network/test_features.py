@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from lorax.network.backbone import Backbone, reopen_backbone
+from lorax.network.backbone import Backbone, open_backbone, reopen_backbone
 from lorax.network.features import CENTER, FeatureStore, Views, views_of
 from lorax.network.network import Network
 from lorax.network.team import Team
-from lorax.params import LoraParams
+from lorax.params import BackboneParams, LoraParams
 from tests.network.conftest import learned_branch
 
 LORA = LoraParams(rank=2, alpha=2, targets=(r"blocks\.\d+\.attn\.(qk|v)",))
@@ -31,7 +31,7 @@ class Shown:
         self.asked: list[int] = []
 
     def read(self, rows: np.ndarray) -> torch.Tensor:
-        assert len(rows) == BATCH
+        assert len(rows) <= BATCH
         self.asked += rows.tolist()
         return self.images[rows]
 
@@ -74,7 +74,7 @@ def test_images_are_read_once_for_all_branches_and_never_again(
     shown.asked.clear()
     told: list[tuple[int, int]] = []
     store.keep(network, range(3), shown.views, shown.read, BATCH, on_kept=lambda *done: told.append(done))
-    assert sorted(set(shown.asked)) == list(range(11))  # the third branch knows none, the others lack three
+    assert sorted(shown.asked) == list(range(11))  # the third branch knows none, the others lack three
     assert told[-1] == (8 + 3 * 3, 8 + 3 * 3)
 
 
@@ -96,9 +96,29 @@ def test_a_feature_is_the_same_number_whatever_set_it_is_computed_in(
     together = _kept(store, network, range(3), shown.views)
     for n in (0, 7, 10):
         other, one = FeatureStore(tmp_path / f"other{n}"), shown.views[[n]]
-        other.keep(network, range(1, 2), one, lambda rows, n=n: shown.read(rows * 0 + n), BATCH)
+        other.keep(network, range(1, 2), one, lambda rows, n=n: shown.read(rows + n), BATCH)
         width = network.backbone.width
         assert torch.equal(_kept(other, network, range(1, 2), one)[0], together[n, width : 2 * width])
+
+
+@pytest.mark.parametrize("mixed_precision", [False, True])
+def test_a_feature_does_not_depend_on_its_place_in_the_batch(tmp_path: Path, mixed_precision: bool) -> None:
+    """With several threads in one matrix product it would: the shipped backbone, two threads, another order."""
+    network = Network.empty(open_backbone(BackboneParams()), mixed_precision=mixed_precision)
+    learned_branch(network.backbone, LORA, 0)
+    images = torch.randint(0, 256, (64, 3, 64, 64), dtype=torch.uint8)
+    views = views_of([hashlib.md5(bytes([n])).hexdigest() for n in range(64)], np.full((64, 2), CENTER))
+    threads, found = torch.get_num_threads(), []
+    torch.set_num_threads(2)
+    try:
+        for order in (np.arange(64), np.random.default_rng(0).permutation(64)):
+            store = FeatureStore(tmp_path / str(len(found)))
+            store.keep(network, range(1), views[order], lambda rows, order=order: images[order[rows]], 32)
+            found.append(store.kept(network, range(1), views, 32)[0].take())
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(*found)
 
 
 def test_other_views_batches_and_branches_are_other_features(
@@ -122,11 +142,13 @@ def test_a_damaged_or_half_written_feature_is_computed_again(
     [path] = store.root.glob("*.features")
     whole = path.read_bytes()
     size = len(whole) // COUNT
-    place = 3 * size - 2  # in the last number of the third record
-    path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 : -5])
+    changed = bytearray(whole)
+    changed[3 * size - 2] ^= 1  # in the last number of the third record
+    changed[5 * size + 24 : 6 * size] = bytes(size - 24)  # the sixth lost all but its name
+    path.write_bytes(changed[:-5])
     shown.asked.clear()
     store.keep(network, range(1), shown.views, shown.read, BATCH)
-    assert sorted(set(shown.asked)) == [2, 10]
+    assert shown.asked == [2, 5, 10]
     assert torch.equal(_kept(store, network, range(1), shown.views), before)
     shown.asked.clear()
     store.keep(network, range(1), shown.views, shown.read, BATCH)
@@ -145,7 +167,10 @@ def test_what_was_not_asked_for_the_longest_goes_first(store: FeatureStore, netw
     shown.asked.clear()
     store.keep(network, range(1, 2), wanted, shown.read, BATCH)
     assert not shown.asked
+    left_behind = store.root / f".{next(store.root.glob('*.features')).name}-killed"
+    left_behind.write_bytes(b"half of a file")
     assert store.shrink(0) == 0
+    assert not list(store.root.glob("*features*"))
 
 
 def test_a_team_shares_the_batches(store: FeatureStore, network: Network) -> None:

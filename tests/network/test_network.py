@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
 
 from lorax.network.backbone import Backbone
 from lorax.network.network import Network
 from lorax.params import LoraParams
+from tests.network.conftest import learned_branch
 
 LORA = LoraParams(rank=2, alpha=2, targets=(r"blocks\.\d+\.attn\.(qk|v)",))
 
@@ -43,10 +46,29 @@ def test_features_of_no_branch_are_zero_wide(backbone: Backbone, images: torch.T
 
 
 def test_mixed_precision_is_near_and_gives_float32(backbone: Backbone, images: torch.Tensor) -> None:
-    network = _grown(backbone, 2)
+    network = Network.empty(backbone)
+    for number in range(2):
+        learned_branch(backbone, LORA, number)
     exact = network.features(images)
     network.mixed_precision = True
     mixed = network.features(images)
     assert mixed.dtype == torch.float32
     assert not torch.equal(mixed, exact)
     assert torch.allclose(mixed, exact, atol=0.1, rtol=0.05)
+
+
+def test_predictions_side_by_side_are_those_made_one_by_one(backbone: Backbone) -> None:
+    """MLflow's server judges requests in several threads; each pass has its own branches and batch."""
+    network = Network.empty(backbone)
+    for number in range(4):
+        learned_branch(backbone, LORA, number)
+    pictures = torch.randint(0, 256, (60, 3, 16, 16), dtype=torch.uint8)
+
+    def say(n: int) -> torch.Tensor:
+        branches = range(n % 3, 4)
+        return network.features(pictures[n : n + 1 + n % 2], branches)
+
+    alone = [say(n) for n in range(59)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(say, list(range(59)) * 4))
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(alone * 4, together, strict=True))
