@@ -80,8 +80,9 @@ def our_seconds(k: int, sizes: Sizes, parts: Parts) -> dict[str, float]:
 
     Args:
         parts: `our_step`: cutting a batch, looking up its frozen features and one training step; `our_pass`: one
-            branch's features of a batch; `our_decode`: one image file checked and decoded; `our_opening`: what an
-            episode needs before, between and after its steps: three times the backbone and k branches.
+            branch asked about a batch and its answers kept; `our_decode`: one image file checked and decoded;
+            `our_opening`: what an episode needs before, between and after its steps: three times the backbone and k
+            branches.
     """
     features = our_features(k, sizes)
     return {

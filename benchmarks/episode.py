@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
 from composition import CLASSES, Parts, Sizes, compared, growth, our_features
 from measure import Work, in_turns, report, seconds
@@ -32,7 +33,7 @@ from lorax.learning.opening import base_state
 from lorax.learning.state import LearnedTask, Revision, state_digest
 from lorax.learning.training import Fit
 from lorax.network.backbone import open_backbone
-from lorax.network.features import FeatureStore
+from lorax.network.features import FeatureStore, views_of
 from lorax.network.network import Network
 from lorax.params import Params
 from lorax.stream import Task
@@ -66,7 +67,9 @@ def published_parts(setting: Setting, params: Params, k: int, files: TaskFiles) 
 
 
 def our_parts(setting: Setting, params: Params, k: int, files: TaskFiles, home: Path) -> dict[str, Work]:
-    """See composition.our_seconds; here `our_pass` asks each branch once, and `our_decode` reads a batch."""
+    """See composition.our_seconds; here `our_pass` keeps what each branch says of a batch for every thread, and
+    `our_decode` reads a batch.
+    """
     network = setting.ours(params, k)
     samples = files.tasks[0].train[: params.training.batch_size]
     images = Images.load(samples, files.fetch(samples), network.crop)
@@ -76,14 +79,17 @@ def our_parts(setting: Setting, params: Params, k: int, files: TaskFiles, home: 
     data = TrainingSet.build(network, images, labels, 1, params.run, FeatureStore(home / f"features-{k}"))
     fit = Fit(network, (k - 1) * CLASSES, params.training, params.run, k - 1)
     bytes_at_hand = images.batch(range(len(samples)), images.center()[:, 0])
+    count = len(samples) * batches_at_once(setting)
+    names = views_of([samples[0].md5] * count, np.arange(2 * count).reshape(count, 2))
 
     def step() -> None:
         for batch in data.batches([torch.arange(len(samples))], 0):
             fit.step(*batch)
 
     def each_branch() -> None:
-        for branch in range(k):
-            network.features(bytes_at_hand, range(branch, branch + 1))
+        with tempfile.TemporaryDirectory(dir=home) as empty:
+            read = lambda rows: bytes_at_hand[torch.from_numpy(rows % len(samples))]  # noqa: E731
+            FeatureStore(Path(empty)).keep(network, range(k), names, read, len(samples))
 
     return {
         "our_step": step,
@@ -93,6 +99,11 @@ def our_parts(setting: Setting, params: Params, k: int, files: TaskFiles, home: 
     }
 
 
+def batches_at_once(setting: Setting) -> int:
+    """How many batches are in work together when frozen branches are asked."""
+    return torch.get_num_threads() if setting.device.type == "cpu" else 1
+
+
 def measured_parts(setting: Setting, k: int, files: TaskFiles, rounds: int) -> list[dict[str, float]]:
     """Seconds of each part at K = k, a record per round, as composition.py takes them."""
     batch = SIZES.batch
@@ -100,7 +111,8 @@ def measured_parts(setting: Setting, k: int, files: TaskFiles, rounds: int) -> l
     with tempfile.TemporaryDirectory() as home:
         works = published_parts(setting, params, k, files) | our_parts(setting, params, k, files, Path(home))
         taken = in_turns(works, rounds)
-    shares = {"our_pass": k, "our_decode": batch, "our_opening": 1 / 3}  # what one of each is, of what was measured
+    # what one of each is, of what was measured
+    shares = {"our_pass": k * batches_at_once(setting), "our_decode": batch, "our_opening": 1 / 3}
     return [{name: value / shares.get(name, 1) for name, value in parts.items()} for parts in taken]
 
 
