@@ -21,7 +21,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flows.reconcile import open_registry
+from flows import reconcile
+from flows.records import version_record
 from lorax import services
 from lorax.data import versions
 from lorax.data.admission import Terms
@@ -94,8 +95,10 @@ def environment() -> dict[str, str]:
 
 
 def champion(workspace: Workspace) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(lorax(workspace, "status", "--json"))["champion"]
-    return found
+    """As `lorax status` tells it, without a process of its own."""
+    found = reconcile.look(workspace, load_params(workspace.params_path)).champion()
+    assert found is not None
+    return version_record(found)
 
 
 def ask_prefect(workspace: Workspace, path: str) -> list[dict[str, Any]]:
@@ -126,7 +129,7 @@ def learned_by_plain_functions(workspace: Workspace, folder: Path, names: tuple[
 
 def revision_at(workspace: Workspace, task: str) -> Revision:
     """The data revision that a version's episode was planned at."""
-    registry = open_registry(workspace, load_params(workspace.params_path))
+    registry = reconcile.look(workspace, load_params(workspace.params_path))
     found = next(version for version in registry.versions() if version.task == task)
     return Revision(found.data_digest, found.data_commit)
 
@@ -173,7 +176,7 @@ def test_a_second_run_finds_nothing_to_learn_and_starts_no_server(workspace: Wor
     lorax(workspace, "down")
     before = champion(workspace)
     assert "nothing to learn" in lorax(workspace, "learn")
-    assert champion(workspace) == before
+    assert json.loads(lorax(workspace, "status", "--json"))["champion"] == before
     assert not services.status(workspace, load_params(workspace.params_path)).mlflow.is_ready
 
 
