@@ -6,6 +6,7 @@ there whole or not at all, and a step whose output is there says so and does not
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
@@ -35,6 +36,7 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 _RETRY_DELAYS_S = [5.0, 15.0, 40.0]  # a server that died is back in about 20 s
+_BAR_MOVES_S = 2.0  # a move is a request, which may take longer than a small task's epoch
 _CHECKOUT_DELAYS_S = [5.0, 15.0, 30.0, 60.0, 120.0]  # a push may be minutes behind its landing
 
 
@@ -101,15 +103,11 @@ def train_branch(root: str, home: str, base: str | None) -> None:
         if folder.trained_dir.is_dir():
             _already_done(shown)
             return
-        name, params = folder.plan().task.name, _params(folder)
-        # Prefect's types allow for a coroutine, which only async callers get
-        bar = cast(
-            UUID, create_progress_artifact(0.0, key=artifact_key("training", name), description=f"training on {name}")
-        )
+        params, move_bar = _params(folder), _progress_bar(folder.plan().task.name)
 
         def on_epoch(row: EpochRow, epochs: int) -> None:
             shown.on_epoch(row, epochs)
-            update_progress_artifact(bar, 100.0 * (row.epoch + 1) / epochs)
+            move_bar(100.0 * (row.epoch + 1) / epochs)
             shown.outcome = f"{epochs} epochs, loss {row.loss:.3f}, {row.images_per_s:,.0f} images/s"
             left_s = (epochs - row.epoch - 1) * row.seconds
             log.info(
@@ -235,6 +233,22 @@ def _fetch(root: str) -> Callable[[Iterable[Sample]], dict[str, Path]]:
 def _feature_bytes(root: str) -> int:
     """How much of what branches said of images stays after an episode."""
     return int(load_params(Workspace(Path(root)).params_path).features.limit_gb * 1e9)
+
+
+def _progress_bar(name: str) -> Callable[[float], None]:
+    """A bar for training on Prefect's page; returns what moves it, to a number of percent."""
+    key, description = artifact_key("training", name), f"training on {name}"
+    # Prefect's types allow for a coroutine, which only async callers get
+    bar = cast(UUID, create_progress_artifact(0.0, key=key, description=description))
+    moved = time.monotonic()
+
+    def move(percent: float) -> None:
+        nonlocal moved
+        if percent >= 100 or time.monotonic() - moved > _BAR_MOVES_S:
+            update_progress_artifact(bar, percent)
+            moved = time.monotonic()
+
+    return move
 
 
 def _show_accuracy(report: Report, names: Sequence[str], when_learned: Sequence[float]) -> None:
