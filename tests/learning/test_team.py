@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -100,3 +105,39 @@ def test_any_other_error_is_told_with_its_traceback(tmp_path: Path) -> None:
     assert isinstance(error, RuntimeError)
     assert "the real cause" in str(error)
     assert str(log) in str(error)
+
+
+def test_members_end_with_the_process_that_started_them(
+    learned: list[EpisodeFolder], stream, still: Params, tmp_path: Path
+) -> None:
+    """Killed, it can tell no one; members notice that their standard input has ended."""
+    params, task = _by(2, still), stream.tasks[1]
+    params = params.model_copy(update={"training": params.training.model_copy(update={"epochs": 10_000})})
+    base = base_state(learned[0].state_dir, params)
+    folder = EpisodeFolder.open(tmp_path, plan_of(base, learned[0].state_dir, task, params))
+    pid = os.fork()
+    if pid == 0:
+        try:
+            train_branch(folder, base, task, stream.fetch, params)
+        finally:
+            os._exit(1)
+    try:
+        _wait_until(folder.checkpoint_path.is_file)
+        members = _members_of(folder)
+        assert len(members) >= 3  # the launcher and two that it started
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    _wait_until(lambda: not _members_of(folder))
+
+
+def _members_of(folder: EpisodeFolder) -> list[psutil.Process]:
+    job = str(folder.root / "launch" / "job.json")
+    return [p for p in psutil.process_iter(["cmdline"]) if job in (p.info["cmdline"] or [])]
+
+
+def _wait_until(condition: Callable[[], object], patience_s: float = 120) -> None:
+    deadline = time.monotonic() + patience_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.2)
