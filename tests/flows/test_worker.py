@@ -132,22 +132,19 @@ def test_no_path_of_the_workspace_is_kept_on_the_server(workspace: Workspace, ap
     assert found["global_concurrency_limit"]["limit"] == 1
 
 
-def test_a_burst_of_landings_learns_each_task_once_and_in_order(workspace: Workspace, api: PrefectApi) -> None:
+def test_a_burst_of_landings_the_last_by_the_drop_folder_learns_each_task_once_and_in_order(
+    workspace: Workspace, api: PrefectApi
+) -> None:
     land(workspace, "beta", seed=2)
     land(workspace, "gamma", seed=3)
     events.emit(workspace, "gamma")
-    until(lambda: known(workspace) == ["alpha", "beta", "gamma"])
-    until(lambda: is_idle(api))
-    versions = reconcile.open_registry(workspace, params_of(workspace)).versions()
-    assert [version.task for version in versions] == ["alpha", "beta", "gamma"]
-    assert {run["state_type"] for run in runs(api)} == {"COMPLETED"}
-
-
-def test_what_is_put_into_the_drop_folder_is_learned(workspace: Workspace, api: PrefectApi) -> None:
     folder = write_task_files(workspace.root.parent / "drop" / "delta", {"0_real": 3, "1_fake": 3}, seed=4, side=20)
     (folder / "_READY").touch()
-    until(lambda: "delta" in known(workspace))
+    until(lambda: known(workspace) == ["alpha", "beta", "gamma", "delta"])
     until(lambda: is_idle(api))
+    versions = reconcile.open_registry(workspace, params_of(workspace)).versions()
+    assert [version.task for version in versions] == ["alpha", "beta", "gamma", "delta"]
+    assert {run["state_type"] for run in runs(api)} == {"COMPLETED"}
 
 
 def test_up_again_deploys_nothing_and_starts_nothing(workspace: Workspace, api: PrefectApi) -> None:
