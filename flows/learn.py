@@ -8,15 +8,18 @@ from __future__ import annotations
 import os
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from prefect import flow, get_run_logger
+from prefect import task as step
+from prefect.cache_policies import NO_CACHE
 
-from flows import steps, terminal
-from flows.reconcile import missing_tasks, one_at_a_time
-from lorax.data import landing, versions
+from flows.reconcile import missing_tasks, one_at_a_time, registry_of_server
+from lorax.data import checkout, landing, versions
+from lorax.errors import DataVersionError
 from lorax.params import load_params
 from lorax.workspace import Workspace
+
+_CHECKOUT_DELAYS_S = [5.0, 15.0, 30.0, 60.0, 120.0]  # a push may be minutes behind its landing
 
 
 @flow(name="learn", flow_run_name=lambda: f"learn {datetime.now():%Y-%m-%d %H:%M:%S}", persist_result=False)
@@ -43,12 +46,14 @@ def learn(
     workspace = Workspace.find(Path(workspace_root or os.environ.get("LORAX_WORKSPACE", ".")))
     root = str(workspace.root)
     if workspace_root is None:
-        steps.update_checkout(root, task, digest, commit)
+        update_checkout(root, task, digest, commit)
     params, log = load_params(workspace.params_path, preset=preset), get_run_logger()
     with one_at_a_time(workspace, lambda: log.info("another 'lorax learn' runs in this workspace; waiting for it")):
         registered: list[int] = []
         while planned := _next(workspace, params.registry.model):
             index, name = planned
+            from flows.episode import episode  # and with it torch, which a run that finds nothing has no use for
+
             registered.append(episode(root, params.registry.model, name, index, params.learning()))
         if not registered:
             log.info("nothing to learn: the champion knows every landed task that is not held")
@@ -57,7 +62,7 @@ def learn(
 
 def _next(workspace: Workspace, model: str) -> tuple[int, str] | None:
     """The next episode's index and task, looked up anew each time: the champion may have been moved, data landed."""
-    registry = steps.open_registry(workspace, model)
+    registry = registry_of_server(workspace, model)
     champion = registry.settle()
     if waiting := registry.waiting():
         get_run_logger().info("version %d waits for approval; nothing is learned until then", waiting.version)
@@ -67,13 +72,26 @@ def _next(workspace: Workspace, model: str) -> tuple[int, str] | None:
     return (len(champion.tasks) if champion else 0, missing[0].name) if missing else None
 
 
-@flow(name="episode", flow_run_name="episode {index}: {task}", persist_result=False)
-def episode(workspace_root: str, model: str, task: str, index: int, parameters: dict[str, Any]) -> int:
-    """Learn one task on top of the champion and register what comes of it; returns the model version."""
-    terminal.say(f"[bold]episode {index}: {task}[/bold]")
-    base = steps.open_base_state(workspace_root, model)
-    home = steps.plan_episode(workspace_root, Workspace(Path(workspace_root)).episodes_dir, base, task, parameters)
-    steps.train_branch(workspace_root, home, base)
-    steps.update_exemplars(workspace_root, home, base)
-    steps.evaluate(workspace_root, home, base)
-    return steps.register(workspace_root, model, home)
+@step(
+    name="update checkout",
+    retries=len(_CHECKOUT_DELAYS_S),
+    retry_delay_seconds=_CHECKOUT_DELAYS_S,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def update_checkout(root: str, task: str | None, digest: str | None, commit: str | None) -> None:
+    """Bring a worker's checkout to what its upstream has, unless it holds the landing that started the run."""
+    workspace, log = Workspace(Path(root)), get_run_logger()
+    named = (commit or "", digest or "")
+    if any(named) and checkout.holds(workspace, *named):
+        log.info("the checkout holds the landing of %s", task)
+        return
+    try:
+        pulled = checkout.bring_up_to_date(workspace)
+    except DataVersionError as error:
+        if any(named):
+            raise
+        log.warning("the checkout stays as it is: %s", error)
+    else:
+        log.info("the checkout is %s", "up to date with its upstream" if pulled else "as it is: no upstream is set")
+    checkout.check_holds(workspace, *named)

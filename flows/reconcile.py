@@ -14,7 +14,7 @@ from lorax import services
 from lorax.data import versions
 from lorax.data.versions import LandedTask
 from lorax.errors import DataVersionError, RegistryError
-from lorax.params import Params
+from lorax.params import Params, load_params
 from lorax.registry import Hold, Look, ModelVersion, Registry
 from lorax.services import Service
 from lorax.stream import SCENARIOS
@@ -44,6 +44,12 @@ def open_registry(workspace: Workspace, params: Params) -> Registry:
     """
     server = services.status(workspace, params).mlflow
     return Registry(_registry_uri(workspace, params, server), params.registry.model)
+
+
+def registry_of_server(workspace: Workspace, model: str) -> Registry:
+    """The registry behind MLflow's server, whose address the environment or params.yaml gives; flows use no other."""
+    uri = services.environment(workspace, load_params(workspace.params_path))["MLFLOW_TRACKING_URI"]
+    return Registry(uri, model)
 
 
 def look(workspace: Workspace, params: Params, server: Service | None = None) -> Look:

@@ -15,7 +15,7 @@ from typing import Any
 from prefect import flow
 
 from flows import steps, terminal
-from flows.reconcile import one_at_a_time, scenario_tasks
+from flows.reconcile import one_at_a_time, registry_of_server, scenario_tasks
 from lorax.data import versions
 from lorax.learning import metrics
 from lorax.learning.folder import EpisodeFolder, Report
@@ -71,7 +71,7 @@ def track(root: str, model: str, name: str, homes: list[str]) -> dict[str, Any]:
     outputs = workspace.work_dir / "scenario"
     files = write_outputs(outputs, state, reports)
     commit = versions.revision(workspace).commit
-    registry = steps.open_registry(workspace, model)
+    registry = registry_of_server(workspace, model)
     run_id = registry.track_scenario(name, folders[-1].state_dir, reports, git_commit=commit, files=files)
     return {
         "scenario": name,

@@ -18,9 +18,8 @@ from prefect.artifacts import create_progress_artifact, create_table_artifact, u
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 
-from flows import terminal
-from lorax import services
-from lorax.data import checkout, versions
+from flows import reconcile, terminal
+from lorax.data import versions
 from lorax.errors import DataVersionError, LoraxError, RegistryError
 from lorax.learning import episode, opening
 from lorax.learning.folder import EpisodeFolder, Plan, Report
@@ -28,7 +27,7 @@ from lorax.learning.state import LearnedTask, Revision, state_digest
 from lorax.learning.training import EpochRow
 from lorax.network.features import FeatureStore
 from lorax.params import Params, load_params
-from lorax.registry import ModelVersion, Registry
+from lorax.registry import ModelVersion
 from lorax.stream import Sample, Task
 from lorax.workspace import Workspace
 
@@ -37,7 +36,6 @@ _R = TypeVar("_R")
 
 _RETRY_DELAYS_S = [5.0, 15.0, 40.0]  # a server that died is back in about 20 s
 _BAR_MOVES_S = 2.0  # a move is a request, which may take longer than a small task's epoch
-_CHECKOUT_DELAYS_S = [5.0, 15.0, 30.0, 60.0, 120.0]  # a push may be minutes behind its landing
 
 
 def _may_pass(_: Step[Any, Any], __: TaskRun, state: State[Any]) -> bool:
@@ -58,37 +56,12 @@ def step(name: str) -> Callable[[Callable[_P, _R]], Step[_P, _R]]:
     )
 
 
-@task(
-    name="update checkout",
-    retries=len(_CHECKOUT_DELAYS_S),
-    retry_delay_seconds=_CHECKOUT_DELAYS_S,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-)
-def update_checkout(root: str, task: str | None, digest: str | None, commit: str | None) -> None:
-    """Bring a worker's checkout to what its upstream has, unless it holds the landing that started the run."""
-    workspace, log = Workspace(Path(root)), get_run_logger()
-    landing = (commit or "", digest or "")
-    if any(landing) and checkout.holds(workspace, *landing):
-        log.info("the checkout holds the landing of %s", task)
-        return
-    try:
-        pulled = checkout.bring_up_to_date(workspace)
-    except DataVersionError as error:
-        if any(landing):
-            raise
-        log.warning("the checkout stays as it is: %s", error)
-    else:
-        log.info("the checkout is %s", "up to date with its upstream" if pulled else "as it is: no upstream is set")
-    checkout.check_holds(workspace, *landing)
-
-
 @step("open base state")
 def open_base_state(root: str, model: str) -> str | None:
     """Fetch the champion's learner state from the registry; None while there is no champion."""
     with terminal.step("base state") as shown:
         workspace = Workspace(Path(root))
-        registry = open_registry(workspace, model)
+        registry = reconcile.registry_of_server(workspace, model)
         champion = registry.champion()
         shown.outcome = f"version {champion.version}" if champion else "none: the first task"
         get_run_logger().info("base state: %s", shown.outcome)
@@ -160,7 +133,7 @@ def register(root: str, model: str, home: str) -> int:
     """Register the episode's learner state as a model version, champion if the gate lets it; returns its number."""
     with terminal.step("register") as shown:
         folder, workspace = EpisodeFolder(Path(home)), Workspace(Path(root))
-        registry, gate = open_registry(workspace, model), load_params(workspace.params_path).gate
+        registry, gate = reconcile.registry_of_server(workspace, model), load_params(workspace.params_path).gate
         report = Report.read(folder.report_path)
         version = registry.register(folder.state_dir, report, gate=gate, git_commit=folder.plan().revision.commit)
         _show_verdicts(version)
@@ -187,12 +160,6 @@ def plan_episode(root: str, parent: Path, base: str | None, name: str, parameter
     digest = state_digest(Path(base)) if base else None
     plan = Plan(digest, learned, parameters, Revision(revision.digest, revision.commit))
     return str(EpisodeFolder.open(parent, plan).root)
-
-
-def open_registry(workspace: Workspace, model: str) -> Registry:
-    """The registry behind MLflow's server, whose address the environment or params.yaml gives."""
-    uri = services.environment(workspace, load_params(workspace.params_path))["MLFLOW_TRACKING_URI"]
-    return Registry(uri, model)
 
 
 def artifact_key(kind: str, name: str) -> str:

@@ -31,15 +31,16 @@ runner = CliRunner()
 
 def said_and_imported(*arguments: str, cwd: Path | None = None) -> tuple[str, set[str]]:
     """What a command prints in a Python of its own, and the top-level modules that it imports."""
-    run = "import sys; from lorax.cli import app\ntry: app()\nfinally: print(*sys.modules, file=sys.stderr)"
-    done = subprocess.run(
-        [sys.executable, "-c", run, *arguments], capture_output=True, text=True, check=True, cwd=cwd, env=with_lorax()
-    )
+    return ran("from lorax.cli import app; app()", *arguments, cwd=cwd)
+
+
+def ran(code: str, *arguments: str, cwd: Path | None = None) -> tuple[str, set[str]]:
+    """What Python code prints, and the top-level modules that it imports."""
+    told = f"import sys\ntry: {code}\nfinally: print(*sys.modules, file=sys.stderr)"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-c", told, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=cwd, env=environment)
     return done.stdout, {name.partition(".")[0] for name in done.stderr.split()}
-
-
-def with_lorax() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
 
 
 def test_help_names_every_command_and_imports_no_library_that_takes_long() -> None:
@@ -53,6 +54,15 @@ def test_status_without_a_registry_imports_no_library_that_takes_long(shared_lan
     said, imported = said_and_imported("status", cwd=shared_landed_workspace.root)
     assert "alpha, beta" in said
     assert not imported & {*HEAVY, "mlflow"}
+
+
+def test_a_run_that_finds_nothing_to_learn_imports_no_library_that_learns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    _, imported = ran("import flows.learn")
+    assert "prefect" in imported
+    assert not imported & {"torch", "timm", "peft", "matplotlib", "sklearn", "skimage"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)

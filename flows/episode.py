@@ -1,0 +1,26 @@
+"""The episode flow: one task learned on top of the champion, in five steps.
+
+Kept apart from the learn flow, which imports it once there is something to learn.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+
+from flows import steps, terminal
+from lorax.workspace import Workspace
+
+
+@flow(name="episode", flow_run_name="episode {index}: {task}", persist_result=False)
+def episode(workspace_root: str, model: str, task: str, index: int, parameters: dict[str, Any]) -> int:
+    """Learn one task on top of the champion and register what comes of it; returns the model version."""
+    terminal.say(f"[bold]episode {index}: {task}[/bold]")
+    base = steps.open_base_state(workspace_root, model)
+    home = steps.plan_episode(workspace_root, Workspace(Path(workspace_root)).episodes_dir, base, task, parameters)
+    steps.train_branch(workspace_root, home, base)
+    steps.update_exemplars(workspace_root, home, base)
+    steps.evaluate(workspace_root, home, base)
+    return steps.register(workspace_root, model, home)
