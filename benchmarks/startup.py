@@ -3,26 +3,28 @@
 Measured in a workspace of its own, with real servers on free ports of this machine, on tasks of a few images. A bare
 look-up is what any script needs to find the champion: a fresh Python, MLflow's client, one call. An episode's overhead
 is the time from its flow's start to the next one's, less what its own steps report (prepare, train, herd, evaluate).
-The first one of a process also imports the learning libraries, which is start-up; it has a row of its own, as have the
-process around it (torch is imported there) and those imports alone.
+A process that learns has imports (most of them torch, timm and PEFT) and a first episode, to whose overhead its start
+and its end are added; the imports have a row of their own.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import socket
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 
-from measure import Row, in_turns, report, seconds
+from measure import Row, in_turns, report
 from tasks import write_task
 
 from flows.prefect_api import PrefectApi
@@ -35,7 +37,6 @@ from lorax.workspace import Workspace
 
 LORAX = (sys.executable, "-m", "lorax")
 BARE = "import sys, mlflow; mlflow.MlflowClient(sys.argv[1]).get_model_version_by_alias(sys.argv[2], 'champion')"
-LEARNING = "import lorax.learning.episode; lorax.network.backbone.import_timm(); import peft"
 VALUES = {
     "training": {"epochs": 1},
     "landing": {"min_train": 1, "min_val": 1},
@@ -66,39 +67,51 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def run(workspace: Workspace, *command: str) -> None:
+def run(workspace: Workspace, *command: str) -> str:
+    """Run a command in the workspace; returns what it wrote to stderr."""
     foreign = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI")
     environment = {key: value for key, value in os.environ.items() if key not in foreign}
-    subprocess.run(command, cwd=workspace.root, env=environment, stdout=subprocess.DEVNULL, check=True)
+    done = subprocess.run(command, cwd=workspace.root, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return done.stderr
 
 
 def learned(workspace: Workspace) -> list[Row]:
-    """Learn what has landed in one process: the process, its first episode, and the median of the others."""
-    process_s = seconds(lambda: run(workspace, *LORAX, "learn"))
+    """Learn what has landed in one process: its imports, its first episode, and the median of the others."""
+    started = time.time()
+    said = run(workspace, sys.executable, "-X", "importtime", "-m", "lorax", "learn")
+    imports_s = microseconds(r"(\d+) \|", said)
+    counted_s = microseconds(r"\d+ \| +(\d+) \| +peft$", said)  # imported inside the first step, which reports it
+    process_s = time.time() - started
     api = PrefectApi.of(workspace, load_params(workspace.params_path))
-    query = {"flows": {"name": {"any_": ["episode"]}}, "sort": "START_TIME_ASC"}
-    runs = api.rows("flow_runs/filter", query)
+    runs = api.rows("flow_runs/filter", {"flows": {"name": {"any_": ["episode"]}}, "sort": "START_TIME_ASC"})
     began = [datetime.fromisoformat(run["start_time"]).timestamp() for run in runs]
     ended = datetime.fromisoformat(runs[-1]["end_time"]).timestamp()
     reports = sorted(map(Report.read, workspace.episodes_dir.glob("*/report.json")), key=lambda r: r.episode)
     own = [sum(report.seconds.values()) for report in reports]
-    overheads = [after - before - s for (before, after), s in zip(pairwise([*began, ended]), own, strict=True)]
+    first, *others = [after - before - s for (before, after), s in zip(pairwise([*began, ended]), own, strict=True)]
+    around = process_s - (ended - began[0])
     return [
-        {"what": "process around its episodes", "median_s": process_s - (ended - began[0])},
-        {"what": "overhead of a process's first episode", "median_s": overheads[0], "own_steps_s": own[0]},
-        {"what": "overhead of an episode", **quartiles(overheads[1:]), "own_steps_s": statistics.median(own[1:])},
+        {"what": "imports of a process that learns", "median_s": imports_s},
+        {"what": "its first episode's overhead, without imports", "median_s": around + first - imports_s + counted_s},
+        {"what": "overhead of each further episode", **quartiles(others), "own_steps_s": statistics.median(own[1:])},
     ]
 
 
+def microseconds(pattern: str, said: str) -> float:
+    """The seconds that `python -X importtime` has printed where `pattern` says, summed."""
+    return sum(int(found) for found in re.findall(f"^import time: +{pattern}", said, re.MULTILINE)) / 1e6
+
+
 def commands(workspace: Workspace, rounds: int) -> list[Row]:
-    """`lorax --help`, a bare look-up, `lorax status` and the learning libraries' imports, in turns."""
+    """`lorax --help`, a bare look-up and `lorax status`, one after the other in each round."""
     params = load_params(workspace.params_path)
     address = services.environment(workspace, params)["MLFLOW_TRACKING_URI"]
     works = {
         "help": lambda: run(workspace, *LORAX, "--help"),
         "bare look-up": lambda: run(workspace, sys.executable, "-c", BARE, address, params.registry.model),
         "status": lambda: run(workspace, *LORAX, "status"),
-        "importing torch, timm and PEFT": lambda: run(workspace, sys.executable, "-c", LEARNING),
     }
     taken = in_turns(works, rounds)
     rows: list[Row] = [{"what": name, **quartiles([turn[name] for turn in taken])} for name in works]
@@ -114,7 +127,7 @@ def quartiles(values: Sequence[float]) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tasks", type=int, default=5)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
     load = os.getloadavg()[0]
     with (
