@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -201,22 +201,14 @@ def test_a_checkout_that_lacks_the_landing_is_an_error_that_is_tried_again(
     until(lambda: state_of(api, run)["type"] == "CANCELLED")  # else its slot would be held on
 
 
-def test_a_run_whose_heartbeat_stopped_is_marked_crashed_within_two_minutes(api: PrefectApi, dead_run: Row) -> None:
+def test_a_run_whose_heartbeat_stopped_is_marked_crashed(api: PrefectApi, dead_run: Row) -> None:
     until(lambda: state_of(api, dead_run)["type"] == "CRASHED")
     state = state_of(api, dead_run)
     assert "no heartbeat for 90 s" in state["message"]
-    taken = datetime.fromisoformat(state["timestamp"]) - datetime.fromisoformat(dead_run["created"])
-    assert taken < timedelta(seconds=120)
 
 
-def test_a_cancelled_run_whose_worker_is_gone_is_cancelled_within_two_minutes(
-    api: PrefectApi, run_half_cancelled: Row
-) -> None:
+def test_a_cancelled_run_whose_worker_is_gone_is_cancelled(api: PrefectApi, run_half_cancelled: Row) -> None:
     until(lambda: state_of(api, run_half_cancelled)["type"] == "CANCELLED")
-    taken = datetime.fromisoformat(state_of(api, run_half_cancelled)["timestamp"]) - datetime.fromisoformat(
-        run_half_cancelled["created"]
-    )
-    assert taken < timedelta(seconds=120)
 
 
 def test_down_ends_worker_and_flow_and_what_was_landed_meanwhile_is_learned_at_the_next_up(
