@@ -1,7 +1,8 @@
 """Images in, verdicts out: one saved learner, ready to judge.
 
-A verdict is the largest of the probability of being real (summed over the real classes of all tasks, since "real" is
-one answer wherever the photo came from) and the probability of each synthetic class.
+Four answers are possible: real, synthetic by a generator that the learner knows, synthetic by none that it knows, and
+undecided. The last two need a calibration; a version without one answers real or a generator, and says so. Only pixels
+count: whatever else a file holds is never looked at here.
 """
 
 from __future__ import annotations
@@ -11,47 +12,89 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from lorax.data.images import Images, decode
+from lorax.data.crops import crops_of
+from lorax.data.images import decode
 from lorax.data.pixels import Pixels
 from lorax.errors import ImageError, StateError
 from lorax.learning.opening import open_network
-from lorax.learning.state import load_state
+from lorax.learning.state import LearnerState, load_state
 from lorax.network.network import Network
 from lorax.stream import ClassTable
 
+REAL, UNKNOWN, UNDECIDED = "real", "synthetic:unknown", "undecided"
+_SYNTHETIC = "synthetic:"
+
 _BATCH_SIZE = 32
 _ROUNDING = 1e-3
+_UNDECIDED_BELOW = 0.5
+_MORE_LIKELY_THAN_NOT = 0.5
 
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the learner says of one image. `generator` is the synthetic class's label, None for a real image."""
+    """What the learner says of one image, with the numbers that it follows from.
+
+    `verdict` is "real", "synthetic:<generator>", "synthetic:unknown" or "undecided"; `generator` the class's label where
+    there is one. `probability` is that of what the verdict says; for "undecided" that of the likeliest answer.
+    `probabilities` has every class by label, `real` is their sum over the real classes. `strangeness` beyond
+    `threshold` means: like nothing that was learned; both are None where the version is not `calibrated`. Numbers are
+    averages over `crops`.
+    """
 
     source: str
-    verdict: Literal["real", "synthetic"]
+    verdict: str
     generator: str | None
     probability: float
     probabilities: Mapping[str, float]
+    calibrated: bool = False
+    real: float = math.nan
+    strangeness: float | None = None
+    threshold: float | None = None
+    crops: int = 1
+
+    @property
+    def is_strange(self) -> bool:
+        """Whether the image is like nothing that was learned; never where that can't be told."""
+        return self.strangeness is not None and self.threshold is not None and self.strangeness > self.threshold
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A verdict, and the features (K·D,) that it was made from, averaged over the crops; float32 on the CPU."""
+
+    verdict: Verdict
+    features: Tensor
 
 
 class Predictor:
     """A learner that judges images.
 
     Args:
-        network: of a learner that knows at least one task.
-        classes: what its outputs stand for.
-        batch_size: how many images are held and judged at once.
+        network: the one that `state` describes.
+        state: a learner that knows at least one task.
+        batch_size: how many images are held, and how many crops go through the network, at once.
     """
 
-    def __init__(self, network: Network, classes: ClassTable, batch_size: int = _BATCH_SIZE) -> None:
-        self.network, self.classes, self.batch_size = network, classes, batch_size
+    def __init__(self, network: Network, state: LearnerState, batch_size: int = _BATCH_SIZE) -> None:
+        self.network, self.state, self.batch_size = network, state, batch_size
+
+    @property
+    def classes(self) -> ClassTable:
+        """What the network's outputs stand for."""
+        return self.state.classes
+
+    @property
+    def calibration(self) -> Any:
+        """What turns logits into probabilities that can be trusted, and features into strangeness; None without."""
+        return getattr(self.state, "calibration", None)
 
     @classmethod
     def open(cls, state_dir: Path, device: str = "auto") -> Predictor:
@@ -65,7 +108,7 @@ class Predictor:
         if not state.tasks:
             raise StateError(f"the learner state in {state_dir} knows no task yet: learn one before predicting.")
         mixed = bool(state.parameters.get("training", {}).get("mixed_precision", False))
-        return cls(open_network(state, device, mixed_precision=mixed), state.classes)
+        return cls(open_network(state, device, mixed_precision=mixed), state)
 
     def predict(self, paths: Sequence[Path]) -> list[Verdict]:
         """Judge image files.
@@ -73,7 +116,10 @@ class Predictor:
         Raises:
             ImageError: names the first file that can't be decoded.
         """
-        return [v for batch in _batches(paths, self.batch_size) for v in self._judge_files(batch)]
+        found: list[Verdict] = []
+        for batch in _batches(paths, self.batch_size):
+            found += self.judge([decode(path) for path in batch], [str(path) for path in batch])
+        return found
 
     def stream(self, paths: Iterable[Path], on_bad: Callable[[Path, ImageError], None]) -> Iterator[Verdict]:
         """Judge image files one batch after the other, however many there are.
@@ -90,28 +136,62 @@ class Predictor:
                     readable.append(str(path))
                 except ImageError as error:
                     on_bad(path, error)
-            yield from self._judge(pixels, readable)
+            yield from self.judge(pixels, readable)
 
     def judge(self, pixels: Sequence[Pixels], sources: Sequence[str]) -> list[Verdict]:
         """Judge decoded images.
 
         Args:
-            pixels: RGB images (H, W, 3), uint8, of any size; the centre is looked at.
+            pixels: RGB images (H, W, 3), uint8, of any size; see `crops_of` for what is looked at.
             sources: what to call each of them.
         """
-        pairs = _batches(zip(pixels, sources, strict=True), self.batch_size)
-        return [v for batch in pairs for v in self._judge([p for p, _ in batch], [s for _, s in batch])]
+        side = self.network.crop
+        return [judged.verdict for judged in self.look([crops_of(image, side) for image in pixels], sources)]
 
-    def _judge_files(self, paths: Sequence[Path]) -> list[Verdict]:
-        return self._judge([decode(path) for path in paths], [str(path) for path in paths])
+    def look(self, crops: Sequence[Pixels], sources: Sequence[str]) -> list[Judged]:
+        """Judge images of which crops are cut already.
 
-    def _judge(self, pixels: Sequence[Pixels], sources: Sequence[str]) -> list[Verdict]:
-        if not pixels:
-            return []
-        images = Images((), pixels, self.network.crop)
-        batch = images.batch(range(len(pixels)), images.center()[:, 0])
-        rows = self.network.predict(batch).double().cpu()
-        return [decide(source, row, self.classes) for source, row in zip(sources, rows, strict=True)]
+        Args:
+            crops: of each image, (n, crop, crop, 3), uint8.
+            sources: what to call each image.
+        """
+        pairs = _batches(zip(crops, sources, strict=True), self.batch_size)
+        return [judged for batch in pairs for judged in self._look([c for c, _ in batch], [s for _, s in batch])]
+
+    def _look(self, crops: Sequence[Pixels], sources: Sequence[str]) -> list[Judged]:
+        every = np.concatenate(crops)
+        answers = [self._ask(every[i : i + self.batch_size]) for i in range(0, len(every), self.batch_size)]
+        counts = [len(own) for own in crops]
+        features, probabilities, strangeness = (torch.cat(part).split(counts) for part in zip(*answers, strict=True))
+        return [
+            Judged(self._decide(sources[i], probabilities[i].mean(0), strangeness[i], count), features[i].mean(0))
+            for i, count in enumerate(counts)
+        ]
+
+    @torch.no_grad()
+    def _ask(self, crops: Pixels) -> tuple[Tensor, Tensor, Tensor]:
+        """Features (B, K·D), probabilities (B, C) and strangeness (B,; NaN without calibration), on the CPU."""
+        features = self.network.features(torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous())
+        logits = self.network.head(features)
+        if self.calibration is None:
+            probabilities, strangeness = logits.softmax(dim=1), torch.full((len(crops),), math.nan)
+        else:
+            probabilities, strangeness = self.calibration.probabilities(logits), self.calibration.strangeness(features)
+        return features.cpu(), probabilities.double().cpu(), strangeness.double().cpu()
+
+    def _decide(self, source: str, probabilities: Tensor, strangeness: Tensor, crops: int) -> Verdict:
+        if self.calibration is None:
+            return decide(source, probabilities, self.classes, crops=crops)
+        settings = self.state.parameters.get("calibration", {})
+        return decide(
+            source,
+            probabilities,
+            self.classes,
+            strangeness=float(strangeness.mean()),
+            threshold=float(self.calibration.threshold),
+            undecided_below=float(settings.get("undecided_below", _UNDECIDED_BELOW)),
+            crops=crops,
+        )
 
 
 def check_predicts(state_dir: Path, device: str = "auto") -> None:
@@ -133,21 +213,47 @@ def check_predicts(state_dir: Path, device: str = "auto") -> None:
         )
 
 
-def decide(source: str, probabilities: torch.Tensor, classes: ClassTable) -> Verdict:
-    """The verdict that follows from the class probabilities.
+def decide(
+    source: str,
+    probabilities: Tensor,
+    classes: ClassTable,
+    *,
+    strangeness: float | None = None,
+    threshold: float | None = None,
+    undecided_below: float = 0.0,
+    crops: int = 1,
+) -> Verdict:
+    """The verdict that follows from the numbers.
+
+    The candidates are "real", with the probability of all real classes together, since it is one answer wherever the
+    photo came from, and each synthetic class; the likelier wins. A strange image is none of them: it is synthetic by an
+    unknown generator where it is more likely synthetic than not, else undecided. So is one whose likeliest candidate is
+    less likely than `undecided_below`.
 
     Args:
         source: what the image is called.
         probabilities: (C,), in the order of `classes`.
         classes: what each stands for.
+        strangeness, threshold: None where the version is not calibrated.
+        undecided_below: 0 where it is not.
+        crops: how many the numbers are the average of.
     """
     named = {entry.label: float(p) for entry, p in zip(classes.entries, probabilities, strict=True)}
     real = sum(named[entry.label] for entry in classes.entries if entry.is_real)
-    synthetic = [entry.label for entry in classes.entries if not entry.is_real]
-    likeliest = max(synthetic, key=named.__getitem__, default=None)
-    if likeliest is None or real >= named[likeliest]:
-        return Verdict(source, "real", None, real, named)
-    return Verdict(source, "synthetic", likeliest, named[likeliest], named)
+    synthetic = {entry.label: named[entry.label] for entry in classes.entries if not entry.is_real}
+    likeliest = max(synthetic, key=synthetic.__getitem__, default=None)
+    if likeliest is None or real >= synthetic[likeliest]:
+        verdict, generator, probability = REAL, None, real
+    else:
+        verdict, generator, probability = f"{_SYNTHETIC}{likeliest}", likeliest, synthetic[likeliest]
+    if strangeness is not None and threshold is not None and strangeness > threshold:
+        generator, fake = None, sum(synthetic.values())
+        is_fake = fake >= _MORE_LIKELY_THAN_NOT
+        verdict, probability = (UNKNOWN, fake) if is_fake else (UNDECIDED, probability)
+    elif probability < undecided_below:
+        verdict, generator = UNDECIDED, None
+    calibrated = threshold is not None
+    return Verdict(source, verdict, generator, probability, named, calibrated, real, strangeness, threshold, crops)
 
 
 def image_files(paths: Iterable[Path]) -> Iterator[Path]:

@@ -48,8 +48,29 @@ def test_real_classes_compete_as_one() -> None:
 
 def test_synthetic_classes_compete_one_by_one() -> None:
     found = decide("x", torch.tensor([0.15, 0.3, 0.2, 0.1, 0.36]), CLASSES)
-    assert (found.verdict, found.generator, found.probability) == ("synthetic", "b/other", pytest.approx(0.36))
+    assert (found.verdict, found.generator, found.probability) == ("synthetic:b/other", "b/other", pytest.approx(0.36))
     assert list(found.probabilities) == ["a/real", "a", "b/real", "b", "b/other"]
+
+
+@pytest.mark.parametrize(
+    ("row", "strangeness", "expected"),
+    [
+        ([0.1, 0.7, 0.1, 0.05, 0.05], 1.0, ("synthetic:a", "a", 0.7)),
+        ([0.1, 0.7, 0.1, 0.05, 0.05], 1.1, ("synthetic:unknown", None, 0.8)),
+        ([0.4, 0.2, 0.2, 0.1, 0.1], 1.1, ("undecided", None, 0.6)),
+        ([0.2, 0.4, 0.2, 0.1, 0.1], 1.0, ("undecided", None, 0.4)),
+        ([0.25, 0.3, 0.25, 0.1, 0.1], 1.0, ("real", None, 0.5)),
+        ([0.25, 0.2, 0.25, 0.1, 0.2], 1.1, ("synthetic:unknown", None, 0.5)),
+    ],
+)
+def test_what_is_strange_is_no_known_class_and_what_is_unlikely_is_left_open(
+    row: list[float], strangeness: float, expected: tuple[str, str | None, float]
+) -> None:
+    settings = {"strangeness": strangeness, "threshold": 1.0, "undecided_below": 0.45}
+    found = decide("x", torch.tensor(row, dtype=torch.float64), CLASSES, **settings)
+    assert (found.verdict, found.generator, pytest.approx(found.probability)) == expected
+    assert found.is_strange == (strangeness > 1)
+    assert (found.calibrated, found.real) == (True, pytest.approx(row[0] + row[2]))
 
 
 def test_probabilities_sum_to_one_and_the_verdict_is_theirs(predictor: Predictor, files: list[Path]) -> None:
@@ -59,10 +80,11 @@ def test_probabilities_sum_to_one_and_the_verdict_is_theirs(predictor: Predictor
         assert sum(verdict.probabilities.values()) == pytest.approx(1, abs=1e-6)
         row = torch.tensor(list(verdict.probabilities.values()), dtype=torch.float64)
         assert decide(verdict.source, row, predictor.classes) == verdict
+        assert (verdict.calibrated, verdict.strangeness, verdict.threshold, verdict.crops) == (False, None, None, 1)
 
 
 def test_the_batch_size_changes_no_verdict(predictor: Predictor, files: list[Path]) -> None:
-    small = Predictor(predictor.network, predictor.classes, batch_size=2)
+    small = Predictor(predictor.network, predictor.state, batch_size=2)
     for one, other in zip(small.predict(files), predictor.predict(files), strict=True):
         assert (one.source, one.verdict, one.generator) == (other.source, other.verdict, other.generator)
         assert one.probability == pytest.approx(other.probability, abs=1e-5)
@@ -97,7 +119,7 @@ def test_a_stream_reads_no_more_than_a_batch_ahead(predictor: Predictor, files: 
             asked.append(path)
             yield path
 
-    small = Predictor(predictor.network, predictor.classes, batch_size=3)
+    small = Predictor(predictor.network, predictor.state, batch_size=3)
     next(small.stream(ask(), lambda path, error: None))
     assert len(asked) == 3
 
