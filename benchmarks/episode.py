@@ -76,7 +76,8 @@ def our_parts(setting: Setting, params: Params, k: int, files: TaskFiles, home: 
     if setting.device.type == "cuda":
         images.to(setting.device)
     labels = torch.tensor([s.class_index for s in samples])
-    data = TrainingSet.build(network, images, labels, 1, params.run, FeatureStore(home / f"features-{k}"))
+    shown, store = np.arange(len(samples))[:, None], FeatureStore(home / f"features-{k}")
+    data = TrainingSet.build(network, images, labels, shown, params.run, store)
     fit = Fit(network, (k - 1) * CLASSES, params.training, params.run, k - 1)
     bytes_at_hand = images.batch(range(len(samples)), images.center()[:, 0])
     count = len(samples) * batches_at_once(setting)

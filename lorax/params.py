@@ -53,6 +53,7 @@ class TrainingParams(_Section):
     weight_decay: float = Field(1e-2, ge=0)
     diversity_weight: float = Field(0.1, ge=0)
     views: int = Field(1, ge=1, description="random crops drawn once per image; epoch e shows view e mod views")
+    augmentation: float = Field(0.0, ge=0, le=1, description="share of the views after the first that are perturbed")
     drop_last: bool = Field(False, description="leave out an epoch's last incomplete batch, as published")
     mixed_precision: bool = Field(False, description="matrix products in bfloat16, in training and for features")
 

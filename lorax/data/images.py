@@ -20,7 +20,9 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -28,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from lorax.data.perturbations import UNCHANGED, Perturbation
 from lorax.data.pixels import DeviceImages, Pixels, mapped
 from lorax.errors import DataVersionError, ImageError
 from lorax.stream import Sample
@@ -139,6 +142,7 @@ class Images:
         progress: Progress | None = None,
         *,
         center_only: bool = False,
+        looks: Mapping[str, Sequence[Perturbation]] | None = None,
         overflow: Path | None = None,
         in_memory: int = _IN_MEMORY,
     ) -> Images:
@@ -150,6 +154,9 @@ class Images:
             crop: side of the square crops, pixels.
             progress: told after each image.
             center_only: keep only the centre crop of each image, for sets that are only evaluated.
+            looks: md5 -> in which forms that image is wanted; None: as it is. The first form of every image comes in
+                the place of the image, the others behind the N of them, in their order; a perturbed image is a sample
+                with an md5 of its own (see `Perturbation.renamed`).
             overflow: directory for the decoded images that `in_memory` bytes have no room for; they are mapped into
                 memory from there, and gone with this object. None: all are held in memory.
             in_memory: see `overflow`.
@@ -160,26 +167,24 @@ class Images:
             StorageError: `overflow` is on a full disk.
         """
 
-        def load_one(sample: Sample) -> Pixels:
-            data = read(paths[sample.md5])
-            found = hashlib.md5(data, usedforsecurity=False).hexdigest()
-            if found != sample.md5:
-                raise DataVersionError(
-                    f"{paths[sample.md5]} is damaged: its md5 is {found}, but {sample.path} is pinned as {sample.md5}. "
-                    "Remove the file and fetch it again with 'dvc pull', or land the task's images again."
-                )
-            pixels = pad(decode_bytes(data, sample.path), crop)
-            return _center_crop(pixels, crop) if center_only else pixels
+        def load_one(sample: Sample) -> list[Pixels]:
+            image = decode_bytes(_read_checked(sample, paths[sample.md5]), sample.path)
+            forms = [pad(change.apply(image), crop) for change in wanted[sample.md5]]
+            return [_center_crop(pixels, crop) for pixels in forms] if center_only else forms
 
+        wanted = looks or {sample.md5: (UNCHANGED,) for sample in samples}
         pixels: list[Pixels] = []
+        entries = [(place, s, change) for s in samples for place, change in enumerate(wanted[s.md5])]
         for start in range(0, len(samples), _DECODED_AT_ONCE):
-            part = samples[start : start + _DECODED_AT_ONCE]
+            part, held = samples[start : start + _DECODED_AT_ONCE], len(pixels)
             told = None if progress is None else partial(_told, progress, start, len(samples))
-            pixels += in_threads(load_one, part, told, "reading images")
-            in_memory -= sum(image.nbytes for image in pixels[start:])
+            pixels += chain.from_iterable(in_threads(load_one, part, told, "reading images"))
+            in_memory -= sum(image.nbytes for image in pixels[held:])
             if in_memory < 0 and overflow is not None:
-                pixels[start:] = mapped(pixels[start:], overflow)
-        return cls(samples, pixels, crop)
+                pixels[held:] = mapped(pixels[held:], overflow)
+        order = sorted(range(len(entries)), key=lambda i: entries[i][0] > 0)
+        named = [replace(s, md5=change.renamed(s.md5)) for _, s, change in entries]
+        return cls([named[i] for i in order], [pixels[i] for i in order], crop)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -230,6 +235,17 @@ def pad(pixels: Pixels, crop: int) -> Pixels:
 def _center_crop(pixels: Pixels, crop: int) -> Pixels:
     top, left = ((side - crop) // 2 for side in pixels.shape[:2])
     return pixels[top : top + crop, left : left + crop].copy()  # a view would keep the whole image
+
+
+def _read_checked(sample: Sample, path: Path) -> bytes:
+    data = read(path)
+    found = hashlib.md5(data, usedforsecurity=False).hexdigest()
+    if found != sample.md5:
+        raise DataVersionError(
+            f"{path} is damaged: its md5 is {found}, but {sample.path} is pinned as {sample.md5}. "
+            "Remove the file and fetch it again with 'dvc pull', or land the task's images again."
+        )
+    return data
 
 
 def _told(progress: Progress, before: int, total: int, done: int, _: int, what: str) -> None:

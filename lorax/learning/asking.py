@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lorax.data.images import Images
+from lorax.data.perturbations import UNCHANGED, Perturbation
 from lorax.network.features import CENTER, FeatureStore, OnKept, Read, Views, views_of
 from lorax.network.network import Network
 from lorax.network.team import ALONE, Team
@@ -24,18 +25,22 @@ Fetch = Callable[[Iterable[Sample]], Mapping[str, Path]]
 
 @dataclass(frozen=True)
 class Question:
-    """N images, each in one view: the crop at its corner (N, 2), or the centre where that is (CENTER, CENTER)."""
+    """N images, each in one view: the crop at its corner (N, 2), or the centre where that is (CENTER, CENTER).
+
+    All of them are perturbed by `change` before the crop is cut.
+    """
 
     samples: Sequence[Sample]
     corners: NDArray[np.int64]
+    change: Perturbation = UNCHANGED
 
     @classmethod
-    def of_centers(cls, samples: Sequence[Sample]) -> Question:
-        return cls(samples, np.full((len(samples), 2), CENTER))
+    def of_centers(cls, samples: Sequence[Sample], change: Perturbation = UNCHANGED) -> Question:
+        return cls(samples, np.full((len(samples), 2), CENTER), change)
 
     @property
     def views(self) -> Views:
-        return views_of([sample.md5 for sample in self.samples], self.corners)
+        return views_of([self.change.renamed(sample.md5) for sample in self.samples], self.corners)
 
     def read_from(self, images: Images) -> Read:
         """Cut the views from a set at hand, whose first N images these are."""
@@ -47,9 +52,10 @@ class Question:
         paths = cache(lambda: fetch(self.samples))
 
         def read(indices: NDArray[np.int64]) -> Tensor:
-            part = Question([self.samples[i] for i in indices], self.corners[indices])
+            part = Question([self.samples[i] for i in indices], self.corners[indices], self.change)
             only_centers = bool((part.corners == CENTER).all())
-            images = Images.load(part.samples, paths(), crop, center_only=only_centers)
+            looks = {sample.md5: (self.change,) for sample in part.samples}
+            images = Images.load(part.samples, paths(), crop, center_only=only_centers, looks=looks)
             return part.read_from(images)(np.arange(len(indices)))
 
         return read

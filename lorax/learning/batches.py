@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lorax.data.images import Images
+from lorax.data.perturbations import UNCHANGED, Perturbation, drawn
 from lorax.network.features import CENTER, FeatureStore, Kept, OnKept, views_of
 from lorax.network.network import Network
 from lorax.network.team import ALONE, Team
 from lorax.params import RunParams
+from lorax.stream import Sample
 
 Batch = tuple[Tensor, Tensor, Tensor]
 """Images (B, 3, crop, crop) as bytes, their frozen features (B, (K-1)·D), labels (B,): all on the network's device."""
@@ -38,22 +40,27 @@ class TrainingSet:
         network: Network,
         images: Images,
         labels: Tensor,
-        views: int,
+        shown: NDArray[np.int64],
         run: RunParams,
         store: FeatureStore,
         on_kept: OnKept | None = None,
         team: Team = ALONE,
     ) -> TrainingSet:
-        """Draw the views, drop equal ones (an image of the crop's size has only one) and ask the frozen branches."""
-        offsets = images.offsets(views, run.seed)  # (N, V, 2)
-        rows = np.repeat(np.arange(len(images)), views)[:, None]
+        """Draw the crops, drop equal ones (an image of the crop's size has only one) and ask the frozen branches.
+
+        Args:
+            shown: (N, V) which of `images` is shown as view v of image n: itself, or itself perturbed.
+        """
+        views = shown.shape[1]
+        offsets = images.offsets(views, run.seed)[shown, np.arange(views)]  # (N, V, 2)
+        rows = shown.reshape(-1, 1)
         crops, lookup = np.unique(np.hstack([rows, offsets.reshape(-1, 2)]), axis=0, return_inverse=True)
         md5s = [images.samples[image].md5 for image in crops[:, 0]]
         names, older = views_of(md5s, canonical(images, crops)), range(network.branches - 1)
         read = lambda i: images.batch(crops[i, 0], crops[i, 1:])  # noqa: E731
         store.keep(network, older, names, read, run.batch_size, on_kept, team)
         frozen = store.kept(network, older, names, run.batch_size)
-        return cls(images, labels, crops, lookup.reshape(len(images), views), frozen, network.device)
+        return cls(images, labels, crops, lookup.reshape(shown.shape), frozen, network.device)
 
     def first_views(self, count: int) -> NDArray[np.int64]:
         """Corners (count, 2) of the view that epoch 0 shows of the first images."""
@@ -87,6 +94,32 @@ class TrainingSet:
         if self.device.type == "cuda" and tensor.device.type == "cpu":
             tensor = tensor.pin_memory()
         return tensor.to(self.device, non_blocking=True)
+
+
+@dataclass(frozen=True)
+class Showing:
+    """What training shows of N images over V views.
+
+    Args:
+        looks: md5 -> the forms in which that image is shown, as `Images.load` takes them.
+        shown: (N, V) the row of `Images` that each view shows.
+    """
+
+    looks: Mapping[str, Sequence[Perturbation]]
+    shown: NDArray[np.int64]
+
+    @classmethod
+    def draw(cls, samples: Sequence[Sample], views: int, share: float, seed: int) -> Showing:
+        """View 0 shows every image as it is; `share` of the other views show it perturbed."""
+        looks, shown, behind = {}, np.repeat(np.arange(len(samples))[:, None], views, axis=1), len(samples)
+        for row, sample in enumerate(samples):
+            changes = [drawn(sample.md5, view, seed, share) for view in range(1, views)]
+            distinct = {change.name: change for change in changes if change is not UNCHANGED}
+            place = {name: behind + i for i, name in enumerate(distinct)}
+            shown[row, 1:] = [place.get(change.name, row) for change in changes]
+            looks[sample.md5] = (UNCHANGED, *distinct.values())
+            behind += len(distinct)
+        return cls(looks, shown)
 
 
 def canonical(images: Images, crops: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -23,7 +23,7 @@ from torch import Tensor
 from lorax.data.images import Images, Progress
 from lorax.errors import StateError
 from lorax.learning.asking import Fetch, Question
-from lorax.learning.batches import TrainingSet
+from lorax.learning.batches import Showing, TrainingSet
 from lorax.learning.evaluation import accuracy_row, compare, score
 from lorax.learning.exemplars import updated_memory
 from lorax.learning.folder import EpisodeFolder, Report
@@ -92,12 +92,13 @@ def train_branch(
     head_seed = epoch_seed(params.run.seed, episode, params.training.epochs + 1)
     modules = network.grow(params.lora, len(task.classes), branch_seed=params.run.seed, head_seed=head_seed)
     samples = [*task.train, *(e.sample for e in base.exemplars)]
-    images = Images.load(samples, fetch(samples), network.crop, on_progress, overflow=folder.root)
+    views = min(params.training.views, params.training.epochs)  # no epoch would show the others
+    showing = Showing.draw(samples, views, params.training.augmentation, params.run.seed)
+    images = Images.load(samples, fetch(samples), network.crop, on_progress, looks=showing.looks, overflow=folder.root)
     if network.device.type == "cuda":
         images.to(network.device)
     store, labels, on_kept = FeatureStore(folder.features_dir), torch.tensor(classes.ids(samples)), _told(on_progress)
-    views = min(params.training.views, params.training.epochs)  # no epoch would show the others
-    data = TrainingSet.build(network, images, labels, views, params.run, store, on_kept, team)
+    data = TrainingSet.build(network, images, labels, showing.shown, params.run, store, on_kept, team)
     prepared = time.perf_counter()
     fit = Fit(network, len(base.classes), params.training, params.run, episode, team)
     rows = fit.run_epochs(data, folder.checkpoint_path, on_epoch)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -36,6 +37,10 @@ def test_in_later_tasks_the_cosine_falls_to_its_floor() -> None:
     assert rates[49] == pytest.approx(1e-5, rel=0.02)
 
 
+def plain_views(count: int, views: int) -> np.ndarray:
+    return np.repeat(np.arange(count)[:, None], views, axis=1)
+
+
 def _fit(stream, params: Params, folder: Path) -> tuple[Fit, TrainingSet]:
     state = base_state(None, params)
     network = open_network(state, "cpu")
@@ -43,7 +48,7 @@ def _fit(stream, params: Params, folder: Path) -> tuple[Fit, TrainingSet]:
     samples = stream.tasks[0].train
     images = Images.load(samples, stream.fetch(samples), network.crop)
     labels = torch.tensor([s.class_index for s in samples])
-    data = TrainingSet.build(network, images, labels, 2, params.run, FeatureStore(folder / "features"))
+    data = TrainingSet.build(network, images, labels, plain_views(20, 2), params.run, FeatureStore(folder / "features"))
     return Fit(network, 0, params.training, params.run, 0), data
 
 
@@ -92,7 +97,9 @@ def test_equal_views_are_computed_once(stream, params: Params, tmp_path: Path) -
     assert data.lookup.shape == (20, 2)
     one = Images.load(data.images.samples[:1], stream.fetch(data.images.samples[:1]), 16)  # 20 x 18 pixels: 15 crops
     store = FeatureStore(tmp_path / "features")
-    assert len(TrainingSet.build(fit.network, one, torch.tensor([0]), 200, params.run, store).crops) == 15
+    assert (
+        len(TrainingSet.build(fit.network, one, torch.tensor([0]), plain_views(1, 200), params.run, store).crops) == 15
+    )
 
 
 def test_an_incomplete_last_batch_can_be_left_out(stream, params: Params, tmp_path: Path) -> None:
