@@ -112,6 +112,19 @@ class ServicesParams(_Section):
     mlflow_port: int = Field(5000, ge=1024, le=65535)
 
 
+class ServingParams(_Section):
+    """What `lorax serve` takes from a client, and how often it looks for a new champion."""
+
+    max_images: int = Field(64, ge=1, description="images of a request")
+    max_image_mb: float = Field(32, gt=0, description="megabytes of an image file")
+    max_request_mb: float = Field(128, gt=0, description="megabytes of a request")
+    max_pixels: int = Field(50_000_000, ge=1, le=89_000_000, description="of an image; Pillow has a limit above it")
+    timeout_s: float = Field(60, gt=0, description="from a request's headers to its answer")
+    queue: int = Field(2048, ge=1, description="images that may wait; beyond it, requests are told to come again")
+    memory_mb: float = Field(1024, gt=0, description="of request bodies, and of images being decoded, at once")
+    poll_s: float = Field(5, gt=0, description="between two looks at the alias")
+
+
 class Params(_Section):
     """params.yaml, checked; sections are named after rooms."""
 
@@ -125,6 +138,7 @@ class Params(_Section):
     landing: LandingParams = LandingParams()
     gate: GateParams = GateParams()
     services: ServicesParams = ServicesParams()
+    serving: ServingParams = ServingParams()
 
     def learning(self) -> dict[str, Any]:
         """The sections that an episode's result depends on, as plain JSON values; a learner state records them."""
