@@ -26,7 +26,7 @@ def record(workspace: Workspace, params: Params, numbers: Sequence[int], console
     """
     registry = reconcile.look(workspace, params)
     versions = [registry.version(number) for number in numbers]
-    states = [load_state(running.state_dir(workspace, params, number, console)) for number in numbers]
+    states = [load_state(running.fetched(workspace, params, str(number), console)[1]) for number in numbers]
     parameters = [_flat(state.parameters) for state in states]
     return {
         "versions": list(numbers),

@@ -193,13 +193,13 @@ def _seen_to_work(
     registry: Registry, version: ModelVersion, workspace: Workspace, params: Params, console: Console
 ) -> Iterator[Path]:
     """A version's learner state as the server has it now, whatever lies in the cache, once it has judged an image."""
-    from lorax.predictor import check_predicts
+    from lorax.predictor import Predictor, check_predicts
 
     workspace.work_dir.mkdir(exist_ok=True)
     with TemporaryDirectory(dir=workspace.work_dir, prefix="trial-") as folder:
         with console.status(f"looking whether version {version.version} predicts"):
             state_dir = registry.download_state(version.version, Path(folder))
-            check_predicts(state_dir, params.run.device)
+            check_predicts(Predictor.open(state_dir, params.run.device))
         yield state_dir
 
 

@@ -19,7 +19,7 @@ from lorax import services, supervision
 from lorax.data import repository
 from lorax.errors import LoraxError, RegistryError, ServiceError
 from lorax.params import Params, load_params
-from lorax.registry import Registry
+from lorax.registry import Look, ModelVersion, Registry
 from lorax.services import Services
 from lorax.workspace import Workspace
 
@@ -125,22 +125,27 @@ def served_registry(workspace: Workspace, params: Params, console: Console) -> R
     return reconcile.open_registry(workspace, params)
 
 
-def state_dir(workspace: Workspace, params: Params, version: int | None, console: Console) -> Path:
-    """The learner state of a model version (default: the champion), fetched from the registry where it must be.
+def fetched(workspace: Workspace, params: Params, wanted: str, console: Console) -> tuple[ModelVersion, Path]:
+    """A model version and its learner state, fetched from the registry where it must be.
+
+    Args:
+        workspace, params: whose registry.
+        wanted: a version's number, or an alias such as @champion.
+        console: shows what is waited for.
 
     Raises:
         RegistryError: there is no such version.
     """
     look = reconcile.look(workspace, params)
-    if version is None:
-        chosen = look.champion()
-    else:
-        chosen = next((found for found in look.versions() if found.version == version), None)
-    if chosen is None:
-        wanted = "champion yet" if version is None else f"version {version}"
-        raise RegistryError(
-            f"there is no {wanted} of {params.registry.model!r}: see 'lorax history', or 'lorax learn'."
-        )
+    chosen = _chosen(look, wanted)
     is_here = (workspace.states_dir / chosen.state_digest).is_dir()
     registry = look if is_here else served_registry(workspace, params, console)
-    return registry.download_state(chosen.version, workspace.states_dir)
+    return chosen, registry.download_state(chosen.version, workspace.states_dir)
+
+
+def _chosen(look: Look, wanted: str) -> ModelVersion:
+    if wanted.startswith("@"):
+        return look.aliased(wanted[1:])
+    if wanted.isdecimal():
+        return look.version(int(wanted))
+    raise RegistryError(f"version {wanted!r} is not understood: expected a number, @champion or @challenger.")

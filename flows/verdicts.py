@@ -1,64 +1,205 @@
-"""Verdicts on image files, as a table or as JSON lines."""
+"""Verdicts on image files, printed as they come: a line of text or of JSON for each, in the order of the files."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from pathlib import Path
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from lorax.errors import ImageError
-from lorax.predictor import Predictor, Verdict, image_files
+from flows import terminal
+from lorax.data.ahead import batches_ahead
+from lorax.data.container import Container
+from lorax.data.reading import Reading, read_image
+from lorax.data.walk import Found
+from lorax.predictor import REAL, UNDECIDED, UNKNOWN, Judged, Predictor, Verdict
+from lorax.reasons import Evidence, evidence_of
+
+_AGAIN_S = 0.1
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One file's line: what was read, and the verdict unless it could not be read."""
+
+    reading: Reading
+    judged: Judged | None
+    evidence: Evidence | None = None
+
+
+@dataclass
+class Tally:
+    """What the lines were, in all."""
+
+    verdicts: Counter[str] = field(default_factory=Counter)
+    bad: int = 0
+
+    @property
+    def judged(self) -> int:
+        return sum(self.verdicts.values())
+
+    def add(self, answer: Answer) -> None:
+        if answer.judged is None:
+            self.bad += 1
+        else:
+            self.verdicts[answer.judged.verdict.verdict] += 1
+
+    def __str__(self) -> str:
+        kinds = ", ".join(f"{name} {count:,}" for name, count in self.verdicts.most_common())
+        return f"{self.judged:,} judged{f' ({kinds})' if kinds else ''}, {self.bad:,} bad"
+
+
+def answers(predictor: Predictor, files: Iterable[Found], *, explain: bool = False) -> Iterator[list[Answer]]:
+    """Judge files in lists of up to a batch, in order; they are read and decoded ahead, in threads."""
+    read = partial(read_image, side=predictor.network.crop, with_container=explain)
+    for batch in batches_ahead(read, files, predictor.batch_size):
+        good = [reading for reading in batch if not reading.error]
+        judged = iter(predictor.look([r.crops for r in good], [r.name for r in good]))
+        found = [(reading, None if reading.error else next(judged)) for reading in batch]
+        yield [Answer(r, j, evidence_of(predictor, j) if explain and j else None) for r, j in found]
 
 
 def print_verdicts(
-    state_dir: Path, device: str, paths: Sequence[Path], out: Console, err: Console, *, as_json: bool
+    predictor: Predictor,
+    version: Mapping[str, Any],
+    files: Iterable[Found],
+    out: Console,
+    err: Console,
+    *,
+    as_json: bool,
+    explain: bool,
 ) -> int:
-    """Judge images and print one line for each; JSON lines as they come, a table at the end.
+    """Judge images and print a line for each as it is judged; then, on `err`, what they were in all.
 
     Args:
-        state_dir: the learner state.
-        device: as `run.device` in params.yaml.
-        paths: image files, or folders of them.
+        predictor: the learner.
+        version: what each JSON line says of it; see `version_record`.
+        files: in the order of the lines.
         out: where verdicts go.
-        err: where bad files are reported.
-        as_json: JSON lines instead of a table.
+        err: where bad files are told, and progress is shown while `out` is no terminal.
+        as_json: lines of JSON.
+        explain: say what each branch adds, and what the files hold beside pixels.
 
     Returns:
         How many files were bad.
+
+    Raises:
+        BrokenPipeError: who read the lines has gone.
     """
-    bad: list[Path] = []
-
-    def on_bad(path: Path, error: ImageError) -> None:
-        bad.append(path)
-        err.print(f"lorax: skipped {error}", markup=False)
-
-    verdicts = Predictor.open(state_dir, device).stream(image_files(paths), on_bad)
-    if as_json:
-        for verdict in verdicts:
-            out.print(json.dumps(_record(verdict), ensure_ascii=False), markup=False)
-    else:
-        out.print(_table(list(verdicts)))
-    return len(bad)
-
-
-def _record(verdict: Verdict) -> dict[str, object]:
-    return {
-        "file": verdict.source,
-        "verdict": verdict.verdict,
-        "generator": verdict.generator,
-        "probability": verdict.probability,
-        "probabilities": dict(verdict.probabilities),
-    }
+    warnings.filterwarnings("ignore", module="PIL")  # of damaged notes in a file, which nobody asked about
+    tally, shown = Tally(), Printed(out, err, version, predictor)
+    began = last = time.monotonic()
+    with terminal.counting(Console(quiet=True) if out.is_terminal else err) as progress:
+        for batch in answers(predictor, files, explain=explain):
+            shown.show(batch, as_json=as_json)
+            for answer in batch:
+                tally.add(answer)
+            if (now := time.monotonic()) > last + _AGAIN_S:
+                last = now
+                progress(tally.judged + tally.bad, 0, f"judged, {(tally.judged + tally.bad) / (now - began):,.0f}/s")
+    err.print(f"lorax: {tally}", markup=False)
+    return tally.bad
 
 
-def _table(verdicts: Sequence[Verdict]) -> Table:
-    table = Table()
-    for name in ("file", "verdict", "generator"):
-        table.add_column(name, overflow="fold")
-    table.add_column("probability, %", justify="right")
-    for verdict in verdicts:
-        table.add_row(verdict.source, verdict.verdict, verdict.generator or "", f"{100 * verdict.probability:.1f}")
-    return table
+@dataclass(frozen=True)
+class Printed:
+    """Where lines go, and how wide their columns are."""
+
+    out: Console
+    err: Console
+    version: Mapping[str, Any]
+    predictor: Predictor
+
+    def show(self, batch: Iterable[Answer], *, as_json: bool) -> None:
+        """Print the lines of a batch."""
+        for answer in batch:
+            if answer.reading.error:
+                self.err.print(f"lorax: skipped {printable(answer.reading.error)}", markup=False)
+            if as_json:
+                self._write(json_line(record(answer, self.version)))
+            elif answer.judged is not None:
+                self._write(self._row(answer.judged.verdict))
+                for line in _reasons(answer):
+                    self._write(f"    {line}")
+        self.out.file.flush()
+
+    def _row(self, verdict: Verdict) -> str:
+        labels = [f"synthetic:{e.label}" for e in self.predictor.classes.entries if not e.is_real]
+        width = max(len(name) for name in (REAL, UNKNOWN, UNDECIDED, *labels))
+        strange = "" if verdict.strangeness is None else f"  strangeness {_of_threshold(verdict)}"
+        return f"{verdict.verdict:<{width}}  {100 * verdict.probability:5.1f} %{strange}  {printable(verdict.source)}"
+
+    def _write(self, line: str) -> None:
+        encoding = getattr(self.out.file, "encoding", None) or "utf-8"
+        self.out.file.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+
+
+def record(answer: Answer, version: Mapping[str, Any]) -> dict[str, Any]:
+    """A line of JSON, as docs/operations.md explains it."""
+    reading = answer.reading
+    if answer.judged is None:
+        return {"file": reading.name, "error": reading.error, **version}
+    verdict = asdict(answer.judged.verdict)
+    of_file = {"sha256": reading.sha256, "width": reading.width, "height": reading.height}
+    reasons = {} if answer.evidence is None else {"evidence": asdict(answer.evidence)}
+    beside = {} if reading.container is None else {"container": asdict(reading.container)}
+    return {"file": verdict.pop("source"), **verdict, **of_file, **version, **reasons, **beside}
+
+
+def version_record(predictor: Predictor, number: int, digest: str) -> dict[str, Any]:
+    """What a line says of the version that judged: its number, its state's digest, and the data it was learned from."""
+    return {"version": number, "state": digest, "data": asdict(predictor.state.revision)}
+
+
+def json_line(value: Mapping[str, Any]) -> str:
+    """One line of JSON; a file's name that is no text (any bytes may name a file) comes out escaped, and comes back."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return text if text.isascii() or _is_text(text) else json.dumps(value, allow_nan=False)
+
+
+def printable(text: str) -> str:
+    """`text` without what would move a terminal's cursor or colour its lines: names of files may hold anything."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _of_threshold(verdict: Verdict) -> str:
+    """Strangeness against its threshold."""
+    return f"{verdict.strangeness:.2f} {'>' if verdict.is_strange else '<='} {verdict.threshold:.2f}"
+
+
+def _reasons(answer: Answer) -> list[str]:
+    lines = []
+    if answer.evidence is not None:
+        parts = ", ".join(f"{task} {value:+.2f}" for task, value in answer.evidence.branches.items())
+        lines.append(
+            f"evidence for {answer.evidence.answer}, by branch: {parts}, "
+            f"rest {answer.evidence.rest:+.2f}; log-odds {answer.evidence.log_odds:+.2f}"
+        )
+    if answer.reading.container is not None:
+        lines.append(f"in the file, not used for the verdict: {_beside(answer.reading.container)}")
+    return lines
+
+
+def _beside(container: Container) -> str:
+    found = [container.format or "unknown format"]
+    found += [f"EXIF {', '.join(container.exif)}"] if container.exif else []
+    found += [f"text {', '.join(container.text)}"] if container.text else []
+    found += ["XMP"] if container.xmp else []
+    found += ["a C2PA manifest (not checked)"] if container.c2pa else []
+    return printable("; ".join(found))

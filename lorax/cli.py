@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from lorax.console import Commands, Json, Preset, err, here, opened, out, print_json
+from lorax.serve_commands import serve_commands
+from lorax.verdict_commands import verdict_commands
 from lorax.version_commands import version_commands
 
 app = typer.Typer(
@@ -172,25 +174,8 @@ def status(as_json: Json = False) -> None:
 
 
 app.add_typer(version_commands)
-
-
-@app.command()
-def predict(
-    paths: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
-    version: Annotated[int | None, typer.Option(help="A model version; the champion if not given.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Say of each image whether it is real, and if not, which generator made it.
-
-    A bad file is reported and skipped; the exit code is then 1. Example: `lorax predict photos/ --json`
-    """
-    from flows import running, verdicts
-
-    workspace, params = opened()
-    state_dir = running.state_dir(workspace, params, version, err)
-    bad = verdicts.print_verdicts(state_dir, params.run.device, paths, out, err, as_json=as_json)
-    if bad:
-        raise typer.Exit(1)
+app.add_typer(serve_commands)
+app.add_typer(verdict_commands)
 
 
 @app.command()

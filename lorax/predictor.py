@@ -8,7 +8,7 @@ count: whatever else a file holds is never looked at here.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,7 +21,7 @@ from torch import Tensor
 from lorax.data.crops import crops_of
 from lorax.data.images import decode
 from lorax.data.pixels import Pixels
-from lorax.errors import ImageError, StateError
+from lorax.errors import StateError
 from lorax.learning.opening import open_network
 from lorax.learning.state import LearnerState, load_state
 from lorax.network.network import Network
@@ -42,8 +42,8 @@ _T = TypeVar("_T")
 class Verdict:
     """What the learner says of one image, with the numbers that it follows from.
 
-    `verdict` is "real", "synthetic:<generator>", "synthetic:unknown" or "undecided"; `generator` the class's label where
-    there is one. `probability` is that of what the verdict says; for "undecided" that of the likeliest answer.
+    `verdict` is "real", "synthetic:<generator>", "synthetic:unknown" or "undecided"; `generator` the class's label
+    where there is one. `probability` is that of what the verdict says; for "undecided" that of the likeliest answer.
     `probabilities` has every class by label, `real` is their sum over the real classes. `strangeness` beyond
     `threshold` means: like nothing that was learned; both are None where the version is not `calibrated`. Numbers are
     averages over `crops`.
@@ -121,23 +121,6 @@ class Predictor:
             found += self.judge([decode(path) for path in batch], [str(path) for path in batch])
         return found
 
-    def stream(self, paths: Iterable[Path], on_bad: Callable[[Path, ImageError], None]) -> Iterator[Verdict]:
-        """Judge image files one batch after the other, however many there are.
-
-        Args:
-            paths: the files.
-            on_bad: told each file that can't be decoded, which is then left out.
-        """
-        for batch in _batches(paths, self.batch_size):
-            readable, pixels = [], []
-            for path in batch:
-                try:
-                    pixels.append(decode(path))
-                    readable.append(str(path))
-                except ImageError as error:
-                    on_bad(path, error)
-            yield from self.judge(pixels, readable)
-
     def judge(self, pixels: Sequence[Pixels], sources: Sequence[str]) -> list[Verdict]:
         """Judge decoded images.
 
@@ -194,21 +177,19 @@ class Predictor:
         )
 
 
-def check_predicts(state_dir: Path, device: str = "auto") -> None:
-    """See that a saved learner loads, and that it has an answer to an image.
+def check_predicts(predictor: Predictor) -> None:
+    """See that a learner has an answer to an image.
 
     Raises:
-        StateError: the state is damaged, knows no task, or its answers are no probabilities.
-        BackboneError: as `Predictor.open`.
+        StateError: its answers are no probabilities.
     """
-    predictor = Predictor.open(state_dir, device)
     side = predictor.network.crop
     noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
     [verdict] = predictor.judge([noise], ["noise"])
     total = sum(verdict.probabilities.values())
     if not math.isclose(total, 1, abs_tol=_ROUNDING):  # which NaN is not
         raise StateError(
-            f"the learner state in {state_dir} does not predict: its probabilities for an image add up to {total}. "
+            f"the learner does not predict: its probabilities for an image add up to {total}. "
             "Its weights are no use: choose another version."
         )
 
@@ -254,16 +235,6 @@ def decide(
         verdict, generator = UNDECIDED, None
     calibrated = threshold is not None
     return Verdict(source, verdict, generator, probability, named, calibrated, real, strangeness, threshold, crops)
-
-
-def image_files(paths: Iterable[Path]) -> Iterator[Path]:
-    """Each path, or where it is a folder every file below it that is not hidden, sorted by name."""
-    for path in paths:
-        if path.is_dir():
-            below = sorted(p for p in path.rglob("*") if p.is_file())
-            yield from (p for p in below if not any(part.startswith(".") for part in p.relative_to(path).parts))
-        else:
-            yield path
 
 
 def _batches(items: Iterable[_T], size: int) -> Iterator[list[_T]]:

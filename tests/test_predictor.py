@@ -10,7 +10,7 @@ import torch
 from lorax.data.images import decode
 from lorax.errors import ImageError, StateError
 from lorax.learning.state import LearnerState, load_state, save_state
-from lorax.predictor import Predictor, Verdict, check_predicts, decide, image_files
+from lorax.predictor import Predictor, Verdict, check_predicts, decide
 from lorax.stream import ClassEntry, ClassTable
 from tests.tiny_learner import Learned, learn_stream, tiny_params
 
@@ -101,41 +101,9 @@ def test_an_image_of_any_size_is_judged(predictor: Predictor, shape: tuple[int, 
     assert isinstance(verdict, Verdict)
 
 
-def test_a_stream_reports_bad_files_and_goes_on(predictor: Predictor, files: list[Path], tmp_path: Path) -> None:
-    bad = tmp_path / "bad.png"
-    bad.write_bytes(b"no image")
-    missing = tmp_path / "missing.png"
-    told: list[Path] = []
-    found = list(predictor.stream([bad, files[0], missing, files[1]], lambda path, error: told.append(path)))
-    assert [v.source for v in found] == [str(files[0]), str(files[1])]
-    assert told == [bad, missing]
-
-
-def test_a_stream_reads_no_more_than_a_batch_ahead(predictor: Predictor, files: list[Path]) -> None:
-    asked: list[Path] = []
-
-    def ask() -> object:
-        for path in files:
-            asked.append(path)
-            yield path
-
-    small = Predictor(predictor.network, predictor.state, batch_size=3)
-    next(small.stream(ask(), lambda path, error: None))
-    assert len(asked) == 3
-
-
 def test_predicting_a_bad_file_is_an_error(predictor: Predictor, tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"missing\.png"):
         predictor.predict([tmp_path / "missing.png"])
-
-
-def test_a_folder_stands_for_the_files_below_it_that_are_not_hidden(tmp_path: Path) -> None:
-    for name in ("b.png", "a/c.png", ".hidden.png", ".git/x.png"):
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(b"")
-    lone = tmp_path / "b.png"
-    assert list(image_files([tmp_path, lone])) == [tmp_path / "a" / "c.png", lone, lone]
 
 
 def test_a_state_that_knows_nothing_yet_can_t_predict(learned: Learned, tmp_path: Path) -> None:
@@ -145,8 +113,8 @@ def test_a_state_that_knows_nothing_yet_can_t_predict(learned: Learned, tmp_path
 
 
 def test_a_learner_whose_answers_are_no_probabilities_is_found_out(learned: Learned, tmp_path: Path) -> None:
-    check_predicts(learned.state_dir, "cpu")
+    check_predicts(Predictor.open(learned.state_dir, "cpu"))
     state = load_state(learned.state_dir)
     save_state(replace(state, head_bias=state.head_bias * float("nan")), tmp_path / "broken")
     with pytest.raises(StateError, match="does not predict: its probabilities for an image add up to nan"):
-        check_predicts(tmp_path / "broken", "cpu")
+        check_predicts(Predictor.open(tmp_path / "broken", "cpu"))

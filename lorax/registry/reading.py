@@ -50,6 +50,18 @@ class RegisteredModel:
                 return None
             return self._read(model, str(model.aliases[CHAMPION]))
 
+    def aliased(self, alias: str) -> ModelVersion:
+        """The version that an alias points to now.
+
+        Raises:
+            RegistryError: none has it.
+        """
+        known = [self.champion()] if alias == CHAMPION else self.versions()
+        found = next((v for v in known if v is not None and alias in v.aliases), None)
+        if found is None:
+            raise RegistryError(f"there is no {alias} yet of {self.name!r}: see 'lorax history', or 'lorax learn'.")
+        return found
+
     def versions(self) -> list[ModelVersion]:
         """All versions that lorax registered, oldest first.
 

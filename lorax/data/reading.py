@@ -1,0 +1,76 @@
+"""One image file as a verdict needs it: the crops that are looked at, and what tells it from all other files."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lorax.data.container import Container, container_of
+from lorax.data.crops import crops_of
+from lorax.data.images import decode_bytes, read
+from lorax.data.pixels import Pixels
+from lorax.data.walk import Found
+from lorax.errors import ImageError
+
+LARGEST = 512 * 2**20
+"""Bytes of a file; what is larger is no image that would be decoded anyhow, and is not read."""
+
+_NOTHING = np.empty((0, 0, 0, 3), np.uint8)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was read; where `error` says why it could not be, there are no crops.
+
+    `sha256` is that of the file's bytes, `crops` are (n, crop, crop, 3). The image itself is let go of, so that many
+    may wait for their turn.
+    """
+
+    name: str
+    error: str = ""
+    sha256: str = ""
+    width: int = 0
+    height: int = 0
+    crops: Pixels = field(default_factory=lambda: _NOTHING)
+    container: Container | None = None
+
+
+def read_image(found: Found, side: int, *, with_container: bool = False) -> Reading:
+    """Read, hash and decode a file and cut its crops; whatever is wrong with it is told in the answer.
+
+    Args:
+        found: the file.
+        side: of the crops, pixels.
+        with_container: look for what it holds beside pixels, too.
+    """
+    name = str(found.path)
+    try:
+        data = _bytes(found)
+        pixels = decode_bytes(data, name)
+    except ImageError as error:
+        return Reading(name, str(error))
+    height, width = pixels.shape[:2]
+    container = container_of(data) if with_container else None
+    return Reading(name, "", hashlib.sha256(data).hexdigest(), width, height, crops_of(pixels, side), container)
+
+
+def _bytes(found: Found) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        ImageError: there is none, or it is too large.
+    """
+    if found.problem:
+        raise ImageError(found.problem)
+    try:
+        size = found.path.stat().st_size
+    except (OSError, ValueError) as error:  # a name may hold a null character
+        raise ImageError(f"{found.path} can't be read: {getattr(error, 'strerror', None) or error}.") from error
+    if size > LARGEST:
+        raise ImageError(
+            f"{found.path} has {size:,} bytes; more than {LARGEST:,} are refused, since no image that would be decoded "
+            "is so large."
+        )
+    return read(found.path)

@@ -1,0 +1,75 @@
+"""Why a verdict came out as it did: what each branch's feature adds to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from lorax.predictor import REAL, UNKNOWN, Judged, Predictor, Verdict
+from lorax.stream import ClassTable
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What spoke for an answer, in logits, before calibration.
+
+    `answer` is "real", "synthetic" or a generator's label. `branches` has the evidence of each branch by its task,
+    against the answer where it is negative; with `rest`, which no branch brings, they add up to `log_odds`, the
+    logarithm of the odds of the answer against all others.
+    """
+
+    answer: str
+    log_odds: float
+    branches: Mapping[str, float]
+    rest: float
+
+
+def evidence_of(predictor: Predictor, judged: Judged) -> Evidence:
+    """What each branch adds to a verdict's log-odds.
+
+    The head is linear, so class c's logit is b[c] + Σ_k W[c,k]·f[k] with the feature f[k] of branch k. Let A be the
+    classes of the answer, R the others, and p(c|A), p(c|R) the probabilities within each. Then
+
+        log P(A)/P(R) = Σ_k e[k] + rest,   e[k] = Σ_{c in A} p(c|A) W[c,k]·f[k] - Σ_{c in R} p(c|R) W[c,k]·f[k]
+
+    holds exactly, with the biases and the difference of the two entropies in the rest. The others weigh as much as they
+    compete: being unlike a class that nobody would think of is no evidence.
+
+    Args:
+        predictor: which made the verdict.
+        judged: an undecided one is explained by its likeliest answer.
+    """
+    head, branches = predictor.network.head, predictor.network.branches
+    weight, bias = head.weight.detach().double().cpu(), head.bias.detach().double().cpu()
+    shares = torch.einsum(
+        "ckd,kd->ck", weight.unflatten(1, (branches, -1)), judged.features.double().view(branches, -1)
+    )
+    answer, chosen = _answer(judged.verdict, predictor.classes)
+    logits = shares.sum(1) + bias
+    ours, others = (logits.masked_fill(~mask, -torch.inf) for mask in (chosen, ~chosen))
+    weights = _softmax(ours) - _softmax(others)
+    evidence = weights @ shares
+    log_odds = ours.logsumexp(0) - (others.logsumexp(0) if weights.lt(0).any() else 0.0)
+    names = [branch.task for branch in predictor.state.branches]
+    by_task = dict(zip(names, evidence.tolist(), strict=True))
+    return Evidence(answer, float(log_odds), by_task, float(log_odds - evidence.sum()))
+
+
+def _answer(verdict: Verdict, classes: ClassTable) -> tuple[str, torch.Tensor]:
+    """What is to be explained, and which classes say it (C,)."""
+    is_real = torch.tensor(classes.is_real)
+    likeliest = max((e for e in classes.entries if not e.is_real), key=lambda e: verdict.probabilities[e.label])
+    if verdict.verdict == UNKNOWN:
+        return "synthetic", ~is_real
+    if verdict.verdict == REAL or (
+        verdict.generator is None and verdict.real >= verdict.probabilities[likeliest.label]
+    ):
+        return REAL, is_real
+    return likeliest.label, torch.arange(len(classes)) == likeliest.id
+
+
+def _softmax(logits: torch.Tensor) -> torch.Tensor:
+    """Zeros where no class competes."""
+    return logits.softmax(0).nan_to_num(0.0)
