@@ -1,0 +1,118 @@
+"""The shape of what the server says, for the OpenAPI page and for clients made from it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Data(_Answer):
+    """The data revision that a version was learned at."""
+
+    digest: str = Field(description="data.dvc's root digest")
+    commit: str | None = Field(description="the git commit that pinned it")
+
+
+class Model(_Answer):
+    """Which model version gave a verdict."""
+
+    name: str = Field(description="the registered model", examples=["lorax"])
+    version: int = Field(examples=[5])
+    state: str = Field(description="digest of the learner state")
+    data: Data
+
+
+class Problem(_Answer):
+    """Why something was not judged."""
+
+    code: str = Field(description="for programs", examples=["damaged"])
+    reason: str = Field(description="for people", examples=["the image can't be decoded: image file is truncated."])
+
+
+class ImageVerdict(_Answer):
+    """What the model says of one image."""
+
+    name: str = Field(description="the file's name as it was sent, or its place in the request", examples=["photo.png"])
+    sha256: str = Field(description="of the file's bytes")
+    verdict: str = Field(description="real, synthetic:GENERATOR, synthetic:unknown or undecided", examples=["real"])
+    generator: str | None = Field(description="the generator's label, where the verdict names one")
+    probability: float = Field(description="of what the verdict says", examples=[0.97])
+    probabilities: dict[str, float] = Field(description="of each class")
+    calibrated: bool = Field(description="whether the probabilities were calibrated on images held out for that")
+    real: float = Field(description="probability of all real classes together")
+    strangeness: float | None = Field(description="how unlike anything learned the image is; null where uncalibrated")
+    threshold: float | None = Field(description="what is stranger than this is like nothing that was learned")
+    crops: int = Field(description="how many crops of the image were averaged")
+    model: Model
+
+
+class ImageProblem(_Answer):
+    """An image that was not judged; the others of its request were."""
+
+    name: str
+    sha256: str | None = Field(description="of the file's bytes, where there were any")
+    error: Problem
+
+
+class Verdicts(_Answer):
+    """One entry for each image, in the order of the request."""
+
+    results: list[ImageVerdict | ImageProblem]
+
+
+class Refused(_Answer):
+    """Nothing of the request was judged. `results` tells what is wrong with each image, where that is why."""
+
+    error: Problem
+    results: list[ImageProblem] | None = None
+
+
+class Following(_Answer):
+    """How the server keeps up with the registry."""
+
+    alias: str = Field(examples=["champion"])
+    looked_at: datetime = Field(description="when the registry last answered")
+    error: str = Field(description="why the version that the alias names is not served; empty when all is well")
+
+
+class Health(_Answer):
+    """Whether the server lives, and whether it judges."""
+
+    status: str = Field(description="ok; degraded: it judges, but by the version of before; failed: it does not")
+    live: bool
+    ready: bool
+    version: int
+    following: Following | None = Field(description="null where the version was pinned")
+
+
+class ServedClass(_Answer):
+    """One class that the version knows."""
+
+    label: str
+    task: str
+    is_real: bool
+
+
+class Limits(_Answer):
+    """What a request may bring."""
+
+    max_images: int
+    max_image_mb: float
+    max_request_mb: float
+    max_pixels: int
+    timeout_s: float
+
+
+class Version(Model):
+    """What is served now."""
+
+    alias: str | None = Field(description="what names the version; null where it was pinned")
+    classes: list[ServedClass]
+    calibrated: bool
+    lorax: str = Field(description="version of the package")
+    limits: Limits

@@ -1,0 +1,257 @@
+"""What HTTP sees: four addresses and their OpenAPI page."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi_offline import FastAPIOffline
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+import lorax
+from lorax.params import ServingParams
+from lorax.serving import answers
+from lorax.serving.following import Follower
+from lorax.serving.meters import Meters
+from lorax.serving.model import Served, Source
+from lorax.serving.refusal import RefusalError, overloaded
+from lorax.serving.service import Outcome, Service, status_of
+from lorax.serving.uploads import JSON, MULTIPART, Base64Images, Body
+
+VERDICTS = "/v1/verdicts"
+_COUNTED = frozenset({VERDICTS, "/health", "/version", "/metrics"})
+
+_ABOUT = f"""
+Is an image real or synthetic, by which generator, and how sure is that?
+
+    curl -F images=@photo.jpg http://127.0.0.1:8000{VERDICTS}
+
+Every verdict names the model version that gave it and the sha256 of the image's bytes. Pixels alone decide: metadata,
+and whatever else a file holds, is not looked at. A verdict is a classifier's opinion about the generators that it was
+shown; it is not evidence by itself.
+"""
+
+_ON_VERDICTS = """
+Send one image or several, as files of a multipart form (the fields' names are of no matter) or as base64 in JSON.
+
+One entry comes back for each image, in that order. What can't be judged is told in its own entry, and the rest is
+judged all the same; where nothing could be judged, the status is 4xx. 503 says that the server has more to do than it
+may take on: come again after the seconds that `Retry-After` names.
+"""
+
+Scope = MutableMapping[str, Any]
+_Handler = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+def create_app(model: Served, params: ServingParams, source: Source | None) -> FastAPI:
+    """The application.
+
+    Args:
+        model: what judges at first.
+        params: the limits.
+        source: the alias that is followed; None serves `model` for good.
+    """
+    meters = Meters()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service = Service(model, params, meters)
+        follower = Follower(source, model, service.swap, meters, params.poll_s) if source else None
+        app.state.service, app.state.follower = service, follower
+        following = asyncio.create_task(follower.run()) if follower else None
+        try:
+            yield
+        finally:
+            if following:
+                following.cancel()
+                with suppress(asyncio.CancelledError):
+                    await following
+            await asyncio.to_thread(service.close)
+
+    app = FastAPIOffline(
+        title="lorax: verdicts on images",
+        description=_ABOUT,
+        version=lorax.__version__,
+        lifespan=lifespan,
+        redoc_url=None,
+    )
+    app.add_middleware(_Counted, meters=meters)
+    app.add_exception_handler(RefusalError, _refused)
+    app.add_exception_handler(HTTPException, _no_such_thing)
+    _add_verdicts(app)
+    _add_looks(app)
+    return app
+
+
+def _add_verdicts(app: FastAPI) -> None:
+    refusals = {
+        400: "the body is not what its type says", 408: "the body came too slowly", 413: "too many or too large",
+        415: "of an unsupported type", 422: "damaged", 503: "overloaded",
+    }  # fmt: skip
+
+    @app.post(
+        VERDICTS,
+        summary="Judge images",
+        description=_ON_VERDICTS,
+        response_model=None,
+        responses={
+            200: {"model": answers.Verdicts, "description": "Verdicts, in the order of the images."},
+            **{code: {"model": answers.Refused, "description": f"Refused: {why}."} for code, why in refusals.items()},
+        },
+        openapi_extra={"requestBody": {"required": True, "content": _BODIES}},
+    )
+    async def verdicts(request: Request) -> Response:
+        service: Service = request.app.state.service
+        with service.meters.seconds.time():
+            outcomes = await _judged(request, service)
+        records = [outcome.record() for outcome in outcomes]
+        status = status_of(outcomes)
+        if status == 200:
+            return _json(status, {"results": records})
+        return _json(status, {"error": _overall(outcomes), "results": records})
+
+
+def _add_looks(app: FastAPI) -> None:
+    @app.get("/health", summary="Is it alive, does it judge?", response_model=answers.Health,
+             responses={503: {"model": answers.Health, "description": "It does not judge."}})  # fmt: skip
+    async def health(request: Request, response: Response) -> answers.Health:
+        service: Service = request.app.state.service
+        follower: Follower | None = request.app.state.follower
+        is_ready = service.is_alive
+        response.status_code = 200 if is_ready else 503
+        status = "failed" if not is_ready else "degraded" if follower and follower.error else "ok"
+        following = follower and answers.Following(
+            alias=follower.alias, looked_at=follower.looked_at, error=follower.error
+        )
+        return answers.Health(
+            status=status, live=True, ready=is_ready, version=service.model.version, following=following
+        )
+
+    @app.get("/version", summary="Which model version judges?", response_model=answers.Version)
+    async def version(request: Request) -> answers.Version:
+        service: Service = request.app.state.service
+        follower: Follower | None = request.app.state.follower
+        model = service.model
+        classes = [
+            answers.ServedClass(label=entry.label, task=entry.task, is_real=entry.is_real)
+            for entry in model.predictor.classes.entries
+        ]
+        return answers.Version(
+            **model.record,
+            alias=follower.alias if follower else None,
+            classes=classes,
+            calibrated=model.predictor.calibration is not None,
+            lorax=lorax.__version__,
+            limits=answers.Limits(**service.params.model_dump(include=set(answers.Limits.model_fields))),
+        )
+
+    @app.get("/metrics", summary="For Prometheus", response_class=Response,
+             responses={200: {"content": {"text/plain": {}}, "description": "Prometheus' text format."}})  # fmt: skip
+    async def metrics(request: Request) -> Response:
+        service: Service = request.app.state.service
+        return Response(service.meters.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+async def _judged(request: Request, service: Service) -> list[Outcome]:
+    """Read, take apart and judge a request, within its time.
+
+    Raises:
+        RefusalError: nothing of it can be judged.
+    """
+    body = Body(request.stream(), request.headers.get("content-length"), service.params, service.held)
+    data = None
+    try:
+        async with asyncio.timeout(service.params.timeout_s):
+            data = await body.read()
+            encoding = request.headers.get("content-encoding", "identity")
+            if encoding != "identity":
+                raise RefusalError(
+                    415, "unsupported_type", f"the body is encoded as {encoding[:99]!r}; expected it plain."
+                )
+            uploads = await service.parse(data, request.headers.get("content-type", ""))
+            return await service.judge(uploads)
+    except TimeoutError:
+        limit = f"{service.params.timeout_s:g} s (serving.timeout_s)"
+        if data is None:
+            raise RefusalError(408, "too_slow", f"the body did not come within {limit}.") from None
+        raise overloaded(f"the images were not judged within {limit}.") from None
+    except ClientDisconnect:
+        raise RefusalError(400, "disconnected", "the client went away.") from None
+    finally:
+        body.close()
+
+
+def _overall(outcomes: list[Outcome]) -> dict[str, str]:
+    """What a request is told of which no image could be judged."""
+    refusals = [outcome.refusal for outcome in outcomes if outcome.refusal]
+    if len(refusals) == 1:
+        return refusals[0].record()
+    return {"code": "no_image_judged", "reason": f"none of the {len(refusals)} images can be judged; see results."}
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RefusalError)
+    service: Service = request.app.state.service
+    service.meters.refused.labels(error.code).inc()
+    headers = {"Retry-After": str(error.retry_after_s)} if error.retry_after_s else {}
+    if error.status in (408, 413, 503):  # the rest of the body may still be on its way
+        headers["Connection"] = "close"
+    return _json(error.status, {"error": error.record()}, headers)
+
+
+async def _no_such_thing(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    what = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "refused")
+    return _json(error.status_code, {"error": {"code": what, "reason": f"{error.detail}; see /docs."}}, error.headers)
+
+
+def _json(status: int, value: Any, headers: Any = None) -> Response:
+    return Response(json.dumps(value, allow_nan=False), status, headers, "application/json")
+
+
+class _Counted:
+    """Counts requests by address and status."""
+
+    def __init__(self, app: Any, meters: Meters) -> None:
+        self._app, self._meters = app, meters
+
+    async def __call__(self, scope: Scope, receive: Any, send: _Handler) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        status = 500
+
+        async def noted(message: MutableMapping[str, Any]) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noted)
+        finally:
+            path = scope["path"] if scope["path"] in _COUNTED else "other"
+            self._meters.requests.labels(path, str(status)).inc()
+
+
+_GREY = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR42mNoAAAAggCB2kUIOwAAAABJRU5ErkJggg=="
+"""A grey pixel as PNG."""
+
+_BODIES: dict[str, Any] = {
+    MULTIPART: {
+        "schema": {
+            "type": "object",
+            "properties": {"images": {"type": "array", "items": {"type": "string", "format": "binary"}}},
+        }
+    },
+    JSON: {
+        "schema": Base64Images.model_json_schema(),
+        "example": {"images": [{"name": "grey.png", "data": _GREY}]},
+    },
+}

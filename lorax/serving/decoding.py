@@ -1,0 +1,119 @@
+"""From an upload to pixels, within limits that are checked before anything large is unpacked."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import io
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from PIL import Image, UnidentifiedImageError
+
+from lorax.data.crops import crops_of
+from lorax.data.images import decode_bytes
+from lorax.data.pixels import Pixels
+from lorax.errors import ImageError
+from lorax.params import ServingParams
+from lorax.serving.refusal import RefusalError
+from lorax.serving.uploads import Upload
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000")
+"""What is decoded. Pillow knows more, among them EPS, which it hands to Ghostscript."""
+
+_MB = 1_000_000
+_CHANNELS = 3
+_SCANS = 100
+"""A JPEG of many scans unpacks all its pixels anew for each; honest progressive ones have about ten."""
+
+_SCAN_MARKER = b"\xff\xda"
+
+
+class Room:
+    """How many bytes of images may be unpacked at once; who needs more waits."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._taken = limit, 0
+        self._change = threading.Condition()
+
+    @contextmanager
+    def taken(self, size: int) -> Iterator[None]:
+        """Wait for this much room and have it during the block; an image that is alone always has room."""
+        with self._change:
+            self._change.wait_for(lambda: not self._taken or self._taken + size <= self._limit)
+            self._taken += size
+        try:
+            yield
+        finally:
+            with self._change:
+                self._taken -= size
+                self._change.notify_all()
+
+
+def encoded(upload: Upload) -> bytes:
+    """The image file's bytes.
+
+    Raises:
+        RefusalError: they were to be base64, and are not.
+    """
+    if not upload.is_base64:
+        return upload.data
+    text = upload.data.partition(b",")[2] if upload.data.startswith(b"data:") else upload.data
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise RefusalError(422, "bad_base64", f"the data is no base64: {error}.") from error
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def decode(data: bytes, side: int, params: ServingParams, room: Room) -> Pixels:
+    """The crops (n, side, side, 3) that are looked at; the image itself is let go of, so that many may wait.
+
+    Raises:
+        RefusalError: the file is empty, too large, of another format, or damaged.
+    """
+    width, height = _size(data, params)
+    try:
+        with room.taken(width * height * _CHANNELS):
+            return crops_of(decode_bytes(data, "the image"), side)
+    except ImageError as error:
+        raise RefusalError(422, "damaged", str(error)) from error
+
+
+def _size(data: bytes, params: ServingParams) -> tuple[int, int]:
+    """Width and height as the file's header claims them; nothing is unpacked."""
+    limit = int(params.max_image_mb * _MB)
+    if not data:
+        raise RefusalError(422, "empty", "the image has no bytes.")
+    if len(data) > limit:
+        raise RefusalError(
+            413, "image_too_large", f"the image has {len(data)} bytes; expected at most {limit} (serving.max_image_mb)."
+        )
+    width, height = _claimed(data)
+    if width * height > params.max_pixels:
+        raise RefusalError(
+            413, "too_many_pixels", f"the image claims {width} x {height} pixels; expected at most {params.max_pixels} "
+            "(serving.max_pixels). Scale it down first."
+        )  # fmt: skip
+    if data.startswith(b"\xff\xd8") and data.count(_SCAN_MARKER) > _SCANS:
+        raise RefusalError(422, "damaged", f"the JPEG has more than {_SCANS} scans, which no honest one has.")
+    return width, height
+
+
+def _claimed(data: bytes) -> tuple[int, int]:
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return image.size
+    except UnidentifiedImageError as error:
+        raise RefusalError(415, "not_an_image", f"no image was found; expected one of {', '.join(FORMATS)}.") from error
+    except Image.DecompressionBombError as error:
+        raise RefusalError(413, "too_many_pixels", f"{error} Scale it down first.") from error
+    except Exception as error:  # Pillow's readers raise nearly anything on damaged bytes
+        raise RefusalError(
+            422, "damaged", f"the image's header can't be read: {error or type(error).__name__}."
+        ) from error

@@ -1,0 +1,79 @@
+"""Running the server: its socket, its log, its end."""
+
+from __future__ import annotations
+
+import logging
+import math
+import resource
+import socket
+from collections.abc import Callable
+
+import torch
+import uvicorn
+from fastapi import FastAPI
+
+from lorax.errors import ServiceError
+
+_BACKLOG = 4096
+_GRACE_S = 5
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket of this address, which nobody can connect to yet.
+
+    Raises:
+        ServiceError: the address is taken, or not this machine's.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise ServiceError(
+            f"can't listen at {host}:{port}: {error.strerror}. Choose another with --host and --port."
+        ) from error
+    return listener
+
+
+def run(app: FastAPI, listener: socket.socket, *, threads: int, timeout_s: float, on_ready: Callable[[], None]) -> None:
+    """Serve until SIGTERM or Ctrl-C; what was begun by then is finished.
+
+    Args:
+        app: the application.
+        listener: from `listen`.
+        threads: CPU threads of a network pass.
+        timeout_s: how long a request may take at most.
+        on_ready: called once requests are answered.
+    """
+    torch.set_num_threads(threads)
+    _allow_connections()
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("lorax").setLevel(logging.INFO)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        backlog=_BACKLOG,
+        timeout_graceful_shutdown=math.ceil(timeout_s) + _GRACE_S,
+    )
+    _Server(config, on_ready).run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """Says when it is ready."""
+
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_ready()
+
+
+def _allow_connections() -> None:
+    """A connection takes a file descriptor; systems often begin with 1024 of them and allow more."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,161 @@
+"""The way of an image through the server: admitted, decoded by one of a few threads, judged in a batch, answered."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from lorax.params import ServingParams
+from lorax.serving.batching import Answer, Batcher
+from lorax.serving.decoding import Room, decode, encoded, sha256
+from lorax.serving.meters import Meters
+from lorax.serving.model import Served
+from lorax.serving.refusal import RefusalError, overloaded
+from lorax.serving.uploads import Held, Upload, parse
+
+_log = logging.getLogger(__name__)
+
+_MB = 1_000_000
+_SMALL_BODY = 256 * 1024
+"""Bytes of a body that is taken apart at once; a larger one would keep other requests waiting."""
+
+_UNPROCESSABLE = 422
+
+
+@dataclass
+class _Case:
+    """One image on its way."""
+
+    upload: Upload
+    answer: asyncio.Future[Answer]
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one image: an answer, or why there is none."""
+
+    name: str
+    sha256: str | None
+    answer: Answer | None
+    refusal: RefusalError | None
+
+    def record(self) -> dict[str, Any]:
+        """As it is answered."""
+        head = {"name": self.name, "sha256": self.sha256}
+        if self.answer is None:
+            return head | {"error": self.refusal.record() if self.refusal else None}
+        verdict = vars(self.answer.verdict).copy()
+        del verdict["source"]
+        return head | verdict | {"model": self.answer.model.record}
+
+
+class Service:
+    """All of the server but HTTP; made inside the event loop that it serves.
+
+    Args:
+        model: what judges at first.
+        params: the limits.
+        meters: what is counted.
+    """
+
+    def __init__(self, model: Served, params: ServingParams, meters: Meters) -> None:
+        self.params, self.meters = params, meters
+        self.held = Held(int(params.memory_mb * _MB))
+        self._batcher = Batcher(model, meters.batches.observe)
+        self._pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode")
+        self._room = Room(int(params.memory_mb * _MB))
+        self._loop = asyncio.get_running_loop()
+        self._waiting = 0
+        meters.name_model(model)
+        meters.waiting.set_function(lambda: self._waiting)
+        meters.bytes.set_function(lambda: self.held.bytes)
+
+    @property
+    def model(self) -> Served:
+        """What the next batch is judged by."""
+        return self._batcher.model
+
+    @property
+    def is_alive(self) -> bool:
+        return self._batcher.is_alive
+
+    def swap(self, model: Served) -> None:
+        """Judge by another version from the next batch on; from any thread."""
+        self._batcher.model = model
+        self.meters.name_model(model)
+
+    async def parse(self, body: bytes, content_type: str) -> list[Upload]:
+        """The images of a request.
+
+        Raises:
+            RefusalError: as `uploads.parse`.
+        """
+        if len(body) <= _SMALL_BODY:
+            return parse(body, content_type, self.params)
+        return await self._loop.run_in_executor(self._pool, parse, body, content_type, self.params)
+
+    async def judge(self, uploads: Sequence[Upload]) -> list[Outcome]:
+        """Judge images; what is wrong with one of them is told in its place.
+
+        Raises:
+            RefusalError: too many images wait already.
+        """
+        if self._waiting + len(uploads) > self.params.queue:
+            raise overloaded(f"{self._waiting} images wait already (serving.queue: {self.params.queue}).")
+        self._waiting += len(uploads)
+        try:
+            cases = [_Case(upload, self._loop.create_future()) for upload in uploads]
+            for case in cases:
+                self._pool.submit(self._prepare, case)
+            found = await asyncio.gather(*(case.answer for case in cases), return_exceptions=True)
+            return [self._outcome(case, one) for case, one in zip(cases, found, strict=True)]
+        finally:
+            self._waiting -= len(uploads)
+
+    def close(self) -> None:
+        """Finish what was begun, then end the threads."""
+        self._pool.shutdown()
+        self._batcher.stop()
+
+    def _prepare(self, case: _Case) -> None:
+        """Decode one image and hand it on; in a thread of the pool."""
+        if case.answer.cancelled():
+            return
+        try:
+            data = encoded(case.upload)
+            case.sha256 = sha256(data)
+            crops = decode(data, self.model.crop, self.params, self._room)
+        except Exception as error:
+            self._loop.call_soon_threadsafe(_fail, case.answer, error)
+        else:
+            self._batcher.add(crops, case.answer)
+
+    def _outcome(self, case: _Case, found: Answer | BaseException) -> Outcome:
+        name = case.upload.name
+        if isinstance(found, Answer):
+            self.meters.images.labels(found.verdict.verdict).inc()
+            return Outcome(name, case.sha256, found, None)
+        if not isinstance(found, RefusalError):
+            _log.error("an image (sha256 %s) could not be judged", case.sha256, exc_info=found)
+            found = RefusalError(500, "internal", "the server failed at this image; its log says why.")
+        self.meters.refused.labels(found.code).inc()
+        return Outcome(name, case.sha256, None, found)
+
+
+def status_of(outcomes: Sequence[Outcome]) -> int:
+    """200 if any image was judged; else the status that all refusals share, 500 if there is one, or 422."""
+    if any(outcome.answer for outcome in outcomes):
+        return 200
+    found = {outcome.refusal.status for outcome in outcomes if outcome.refusal}
+    return found.pop() if len(found) == 1 else max(_UNPROCESSABLE, *(status for status in found if status >= 500), 0)
+
+
+def _fail(answer: asyncio.Future[Answer], error: Exception) -> None:
+    if not answer.done():
+        answer.set_exception(error)
