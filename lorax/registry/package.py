@@ -128,6 +128,7 @@ def _save(directory: Path, run_id: str, model_id: str, state_dir: Path, classes:
         path=str(directory),
         python_model=str(Path(__file__).with_name("pyfunc_model.py")),
         artifacts={"state": str(staged)},
+        model_config={"allow_paths": False},
         signature=_signature(classes),
         input_example=_example(),
         pip_requirements=[f"{_DISTRIBUTION}=={lorax.__version__}"],
@@ -143,8 +144,10 @@ def _signature(classes: ClassTable) -> Any:
     from mlflow.types import ColSpec, Schema
 
     texts = [ColSpec("string", "verdict"), ColSpec("string", "generator", required=False)]
-    numbers = ["probability", *(f"probability/{entry.label}" for entry in classes.entries)]
-    outputs = Schema([*texts, *(ColSpec("double", name) for name in numbers)])
+    numbers = [ColSpec("double", "probability"), ColSpec("double", "real"), ColSpec("boolean", "calibrated")]
+    numbers += [ColSpec("double", name, required=False) for name in ("strangeness", "threshold")]
+    numbers += [ColSpec("double", f"probability/{entry.label}") for entry in classes.entries]
+    outputs = Schema([*texts, *numbers])
     return ModelSignature(inputs=Schema([ColSpec("string")]), outputs=outputs)
 
 

@@ -1,8 +1,12 @@
 """A registered learner as MLflow runs it: `mlflow.pyfunc.load_model("models:/lorax@champion")`.
 
 MLflow copies this file into every model version and runs it when one is loaded or served ("models from code"), so it
-imports lorax and holds nothing that the installed package does better. One column of image file paths or base64 images
-goes in; each row comes back as verdict, generator, probability, and one `probability/<class>` column per class.
+imports lorax and holds nothing that the installed package does better. One column of base64 images (or `data:` URIs)
+goes in; each row comes back as verdict, generator, probability, real, calibrated, strangeness, threshold, and one
+`probability/<class>` column per class.
+
+Whoever can send a request to a served model must not make it read files. So a cell is the path of a file only where the
+program that loads the model says so: `load_model(..., model_config={"allow_paths": True})`, which no request can.
 """
 
 import base64
@@ -18,6 +22,7 @@ from lorax.data.pixels import Pixels
 from lorax.errors import ImageError
 from lorax.predictor import Predictor, Verdict
 
+_COLUMNS = ("verdict", "generator", "probability", "real", "calibrated", "strangeness", "threshold")
 _LONGEST_PATH = 4096
 _SHOWN = 40
 
@@ -26,12 +31,13 @@ class LoraxModel(mlflow.pyfunc.PythonModel):
     """MLflow's side of a `Predictor`."""
 
     def load_context(self, context: Any) -> None:
-        """Open the learner state among the version's artifacts.
+        """Open the learner state among the version's artifacts; `model_config` says whether cells may be paths.
 
         Raises:
             BackboneError: the backbone that it names is not here, or has other weights.
         """
         self.predictor = Predictor.open(Path(context.artifacts["state"]))
+        self.read = _read_path_or_base64 if (context.model_config or {}).get("allow_paths") else _read_base64
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:
         """Judge the images of a one-column DataFrame.
@@ -41,35 +47,41 @@ class LoraxModel(mlflow.pyfunc.PythonModel):
         """
         if model_input.shape[1] != 1:
             raise ImageError(
-                f"found {model_input.shape[1]} columns {list(model_input.columns)}; "
-                "expected one, of image file paths or base64 images."
+                f"found {model_input.shape[1]} columns {list(model_input.columns)}; expected one, of base64 images."
             )
         cells = [str(cell) for cell in model_input.iloc[:, 0]]
         sources = [f"row {row}" for row in range(len(cells))]
-        pixels = [_read(cell, source) for cell, source in zip(cells, sources, strict=True)]
+        pixels = [self.read(cell, source) for cell, source in zip(cells, sources, strict=True)]
         verdicts = self.predictor.judge(pixels, sources)
         return pd.DataFrame([_row(verdict) for verdict in verdicts], index=model_input.index, columns=self._columns())
 
     def _columns(self) -> list[str]:
         labels = [f"probability/{entry.label}" for entry in self.predictor.classes.entries]
-        return ["verdict", "generator", "probability", *labels]
+        return [*_COLUMNS, *labels]
 
 
-def _read(cell: str, source: str) -> Pixels:
-    """The pixels that a cell stands for: of a file if there is one by that name, else of base64 (or a data: URI)."""
+def _read_path_or_base64(cell: str, source: str) -> Pixels:
+    """The pixels of a file if there is one by that name, else of base64."""
     if len(cell) < _LONGEST_PATH and Path(cell).is_file():
         return decode(Path(cell))
+    return _read_base64(cell, source)
+
+
+def _read_base64(cell: str, source: str) -> Pixels:
+    """The pixels that a cell's base64, or data: URI, stands for."""
     try:
         data = base64.b64decode(cell.partition(",")[2] if cell.startswith("data:") else cell, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise ImageError(f"{source} ({cell[:_SHOWN]!r}) is neither an image file here nor base64: {error}.") from error
+        raise ImageError(
+            f"{source} ({cell[:_SHOWN]!r}) is not base64: {error}. Paths of files are read only by a model that was "
+            'loaded with model_config={"allow_paths": True}.'
+        ) from error
     return decode_bytes(data, source)
 
 
 def _row(verdict: Verdict) -> dict[str, Any]:
     classes = {f"probability/{label}": value for label, value in verdict.probabilities.items()}
-    head = {"verdict": verdict.verdict, "generator": verdict.generator, "probability": verdict.probability}
-    return head | classes
+    return {name: getattr(verdict, name) for name in _COLUMNS} | classes
 
 
 mlflow.models.set_model(LoraxModel())

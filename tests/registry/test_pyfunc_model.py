@@ -22,41 +22,60 @@ def model(server: Server, filled: Registry) -> Any:
     return mlflow.pyfunc.load_model(f"models:/{filled.name}@champion")
 
 
+@pytest.fixture(scope="module")
+def model_of_paths(server: Server, filled: Registry) -> Any:
+    mlflow.set_tracking_uri(server.uri)
+    return mlflow.pyfunc.load_model(f"models:/{filled.name}@champion", model_config={"allow_paths": True})
+
+
+def encoded(path: Path) -> str:
+    return base64.b64encode(path.read_bytes()).decode()
+
+
 @pytest.fixture
 def files(stream: list[Learned]) -> list[Path]:
     return [path for episode in stream for path in list(episode.files.values())[:2]]
 
 
 def test_paths_and_base64_get_the_same_verdicts_as_the_predictor(
-    model: Any, files: list[Path], stream: list[Learned]
+    model: Any, model_of_paths: Any, files: list[Path], stream: list[Learned]
 ) -> None:
     expected = Predictor.open(stream[-1].state_dir).predict(files)
-    encoded = [base64.b64encode(path.read_bytes()).decode() for path in files]
-    from_paths = model.predict(pd.DataFrame({"image": [str(path) for path in files]}))
-    from_bytes = model.predict(pd.DataFrame({"whatever": encoded}))
+    from_paths = model_of_paths.predict(pd.DataFrame({"image": [str(path) for path in files]}))
+    from_bytes = model.predict(pd.DataFrame({"whatever": [encoded(path) for path in files]}))
     pd.testing.assert_frame_equal(from_paths, from_bytes)
     assert list(from_paths["verdict"]) == [v.verdict for v in expected]
     assert list(from_paths["probability"]) == pytest.approx([v.probability for v in expected])
     classes = [f"probability/{name}" for task in ("alpha", "beta", "gamma") for name in (f"{task}/real", task)]
-    assert list(from_paths.columns) == ["verdict", "generator", "probability", *classes]
+    reasons = ["probability", "real", "calibrated", "strangeness", "threshold"]
+    assert list(from_paths.columns) == ["verdict", "generator", *reasons, *classes]
+    for name in reasons:
+        assert [None if pd.isna(x) else x for x in from_paths[name]] == pytest.approx(
+            [getattr(v, name) for v in expected]
+        )
     assert from_paths[classes].sum(axis=1).tolist() == pytest.approx([1.0] * len(files))
 
 
 def test_a_data_uri_is_read_too_and_the_index_is_kept(model: Any, files: list[Path]) -> None:
-    cell = "data:image/png;base64," + base64.b64encode(files[0].read_bytes()).decode()
+    cell = f"data:image/png;base64,{encoded(files[0])}"
     found = model.predict(pd.DataFrame({"image": [cell]}, index=[7]))
     assert list(found.index) == [7]
 
 
 def test_a_cell_that_is_no_image_is_named_by_its_row(model: Any, files: list[Path]) -> None:
-    with pytest.raises(ImageError, match=r"row 1 \('missing.png'\) is neither an image file here nor base64"):
-        model.predict(pd.DataFrame({"image": [str(files[0]), "missing.png"]}))
+    with pytest.raises(ImageError, match=r"row 1 \('missing.png'\) is not base64"):
+        model.predict(pd.DataFrame({"image": [encoded(files[0]), "missing.png"]}))
     with pytest.raises(ImageError, match="row 0 can't be decoded"):
         model.predict(pd.DataFrame({"image": [base64.b64encode(b"no image").decode()]}))
 
 
+def test_no_request_makes_a_model_read_a_file(model: Any, files: list[Path]) -> None:
+    with pytest.raises(ImageError, match=r"not base64: .*allow_paths"):
+        model.predict(pd.DataFrame({"image": [str(files[0])]}))
+
+
 def test_the_signature_names_every_column_of_the_answer(model: Any, files: list[Path]) -> None:
-    answer = model.predict(pd.DataFrame({"image": [str(files[0])]}))
+    answer = model.predict(pd.DataFrame({"image": [encoded(files[0])]}))
     assert model.metadata.signature.outputs.input_names() == list(answer.columns)
 
 
