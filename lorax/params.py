@@ -64,6 +64,20 @@ class ExemplarParams(_Section):
     budget: int = Field(250, ge=0, description="images kept in all, shared evenly over the classes seen")
 
 
+class CalibrationParams(_Section):
+    """The calibration memory, and what counts as unknown or undecided."""
+
+    per_class: int = Field(30, ge=0, description="training images of each class held out; 0: no calibration")
+    false_alarms: float = Field(0.05, gt=0, lt=1, description="share of known images that may be called strange")
+    undecided_below: float = Field(0.5, ge=0, le=1, description="an answer less likely than this is not given")
+
+
+class RobustnessParams(_Section):
+    """The robustness card: test images perturbed as the world perturbs them."""
+
+    per_class: int = Field(25, ge=0, description="test images of each class looked at under each perturbation")
+
+
 class RunParams(_Section):
     """What an episode is a pure function of, besides state, data and hyper-parameters."""
 
@@ -132,6 +146,8 @@ class Params(_Section):
     lora: LoraParams = LoraParams()
     training: TrainingParams = TrainingParams()
     exemplars: ExemplarParams = ExemplarParams()
+    calibration: CalibrationParams = CalibrationParams()
+    robustness: RobustnessParams = RobustnessParams()
     run: RunParams = RunParams()
     features: FeaturesParams = FeaturesParams()
     registry: RegistryParams = RegistryParams()
@@ -142,7 +158,7 @@ class Params(_Section):
 
     def learning(self) -> dict[str, Any]:
         """The sections that an episode's result depends on, as plain JSON values; a learner state records them."""
-        names = {"backbone", "lora", "training", "exemplars", "run"}
+        names = {"backbone", "lora", "training", "exemplars", "calibration", "run"}
         return self.model_dump(mode="json", include=names)
 
 

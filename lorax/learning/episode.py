@@ -24,11 +24,13 @@ from lorax.data.images import Images, Progress
 from lorax.errors import StateError
 from lorax.learning.asking import Fetch, Question
 from lorax.learning.batches import Showing, TrainingSet
+from lorax.learning.calibration import hold_out
 from lorax.learning.evaluation import accuracy_row, compare, score
 from lorax.learning.exemplars import updated_memory
 from lorax.learning.folder import EpisodeFolder, Report
 from lorax.learning.launch import launch
 from lorax.learning.opening import open_for_episode
+from lorax.learning.recalibration import extended_memory, recalibrated
 from lorax.learning.state import Branch, Exemplar, LearnedTask, LearnerState, load_state, save_state, state_digest
 from lorax.learning.training import EpochRow, Fit, OnEpoch, epoch_seed
 from lorax.network.features import FeatureStore, OnKept
@@ -91,6 +93,7 @@ def train_branch(
     episode, classes = len(base.tasks), base.classes.with_task(task.name, task.classes)
     head_seed = epoch_seed(params.run.seed, episode, params.training.epochs + 1)
     modules = network.grow(params.lora, len(task.classes), branch_seed=params.run.seed, head_seed=head_seed)
+    task, _ = hold_out(task, params.calibration, params.run.seed)
     samples = [*task.train, *(e.sample for e in base.exemplars)]
     views = min(params.training.views, params.training.epochs)  # no epoch would show the others
     showing = Showing.draw(samples, views, params.training.augmentation, params.run.seed)
@@ -120,6 +123,7 @@ def update_exemplars(folder: EpisodeFolder, base: LearnerState, task: Task, fetc
         return
     started = time.perf_counter()
     network = open_for_episode(_grown_state(folder, base, task, params), params)
+    task, _ = hold_out(task, params.calibration, params.run.seed)
     question = Question(task.train, np.array(_training_record(folder)["views"]).reshape(-1, 2))
     store, read = FeatureStore(folder.features_dir), question.read_files(fetch, network.crop)
     features = question.answers(store, network, read, params.run.batch_size)
@@ -138,7 +142,7 @@ def evaluate(
     params: Params,
     on_progress: Progress | None = None,
 ) -> str:
-    """Step 3: score the network on the test set of every task it knows, and write the next learner state.
+    """Step 3: score the network on the test set of every task it knows, calibrate it, and write the next learner state.
 
     Args:
         earlier: the tasks that `base` knows, in its order.
@@ -153,6 +157,7 @@ def evaluate(
     if params.run.processes > 1:
         launch("look", folder, base, tasks, fetch, params, None, on_progress)
     network, features = look_at_tests(folder, base, tasks, fetch, params, on_progress)
+    store = FeatureStore(folder.features_dir)
     predicted, before, true = {}, {}, {}
     for known, said in zip(tasks, features.split([len(t.test) for t in tasks]), strict=True):
         with torch.no_grad():
@@ -177,7 +182,8 @@ def evaluate(
         lora_modules=trained["lora_modules"],
         against_base=against_base,
     ).write(folder.report_path)
-    return save_state(replace(grown, exemplars=memory, accuracy=(*base.accuracy, row)), folder.state_dir)
+    grown = replace(grown, exemplars=memory, accuracy=(*base.accuracy, row))
+    return save_state(replace(grown, calibration=recalibrated(grown, network, store, fetch, params)), folder.state_dir)
 
 
 def look_at_tests(
@@ -217,11 +223,14 @@ def _grown_state(folder: EpisodeFolder, base: LearnerState, task: Task, params: 
     tensors = safetensors.torch.load_file(folder.trained_dir / "head.safetensors")
     weights = safetensors.torch.load_file(folder.trained_dir / "adapter_model.safetensors")
     config = json.loads((folder.trained_dir / "adapter_config.json").read_text())
-    plan = folder.plan()
+    plan, classes = folder.plan(), base.classes.with_task(task.name, task.classes)
+    _, held = hold_out(task, params.calibration, params.run.seed)
     return replace(
         base,
         branches=(*base.branches, Branch(task.name, config, weights, params.run.seed)),
-        classes=base.classes.with_task(task.name, task.classes),
+        classes=classes,
+        calibration_memory=extended_memory(base.calibration_memory, held, classes),
+        calibration=None,
         head_weight=tensors["weight"],
         head_bias=tensors["bias"],
         tasks=(*base.tasks, LearnedTask(task.name, task.digest)),

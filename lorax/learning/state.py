@@ -4,7 +4,8 @@
     branches/00-<task>/           adapter_config.json and adapter_model.safetensors, in PEFT's own format
     head.safetensors              weight (C, K·D) and bias (C,)
     exemplars.csv                 md5, path, class_id, rank
-    calibration.csv, .json        held-out images and what was fitted on them; both may be empty
+    calibration.csv               held-out images: md5, path, class_id, rank; may be empty
+    calibration.json, .safetensors  what was fitted on them; may be empty
 
 A state's digest is the sha256 of learner.json, so it covers every byte. The backbone is named and hashed, not stored.
 """
@@ -16,7 +17,7 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,13 @@ import safetensors.torch
 import torch
 
 from lorax.errors import StateError
+from lorax.learning.calibration import Calibration
 from lorax.network.backbone import BackboneIdentity
 from lorax.storage import canonical_json, whole_directory
 from lorax.stream import ClassEntry, ClassTable, Sample, check_task_name
 
-FORMAT = 1
+FORMAT = 2
+"""1 had no calibration."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class LearnedTask:
 
 @dataclass(frozen=True)
 class Exemplar:
-    """A reference to one image of the exemplar memory; `rank` 0 was herded first."""
+    """A reference to one image of the exemplar memory, or of the calibration memory; `rank` 0 was chosen first."""
 
     sample: Sample
     class_id: int
@@ -83,6 +86,8 @@ class LearnerState:
     head_weight: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 0))
     head_bias: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
     exemplars: tuple[Exemplar, ...] = ()
+    calibration_memory: tuple[Exemplar, ...] = ()
+    calibration: Calibration | None = None
     tasks: tuple[LearnedTask, ...] = ()
     accuracy: tuple[tuple[float, ...], ...] = ()
     revision: Revision = field(default_factory=lambda: Revision("", None))
@@ -150,8 +155,10 @@ def _state_files(state: LearnerState) -> dict[str, bytes]:
     files = {f"{folder}/{name}": data for folder, b in _folders(state) for name, data in b.files().items()}
     files["head.safetensors"] = _tensor_file({"weight": state.head_weight, "bias": state.head_bias})
     files["exemplars.csv"] = _exemplar_table(state.exemplars)
-    files["calibration.csv"] = _exemplar_table(())
-    files["calibration.json"] = canonical_json({}).encode()
+    files["calibration.csv"] = _exemplar_table(state.calibration_memory)
+    fitted = state.calibration
+    files["calibration.json"] = canonical_json(fitted.record() if fitted else {}).encode()
+    files["calibration.safetensors"] = _tensor_file(fitted.tensors() if fitted else {})
     record = {
         "format": FORMAT,
         "backbone": asdict(state.backbone),
@@ -169,6 +176,17 @@ def _state_files(state: LearnerState) -> dict[str, bytes]:
 
 def _folders(state: LearnerState) -> list[tuple[str, Branch]]:
     return [(f"branches/{k:02d}-{b.task}", b) for k, b in enumerate(state.branches)]
+
+
+def _read_format_2(directory: Path, record: Mapping[str, Any]) -> LearnerState:
+    sha256, state = record["files"], _read_format_1(directory, record)
+    fitted = json.loads(_read(directory, "calibration.json", sha256))
+    tensors = _tensors(_read(directory, "calibration.safetensors", sha256))
+    return replace(
+        state,
+        calibration_memory=_parse_exemplars(_read(directory, "calibration.csv", sha256), state.classes),
+        calibration=Calibration.parse(fitted, tensors) if fitted else None,
+    )
 
 
 def _read_format_1(directory: Path, record: Mapping[str, Any]) -> LearnerState:
@@ -200,7 +218,7 @@ def _read_format_1(directory: Path, record: Mapping[str, Any]) -> LearnerState:
     return state
 
 
-_READERS = {1: _read_format_1}
+_READERS = {1: _read_format_1, 2: _read_format_2}
 
 
 def _check_fit(directory: Path, state: LearnerState) -> None:

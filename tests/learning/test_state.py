@@ -26,7 +26,7 @@ def test_a_state_saved_again_has_the_same_bytes(state_dir: Path, tmp_path: Path)
     digest = save_state(load_state(state_dir), tmp_path / "again")
     assert digest == state_digest(state_dir)
     names = sorted(p.relative_to(state_dir) for p in state_dir.rglob("*") if p.is_file())
-    assert len(names) == 5 + 2 * 2
+    assert len(names) == 6 + 2 * 2
     assert all((state_dir / n).read_bytes() == (tmp_path / "again" / n).read_bytes() for n in names)
 
 
@@ -103,6 +103,7 @@ def test_every_released_format_stays_readable(directory: Path) -> None:
     assert torch.isfinite(state.head_weight).all()
     assert len(state.exemplars) == 12
     assert len(state.branches) == 2
+    assert (state.calibration is None) == (directory.name == "state-format-1")
 
 
 def test_there_is_a_fixture_of_the_current_format() -> None:

@@ -1,0 +1,161 @@
+"""What makes answers trustworthy: images held out of training, and what is fitted on them after every episode.
+
+The calibration memory holds a few random images of every class, which no network is ever trained on. On them are fitted
+the probabilities (a temperature and a bias for each class) and the threshold of strangeness, beyond which an image is
+like nothing that was learned. docs/method.md says how both were chosen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lorax.learning.reliability import answers_of, mean_loss, right_answers
+from lorax.learning.strangeness import Distance
+from lorax.params import CalibrationParams
+from lorax.stream import ClassTable, Sample, Task
+
+_LARGEST_SHARE = 5
+"""At most one image in so many of a class is held out."""
+
+_BIAS_PENALTY = 0.01
+_SCALE_PENALTY = 1e-4
+"""Keeps the temperature finite where every calibration image is answered rightly."""
+
+_FOLDS = 5
+_TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was fitted on the calibration memory.
+
+    Args:
+        temperature: logits are divided by it.
+        bias: (C,) added to the divided logits.
+        distance: to the nearest class.
+        scores: (n,) strangeness of the calibration images, rising, each measured as if it were new.
+        unit: the squared distance that counts as strangeness 1.
+        false_alarms: the share of images of known classes that `threshold` lets pass for strange.
+    """
+
+    temperature: float
+    bias: Tensor
+    distance: Distance
+    scores: Tensor
+    unit: float
+    false_alarms: float
+
+    @classmethod
+    def fit(
+        cls, features: Tensor, logits: Tensor, ids: Tensor, classes: ClassTable, false_alarms: float
+    ) -> Calibration:
+        """Fit to the calibration images of every class.
+
+        Args:
+            features: (n, K·D) of the images.
+            logits: (n, C) of the images.
+            ids: (n,) their classes.
+            classes: the class table.
+            false_alarms: see above.
+        """
+        temperature, bias = fit_probabilities(logits, ids, classes)
+        squared = _as_if_new(features, ids)
+        unit = max(float(squared.median()), _TINY)
+        scores = (squared / unit).sort().values
+        return cls(temperature, bias, Distance.fit(features, ids), scores, unit, false_alarms)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Calibrated class probabilities of logits (B, C), on the CPU."""
+        return (logits.double().cpu() / self.temperature + self.bias).softmax(dim=1)
+
+    def strangeness(self, features: Tensor) -> Tensor:
+        """How far features (B, K·D) lie from the nearest class, (B,): the median calibration image's is 1."""
+        return self.distance.squared(features) / self.unit
+
+    @property
+    def threshold(self) -> float:
+        """The strangeness that a share of `false_alarms` of the calibration images exceeds."""
+        return float(torch.quantile(self.scores, 1 - self.false_alarms))
+
+    @property
+    def images(self) -> int:
+        """How many images it was fitted on."""
+        return len(self.scores)
+
+    def record(self) -> dict[str, Any]:
+        """What is not a tensor, as JSON."""
+        numbers = {"temperature": self.temperature, "unit": self.unit, "false_alarms": self.false_alarms}
+        return numbers | {"distance_base": self.distance.base, "threshold": self.threshold, "images": self.images}
+
+    def tensors(self) -> dict[str, Tensor]:
+        far = self.distance
+        return {"bias": self.bias, "scores": self.scores, "means": far.means, "axes": far.axes, "gains": far.gains}
+
+    @classmethod
+    def parse(cls, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Calibration:
+        """The opposite of `record` and `tensors`."""
+        distance = Distance(tensors["means"], tensors["axes"], tensors["gains"], record["distance_base"])
+        numbers = (record[name] for name in ("unit", "false_alarms"))
+        return cls(record["temperature"], tensors["bias"], distance, tensors["scores"], *numbers)
+
+
+def fit_probabilities(logits: Tensor, ids: Tensor, classes: ClassTable) -> tuple[float, Tensor]:
+    """The temperature and biases (C,) under which the right answers of these images are likeliest.
+
+    The right answer of a real image is "real", of whichever task. Biases are held near 0 by a penalty, so that few
+    images suffice.
+
+    Source: bias-corrected temperature scaling, Alexandari et al. (ICML 2020), after Guo et al. (ICML 2017).
+    """
+    logits, right = logits.double().cpu(), right_answers(ids, classes)
+    fitted = torch.zeros(1 + logits.shape[1], dtype=torch.double, requires_grad=True)  # log of 1/temperature; biases
+    search = torch.optim.LBFGS([fitted], max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        search.zero_grad()
+        answers = answers_of((logits * fitted[0].exp() + fitted[1:]).softmax(dim=1), classes)
+        value = mean_loss(answers, right) + _BIAS_PENALTY * fitted[1:].square().sum() + _SCALE_PENALTY * fitted[0] ** 2
+        value.backward()
+        return value
+
+    search.step(loss)
+    found = fitted.detach()
+    return float((-found[0]).exp()), found[1:].clone()
+
+
+def _as_if_new(features: Tensor, ids: Tensor) -> Tensor:
+    """The squared distance of each image (n,), fitted to the images of the other folds."""
+    folds = min(_FOLDS, int(ids.bincount()[ids.unique()].min()))
+    if folds < 2:
+        return Distance.fit(features, ids).squared(features)
+    order = torch.argsort(ids, stable=True)
+    fold = torch.empty_like(ids)
+    fold[order] = torch.arange(len(ids)) % folds
+    squared = torch.empty(len(ids), dtype=torch.double)
+    for k in range(folds):
+        new = fold == k
+        squared[new] = Distance.fit(features[~new], ids[~new]).squared(features[new])
+    return squared
+
+
+def hold_out(task: Task, params: CalibrationParams, seed: int) -> tuple[Task, tuple[Sample, ...]]:
+    """The task without its calibration images, and those images, in the order in which they were drawn.
+
+    They are drawn for each class from (seed, md5) alone: at most `per_class`, and at most a fifth of the class.
+    """
+    held: list[Sample] = []
+    for index in sorted({sample.class_index for sample in task.train}):
+        drawn = sorted((s for s in task.train if s.class_index == index), key=lambda s: _draw(s.md5, seed))
+        held += drawn[: min(params.per_class, len(drawn) // _LARGEST_SHARE)]
+    names = {sample.md5 for sample in held}
+    return replace(task, train=tuple(s for s in task.train if s.md5 not in names)), tuple(held)
+
+
+def _draw(md5: str, seed: int) -> bytes:
+    return hashlib.blake2b(f"{seed}/{md5}/calibration".encode(), digest_size=8).digest()
