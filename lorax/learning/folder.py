@@ -101,6 +101,10 @@ class EpisodeFolder:
         return self.root / "report.json"
 
     @property
+    def assessment_path(self) -> Path:
+        return self.root / "assessment.json"
+
+    @property
     def state_dir(self) -> Path:
         return self.root / "state"
 

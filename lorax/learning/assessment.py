@@ -1,0 +1,242 @@
+"""How far a version's verdicts can be trusted: calibration, what it makes of unknown generators, and robustness.
+
+Nothing here decides what is learned: it looks at test images only, and its figures go to the registry beside the
+learner state. Test images under a perturbation are a fixed sample, so that old branches have been asked before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lorax.data.images import Progress
+from lorax.data.perturbations import CARD, UNCHANGED, Perturbation, jpeg
+from lorax.learning.asking import Fetch, Question
+from lorax.learning.folder import EpisodeFolder
+from lorax.learning.opening import open_for_episode
+from lorax.learning.reliability import (
+    Bin,
+    answers_of,
+    calibration_error,
+    mean_loss,
+    reliability,
+    right_answers,
+    sampling_floor,
+)
+from lorax.learning.state import LearnerState
+from lorax.learning.unknown import Foreseen, auroc, foreseen
+from lorax.network.features import FeatureStore
+from lorax.network.network import Network
+from lorax.params import Params
+from lorax.storage import canonical_json, write_whole
+from lorax.stream import Sample, Task
+
+ALL = "all"
+"""In place of a task's name: the test images of all tasks together."""
+
+_RELIABILITY = (UNCHANGED, jpeg(75))
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Whether probabilities can be trusted, on test images of all tasks under one perturbation.
+
+    `before` means as the network gives them, `after` calibrated; None where the version is not calibrated. `floor` is
+    the error that perfect calibration would show by chance; bins are those of the probabilities that are given.
+    """
+
+    perturbation: str
+    images: int
+    loss_before: float
+    loss_after: float | None
+    error_before: float
+    error_after: float | None
+    floor: float
+    bins: Sequence[Bin]
+
+
+@dataclass(frozen=True)
+class CardRow:
+    """A row of the robustness card: the test sample of one task, or of all, under one perturbation.
+
+    `auroc` is that of telling real from synthetic by the probability of being real, None where there is only one kind;
+    `unknown` the share called like nothing known, None where the version is not calibrated.
+    """
+
+    perturbation: str
+    task: str
+    images: int
+    accuracy: float
+    auroc: float | None
+    calibration_error: float
+    unknown: float | None
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """All that is known of a version's verdicts; `foreseen` is what the version before said of the new task."""
+
+    episode: int
+    task: str
+    calibrated: bool
+    reliability: Sequence[Reliability]
+    card: Sequence[CardRow]
+    foreseen: Foreseen | None
+    seconds: float
+
+    def write(self, path: Path) -> None:
+        write_whole(path, canonical_json(asdict(self)))
+
+    @classmethod
+    def read(cls, path: Path) -> Assessment:
+        record: dict[str, Any] = json.loads(path.read_text())
+        for row in record["reliability"]:
+            row["bins"] = [Bin(**found) for found in row["bins"]]
+        record["reliability"] = [Reliability(**row) for row in record["reliability"]]
+        record["card"] = [CardRow(**row) for row in record["card"]]
+        record["foreseen"] = Foreseen(**record["foreseen"]) if record["foreseen"] else None
+        return cls(**record)
+
+    def row(self, perturbation: str, task: str = ALL) -> CardRow | None:
+        """A row of the card, None where there is none."""
+        return next((r for r in self.card if (r.perturbation, r.task) == (perturbation, task)), None)
+
+    @property
+    def robustness(self) -> float | None:
+        """Mean accuracy under the card's perturbations, as a share of the accuracy on the same images unperturbed."""
+        rows = [r for r in self.card if r.task == ALL]
+        clean = self.row(UNCHANGED.name)
+        if clean is None or not clean.accuracy:
+            return None
+        changed = [r.accuracy for r in rows if r is not clean]
+        return sum(changed) / len(changed) / clean.accuracy
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a version says of N images whose classes are known."""
+
+    features: Tensor  # (N, K·D)
+    logits: Tensor  # (N, C)
+    ids: Tensor  # (N,)
+
+
+def assess(
+    folder: EpisodeFolder,
+    state: LearnerState,
+    base: LearnerState,
+    tasks: Sequence[Task],
+    fetch: Fetch,
+    params: Params,
+    on_progress: Progress | None = None,
+) -> Assessment:
+    """Measure how far the verdicts of an episode's learner can be trusted, and keep it in the episode's folder.
+
+    Args:
+        folder: the episode's.
+        state: what it left.
+        base: what it began with.
+        tasks: those that `state` knows, in its order.
+    """
+    if folder.assessment_path.is_file():
+        return Assessment.read(folder.assessment_path)
+    started = time.perf_counter()
+    network, store = open_for_episode(state, params), FeatureStore(folder.features_dir)
+
+    def look(samples: Sequence[Sample], change: Perturbation = UNCHANGED) -> Said:
+        question = Question.of_centers(samples, change)
+        read = question.read_files(fetch, network.crop)
+        told = None if on_progress is None else lambda d, t: on_progress(d, t, f"{change.name}: asking the branches")
+        features = question.answers(store, network, read, params.run.batch_size, told)
+        return Said(features, _logits(network, features), torch.tensor(state.classes.ids(samples)))
+
+    clean = look([sample for task in tasks for sample in task.test])
+    sampled = [sample for task in tasks for sample in sample_of(task, params.robustness.per_class)]
+    looks = {change.name: look(sampled, change) for change in (CARD if sampled else ())}
+    found = Assessment(
+        episode=len(state.tasks) - 1,
+        task=state.tasks[-1].name,
+        calibrated=state.calibration is not None,
+        reliability=[
+            _reliability(state, change.name, clean if change is UNCHANGED else looks[change.name])
+            for change in _RELIABILITY
+            if change is UNCHANGED or sampled
+        ],
+        card=[row for name, said in looks.items() for row in _card_rows(state, name, said)],
+        foreseen=foreseen(base, clean.features, [len(task.test) for task in tasks], tasks[-1]),
+        seconds=time.perf_counter() - started,
+    )
+    found.write(folder.assessment_path)
+    return found
+
+
+def sample_of(task: Task, per_class: int) -> list[Sample]:
+    """At most `per_class` test images of each class: always the same ones, by their md5."""
+    chosen: list[Sample] = []
+    for index in sorted({sample.class_index for sample in task.test}):
+        drawn = sorted((s for s in task.test if s.class_index == index), key=_shuffled)
+        chosen += drawn[:per_class]
+    return chosen
+
+
+def _shuffled(sample: Sample) -> bytes:
+    return hashlib.blake2b(f"{sample.md5}/card".encode(), digest_size=8).digest()
+
+
+def _logits(network: Network, features: Tensor) -> Tensor:
+    with torch.no_grad():
+        logits: Tensor = network.head(features.to(network.device))
+    return logits.cpu()
+
+
+def _reliability(state: LearnerState, perturbation: str, said: Said) -> Reliability:
+    right = right_answers(said.ids, state.classes)
+    before = answers_of(said.logits.double().softmax(dim=1), state.classes)
+    after = _answers(state, said) if state.calibration else None
+    given = before if after is None else after
+    return Reliability(
+        perturbation,
+        len(right),
+        float(mean_loss(before, right)),
+        None if after is None else float(mean_loss(after, right)),
+        calibration_error(reliability(before, right)),
+        None if after is None else calibration_error(reliability(after, right)),
+        sampling_floor(given),
+        reliability(given, right),
+    )
+
+
+def _answers(state: LearnerState, said: Said) -> Tensor:
+    """The probabilities that are given: calibrated where the version is."""
+    logits, fitted = said.logits, state.calibration
+    return answers_of(fitted.probabilities(logits) if fitted else logits.double().softmax(dim=1), state.classes)
+
+
+def _card_rows(state: LearnerState, perturbation: str, said: Said) -> Iterator[CardRow]:
+    """One row for each task, and one for all."""
+    answers, right = _answers(state, said), right_answers(said.ids, state.classes)
+    strange = None
+    if state.calibration:
+        strange = state.calibration.strangeness(said.features) > state.calibration.threshold
+    of_task = [entry.task for entry in state.classes.entries]
+    names = [of_task[i] for i in said.ids.tolist()]
+    for task in (*(known.name for known in state.tasks), ALL):
+        rows = torch.tensor([task in (ALL, name) for name in names])
+        part, true = answers[rows], right[rows]
+        yield CardRow(
+            perturbation,
+            task,
+            len(true),
+            float((part.argmax(dim=1) == true).double().mean()),
+            auroc(part[true == 0, 0], part[true != 0, 0]),
+            calibration_error(reliability(part, true)),
+            None if strange is None else float(strange[rows].double().mean()),
+        )
