@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -78,7 +79,7 @@ class Calibration:
         """How far features (B, K·D) lie from the nearest class, (B,): the median calibration image's is 1."""
         return self.distance.squared(features) / self.unit
 
-    @property
+    @cached_property
     def threshold(self) -> float:
         """The strangeness that a share of `false_alarms` of the calibration images exceeds."""
         return float(torch.quantile(self.scores, 1 - self.false_alarms))

@@ -11,6 +11,7 @@ Wolf, A well-conditioned estimator for large-dimensional covariance matrices (Jo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -54,14 +55,19 @@ class Distance:
 
     def squared(self, features: Tensor) -> Tensor:
         """The squared distance of features (B, F) to the nearest class, (B,)."""
-        features, means = features.double().cpu(), self.means.double()
-        along = torch.cdist(features @ self.axes.T.double() * self._root, means @ self.axes.T.double() * self._root)
-        distance = torch.cdist(features, means).square() * self.base - along.square()
-        return distance.clamp_min(0).min(dim=1).values
+        features = features.double().cpu()
+        everywhere = torch.cdist(features, self._means).square() * self.base
+        along = torch.cdist(features @ self._weighted, self._means @ self._weighted)
+        return (everywhere - along.square()).clamp_min(0).min(dim=1).values
 
-    @property
-    def _root(self) -> Tensor:
-        return (-self.gains.double()).clamp_min(0).sqrt()
+    @cached_property
+    def _means(self) -> Tensor:
+        return self.means.double()
+
+    @cached_property
+    def _weighted(self) -> Tensor:
+        """The axes, each as long as what it counts for less than `base`: (F, r). No gain is positive."""
+        return self.axes.double().T * (-self.gains.double()).clamp_min(0).sqrt()
 
 
 def shrinkage(gram: Tensor, width: int) -> tuple[float, float]:

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lorax.data.perturbations import CARD
+from lorax.learning.assessment import ALL, Assessment, assess, sample_of
+from lorax.learning.folder import EpisodeFolder
+from lorax.learning.opening import base_state
+from lorax.learning.state import LearnerState, load_state
+from lorax.params import Params, RobustnessParams
+from tests.learning.conftest import Learn
+
+
+@pytest.fixture(scope="module")
+def last_but_one(learn: Learn, learned: list[EpisodeFolder], tmp_path_factory) -> EpisodeFolder:
+    """The episode of the second task, in a folder of its own."""
+    return learn(tmp_path_factory.mktemp("assessed"), learned[0].state_dir, 1)
+
+
+@pytest.fixture(scope="module")
+def assessed(last_but_one: EpisodeFolder, learned: list[EpisodeFolder], stream, params: Params) -> Assessment:
+    few = params.model_copy(update={"robustness": RobustnessParams(per_class=3)})
+    state, base = load_state(last_but_one.state_dir), load_state(learned[0].state_dir)
+    return assess(last_but_one, state, base, stream.tasks[:2], stream.fetch, few)
+
+
+def test_the_card_has_a_row_for_each_perturbation_and_task(assessed: Assessment) -> None:
+    names = [(row.perturbation, row.task, row.images) for row in assessed.card]
+    tasks = (("stripes", 6), ("bars", 6), (ALL, 12))
+    assert names == [(change.name, task, images) for change in CARD for task, images in tasks]
+    assert assessed.row("png").accuracy == assessed.row("clean").accuracy  # nothing is lost by PNG
+    assert assessed.row("png", "bars").unknown == assessed.row("clean", "bars").unknown
+
+
+def test_robustness_is_the_mean_accuracy_as_a_share_of_the_clean_one(assessed: Assessment) -> None:
+    changed = [row.accuracy for row in assessed.card if row.task == ALL and row.perturbation != "clean"]
+    clean = assessed.row("clean").accuracy
+    assert assessed.robustness == pytest.approx(sum(changed) / len(changed) / clean)
+
+
+def test_reliability_is_told_clean_and_under_jpeg(assessed: Assessment) -> None:
+    clean, recompressed = assessed.reliability
+    assert (clean.perturbation, clean.images) == ("clean", 24)
+    assert (recompressed.perturbation, recompressed.images) == ("jpeg-75", 12)
+    assert sum(b.images for b in clean.bins) == 24
+    assert None not in (clean.loss_after, clean.error_after)
+
+
+def test_the_version_before_is_asked_about_the_new_generator(
+    assessed: Assessment, last_but_one: EpisodeFolder, learned: list[EpisodeFolder]
+) -> None:
+    found, base = assessed.foreseen, load_state(learned[0].state_dir)
+    assert found is not None
+    assert 0 <= found.auroc <= 1
+    assert found.stated_false_alarms == base.calibration.false_alarms
+
+
+def test_the_first_task_was_foreseen_by_nobody(stream, params: Params, learn: Learn, tmp_path: Path) -> None:
+    folder = learn(tmp_path, None, 0)
+    none = params.model_copy(update={"robustness": RobustnessParams(per_class=0)})
+    state = load_state(folder.state_dir)
+    found = assess(folder, state, base_state(None, params), stream.tasks[:1], stream.fetch, none)
+    assert (found.foreseen, found.card, found.robustness) == (None, [], None)
+
+
+def test_an_assessment_is_kept_and_read_again(assessed: Assessment, last_but_one: EpisodeFolder) -> None:
+    assert Assessment.read(last_but_one.assessment_path) == assessed
+
+
+def test_assessing_again_asks_nothing(
+    assessed: Assessment, last_but_one: EpisodeFolder, stream, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lorax.learning.assessment.open_for_episode", pytest.fail)
+    state = load_state(last_but_one.state_dir)
+    assert assess(last_but_one, state, LearnerState(state.backbone), (), stream.fetch, params) == assessed
+
+
+def test_the_cards_sample_is_always_the_same_images_of_each_class(stream) -> None:
+    task = stream.tasks[0]
+    chosen = sample_of(task, 2)
+    assert [sample.class_index for sample in chosen] == [0, 0, 1, 1]
+    assert chosen == [s for s in sample_of(task, 4) if s in chosen]
+
+
+def test_an_uncalibrated_version_is_assessed_as_far_as_it_goes(
+    last_but_one: EpisodeFolder, stream, params: Params, tmp_path: Path
+) -> None:
+    from dataclasses import replace
+
+    state = replace(load_state(last_but_one.state_dir), calibration=None)
+    folder = EpisodeFolder(tmp_path / "episode")
+    few = params.model_copy(update={"robustness": RobustnessParams(per_class=1)})
+    found = assess(folder, state, base_state(None, params), stream.tasks[:2], stream.fetch, few)
+    assert not found.calibrated
+    assert {row.unknown for row in found.card} == {None}
+    assert found.reliability[0].error_after is None
+    assert torch.isfinite(torch.tensor(found.reliability[0].error_before))

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from lorax.learning.calibration import Calibration, fit_probabilities, hold_out
+from lorax.learning.episode import learn_episode
+from lorax.learning.folder import EpisodeFolder
+from lorax.learning.opening import base_state
+from lorax.learning.reliability import answers_of, mean_loss, right_answers
+from lorax.learning.state import load_state
+from lorax.params import CalibrationParams, Params
+from lorax.stream import ClassEntry, ClassTable
+from tests.learning.conftest import learn_one, plan_of
+
+TABLE = ClassTable(tuple(ClassEntry(i, "t", i, name) for i, name in enumerate(("real", "gan", "diffusion"))))
+TWO = CalibrationParams(per_class=2)
+
+
+def test_held_out_images_are_a_few_of_every_class_and_no_longer_for_training(stream) -> None:
+    task = stream.tasks[0]
+    rest, held = hold_out(task, TWO, seed=0)
+    assert [sample.class_index for sample in held] == [0, 0, 1, 1]
+    assert {*rest.train, *held} == {*task.train}
+    assert not {*rest.train} & {*held}
+    assert rest.test == task.test
+
+
+def test_what_is_held_out_depends_on_seed_and_images_alone(stream) -> None:
+    task = stream.tasks[0]
+    turned = replace(task, train=tuple(reversed(task.train)))
+    assert hold_out(task, TWO, seed=0)[1] == hold_out(turned, TWO, seed=0)[1]
+    assert hold_out(task, TWO, seed=0)[1] != hold_out(task, TWO, seed=1)[1]
+
+
+def test_at_most_a_fifth_of_a_class_is_held_out(stream) -> None:
+    _, held = hold_out(stream.tasks[0], CalibrationParams(per_class=30), seed=0)
+    assert len(held) == 2 * (10 // 5)
+
+
+def overconfident(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits (count, 3) four times too large, and the classes (count,) that the true ones draw."""
+    generator = torch.Generator().manual_seed(0)
+    true = torch.randn(count, 3, generator=generator, dtype=torch.double)
+    ids = torch.multinomial(true.softmax(1), 1, generator=generator).flatten()
+    return 4 * true, ids
+
+
+def test_overconfidence_is_found_and_mended() -> None:
+    logits, ids = overconfident(600)
+    temperature, bias = fit_probabilities(logits, ids, TABLE)
+    assert temperature == pytest.approx(4, rel=0.25)
+    new, true = overconfident(3000)
+    right = right_answers(true, TABLE)
+    before = mean_loss(answers_of(new.softmax(1), TABLE), right)
+    assert mean_loss(answers_of((new / temperature + bias).softmax(1), TABLE), right) < 0.8 * before
+
+
+def test_images_that_are_all_answered_rightly_give_a_finite_temperature() -> None:
+    logits = 20 * torch.eye(3).repeat(4, 1)
+    temperature, bias = fit_probabilities(logits, torch.arange(3).repeat(4), TABLE)
+    assert 0.05 < temperature < 20
+    assert bias.abs().max() < 1
+
+
+def test_about_the_stated_share_of_new_images_of_known_classes_passes_for_strange() -> None:
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.arange(3).repeat(100)
+    centers = 5 * torch.randn(3, 20, generator=generator)
+    draw = lambda: centers[ids] + torch.randn(300, 20, generator=generator)  # noqa: E731
+    fitted = Calibration.fit(draw(), torch.randn(300, 3, generator=generator), ids, TABLE, false_alarms=0.1)
+    assert float((fitted.strangeness(draw()) > fitted.threshold).double().mean()) == pytest.approx(0.1, abs=0.05)
+    far = centers[:1] + 8 * torch.randn(50, 20, generator=generator)
+    assert (fitted.strangeness(far) > fitted.threshold).all()
+    assert fitted.images == 300
+
+
+def test_every_version_is_calibrated_on_images_of_all_its_classes(learned: list[EpisodeFolder]) -> None:
+    for k, folder in enumerate(learned):
+        state = load_state(folder.state_dir)
+        memory = [(e.class_id, e.rank) for e in state.calibration_memory]
+        assert memory == [(class_id, rank) for class_id in range(2 * (k + 1)) for rank in range(2)]
+        assert state.calibration is not None
+        assert state.calibration.images == len(memory)
+        assert not {e.sample for e in state.calibration_memory} & {e.sample for e in state.exemplars}
+
+
+def test_a_saved_calibration_says_the_same(learned: list[EpisodeFolder], tmp_path: Path) -> None:
+    fitted = load_state(learned[1].state_dir).calibration
+    assert fitted is not None
+    again = Calibration.parse(fitted.record(), fitted.tensors())
+    features = torch.randn(3, fitted.distance.means.shape[1])
+    assert torch.equal(again.strangeness(features), fitted.strangeness(features))
+    assert again.threshold == fitted.threshold
+
+
+def test_without_calibration_images_a_version_is_uncalibrated(stream, params: Params, tmp_path: Path) -> None:
+    none = params.model_copy(update={"calibration": CalibrationParams(per_class=0)})
+    folder = learn_one(stream, none, tmp_path, None, 0)
+    state = load_state(folder.state_dir)
+    assert state.calibration is None
+    assert state.calibration_memory == ()
+
+
+def test_a_version_on_top_of_an_uncalibrated_one_is_uncalibrated(stream, params: Params, tmp_path: Path) -> None:
+    none = params.model_copy(update={"calibration": CalibrationParams(per_class=0)})
+    base_dir = learn_one(stream, none, tmp_path, None, 0).state_dir
+    base, task = base_state(base_dir, params), stream.tasks[1]
+    folder = EpisodeFolder.open(tmp_path, plan_of(base, base_dir, task, params))
+    state = learn_episode(folder, base, task, stream.tasks[:1], stream.fetch, params)
+    assert state.calibration is None
+    assert {e.class_id for e in state.calibration_memory} == {2, 3}

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from sklearn.covariance import LedoitWolf
+
+from lorax.learning.strangeness import Distance, shrinkage
+from lorax.learning.unknown import auroc
+
+
+@pytest.fixture(scope="module")
+def few_images_of_many_features() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    mixed = torch.randn(40, 90, generator=generator) @ torch.randn(90, 90, generator=generator) / 10
+    return mixed.double(), torch.arange(40) % 4
+
+
+def residuals(features: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    means = torch.stack([features[ids == c].mean(0) for c in range(4)])
+    return means, features - means[ids]
+
+
+def test_the_shrinkage_is_ledoit_and_wolfs(few_images_of_many_features) -> None:
+    features, ids = few_images_of_many_features
+    _, rest = residuals(features, ids)
+    expected = LedoitWolf(assume_centered=True).fit(rest.numpy()).shrinkage_
+    assert shrinkage(rest @ rest.T / 40, 90)[0] == pytest.approx(expected)
+
+
+def test_the_distance_is_the_one_with_the_whole_covariance(few_images_of_many_features) -> None:
+    features, ids = few_images_of_many_features
+    means, rest = residuals(features, ids)
+    precision = torch.from_numpy(LedoitWolf(assume_centered=True).fit(rest.numpy()).precision_)
+    new = torch.randn(6, 90, generator=torch.Generator().manual_seed(1), dtype=torch.double)
+    to_each = torch.stack([((new - mean) @ precision * (new - mean)).sum(1) for mean in means])
+    torch.testing.assert_close(Distance.fit(features, ids).squared(new), to_each.min(0).values, rtol=1e-4, atol=1e-4)
+
+
+def test_identical_images_have_a_finite_distance() -> None:
+    fitted = Distance.fit(torch.ones(4, 3), torch.tensor([0, 0, 1, 1]))
+    assert fitted.squared(torch.ones(1, 3)).tolist() == [0.0]
+    assert torch.isfinite(fitted.squared(torch.zeros(1, 3))).all()
+
+
+def test_auroc_by_hand() -> None:
+    assert auroc(torch.tensor([2.0, 3.0]), torch.tensor([0.0, 1.0])) == 1.0
+    assert auroc(torch.tensor([1.0, 0.0]), torch.tensor([1.0, 0.0])) == 0.5
+    assert auroc(torch.tensor([0.5]), torch.tensor([0.0, 1.0, 2.0, 3.0])) == 0.25
+    assert auroc(torch.tensor([]), torch.tensor([1.0])) is None
