@@ -1,4 +1,4 @@
-"""The episode flow: one task learned on top of the champion, in five steps.
+"""The episode flow: one task learned on top of the champion, in six steps.
 
 Kept apart from the learn flow, which imports it once there is something to learn.
 """
@@ -23,4 +23,5 @@ def episode(workspace_root: str, model: str, task: str, index: int, parameters: 
     steps.train_branch(workspace_root, home, base)
     steps.update_exemplars(workspace_root, home, base)
     steps.evaluate(workspace_root, home, base)
+    steps.assess(workspace_root, home, base)
     return steps.register(workspace_root, model, home)

@@ -21,9 +21,9 @@ from prefect.client.schemas.objects import State, TaskRun
 from flows import reconcile, terminal
 from lorax.data import versions
 from lorax.errors import DataVersionError, LoraxError, RegistryError
-from lorax.learning import episode, opening
+from lorax.learning import assessment, episode, opening
 from lorax.learning.folder import EpisodeFolder, Plan, Report
-from lorax.learning.state import LearnedTask, Revision, state_digest
+from lorax.learning.state import LearnedTask, Revision, load_state, state_digest
 from lorax.learning.training import EpochRow
 from lorax.network.features import FeatureStore
 from lorax.params import Params, load_params
@@ -119,13 +119,31 @@ def evaluate(root: str, home: str, base: str | None) -> str:
         earlier = [versions.read_task(Workspace(Path(root)), known.name) for known in state.tasks]
         new, fetch = _task(root, folder), _fetch(root)
         digest = episode.evaluate(folder, state, new, earlier, fetch, params, shown.on_progress)
-        FeatureStore(folder.features_dir).shrink(_feature_bytes(root))
         report = Report.read(folder.report_path)
         names = [*(known.name for known in state.tasks), report.task]
         _show_accuracy(report, names, [row[-1] for row in state.accuracy])
         shown.outcome = ", ".join(f"{name} {100 * report.accuracy[name]:.1f}" for name in names)
         get_run_logger().info("accuracy, %%: %s", shown.outcome)
         return digest
+
+
+@step("assess verdicts")
+def assess(root: str, home: str, base: str | None) -> None:
+    """Measure how far the verdicts can be trusted: calibration, unknown generators, robustness."""
+    with terminal.step("assess verdicts", counts=True) as shown:
+        folder, workspace = EpisodeFolder(Path(home)), Workspace(Path(root))
+        if folder.assessment_path.is_file():
+            _already_done(shown)
+            return
+        robustness = load_params(workspace.params_path).robustness
+        params = _params(folder).model_copy(update={"robustness": robustness})
+        state, before = load_state(folder.state_dir), opening.base_state(_path(base), params)
+        tasks = [versions.read_task(workspace, known.name) for known in before.tasks]
+        tasks.append(_task(root, folder))
+        found = assessment.assess(folder, state, before, tasks, _fetch(root), params, shown.on_progress)
+        FeatureStore(folder.features_dir).shrink(_feature_bytes(root))
+        shown.outcome = _trust(found)
+        get_run_logger().info("verdicts: %s", shown.outcome)
 
 
 @step("register")
@@ -135,7 +153,9 @@ def register(root: str, model: str, home: str) -> int:
         folder, workspace = EpisodeFolder(Path(home)), Workspace(Path(root))
         registry, gate = reconcile.registry_of_server(workspace, model), load_params(workspace.params_path).gate
         report = Report.read(folder.report_path)
-        version = registry.register(folder.state_dir, report, gate=gate, git_commit=folder.plan().revision.commit)
+        commit = folder.plan().revision.commit
+        assessed = assessment.Assessment.read(folder.assessment_path)
+        version = registry.register(folder.state_dir, report, gate=gate, git_commit=commit, assessment=assessed)
         _show_verdicts(version)
         shown.outcome = f"version {version.version} {version.outcome}"
         log = get_run_logger()
@@ -224,6 +244,19 @@ def _show_accuracy(report: Report, names: Sequence[str], when_learned: Sequence[
     pairs = zip(names, now, [*when_learned, now[-1]], strict=True)
     rows = [{"task": name, "accuracy": round(a, 4), "when learned": round(b, 4)} for name, a, b in pairs]
     create_table_artifact(rows, key=artifact_key("accuracy-after", report.task), description="accuracy on test images")
+
+
+def _trust(found: assessment.Assessment) -> str:
+    """An assessment in one line."""
+    if not found.calibrated:
+        return "uncalibrated: no calibration images"
+    clean = found.reliability[0]
+    parts = [f"calibration error {100 * (clean.error_after or 0):.1f} % (by chance {100 * clean.floor:.1f} %)"]
+    if found.foreseen:
+        parts.append(f"{found.task} was strange before: AUROC {found.foreseen.auroc:.2f}")
+    if found.robustness is not None:
+        parts.append(f"robustness {100 * found.robustness:.0f} %")
+    return ", ".join(parts)
 
 
 def _show_verdicts(version: ModelVersion) -> None:

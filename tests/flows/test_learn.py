@@ -39,7 +39,14 @@ from tests.conftest import write_task_files
 from tests.tiny_learner import tiny_params
 
 TASKS = SCENARIOS["hard"]
-STEPS = ("open base state", "train branch", "update exemplars", "evaluate all past tasks", "register")
+STEPS = (
+    "open base state",
+    "train branch",
+    "update exemplars",
+    "evaluate all past tasks",
+    "assess verdicts",
+    "register",
+)
 EPOCHS = 100  # long enough that a signal sent at the first checkpoint arrives during training
 
 pytestmark = pytest.mark.timeout(900)  # the servers alone take minutes to come up on a machine that is busy

@@ -1,0 +1,80 @@
+"""The demo's stream, or a part of it, learned by the plain functions; what is learned already is found again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.tasks import TaskFiles
+from lorax.data.perturbations import UNCHANGED, Perturbation
+from lorax.data.simulate import DEMO_TASKS, simulate
+from lorax.learning.asking import Question
+from lorax.learning.episode import learn_episode
+from lorax.learning.folder import EpisodeFolder, Plan
+from lorax.learning.opening import base_state, open_for_episode
+from lorax.learning.state import LearnedTask, LearnerState, Revision, load_state, state_digest
+from lorax.network.features import FeatureStore
+from lorax.params import Params
+from lorax.stream import Sample, Task
+
+
+def demo_files(folder: Path) -> TaskFiles:
+    """The mini-CDDB, simulated in `folder` at the first call."""
+    raw, files = folder / "mini-cddb", TaskFiles()
+    if not raw.exists():
+        simulate(raw)
+    for task in DEMO_TASKS:
+        files.read(raw / task)
+    return files
+
+
+def learned(files: TaskFiles, tasks: Sequence[Task], params: Params, home: Path) -> list[EpisodeFolder]:
+    """One episode for each of `tasks`, beginning with nothing."""
+    folders: list[EpisodeFolder] = []
+    for k, task in enumerate(tasks):
+        base = folders[-1].state_dir if folders else None
+        plan = Plan(
+            state_digest(base) if base else None,
+            LearnedTask(task.name, task.digest),
+            params.learning(),
+            Revision("simulated", "none"),
+        )
+        folders.append(EpisodeFolder.open(home, plan))
+        learn_episode(folders[-1], base_state(base, params), task, tasks[:k], files.fetch, params)
+    return folders
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What a learner says of N images: features (N, K·D) and logits (N, C)."""
+
+    features: Tensor
+    logits: Tensor
+
+
+class Observer:
+    """A finished episode's learner, asked about images; what frozen branches said before is found again."""
+
+    def __init__(self, folder: EpisodeFolder, files: TaskFiles, params: Params) -> None:
+        self.state: LearnerState = load_state(folder.state_dir)
+        self._network, self._store = open_for_episode(self.state, params), FeatureStore(folder.features_dir)
+        self._files, self._params = files, params
+
+    def look(self, samples: Sequence[Sample], change: Perturbation = UNCHANGED) -> Looked:
+        question = Question.of_centers(samples, change)
+        read = question.read_files(self._files.fetch, self._network.crop)
+        features = question.answers(self._store, self._network, read, self._params.run.batch_size)
+        with torch.no_grad():
+            return Looked(features, self._network.head(features))
+
+    def ids(self, samples: Sequence[Sample]) -> Tensor:
+        return torch.tensor(self.state.classes.ids(samples))
+
+
+def mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))
