@@ -41,11 +41,14 @@ def serve(
     if version.startswith("@"):
         registry = running.served_registry(workspace, params, err)
         source = Source(registry, version[1:], workspace.states_dir, params.run.device)
+        found = source.find()
         with err.status("opening the model"):
-            model = source.open(source.find())
+            server.settle()
+            model = source.open(found)
     else:
         found, state_dir = running.fetched(workspace, params, version, err)
         with err.status("opening the model"):
+            server.settle()
             model = open_served(params.registry.model, found, state_dir, params.run.device)
     address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
 
@@ -54,13 +57,6 @@ def serve(
         if host not in _LOOPBACK:
             err.print("this is no loopback address, and there is no authentication: whoever reaches it may ask.")
 
-    try:
-        server.run(
-            create_app(model, params.serving, source),
-            listener,
-            threads=params.run.threads,
-            timeout_s=params.serving.timeout_s,
-            on_ready=tell,
-        )
-    except KeyboardInterrupt:
-        err.print("stopped; what was begun was answered.")
+    app = create_app(model, params.serving, source)
+    server.run(server.Server(app, params.serving.timeout_s, on_ready=tell), listener, params.run.threads)
+    err.print("stopped; what was begun was answered.")

@@ -22,7 +22,7 @@ from lorax.serving.meters import Meters
 from lorax.serving.model import Served, Source
 from lorax.serving.refusal import RefusalError, overloaded
 from lorax.serving.service import Outcome, Service, status_of
-from lorax.serving.uploads import JSON, MULTIPART, Base64Images, Body
+from lorax.serving.uploads import JSON, MULTIPART, Base64Image, Body
 
 VERDICTS = "/v1/verdicts"
 _COUNTED = frozenset({VERDICTS, "/health", "/version", "/metrics"})
@@ -97,6 +97,7 @@ def _add_verdicts(app: FastAPI) -> None:
 
     @app.post(
         VERDICTS,
+        tags=["verdicts"],
         summary="Judge images",
         description=_ON_VERDICTS,
         response_model=None,
@@ -118,7 +119,7 @@ def _add_verdicts(app: FastAPI) -> None:
 
 
 def _add_looks(app: FastAPI) -> None:
-    @app.get("/health", summary="Is it alive, does it judge?", response_model=answers.Health,
+    @app.get("/health", tags=["server"], summary="Is it alive, does it judge?", response_model=answers.Health,
              responses={503: {"model": answers.Health, "description": "It does not judge."}})  # fmt: skip
     async def health(request: Request, response: Response) -> answers.Health:
         service: Service = request.app.state.service
@@ -133,7 +134,7 @@ def _add_looks(app: FastAPI) -> None:
             status=status, live=True, ready=is_ready, version=service.model.version, following=following
         )
 
-    @app.get("/version", summary="Which model version judges?", response_model=answers.Version)
+    @app.get("/version", tags=["server"], summary="Which model version judges?", response_model=answers.Version)
     async def version(request: Request) -> answers.Version:
         service: Service = request.app.state.service
         follower: Follower | None = request.app.state.follower
@@ -151,7 +152,7 @@ def _add_looks(app: FastAPI) -> None:
             limits=answers.Limits(**service.params.model_dump(include=set(answers.Limits.model_fields))),
         )
 
-    @app.get("/metrics", summary="For Prometheus", response_class=Response,
+    @app.get("/metrics", tags=["server"], summary="For Prometheus", response_class=Response,
              responses={200: {"content": {"text/plain": {}}, "description": "Prometheus' text format."}})  # fmt: skip
     async def metrics(request: Request) -> Response:
         service: Service = request.app.state.service
@@ -175,7 +176,11 @@ async def _judged(request: Request, service: Service) -> list[Outcome]:
                     415, "unsupported_type", f"the body is encoded as {encoding[:99]!r}; expected it plain."
                 )
             uploads = await service.parse(data, request.headers.get("content-type", ""))
-            return await service.judge(uploads)
+            gone = asyncio.ensure_future(request.receive())  # after its body, a request brings nothing but its end
+            try:
+                return await service.judge(uploads, gone)
+            finally:
+                gone.cancel()
     except TimeoutError:
         limit = f"{service.params.timeout_s:g} s (serving.timeout_s)"
         if data is None:
@@ -251,7 +256,11 @@ _BODIES: dict[str, Any] = {
         }
     },
     JSON: {
-        "schema": Base64Images.model_json_schema(),
+        "schema": {
+            "type": "object",
+            "required": ["images"],
+            "properties": {"images": {"type": "array", "items": Base64Image.model_json_schema()}},
+        },
         "example": {"images": [{"name": "grey.png", "data": _GREY}]},
     },
 }

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import resource
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 
 import torch
 import uvicorn
 from fastapi import FastAPI
 
 from lorax.errors import ServiceError
+from lorax.network.backbone import import_timm
 
 _BACKLOG = 4096
 _GRACE_S = 5
@@ -36,41 +39,57 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def run(app: FastAPI, listener: socket.socket, *, threads: int, timeout_s: float, on_ready: Callable[[], None]) -> None:
-    """Serve until SIGTERM or Ctrl-C; what was begun by then is finished.
+def settle() -> None:
+    """Import what a model needs, and have the garbage collector pass over all that was imported.
+
+    It would walk half a million objects now and then, and every request would wait for it for half a second. Models are
+    opened after this, since they come and go.
+    """
+    import_timm()
+    gc.collect()
+    gc.freeze()
+
+
+class Server(uvicorn.Server):
+    """The HTTP server; finishes what was begun before it ends.
 
     Args:
         app: the application.
-        listener: from `listen`.
-        threads: CPU threads of a network pass.
         timeout_s: how long a request may take at most.
         on_ready: called once requests are answered.
     """
-    torch.set_num_threads(threads)
-    _allow_connections()
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("lorax").setLevel(logging.INFO)
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        backlog=_BACKLOG,
-        timeout_graceful_shutdown=math.ceil(timeout_s) + _GRACE_S,
-    )
-    _Server(config, on_ready).run(sockets=[listener])
 
-
-class _Server(uvicorn.Server):
-    """Says when it is ready."""
-
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+    def __init__(self, app: FastAPI, timeout_s: float, on_ready: Callable[[], None]) -> None:
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            backlog=_BACKLOG,
+            timeout_graceful_shutdown=math.ceil(timeout_s) + _GRACE_S,
+        )
         super().__init__(config)
         self._on_ready = on_ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._on_ready()
+
+
+def run(server: Server, listener: socket.socket, threads: int) -> None:
+    """Serve until SIGTERM or Ctrl-C.
+
+    Args:
+        server: what answers.
+        listener: from `listen`.
+        threads: CPU threads of a network pass.
+    """
+    torch.set_num_threads(threads)
+    _allow_connections()
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("lorax").setLevel(logging.INFO)
+    with suppress(KeyboardInterrupt):  # what Ctrl-C ends in, after all was answered
+        server.run(sockets=[listener])
 
 
 def _allow_connections() -> None:

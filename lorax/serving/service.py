@@ -100,11 +100,15 @@ class Service:
             return parse(body, content_type, self.params)
         return await self._loop.run_in_executor(self._pool, parse, body, content_type, self.params)
 
-    async def judge(self, uploads: Sequence[Upload]) -> list[Outcome]:
+    async def judge(self, uploads: Sequence[Upload], gone: asyncio.Future[Any]) -> list[Outcome]:
         """Judge images; what is wrong with one of them is told in its place.
 
+        Args:
+            uploads: the images.
+            gone: done once the client has gone away; what is not judged by then is not judged.
+
         Raises:
-            RefusalError: too many images wait already.
+            RefusalError: too many images wait already, or the client has gone.
         """
         if self._waiting + len(uploads) > self.params.queue:
             raise overloaded(f"{self._waiting} images wait already (serving.queue: {self.params.queue}).")
@@ -113,8 +117,14 @@ class Service:
             cases = [_Case(upload, self._loop.create_future()) for upload in uploads]
             for case in cases:
                 self._pool.submit(self._prepare, case)
-            found = await asyncio.gather(*(case.answer for case in cases), return_exceptions=True)
+            answers = asyncio.gather(*(case.answer for case in cases), return_exceptions=True)
+            gone.add_done_callback(lambda _: answers.cancel())
+            found = await answers
             return [self._outcome(case, one) for case, one in zip(cases, found, strict=True)]
+        except asyncio.CancelledError:
+            if not gone.done():
+                raise
+            raise RefusalError(400, "disconnected", "the client went away.") from None
         finally:
             self._waiting -= len(uploads)
 

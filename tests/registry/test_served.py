@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lorax.errors import RegistryError
+from lorax.registry import Registry
+from lorax.serving.following import Follower
+from lorax.serving.meters import Meters
+from lorax.serving.model import Served, Source
+from tests.registry.conftest import OPEN
+from tests.tiny_learner import Learned
+
+
+def test_a_rollback_and_the_way_back_are_followed(registry: Registry, stream: list[Learned], tmp_path: Path) -> None:
+    for episode in stream[:2]:
+        registry.register(episode.state_dir, episode.report, gate=OPEN, git_commit="c0ffee")
+    source = Source(registry, "champion", tmp_path, "cpu")
+    served: list[Served] = [source.open(source.find())]
+    follower = Follower(source, served[0], served.append, Meters(), poll_s=1)
+    follower.look()
+    registry.rollback(1, by="test", reason="to see it followed")
+    follower.look()
+    registry.promote(2, by="test", reason="and back")
+    follower.look()
+    assert [model.version for model in served] == [2, 1, 2]
+    assert [model.state_digest for model in served] == [stream[1].digest, stream[0].digest, stream[1].digest]
+    assert follower.error == ""
+
+
+def test_any_alias_can_be_served(filled: Registry) -> None:
+    assert (filled.aliased("champion").version, filled.aliased("challenger").version) == (3, 3)
+    with pytest.raises(RegistryError, match="no version of .* is its nobody"):
+        filled.aliased("nobody")
