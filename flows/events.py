@@ -1,13 +1,16 @@
-"""What a landing tells Prefect's server: `lorax.dataset.landed`, which starts a run, and the contract's report.
+"""What Prefect's server is told: `lorax.dataset.landed`, which starts a run, a landing's report, and
+`lorax.unknown.rising`.
 
-The event is posted to the server's API, which says whether it took it; Prefect's own `emit_event` never says. A lost
+An event is posted to the server's API, which says whether it took it; Prefect's own `emit_event` never says. A lost
 event loses nothing, for what there is to learn is read from data.dvc and the registry.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from typing import Any
 from uuid import uuid4
 
 from flows.prefect_api import PrefectApi
@@ -18,6 +21,7 @@ from lorax.params import load_params
 from lorax.workspace import Workspace
 
 LANDED = "lorax.dataset.landed"
+UNKNOWN_RISING = "lorax.unknown.rising"
 
 _SHOWN = 5  # paths in a row; `lorax land --json` has them all
 _LATER = "it is learned at the next 'lorax up', at the next scheduled run, or by 'lorax learn'"
@@ -39,14 +43,28 @@ def emit(workspace: Workspace, task: str) -> None:
         ServiceError: it does not answer, or refuses.
     """
     revision = versions.revision(workspace)
-    event = {
+    payload = {"task": task, "digest": revision.digest, "commit": revision.commit or ""}
+    _post(workspace, LANDED, f"lorax.dataset.{task}", task, payload)
+
+
+def emit_rise(workspace: Workspace, model: str, payload: Mapping[str, Any]) -> None:
+    """Have Prefect's server take the event that unknown images are rising.
+
+    Raises:
+        ServiceError: it does not answer, or refuses.
+    """
+    _post(workspace, UNKNOWN_RISING, f"lorax.unknown.{model}", model, payload)
+
+
+def _post(workspace: Workspace, event: str, resource: str, name: str, payload: Mapping[str, Any]) -> None:
+    record = {
         "id": str(uuid4()),
-        "event": LANDED,
+        "event": event,
         "occurred": datetime.now(UTC).isoformat(),
-        "resource": {"prefect.resource.id": f"lorax.dataset.{task}", "prefect.resource.name": task},
-        "payload": {"task": task, "digest": revision.digest, "commit": revision.commit or ""},
+        "resource": {"prefect.resource.id": resource, "prefect.resource.name": name},
+        "payload": dict(payload),
     }
-    PrefectApi.of(workspace, load_params(workspace.params_path)).post("events", [event])
+    PrefectApi.of(workspace, load_params(workspace.params_path)).post("events", [record])
 
 
 def publish(workspace: Workspace, report: Report) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from lorax.data.crops import crops_of
 from lorax.data.images import decode
 from lorax.data.pixels import Pixels
 from lorax.errors import StateError
+from lorax.learning.calibration import Calibration
 from lorax.learning.opening import open_network
 from lorax.learning.state import LearnerState, load_state
 from lorax.network.network import Network
@@ -92,9 +93,9 @@ class Predictor:
         return self.state.classes
 
     @property
-    def calibration(self) -> Any:
+    def calibration(self) -> Calibration | None:
         """What turns logits into probabilities that can be trusted, and features into strangeness; None without."""
-        return getattr(self.state, "calibration", None)
+        return self.state.calibration
 
     @classmethod
     def open(cls, state_dir: Path, device: str = "auto") -> Predictor:

@@ -13,7 +13,7 @@ from lorax.stream import ClassTable
 
 @dataclass(frozen=True)
 class Evidence:
-    """What spoke for an answer, in logits, before calibration.
+    """What spoke for an answer, in logits, calibrated where the version is.
 
     `answer` is "real", "synthetic" or a generator's label. `branches` has the evidence of each branch by its task,
     against the answer where it is negative; with `rest`, which no branch brings, they add up to `log_odds`, the
@@ -35,14 +35,15 @@ def evidence_of(predictor: Predictor, judged: Judged) -> Evidence:
         log P(A)/P(R) = Σ_k e[k] + rest,   e[k] = Σ_{c in A} p(c|A) W[c,k]·f[k] - Σ_{c in R} p(c|R) W[c,k]·f[k]
 
     holds exactly, with the biases and the difference of the two entropies in the rest. The others weigh as much as they
-    compete: being unlike a class that nobody would think of is no evidence.
+    compete: being unlike a class that nobody would think of is no evidence. Calibration divides logits by a temperature
+    and adds to the biases, so W and b are taken with it. Of several crops it is their mean feature that is explained.
 
     Args:
         predictor: which made the verdict.
         judged: an undecided one is explained by its likeliest answer.
     """
-    head, branches = predictor.network.head, predictor.network.branches
-    weight, bias = head.weight.detach().double().cpu(), head.bias.detach().double().cpu()
+    branches = predictor.network.branches
+    weight, bias = _calibrated_head(predictor)
     shares = torch.einsum(
         "ckd,kd->ck", weight.unflatten(1, (branches, -1)), judged.features.double().view(branches, -1)
     )
@@ -55,6 +56,15 @@ def evidence_of(predictor: Predictor, judged: Judged) -> Evidence:
     names = [branch.task for branch in predictor.state.branches]
     by_task = dict(zip(names, evidence.tolist(), strict=True))
     return Evidence(answer, float(log_odds), by_task, float(log_odds - evidence.sum()))
+
+
+def _calibrated_head(predictor: Predictor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight (C, K·D) and bias (C,) of calibrated logits."""
+    head, calibration = predictor.network.head, predictor.calibration
+    weight, bias = head.weight.detach().double().cpu(), head.bias.detach().double().cpu()
+    if calibration is None:
+        return weight, bias
+    return weight / calibration.temperature, bias / calibration.temperature + calibration.bias
 
 
 def _answer(verdict: Verdict, classes: ClassTable) -> tuple[str, torch.Tensor]:

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,6 +20,7 @@ verdict_commands = typer.Typer()
 
 Version = Annotated[str, typer.Option(metavar="V|@ALIAS", help="A model version's number, @champion or @challenger.")]
 
+_ROSE = 3
 _READER_GONE = 141
 """128 and SIGPIPE's number: what a shell reports of any program whose reader leaves."""
 
@@ -49,6 +51,44 @@ def predict(
         )
     if bad:
         raise typer.Exit(1)
+
+
+@verdict_commands.command(name="watch-verdicts")
+def watch_verdicts(
+    source: Annotated[
+        str, typer.Argument(metavar="FOLDER|JSONL", help="Where images come in, or what `predict --json` writes; or -.")
+    ],
+    version: Annotated[
+        str, typer.Option(metavar="V|@ALIAS", help="For a folder: as for `lorax predict`; @champion if not given.")
+    ] = "",
+    window: Annotated[int, typer.Option(min=1, help="How many of the last images count.")] = 200,
+    rate: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="The share of unknown images to warn of; twice the false alarms if not given."),
+    ] = None,
+    once: Annotated[
+        bool, typer.Option("--once", help="Look at what is there and end: exit code 3 if it rose.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Say when images that are like nothing known become more: a new generator is about, and an episode is due.
+
+    Then `lorax.unknown.rising` goes to Prefect's server, and work/watch/ gets the images in clusters, with a contact
+    sheet each. Example: `lorax watch-verdicts ~/inbox`
+    """
+    from flows import watch_verdicts as watching
+
+    if source != watching.STDIN and not Path(source).exists():
+        raise typer.BadParameter(f"{source} does not exist: expected a folder, or a file of 'lorax predict --json'.")
+    if version and not Path(source).is_dir():
+        raise typer.BadParameter("--version goes with a folder: lines of 'lorax predict --json' name their version.")
+    workspace, params = opened()
+    settings = watching.Settings(window, rate, once)
+    teller = watching.Teller(workspace, params.registry.model, out, err, as_json)
+    with reader_may_leave():
+        rises = watching.watch(workspace, params, source, version or "@champion", settings, teller)
+    if rises and once:
+        raise typer.Exit(_ROSE)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from lorax.errors import ImageError, StateError
 from lorax.learning.state import LearnerState, load_state, save_state
 from lorax.predictor import Predictor, Verdict, check_predicts, decide
 from lorax.stream import ClassEntry, ClassTable
-from tests.tiny_learner import Learned, learn_stream, tiny_params
+from tests.tiny_learner import Learned, calibrated, learn_stream, tiny_params
 
 CLASSES = ClassTable(
     (
@@ -33,7 +33,14 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Learned:
 
 @pytest.fixture(scope="module")
 def predictor(learned: Learned) -> Predictor:
-    return Predictor.open(learned.state_dir, "cpu")
+    """Of a version from before there was calibration."""
+    found = Predictor.open(learned.state_dir, "cpu")
+    return Predictor(found.network, replace(found.state, calibration=None))
+
+
+@pytest.fixture(scope="module")
+def calibrated_predictor(learned: Learned, tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    return Predictor.open(calibrated(learned.state_dir, tmp_path_factory.mktemp("states") / "calibrated"), "cpu")
 
 
 @pytest.fixture
@@ -88,6 +95,21 @@ def test_the_batch_size_changes_no_verdict(predictor: Predictor, files: list[Pat
     for one, other in zip(small.predict(files), predictor.predict(files), strict=True):
         assert (one.source, one.verdict, one.generator) == (other.source, other.verdict, other.generator)
         assert one.probability == pytest.approx(other.probability, abs=1e-5)
+
+
+def test_a_calibrated_version_says_what_is_like_nothing_known(calibrated_predictor: Predictor) -> None:
+    random = np.random.default_rng(2)
+    known = [(random.integers(0, 128, (16, 16, 3)) + 120 * (i % 2)).astype(np.uint8) for i in range(40)]
+    odd = [np.tile(np.array([255, 0, 0], np.uint8), (16, 16, 1))] * 2
+    verdicts = calibrated_predictor.judge([*known, *odd], [""] * 42)
+    assert all(v.calibrated and v.threshold == calibrated_predictor.calibration.threshold for v in verdicts)
+    assert sum(v.is_strange for v in verdicts[:40]) <= 8  # 5 % are expected
+    assert all(v.is_strange and v.verdict in ("synthetic:unknown", "undecided") for v in verdicts[40:])
+    plain = Predictor(calibrated_predictor.network, replace(calibrated_predictor.state, calibration=None))
+    [other] = plain.judge(odd[:1], [""])
+    logits = torch.tensor(list(other.probabilities.values()), dtype=torch.double).log()
+    expected = calibrated_predictor.calibration.probabilities(logits[None])[0].tolist()
+    assert list(verdicts[40].probabilities.values()) == pytest.approx(expected, abs=1e-6)
 
 
 def test_decoded_images_get_the_verdicts_of_their_files(predictor: Predictor, files: list[Path]) -> None:

@@ -7,21 +7,34 @@ import numpy as np
 import pytest
 import torch
 
-from lorax.predictor import UNDECIDED, UNKNOWN, Judged, Predictor
+from lorax.predictor import UNDECIDED, UNKNOWN, Judged, Predictor, Verdict, decide
 from lorax.reasons import evidence_of
-from tests.tiny_learner import learn_stream, tiny_params
+from tests.tiny_learner import Learned, calibrated, learn_stream, tiny_params
+
+
+@pytest.fixture(scope="module", params=["calibrated", "not calibrated"])
+def predictor(request: pytest.FixtureRequest, learned: Learned, tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    found = Predictor.open(calibrated(learned.state_dir, tmp_path_factory.mktemp("states") / "calibrated"), "cpu")
+    is_calibrated = request.param == "calibrated"
+    return found if is_calibrated else Predictor(found.network, replace(found.state, calibration=None))
 
 
 @pytest.fixture(scope="module")
-def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Learned:
     folder = tmp_path_factory.mktemp("learned")
-    return Predictor.open(learn_stream(folder, tiny_params(folder), ["alpha", "beta"])[-1].state_dir, "cpu")
+    return learn_stream(folder, tiny_params(folder), ["alpha", "beta"])[-1]
 
 
 @pytest.fixture(scope="module")
 def judged(predictor: Predictor) -> list[Judged]:
+    """As if none were strange: what is to be explained then is the verdict's own answer."""
     images = np.random.default_rng(0).integers(0, 256, (20, 1, 16, 16, 3), dtype=np.uint8)
-    return predictor.look(list(images), [str(i) for i in range(20)])
+    seen = predictor.look(list(images), [str(i) for i in range(20)])
+    return [replace(each, verdict=_taken_for_known(each.verdict, predictor)) for each in seen]
+
+
+def _taken_for_known(verdict: Verdict, predictor: Predictor) -> Verdict:
+    return decide(verdict.source, torch.tensor(list(verdict.probabilities.values())).double(), predictor.classes)
 
 
 def test_the_evidence_and_the_rest_add_up_to_the_log_odds_of_the_verdict(

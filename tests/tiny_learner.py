@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +12,11 @@ import safetensors.torch
 import torch
 from PIL import Image
 
+from lorax.learning.calibration import Calibration
 from lorax.learning.episode import learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan, Report
-from lorax.learning.opening import base_state
-from lorax.learning.state import LearnedTask, Revision, state_digest
+from lorax.learning.opening import base_state, open_network
+from lorax.learning.state import LearnedTask, Revision, load_state, save_state, state_digest
 from lorax.network.backbone import import_timm
 from lorax.params import Params
 from lorax.stream import Sample, Task, TaskClass
@@ -74,6 +75,19 @@ def learn_next(folder: Path, params: Params, earlier: Sequence[Learned], name: s
     fetch = lambda samples: {sample.md5: known[sample.md5] for sample in samples}  # noqa: E731
     learn_episode(home, state, task, [e.task for e in earlier], fetch, params)
     return Learned(task, files, home.state_dir, state_digest(home.state_dir), Report.read(home.report_path))
+
+
+def calibrated(state_dir: Path, folder: Path, images: int = 30) -> Path:
+    """The same learner, calibrated on as many new images of each class as give figures with a meaning."""
+    state = load_state(state_dir)
+    network = open_network(state, "cpu")
+    random = np.random.default_rng(1)
+    ids = torch.arange(len(state.classes)).repeat_interleave(images)
+    pixels = random.integers(0, 128, (len(ids), 16, 16, 3)) + 120 * (ids.numpy() % 2)[:, None, None, None]
+    features = network.features(torch.from_numpy(pixels.astype(np.uint8)).permute(0, 3, 1, 2).contiguous())
+    fitted = Calibration.fit(features, network.head(features), ids, state.classes, 0.05)
+    save_state(replace(state, calibration=fitted), folder)
+    return folder
 
 
 def make_task(data: Path, name: str) -> tuple[Task, dict[str, Path]]:

@@ -18,11 +18,16 @@ from lorax.stream import ClassTable
 _STATE_ARTIFACT = "artifacts/state"
 """Where the learner state lies inside the MLflow model."""
 
+CARD = "model_card.md"
+"""The model card's name, in the MLflow model and in the episode's run."""
+
 _MODEL_SCHEME = "models:/"
 _DISTRIBUTION = "lorax-pipeline"
 
 
-def logged_model(client: Any, experiment: str, run_id: str, name: str, state_dir: Path, classes: ClassTable) -> str:
+def logged_model(
+    client: Any, experiment: str, run_id: str, name: str, state_dir: Path, classes: ClassTable, card: str
+) -> str:
     """The id of the MLflow model that holds this state, uploaded if need be and listed as the run's output.
 
     Args:
@@ -32,8 +37,11 @@ def logged_model(client: Any, experiment: str, run_id: str, name: str, state_dir
         name: the model's name.
         state_dir: the learner state's directory.
         classes: the state's class table.
+        card: the model card, which lies beside it.
     """
-    model_id = _whole_model(client, experiment, run_id) or _upload(client, experiment, run_id, name, state_dir, classes)
+    model_id = _whole_model(client, experiment, run_id)
+    if model_id is None:
+        model_id = _upload(client, experiment, run_id, name, state_dir, classes, card)
     _link(client, run_id, model_id)
     return model_id
 
@@ -99,11 +107,14 @@ def _whole_model(client: Any, experiment: str, run_id: str) -> str | None:
     return whole
 
 
-def _upload(client: Any, experiment: str, run_id: str, name: str, state_dir: Path, classes: ClassTable) -> str:
+def _upload(
+    client: Any, experiment: str, run_id: str, name: str, state_dir: Path, classes: ClassTable, card: str
+) -> str:
     model = client.create_logged_model(experiment, name=name, source_run_id=run_id, model_type="lorax")
     with TemporaryDirectory(prefix="lorax-") as folder:
         directory = Path(folder) / "model"
         _save(directory, run_id, str(model.model_id), state_dir, classes)
+        (directory / CARD).write_text(card)
         client.log_model_artifacts(model.model_id, str(directory))
     client.finalize_logged_model(model.model_id, "READY")
     return str(model.model_id)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from rich.console import Console
 from flows.verdicts import print_verdicts, printable, version_record
 from lorax.data.walk import Found, files_named
 from lorax.predictor import Predictor
-from tests.tiny_learner import Learned, learn_stream, tiny_params
+from tests.tiny_learner import Learned, calibrated, learn_stream, tiny_params
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +28,14 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Learned:
 
 
 @pytest.fixture(scope="module")
-def predictor(learned: Learned) -> Predictor:
-    return Predictor.open(learned.state_dir, "cpu")
+def calibrated_predictor(learned: Learned, tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    return Predictor.open(calibrated(learned.state_dir, tmp_path_factory.mktemp("states") / "calibrated"), "cpu")
+
+
+@pytest.fixture(scope="module")
+def predictor(calibrated_predictor: Predictor) -> Predictor:
+    """Of a version from before there was calibration."""
+    return Predictor(calibrated_predictor.network, replace(calibrated_predictor.state, calibration=None))
 
 
 @pytest.fixture
@@ -79,6 +86,18 @@ def test_a_line_says_what_was_judged_by_which_version_and_how(predictor: Predict
     assert (small["version"], small["state"]) == (7, "d" * 64)
     assert small["data"] == {"digest": "0" * 32, "commit": "c0ffee"}
     assert (large["crops"], large["width"]) == (5, 50)
+
+
+def test_a_calibrated_version_s_line_says_how_strange_the_image_is(
+    calibrated_predictor: Predictor, photos: Path
+) -> None:
+    threshold = calibrated_predictor.calibration.threshold
+    for line in lines(calibrated_predictor, photos / "0.png", photos / "4.png"):
+        assert (line["calibrated"], line["threshold"]) == (True, threshold)
+        is_strange = line["strangeness"] > threshold
+        assert not is_strange or line["verdict"] in ("synthetic:unknown", "undecided")
+    [row, *_] = told(calibrated_predictor, photos / "0.png", as_json=False)[0].splitlines()
+    assert f" {threshold:.2f}  {photos}" in row
 
 
 def test_of_a_large_image_the_crops_are_averaged(predictor: Predictor, photos: Path) -> None:

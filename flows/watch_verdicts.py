@@ -1,0 +1,193 @@
+"""`lorax watch-verdicts`: says when images that are like nothing known become more, so that an episode is due."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.status import Status
+
+from flows import events, sightings
+from flows.rise import Rise, report, sheet_name
+from flows.sightings import Sighting
+from flows.unknowns import Window
+from flows.verdicts import json_line, printable
+from flows.versions import CalibratedVersions
+from lorax.errors import ServiceError
+from lorax.params import Params
+from lorax.predictor import Predictor
+from lorax.workspace import Workspace
+
+STDIN = "-"
+
+_FALSE_ALARMS_TIMES = 2.0
+"""The rate to watch for, unless one is given, by the version's stated false alarms: known images stay below it."""
+
+_SUCH_AS = 3
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is watched for: a `rate` (None: see `_FALSE_ALARMS_TIMES`) over the last `window` images."""
+
+    window: int
+    rate: float | None
+    once: bool
+
+    def fresh(self, predictor: Predictor) -> Window:
+        """An empty window for a version's verdicts."""
+        assert predictor.calibration is not None  # CalibratedVersions opens no other
+        usual = min(1.0, _FALSE_ALARMS_TIMES * predictor.calibration.false_alarms)
+        return Window(self.window, usual if self.rate is None else self.rate)
+
+
+def watch(workspace: Workspace, params: Params, source: str, version: str, settings: Settings, teller: Teller) -> int:
+    """Watch a stream of images or verdicts, and tell of every rise.
+
+    Args:
+        workspace, params: whose versions.
+        source: a folder of images, a file that `lorax predict --json` writes, or `-` for its lines on stdin.
+        version: which version judges a folder's images, as `lorax predict` takes it; lines name their own.
+        settings: what is watched for.
+        teller: who tells.
+
+    Returns:
+        How often it rose.
+
+    Raises:
+        RegistryError, StateError: the version can't be opened, or is not calibrated.
+        StorageError: a report can't be written.
+    """
+    versions = CalibratedVersions(workspace, params, teller.err)
+    if source == STDIN:
+        found = sightings.from_lines(iter(sys.stdin.buffer.readline, b""), teller.tell_bad)
+    elif Path(source).is_dir():
+        opened = lambda: versions.named(version)  # noqa: E731
+        found = sightings.from_folder(Path(source), opened, teller.tell_bad, once=settings.once)
+    else:
+        found = sightings.from_lines(sightings.followed(Path(source), once=settings.once), teller.tell_bad)
+    watched = _Watch(versions, settings, teller, workspace.work_dir / "watch")
+    with teller.err.status("waiting for images") as status:
+        for batch in found:
+            for sighting in batch:
+                watched.take(sighting, status)
+            status.update(str(watched.window))
+    teller.tell("end", watched.window, watched.images)
+    return watched.rises
+
+
+@dataclass
+class _Watch:
+    """What was seen so far."""
+
+    versions: CalibratedVersions
+    settings: Settings
+    teller: Teller
+    watch_dir: Path
+    version: int = -1
+    images: int = 0
+    rises: int = 0
+    window: Window = field(default_factory=lambda: Window(1, 1.0))
+
+    def take(self, sighting: Sighting, status: Status) -> None:
+        """Take in one more verdict; tell what changes with it."""
+        predictor = self.versions.numbered(sighting.version)
+        if sighting.version != self.version:  # another one's scores have another threshold
+            self.window, self.version = self.settings.fresh(predictor), sighting.version
+        self.images += 1
+        change = self.window.add(sighting)
+        if not change:
+            return
+        status.stop()
+        if change == "rising":
+            self.rises += 1
+            self.teller.tell_rise(report(self.window, predictor, self.watch_dir), str(self.window))
+        else:
+            self.teller.tell(change, self.window)
+        status.start()
+
+
+@dataclass(frozen=True)
+class Teller:
+    """Who tells people, scripts and Prefect's server.
+
+    Args:
+        workspace: whose server.
+        model: the registered model's name.
+        out: where rises are told.
+        err: where bad files are told, and the share now while it is a terminal.
+        as_json: lines of JSON.
+    """
+
+    workspace: Workspace
+    model: str
+    out: Console
+    err: Console
+    as_json: bool
+
+    def tell_bad(self, text: str) -> None:
+        """Tell of a file or line that is left out."""
+        self.err.print(f"lorax: skipped {printable(text)}", markup=False)
+
+    def tell(self, change: str, window: Window, count: int | None = None) -> None:
+        """Tell that the share has fallen, or, with how many images there were, how it is at the end."""
+        if self.as_json:
+            low, high = window.interval
+            of_window = {
+                "share": window.share,
+                "interval": [low, high],
+                "rate": window.rate,
+                "window": len(window.seen),
+            }
+            counted = {} if count is None else {"images": count, "verdicts": window.verdicts}
+            self._write({"change": change, "at": _now()} | of_window | counted)
+        elif count is None:
+            self.out.print(f"{_now()} fallen: {window}", markup=False)
+        else:
+            self.out.print(f"{count:,} images: {window}" if count else "no images", markup=False)
+
+    def tell_rise(self, rise: Rise, share: str) -> None:
+        """Tell of a rise, Prefect's server too."""
+        not_announced = self._announced(rise)
+        if self.as_json:
+            self._write({"change": "rising", **rise.summary, "announced": not not_announced})
+        else:
+            self._print_rise(rise, share)
+        if not_announced:
+            self.err.print(f"lorax: {events.UNKNOWN_RISING} is not announced: {not_announced}", markup=False)
+
+    def _announced(self, rise: Rise) -> str:
+        """Why Prefect's server did not take the event; '' when it did."""
+        try:
+            events.emit_rise(self.workspace, self.model, rise.summary)
+        except ServiceError as error:
+            return str(error)
+        return ""
+
+    def _print_rise(self, rise: Rise, share: str) -> None:
+        lines = [f"{rise.summary['at']} rising: {share}"]
+        for number, cluster in enumerate(rise.clusters):
+            lines.append(
+                f"  cluster {number}: {len(cluster.members)} images, furthest from usual in branch {cluster.branch}: "
+                f"{rise.folder / sheet_name(number)}"
+            )
+            lines += [f"    {printable(sighting.file)}" for sighting in cluster.members[:_SUCH_AS]]
+        lines.append(f"  {rise.summary['unclustered']} in no cluster; all of it: {rise.summary['report']}")
+        lines.append(
+            "Next: look at the sheets. Is a cluster one new generator? Then gather its images in NAME/train/1_fake and "
+            "NAME/val/1_fake, and real ones in 0_real beside them; 'lorax land NAME --task NAME' has it learned."
+        )
+        for line in lines:
+            self.out.print(line, markup=False)
+
+    def _write(self, value: dict[str, Any]) -> None:
+        self.out.file.write(json_line(value) + "\n")
+        self.out.file.flush()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,67 @@
+"""Whether images that are like nothing known become more, and what they have in common."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+Z = 2.576
+"""Of an interval that holds the true share 99 times in 100: it is looked at after every image, not once."""
+
+LEAST_TOGETHER = 5
+"""Images that make a cluster; fewer may be alike by chance."""
+
+_MOST_CLUSTERS = 6
+_NO_SPREAD = 1e-6
+
+
+def wilson(found: int, total: int) -> tuple[float, float]:
+    """Where the true share lies when `found` of `total` were found; (0, 1) when nothing was looked at.
+
+    Wilson's interval: unlike the plain one it does not shrink to a point at 0 or at all of few images.
+
+    Source: Wilson, Probable Inference (Journal of the American Statistical Association, 1927).
+    """
+    if total == 0:
+        return 0.0, 1.0
+    share, square = found / total, Z * Z
+    middle = share + square / (2 * total)
+    reach = Z * math.sqrt(share * (1 - share) / total + square / (4 * total * total))
+    scale = 1 + square / total
+    return max(0.0, (middle - reach) / scale), min(1.0, (middle + reach) / scale)
+
+
+def standardized(features: Tensor, usual: Tensor) -> Tensor:
+    """Features (n, F) as distances from the mean of the usual ones (m, F), in their standard deviations."""
+    if len(usual) < 2:
+        return features - features.mean(0)
+    return (features - usual.mean(0)) / (usual.std(0) + _NO_SPREAD)
+
+
+def clusters(deviations: Tensor) -> list[list[int]]:
+    """Rows of deviations (n, F) that point the same way: lists of row numbers, the largest first.
+
+    Average linkage by the angle between rows, cut where the silhouette is largest. Directions are compared, since a
+    generator's trace is stronger in some images than in others but of one kind. Rows in groups of fewer than
+    `LEAST_TOGETHER` are in no list; false alarms, each strange in its own way, mostly end there.
+    """
+    from sklearn.cluster import AgglomerativeClustering
+    from sklearn.metrics import silhouette_score
+
+    rows = deviations.numpy()
+    best, labels = -math.inf, torch.zeros(len(rows), dtype=torch.long).numpy()
+    for count in range(2, min(_MOST_CLUSTERS, len(rows) - 1) + 1):
+        found = AgglomerativeClustering(count, linkage="average", metric="cosine").fit_predict(rows)
+        score = silhouette_score(rows, found, metric="cosine")
+        if score > best:
+            best, labels = score, found
+    groups = [[int(row) for row in (labels == label).nonzero()[0]] for label in sorted(set(labels.tolist()))]
+    return sorted((group for group in groups if len(group) >= LEAST_TOGETHER), key=len, reverse=True)
+
+
+def responses(deviations: Tensor, branches: int) -> list[float]:
+    """For each of K branches, how far its features lie from usual: root mean square of deviations (n, K·D)."""
+    per_branch = deviations.unflatten(1, (branches, -1)).square().mean(dim=(0, 2)).sqrt()
+    return [float(value) for value in per_branch]
