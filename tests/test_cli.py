@@ -18,7 +18,7 @@ from lorax.params import Params, load_params
 from lorax.workspace import Workspace
 
 COMMANDS = (
-    *("init", "simulate", "land", "learn", "scenario", "status", "predict", "up", "down", "demo"),
+    *("init", "simulate", "land", "learn", "scenario", "status", "predict", "watch-verdicts", "up", "down", "demo"),
     *("history", "diff", "rollback", "promote", "refuse", "release", "relearn", "delete"),
 )
 HEAVY = {"torch", "timm", "peft", "prefect", "dvc", "matplotlib", "sklearn", "skimage"}
