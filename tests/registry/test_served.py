@@ -22,7 +22,7 @@ def test_a_rollback_and_the_way_back_are_followed(registry: Registry, stream: li
     follower.look()
     registry.rollback(1, by="test", reason="to see it followed")
     follower.look()
-    registry.promote(2, by="test", reason="and back")
+    registry.promote(2, stream[1].state_dir, by="test", reason="and back")
     follower.look()
     assert [model.version for model in served] == [2, 1, 2]
     assert [model.state_digest for model in served] == [stream[1].digest, stream[0].digest, stream[1].digest]
@@ -30,6 +30,6 @@ def test_a_rollback_and_the_way_back_are_followed(registry: Registry, stream: li
 
 
 def test_any_alias_can_be_served(filled: Registry) -> None:
-    assert (filled.aliased("champion").version, filled.aliased("challenger").version) == (3, 3)
-    with pytest.raises(RegistryError, match="no version of .* is its nobody"):
+    assert filled.aliased("champion").version == 3
+    with pytest.raises(RegistryError, match="there is no nobody yet"):
         filled.aliased("nobody")
