@@ -116,6 +116,7 @@ class GateParams(_Section):
     max_drop: float = Field(0.08, ge=0, le=1, description="largest drop of an old task against the champion")
     max_forgetting: float = Field(0.15, ge=0, le=1, description="largest drop against when it was first learned")
     significance: float = Field(0.05, gt=0, le=1, description="a drop with a larger p-value is taken for chance")
+    robustness: float = Field(0.0, ge=0, le=1, description="least accuracy when perturbed over clean; 0: not asked")
     approval: bool = Field(False, description="what passes waits for a person to promote it")
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
@@ -11,6 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
+
+if TYPE_CHECKING:
+    from lorax.learning.assessment import Assessment, CardRow
 
 _DPI = 120
 _LONGEST_PX = 4000
@@ -63,6 +68,49 @@ def confusion_matrix(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> 
     return figure
 
 
+def reliability_diagram(assessment: Assessment) -> Figure:
+    """How often answers of a confidence were right, clean and perturbed; bars show what chance makes of a bin."""
+    found = assessment.reliability
+    figure = Figure(figsize=(4.8 * len(found), 4.9), dpi=_DPI, layout="constrained")
+    for axes, of in zip(np.atleast_1d(figure.subplots(1, len(found))), found, strict=True):
+        confidence, accuracy = [b.confidence for b in of.bins], [b.accuracy for b in of.bins]
+        chance = [1.96 * math.sqrt(b.accuracy * (1 - b.accuracy) / b.images) for b in of.bins]
+        axes.plot((0, 1), (0, 1), color="grey", linestyle="--", linewidth=1)
+        axes.errorbar(confidence, accuracy, yerr=chance, marker="o", markersize=4, linewidth=1, capsize=2)
+        axes.set(xlabel="confidence", ylabel="share that was right", xlim=(0, 1.02), ylim=(0, 1.05), aspect="equal")
+        error = of.error_before if of.error_after is None else of.error_after
+        state = "" if assessment.calibrated else ", uncalibrated"
+        axes.set_title(
+            f"{of.perturbation}{state}: error {100 * error:.1f} %, by chance {100 * of.floor:.1f} %\n"
+            f"{of.images} images in {len(of.bins)} bins of {_range([b.images for b in of.bins])}",
+            fontsize="medium",
+        )
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def robustness_map(card: Sequence[CardRow]) -> Figure:
+    """Accuracy on each task (row), and on all together, under each perturbation (column)."""
+    names, tasks = ([*dict.fromkeys(of)] for of in ((r.perturbation for r in card), (r.task for r in card)))
+    values = np.full((len(tasks), len(names)), np.nan)
+    for row in card:
+        values[tasks.index(row.task), names.index(row.perturbation)] = row.accuracy
+    figure, axes = _grid(len(names), len(tasks))
+    _heat(axes, values, [[f"{100 * v:.0f}" for v in row] for row in values])
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(tasks)), tasks)
+    axes.set(xlabel="perturbation", ylabel="task", title="Robustness: accuracy on perturbed test images, %")
+    return figure
+
+
+def save_trust_figures(directory: Path, assessment: Assessment) -> None:
+    """Write what there is to see of an assessment as PNG files into `directory`, which is made if need be."""
+    directory.mkdir(parents=True, exist_ok=True)
+    _save(reliability_diagram(assessment), directory / "reliability.png")
+    if assessment.card:
+        _save(robustness_map(assessment.card), directory / "robustness.png")
+
+
 def save_figures(
     directory: Path, tasks: Sequence[str], rows: Sequence[Sequence[float]], labels: Sequence[str],
     counts: Sequence[Sequence[int]],
@@ -80,6 +128,11 @@ def save_figures(
     _save(accuracy_matrix(tasks, rows), directory / "accuracy_matrix.png")
     _save(task_lines(tasks, rows), directory / "task_accuracy.png")
     _save(confusion_matrix(labels, counts), directory / "confusion_matrix.png")
+
+
+def _range(numbers: Sequence[int]) -> str:
+    least, most = min(numbers), max(numbers)
+    return f"{least}" if least == most else f"{least} to {most}"
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -6,6 +6,8 @@ of three points is noise, and on 2,000 a drop of half a point is real but harmle
 are compared one by one (McNemar's exact test: of the images that only one of the two got right, too many were the
 champion's); against the accuracy when the task was first learned, whose answers are no longer at hand, two proportions.
 
+Where `gate.robustness` asks for it there is a third: verdicts that collapse when an image was saved again.
+
 Source: McNemar, Note on the sampling error of the difference between correlated proportions (Psychometrika, 1947).
 """
 
@@ -24,14 +26,17 @@ if TYPE_CHECKING:  # these import torch, which a look-up can do without
 
 
 _ROUNDING = 1e-9
+_ALL = "all"
 
 
 @dataclass(frozen=True)
 class TaskVerdict:
     """What the gate says of one task, in one respect.
 
-    `kind` is "new" (the floor), "drop" (against the champion) or "forgetting" (against when it was first learned).
-    `before` is what `after` is compared with: the floor, the champion's accuracy on the same images, or the first one.
+    `kind` is "new" (the floor), "drop" (against the champion), "forgetting" (against when it was first learned), or
+    "robustness" (of all tasks together).
+    `before` is what `after` is compared with: the floor, the champion's accuracy on the same images, the first one, or
+    the least robustness.
     `chance` is the test's p-value, 1 where none was made. NaN in either: it could not be checked.
     """
 
@@ -47,14 +52,29 @@ class TaskVerdict:
         """One line for a person."""
         if self.kind == "new":
             return f"{self.task}: accuracy {100 * self.after:.1f} %, the floor is {100 * self.before:.1f} %"
+        if self.kind == "robustness":
+            return self._robustness
         if math.isnan(self.before):
             return f"{self.task}: could not be compared with the champion"
         against = "the champion has" if self.kind == "drop" else "when first learned"
         figures = f"accuracy {100 * self.after:.1f} %, {against} {100 * self.before:.1f} %"
         return f"{self.task}: {figures} (p = {self.chance:.2g})"
 
+    @property
+    def _robustness(self) -> str:
+        asked = f"at least {100 * self.before:.1f} % is asked for"
+        if math.isnan(self.after):
+            return f"robustness was not measured, {asked}"
+        return f"robustness {100 * self.after:.1f} %, {asked}: mean accuracy on perturbed images, as a share of clean"
 
-def judge(report: Report, rows: Sequence[Sequence[float]], tasks: Sequence[str], gate: GateParams) -> list[TaskVerdict]:
+
+def judge(
+    report: Report,
+    rows: Sequence[Sequence[float]],
+    tasks: Sequence[str],
+    gate: GateParams,
+    robustness: float | None = None,
+) -> list[TaskVerdict]:
     """Judge a challenger task by task; it may pass if every verdict does.
 
     Args:
@@ -62,14 +82,19 @@ def judge(report: Report, rows: Sequence[Sequence[float]], tasks: Sequence[str],
         rows: the challenger's accuracy matrix.
         tasks: names in the matrix's order, the new task last.
         gate: thresholds.
+        robustness: the challenger's, or None where it was not measured.
 
     Returns:
-        One verdict for the new task, and two for each old one. What can't be checked has failed.
+        One verdict for the new task, two for each old one, and one on robustness where that is asked for. What can't be
+        checked has failed.
     """
     new, accuracy = tasks[-1], rows[-1][-1]
     verdicts = [TaskVerdict(new, "new", gate.floor, accuracy, 1.0, accuracy >= gate.floor)]
     for i, task in enumerate(tasks[:-1]):
         verdicts += _judge_old(task, rows[i][i], rows[-1][i], report.against_base.get(task), gate)
+    if gate.robustness > 0:
+        found = math.nan if robustness is None else robustness
+        verdicts.append(TaskVerdict(_ALL, "robustness", gate.robustness, found, 1.0, found >= gate.robustness))
     return verdicts
 
 

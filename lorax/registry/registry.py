@@ -6,26 +6,31 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lorax.errors import RegistryError, StateError
+from lorax.errors import RegistryError
 from lorax.params import GateParams
 from lorax.registry import journal, moves, tracking
-from lorax.registry.gate import judge
 from lorax.registry.journal import Hold
 from lorax.registry.lineage import ancestors
-from lorax.registry.package import delete_model, logged_model, model_address
-from lorax.registry.reading import CHALLENGER, RegisteredModel
-from lorax.registry.versions import MODEL_DESCRIPTION, KnownTask, ModelVersion, describe, version_tags
+from lorax.registry.package import delete_model
+from lorax.registry.reading import RegisteredModel
+from lorax.registry.versions import ModelVersion
 
 if TYPE_CHECKING:  # these import torch, which a look-up can do without
+    from lorax.learning.assessment import Assessment
     from lorax.learning.folder import Report
-    from lorax.learning.state import LearnerState
 
 
 class Registry(RegisteredModel):
     """One registered model and its experiment, with all that changes them; see `RegisteredModel` for what is read."""
 
     def register(
-        self, state_dir: Path, report: Report, *, gate: GateParams, git_commit: str | None = None
+        self,
+        state_dir: Path,
+        report: Report,
+        *,
+        gate: GateParams,
+        git_commit: str | None = None,
+        assessment: Assessment | None = None,
     ) -> ModelVersion:
         """Register a learner state with its runs and figures, and make it champion if the gate lets it.
 
@@ -37,27 +42,26 @@ class Registry(RegisteredModel):
             report: what the episode measured.
             gate: when it may become champion.
             git_commit: commit of the workspace, or None.
+            assessment: how far its verdicts can be trusted, or None where that was not measured.
 
         Returns:
             The version; its `outcome` says whether it is champion now.
 
         Raises:
-            StateError: the state is damaged, or the report belongs to another episode.
+            StateError: the state is damaged, or the report or assessment belongs to another episode.
             RegistryError: MLflow doesn't answer or refuses.
         """
-        from lorax.learning.state import load_state, state_digest
+        from lorax.registry.candidate import make_version, open_candidate
 
         self._require_server()
-        state, digest = load_state(state_dir), state_digest(state_dir)
-        _check_report(state, report)
+        candidate = open_candidate(state_dir, report, assessment, git_commit)
         with self._talking(f"register the state after {report.task!r}"):
-            found = self.find(digest)
+            found = self.find(candidate.digest)
             if found is None:
-                found = self._make(state_dir, state, digest, report, gate, git_commit)
+                found = make_version(self, candidate, gate)
             elif not found.outcome or found.outcome == journal.REFUSED:
-                verdicts = judge(report, state.accuracy, [task.name for task in found.tasks], gate)
-                found = moves.judge_again(self, found, verdicts)
-            moves.decide(self, found, state, gate)
+                found = moves.judge_again(self, found, candidate.judged(gate))
+            moves.decide(self, found, candidate.state, gate)
         return self._version(found.version)
 
     def settle(self) -> ModelVersion | None:
@@ -221,10 +225,11 @@ class Registry(RegisteredModel):
             RegistryError: MLflow doesn't answer or refuses.
         """
         from lorax.learning.state import load_state
+        from lorax.registry.candidate import check_fits
 
         self._require_server()
         state = load_state(state_dir)
-        _check_report(state, reports[-1])
+        check_fits(state, reports[-1])
         with self._talking(f"track scenario {scenario!r}"):
             experiment = tracking.experiment_id(self._client, f"{self.name}-scenarios")
             run_id = run_id or tracking.scenario_run(self._client, experiment, scenario, git_commit)
@@ -232,63 +237,6 @@ class Registry(RegisteredModel):
             tracking.finish_run(self._client, run_id)
         return run_id
 
-    def _make(
-        self,
-        state_dir: Path,
-        state: LearnerState,
-        digest: str,
-        report: Report,
-        gate: GateParams,
-        git_commit: str | None,
-    ) -> ModelVersion:
-        """The episode's run, the model, and last the version that names both."""
-        experiment = tracking.experiment_id(self._client, self.name)
-        parent = self.find(state.parent) if state.parent else None
-        above = tracking.timeline_run(self._client, experiment, parent.line) if parent and parent.line else None
-        run_id = tracking.episode_run(self._client, experiment, above, state, digest, git_commit)
-        tracking.write_episode(self._client, run_id, state, report)
-        model_id = logged_model(self._client, experiment, run_id, self.name, state_dir, state.classes)
-        tracking.finish_run(self._client, run_id)
-        return self._create_version(state, digest, report, gate, run_id, model_id)
-
-    def _create_version(
-        self, state: LearnerState, digest: str, report: Report, gate: GateParams, run_id: str, model_id: str
-    ) -> ModelVersion:
-        tasks = tuple(KnownTask(task.name, task.digest) for task in state.tasks)
-        names = [task.name for task in tasks]
-        metrics = tracking.episode_metrics(state.accuracy, names, report)
-        verdicts = judge(report, state.accuracy, names, gate)
-        tags = version_tags(
-            state_digest=digest,
-            parent_digest=state.parent,
-            tasks=tasks,
-            data_digest=state.revision.digest,
-            data_commit=state.revision.commit,
-            metrics=metrics,
-            verdicts=verdicts,
-        )
-        if self._model() is None:
-            self._client.create_registered_model(self.name, description=MODEL_DESCRIPTION)
-        created = self._client.create_model_version(
-            self.name,
-            source=model_address(model_id),
-            run_id=run_id,
-            tags=tags,
-            description=describe(tasks, metrics, verdicts),
-            model_id=model_id,
-        )
-        self._client.set_registered_model_alias(self.name, CHALLENGER, created.version)
-        return self._version(int(created.version))
-
     def _note(self, kind: str, version: int, by: str, reason: str, task: str = "", digest: str = "") -> None:
         new = journal.entry(kind, version, by=by, reason=reason, task=task, digest=digest)
         journal.write(self._client, self.name, new)
-
-
-def _check_report(state: LearnerState, report: Report) -> None:
-    if not state.tasks or (report.episode, report.task) != (len(state.tasks) - 1, state.tasks[-1].name):
-        newest = state.tasks[-1].name if state.tasks else "nothing"
-        raise StateError(
-            f"the report is of episode {report.episode} ({report.task!r}), but the learner state knows "
-            f"{len(state.tasks)} tasks and learned {newest!r} last. Give the report beside that state."
-        )

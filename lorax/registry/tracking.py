@@ -134,10 +134,9 @@ def write_timeline(client: Any, run_id: str, points: Sequence[Point]) -> None:
         _log_points(client, run_id, sorted(at_step, key=lambda p: p.key == _EVERY_STEP_HAS))
 
 
-def write_episode(client: Any, run_id: str, state: LearnerState, report: Report) -> None:
-    """Fill an episode's run: curves, metrics, parameters, data digests, figures and report."""
-    rows, tasks = state.accuracy, [task.name for task in state.tasks]
-    write_points(client, run_id, [*_curves(report), *points_at(episode_metrics(rows, tasks, report), report.episode)])
+def write_episode(client: Any, run_id: str, state: LearnerState, report: Report, values: Mapping[str, float]) -> None:
+    """Fill an episode's run: curves, metrics (`values`), parameters, data digests, figures and report."""
+    write_points(client, run_id, [*_curves(report), *points_at(values, report.episode)])
     write_params(client, run_id, state, report)
     client.log_inputs(run_id, datasets=_data_inputs(state))
     with TemporaryDirectory(prefix="lorax-") as folder:

@@ -29,8 +29,12 @@ _PROMOTED_AT_TAG, _PROMOTED_BY_TAG = "lorax.promoted_at", "lorax.promoted_by"
 _PART_LENGTH = 4000
 """MLflow keeps up to 5000 characters of a tag; what may be longer, as with fifty tasks, goes into several."""
 
-_HEADLINES = ("average_accuracy", "average_incremental_accuracy", "forgetting")
-"""Metrics that get a tag of their own, for people who read MLflow's model page."""
+_CALIBRATED_TAG = "lorax.calibrated"
+_HEADLINES = (
+    *("average_accuracy", "average_incremental_accuracy", "forgetting"),
+    *("calibration_error", "unknown_auroc", "robustness"),
+)
+"""Metrics that get a tag of their own where there are any, for people who read MLflow's model page."""
 
 
 MODEL_DESCRIPTION = (
@@ -53,8 +57,8 @@ class ModelVersion:
 
     `outcome` is "promoted", "refused", "base moved" (the champion was no longer its parent), "waiting" (for approval),
     or '' where registering was cut off; `reason` says why, `verdicts` is the gate's part of it. `promoted_by` and
-    `promoted_at` tell of the last promotion. `line` names the line of descent, '' until promoted: the digest of its
-    first state.
+    `promoted_at` tell of the last promotion. `calibrated` says whether its probabilities are. `line` names the line of
+    descent, '' until promoted: the digest of its first state.
     """
 
     version: int
@@ -74,6 +78,7 @@ class ModelVersion:
     reason: str = ""
     promoted_at: datetime | None = None
     promoted_by: str = ""
+    calibrated: bool = False
     aliases: tuple[str, ...] = ()
 
     @property
@@ -89,6 +94,7 @@ def version_tags(
     tasks: tuple[KnownTask, ...],
     data_digest: str,
     data_commit: str | None,
+    calibrated: bool,
     metrics: Mapping[str, float],
     verdicts: Sequence[TaskVerdict],
 ) -> dict[str, str]:
@@ -101,9 +107,10 @@ def version_tags(
         **_parts(_TASKS_TAG, [[task.name, task.digest] for task in tasks]),
         "lorax.data_digest": data_digest,
         "lorax.data_commit": data_commit or "",
+        _CALIBRATED_TAG: "yes" if calibrated else "no",
         **_parts(_METRICS_TAG, dict(sorted(metrics.items()))),
         **_parts(_VERDICTS_TAG, _values(verdicts)),
-        **{f"lorax.{name}": f"{metrics[name]:.4f}" for name in _HEADLINES},
+        **{f"lorax.{name}": f"{metrics[name]:.4f}" for name in _HEADLINES if name in metrics},
     }
 
 
@@ -151,6 +158,7 @@ def read_version(found: Any, aliases: tuple[str, ...]) -> ModelVersion:
             reason=tags.get(REASON_TAG, ""),
             promoted_at=datetime.fromisoformat(tags[_PROMOTED_AT_TAG]) if _PROMOTED_AT_TAG in tags else None,
             promoted_by=tags.get(_PROMOTED_BY_TAG, ""),
+            calibrated=tags.get(_CALIBRATED_TAG) == "yes",
             aliases=aliases,
         )
     except (KeyError, ValueError, TypeError) as error:
@@ -166,11 +174,12 @@ def is_ours(found: Any) -> bool:
 
 
 def describe(tasks: Sequence[KnownTask], metrics: Mapping[str, float], verdicts: Sequence[TaskVerdict]) -> str:
-    """A version's description on MLflow's page, the gate's verdicts in a table."""
+    """A version's description on MLflow's page: its model card in short, the gate's verdicts in a table."""
     names = ", ".join(task.name for task in tasks)
     text = (
         f"Episode {len(tasks) - 1}: learned **{tasks[-1].name}**. Knows {names}.\n\n"
-        f"Average accuracy {metrics['average_accuracy']:.4f}, forgetting {metrics['forgetting']:.4f}.\n\n"
+        f"Average accuracy {100 * metrics['average_accuracy']:.1f} %, forgetting {100 * metrics['forgetting']:.1f} %. "
+        f"{_trust(metrics)}The whole card: model_card.md among the run's artifacts.\n\n"
         "| gate | verdict |\n|---|---|\n"
     )
     for verdict in verdicts:
@@ -179,6 +188,21 @@ def describe(tasks: Sequence[KnownTask], metrics: Mapping[str, float], verdicts:
             return text
         text += row
     return text
+
+
+def _trust(metrics: Mapping[str, float]) -> str:
+    """What is known of the verdicts' trustworthiness, in sentences; '' where nothing was measured."""
+    if "calibration_error_before" not in metrics:
+        return ""
+    told = "Uncalibrated: its probabilities are not to be relied on, and it calls nothing unknown. "
+    if "calibration_error" in metrics:
+        error, floor = (100 * metrics[name] for name in ("calibration_error", "calibration_error_floor"))
+        told = f"Calibration error {error:.1f} % ({floor:.1f} % by chance alone). "
+    if "unknown_auroc" in metrics:
+        told += f"What it learned last was unknown to the version before with AUROC {metrics['unknown_auroc']:.2f}. "
+    if "robustness" in metrics:
+        told += f"Robustness {100 * metrics['robustness']:.0f} %: accuracy on perturbed images, as a share of clean. "
+    return told
 
 
 def _values(verdicts: Sequence[TaskVerdict]) -> list[list[Any]]:

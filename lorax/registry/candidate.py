@@ -1,0 +1,130 @@
+"""From what an episode left behind to a model version: its run, the MLflow model, the version over both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lorax.errors import StateError
+from lorax.learning.assessment import Assessment
+from lorax.learning.folder import Report
+from lorax.learning.state import LearnerState, load_state, state_digest
+from lorax.params import GateParams
+from lorax.registry import tracking
+from lorax.registry.card import model_card
+from lorax.registry.gate import TaskVerdict, judge
+from lorax.registry.package import CARD, logged_model, model_address
+from lorax.registry.reading import CHALLENGER
+from lorax.registry.trust import trust_metrics, write_trust
+from lorax.registry.versions import MODEL_DESCRIPTION, KnownTask, ModelVersion, describe, version_tags
+
+if TYPE_CHECKING:
+    from lorax.registry.registry import Registry
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A learner state that is to become a version, and all that was measured of it."""
+
+    state_dir: Path
+    state: LearnerState
+    digest: str
+    report: Report
+    assessment: Assessment | None
+    git_commit: str | None
+
+    @property
+    def names(self) -> list[str]:
+        """Of the tasks known, in the order of learning."""
+        return [task.name for task in self.state.tasks]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """All that is logged of it, by name."""
+        return tracking.episode_metrics(self.state.accuracy, self.names, self.report) | trust_metrics(self.assessment)
+
+    def judged(self, gate: GateParams) -> list[TaskVerdict]:
+        """What the gate says of it."""
+        robustness = self.assessment.robustness if self.assessment else None
+        return judge(self.report, self.state.accuracy, self.names, gate, robustness)
+
+
+def open_candidate(state_dir: Path, report: Report, assessment: Assessment | None, git_commit: str | None) -> Candidate:
+    """Read the state and hold report and assessment to it.
+
+    Raises:
+        StateError: the state is damaged, or one of the two belongs to another episode.
+    """
+    state = load_state(state_dir)
+    check_fits(state, report)
+    if assessment:
+        check_fits(state, assessment)
+    return Candidate(state_dir, state, state_digest(state_dir), report, assessment, git_commit)
+
+
+def check_fits(state: LearnerState, measured: Report | Assessment) -> None:
+    """Refuse what was measured after another episode than the state's last.
+
+    Raises:
+        StateError: it was.
+    """
+    if not state.tasks or (measured.episode, measured.task) != (len(state.tasks) - 1, state.tasks[-1].name):
+        newest, what = state.tasks[-1].name if state.tasks else "nothing", type(measured).__name__.lower()
+        raise StateError(
+            f"the {what} is of episode {measured.episode} ({measured.task!r}), but the learner state knows "
+            f"{len(state.tasks)} tasks and learned {newest!r} last. Give the {what} beside that state."
+        )
+
+
+def make_version(registry: Registry, candidate: Candidate, gate: GateParams) -> ModelVersion:
+    """The episode's run, the model, and last the version that names both."""
+    client, state = registry._client, candidate.state
+    experiment = tracking.experiment_id(client, registry.name)
+    parent = registry.find(state.parent) if state.parent else None
+    above = tracking.timeline_run(client, experiment, parent.line) if parent and parent.line else None
+    run_id = tracking.episode_run(client, experiment, above, state, candidate.digest, candidate.git_commit)
+    card = model_card(registry.name, candidate)
+    _fill_run(registry, run_id, candidate, card)
+    model_id = logged_model(client, experiment, run_id, registry.name, candidate.state_dir, state.classes, card)
+    tracking.finish_run(client, run_id)
+    return _create_version(registry, candidate, gate, run_id, model_id)
+
+
+def _fill_run(registry: Registry, run_id: str, candidate: Candidate, card: str) -> None:
+    """Metrics, parameters, data, figures and files."""
+    client, assessment = registry._client, candidate.assessment
+    tracking.write_episode(client, run_id, candidate.state, candidate.report, candidate.metrics)
+    if assessment:
+        write_trust(client, run_id, assessment)
+    client.log_text(run_id, card, CARD)
+
+
+def _create_version(
+    registry: Registry, candidate: Candidate, gate: GateParams, run_id: str, model_id: str
+) -> ModelVersion:
+    client, state, metrics = registry._client, candidate.state, candidate.metrics
+    tasks = tuple(KnownTask(task.name, task.digest) for task in state.tasks)
+    verdicts = candidate.judged(gate)
+    tags = version_tags(
+        state_digest=candidate.digest,
+        parent_digest=state.parent,
+        tasks=tasks,
+        data_digest=state.revision.digest,
+        data_commit=state.revision.commit,
+        calibrated=state.calibration is not None,
+        metrics=metrics,
+        verdicts=verdicts,
+    )
+    if registry._model() is None:
+        client.create_registered_model(registry.name, description=MODEL_DESCRIPTION)
+    created = client.create_model_version(
+        registry.name,
+        source=model_address(model_id),
+        run_id=run_id,
+        tags=tags,
+        description=describe(tasks, metrics, verdicts),
+        model_id=model_id,
+    )
+    client.set_registered_model_alias(registry.name, CHALLENGER, created.version)
+    return registry._version(int(created.version))

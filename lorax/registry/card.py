@@ -1,0 +1,230 @@
+"""The model card of a version, in Markdown: every figure in it was measured, every fact recorded."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import lorax
+from lorax.learning.assessment import ALL, Assessment, CardRow
+from lorax.learning.state import LearnerState
+from lorax.network.backbone import BackboneIdentity, import_timm
+from lorax.registry.limits import limits
+
+if TYPE_CHECKING:
+    from lorax.registry.candidate import Candidate
+
+_PARAMETERS = {
+    "lora": ("rank", "alpha"),
+    "training": ("epochs", "batch_size", "learning_rate", "views", "augmentation"),
+    "exemplars": ("budget",),
+    "calibration": ("per_class", "false_alarms", "undecided_below"),
+    "run": ("seed",),
+}
+_DIGITS = 12
+
+
+def model_card(model: str, candidate: Candidate) -> str:
+    """The card of what an episode left.
+
+    Args:
+        model: name of the registered model.
+        candidate: the learner state, and what was measured of it.
+    """
+    state, assessment = candidate.state, candidate.assessment
+    sections = [
+        _head(model, candidate),
+        _knowledge(state),
+        _learning(state),
+        _accuracy(candidate),
+        *(section(assessment) for section in (_calibration, _unknown, _robustness) if assessment),
+        ["## Limits", "", *(f"- {limit}" for limit in limits(state, assessment))],
+        _use(state),
+    ]
+    return "\n\n".join("\n".join(lines) for lines in sections) + "\n"
+
+
+def backbone_licence(backbone: BackboneIdentity) -> str:
+    """Under which licence the frozen backbone's weights come, as far as is known here."""
+    if backbone.source == "shipped":
+        return "MIT, with lorax"
+    licence = None
+    if backbone.source == "hub":
+        config = import_timm().models.get_pretrained_cfg(backbone.name)
+        licence = config.license if config else None
+    return f"{licence}, by timm's word" if licence else "not known here: look it up where the weights come from"
+
+
+def _head(model: str, candidate: Candidate) -> list[str]:
+    state = candidate.state
+    facts = {
+        "registered model": f"`{model}`",
+        "learner state": f"`{candidate.digest}`",
+        "grew from": f"state `{state.parent}`" if state.parent else "nothing: this is the first task",
+        "data revision": f"data.dvc `{state.revision.digest}`, git commit `{state.revision.commit or 'none'}`",
+        "made with": f"lorax {lorax.__version__}",
+        "verdicts": "calibrated" if state.calibration else "**uncalibrated**",
+    }
+    return [
+        f"# Model card: {model}, episode {len(state.tasks) - 1} ({state.tasks[-1].name})",
+        "",
+        "An image in, a verdict out: real, synthetic by a generator that it knows, synthetic by an unknown one, or "
+        "undecided. Every figure here was measured on test images when this version was made.",
+        "",
+        *_table(("", ""), facts.items()),
+    ]
+
+
+def _knowledge(state: LearnerState) -> list[str]:
+    exemplars = Counter(e.class_id for e in state.exemplars)
+    held_out = Counter(e.class_id for e in state.calibration_memory)
+    rows = (
+        (e.label, e.task, "real" if e.is_real else "synthetic", exemplars[e.id], held_out[e.id])
+        for e in state.classes.entries
+    )
+    digests = ((task.name, f"`{task.digest}`") for task in state.tasks)
+    return [
+        "## What it knows",
+        "",
+        *_table(("class", "task", "kind", "exemplars", "calibration images"), rows),
+        "",
+        f"In all {len(state.exemplars)} exemplars, which are shown again in training, and "
+        f"{len(state.calibration_memory)} calibration images, which no network was ever trained on.",
+        "",
+        *_table(("task", "data digest"), digests),
+    ]
+
+
+def _learning(state: LearnerState) -> list[str]:
+    backbone = state.backbone
+    known = ((section, key, state.parameters.get(section, {}).get(key)) for section in _PARAMETERS
+             for key in _PARAMETERS[section])  # fmt: skip
+    values = [f"`{section}.{key}` {value}" for section, key, value in known if value is not None]
+    return [
+        "## How it was learned",
+        "",
+        f"One LoRA branch for each task on a frozen {backbone.name} (weights: {Path(backbone.source).name}, sha256 "
+        f"`{backbone.sha256[:_DIGITS]}`), which sees squares of {backbone.crop} pixels; one linear "
+        f"head over all classes. Last episode: {', '.join(values)}. All parameters are in the state's learner.json and "
+        "in the run.",
+        "",
+        f"Licence of the backbone's weights: {backbone_licence(backbone)}.",
+    ]
+
+
+def _accuracy(candidate: Candidate) -> list[str]:
+    state, report, metrics = candidate.state, candidate.report, candidate.metrics
+    rows = (
+        (name, _percent(state.accuracy[-1][i]), _percent(state.accuracy[i][i]), _percent(report.binary_accuracy[name]))
+        for i, name in enumerate(candidate.names)
+    )
+    return [
+        "## Accuracy on each task",
+        "",
+        *_table(("task", "now", "when it was learned", "real or synthetic, whichever generator"), rows),
+        "",
+        f"Average {_percent(metrics['average_accuracy'])}, forgetting {_percent(metrics['forgetting'])}.",
+    ]
+
+
+def _calibration(found: Assessment) -> list[str]:
+    rows = (
+        (r.perturbation, r.images, _percent(r.error_before), _percent(r.error_after), _percent(r.floor),
+         _number(r.loss_before), _number(r.loss_after))
+        for r in found.reliability
+    )  # fmt: skip
+    columns = ("images", "number", "error before", "error after", "error by chance", "log loss before", "after")
+    return [
+        "## Calibration",
+        "",
+        "How far confidence and the share of right answers lie apart, before and after calibration; by chance: what "
+        "perfect probabilities would show on so many images.",
+        "",
+        *_table(columns, rows),
+    ]
+
+
+def _unknown(found: Assessment) -> list[str]:
+    told = found.foreseen
+    if told is None:
+        why = "there was no calibrated version before this one" if found.calibrated else "the version is not calibrated"
+        return ["## Unknown generators", "", f"Not measured: {why}."]
+    rows = [
+        ("AUROC of strangeness", _number(told.auroc)),
+        ("found at the version's own threshold", _percent(told.detection)),
+        ("found at a threshold with 5 % false alarms", _percent(told.detection_at_5)),
+        ("false alarms at the version's own threshold", _percent(told.false_alarms)),
+        ("false alarms that the threshold was set for", _percent(told.stated_false_alarms)),
+        ("real images of the new task called strange", _percent(told.new_reals)),
+    ]
+    return [
+        "## Unknown generators",
+        "",
+        f"What the version before this one made of {found.task}, before it was learned: of its synthetic test images "
+        ""
+        "against the test images of all tasks known then.",
+        "",
+        *_table((f"{found.task}, not yet learned", ""), rows),
+    ]
+
+
+def _robustness(found: Assessment) -> list[str]:
+    if not found.card:
+        return ["## Robustness", "", "Not measured: `robustness.per_class` was 0."]
+    of_all = [row for row in found.card if row.task == ALL]
+    rows = (
+        (r.perturbation, _percent(r.accuracy), _number(r.auroc), _percent(r.calibration_error), _percent(r.unknown))
+        for r in of_all
+    )
+    columns = ("perturbation", "accuracy", "real or synthetic, AUROC", "calibration error", "called strange")
+    return [
+        "## Robustness",
+        "",
+        f"{of_all[0].images} test images of all tasks, real and synthetic alike. Mean accuracy under the "
+        f"perturbations: {_percent(found.robustness)} of that on the clean images.",
+        "",
+        *_table(columns, rows),
+        "",
+        "Accuracy on each task:",
+        "",
+        *_by_task(found.card, [row.perturbation for row in of_all]),
+    ]
+
+
+def _by_task(card: Sequence[CardRow], names: Sequence[str]) -> Iterator[str]:
+    tasks = dict.fromkeys(row.task for row in card if row.task != ALL)
+    accuracy = {(row.task, row.perturbation): row.accuracy for row in card}
+    return _table(("task", *names), ((task, *(_percent(accuracy[task, name]) for name in names)) for task in tasks))
+
+
+def _use(state: LearnerState) -> list[str]:
+    return [
+        "## Use",
+        "",
+        "Meant for sorting images and as one hint among several, by people who know the limits above. Not meant as "
+        "evidence by itself, for accusing anybody, or for decisions that nobody looks at.",
+        "",
+        "    lorax history                                # which version this state became",
+        "    lorax predict photo.jpg --version VERSION --explain",
+        "    lorax serve",
+        "",
+        f"In Python: `lorax.predictor.Predictor.open(state directory)`. MLflow's model takes base64 images. The answer "
+        f"names one of {len(state.classes)} classes' generators, `real`, `synthetic:unknown` or `undecided`.",
+    ]
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
+    yield f"| {' | '.join(columns)} |"
+    yield "|---" * len(columns) + "|"
+    for row in rows:
+        yield f"| {' | '.join(str(cell) for cell in row)} |"
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f} %"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"

@@ -1,0 +1,95 @@
+"""What a version must not be relied on for, read off its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lorax.learning.assessment import ALL, Assessment, CardRow, Reliability
+from lorax.learning.state import LearnerState
+from lorax.learning.unknown import Foreseen
+
+_KEPT = 0.9
+"""Below this share of the clean accuracy, a perturbation is named as one that verdicts don't survive."""
+
+_CLEARLY = 2.0
+"""How many times over what is expected (chance's error, the stated false alarms) a figure is worth a warning."""
+
+
+def limits(state: LearnerState, assessment: Assessment | None) -> Iterator[str]:
+    """One sentence for each limit, those that are always there last."""
+    if state.calibration is None:
+        yield (
+            "**Uncalibrated**: probabilities are the network's own, which tend to be too sure, and no image is ever "
+            "called unknown: that of a generator it never saw is called real, or by another's name."
+        )
+    if assessment is None:
+        yield "How far its verdicts can be trusted (calibration, unknown generators, robustness) was not measured."
+    else:
+        yield from _measured(assessment)
+    names = [task.name for task in state.tasks]
+    weakest = min(range(len(names)), key=lambda i: state.accuracy[-1][i])
+    yield f"Weakest on {names[weakest]}: accuracy {100 * state.accuracy[-1][weakest]:.1f} %."
+    yield f"It knows the {len(state.classes)} classes above, and real images only as these data sets have them."
+    yield (
+        f"It looks at squares of {state.backbone.crop} pixels: the centre, and of images with twice the side also the "
+        "quarters' centres. What was edited elsewhere is not seen. All figures above are of centres."
+    )
+    if state.backbone.source == "shipped":
+        yield "The shipped backbone is a small one for trying things out: it never saw a real generator's images."
+
+
+def _measured(found: Assessment) -> Iterator[str]:
+    rows = {row.perturbation: row for row in found.card if row.task == ALL}
+    clean = rows.pop("clean", None)
+    if clean is None:
+        yield "Robustness was not measured: don't trust verdicts on images that were saved again or scaled."
+    else:
+        yield from _perturbed(clean, list(rows.values()))
+    for of in found.reliability:
+        yield from _unreliable(of)
+    if found.foreseen:
+        yield from _unforeseen(found.task, found.foreseen)
+    elif found.calibrated:
+        yield "How well it tells unknown generators was not measured: it takes a second task for that."
+
+
+def _perturbed(clean: CardRow, rows: list[CardRow]) -> Iterator[str]:
+    lost = sorted((row for row in rows if row.accuracy < _KEPT * clean.accuracy), key=lambda row: row.accuracy)
+    if not lost:
+        yield f"The card's perturbations took at most {1 - _KEPT:.0%} of the clean accuracy; others were not tried."
+        return
+    named = ", ".join(f"{row.perturbation} {100 * row.accuracy:.1f} %" for row in lost)
+    yield (
+        f"Don't trust verdicts on images that went through what is named here: accuracy falls from "
+        f"{100 * clean.accuracy:.1f} % to {named}."
+    )
+
+
+def _unreliable(of: Reliability) -> Iterator[str]:
+    error = of.error_before if of.error_after is None else of.error_after
+    if error > _CLEARLY * of.floor:
+        confidence = sum(b.confidence * b.images for b in of.bins) / of.images
+        right = sum(b.accuracy * b.images for b in of.bins) / of.images
+        which = "too sure" if confidence > right else "not sure enough"
+        yield (
+            f"On {of.perturbation} images probabilities are {which}: {100 * confidence:.1f} % on average, where "
+            f"{100 * right:.1f} % of the answers are right (calibration error {100 * error:.1f} %, "
+            f"{100 * of.floor:.1f} % by chance)."
+        )
+
+
+def _unforeseen(task: str, told: Foreseen) -> Iterator[str]:
+    yield (
+        f"Not every new generator is noticed: of {task}'s images, before it was learned, "
+        f"{100 * told.detection:.1f} % were called strange; the others got a known name, or passed for real."
+    )
+    if told.false_alarms > _CLEARLY * told.stated_false_alarms:
+        yield (
+            f"More known images are called strange than was asked for: {100 * told.false_alarms:.1f} % instead of "
+            f"{100 * told.stated_false_alarms:.1f} %, in the version before."
+        )
+    if told.new_reals is not None and told.new_reals > _CLEARLY * told.stated_false_alarms:
+        yield (
+            f"Real images from a new source may look strange: of {task}'s, before it was learned, "
+            f"{100 * told.new_reals:.1f} % did."
+        )
