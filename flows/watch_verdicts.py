@@ -105,7 +105,7 @@ class _Watch:
         status.stop()
         if change == "rising":
             self.rises += 1
-            self.teller.tell_rise(report(self.window, predictor, self.watch_dir), str(self.window))
+            self.teller.tell_rise(report(self.window, predictor, self.watch_dir), str(self.window), self.images)
         else:
             self.teller.tell(change, self.window)
         status.start()
@@ -150,11 +150,11 @@ class Teller:
         else:
             self.out.print(f"{count:,} images: {window}" if count else "no images", markup=False)
 
-    def tell_rise(self, rise: Rise, share: str) -> None:
-        """Tell of a rise, Prefect's server too."""
+    def tell_rise(self, rise: Rise, share: str, count: int) -> None:
+        """Tell of a rise, after so many images; Prefect's server too."""
         not_announced = self._announced(rise)
         if self.as_json:
-            self._write({"change": "rising", **rise.summary, "announced": not not_announced})
+            self._write({"change": "rising", **rise.summary, "images": count, "announced": not not_announced})
         else:
             self._print_rise(rise, share)
         if not_announced:
