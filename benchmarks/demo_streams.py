@@ -51,10 +51,11 @@ def learned(files: TaskFiles, tasks: Sequence[Task], params: Params, home: Path)
 
 @dataclass(frozen=True)
 class Looked:
-    """What a learner says of N images: features (N, K·D) and logits (N, C)."""
+    """What a learner says of N images: features (N, K·D), logits (N, C) and textures (N, L·D)."""
 
     features: Tensor
     logits: Tensor
+    textures: Tensor
 
 
 class Observer:
@@ -69,8 +70,9 @@ class Observer:
         question = Question.of_centers(samples, change)
         read = question.read_files(self._files.fetch, self._network.crop)
         features = question.answers(self._store, self._network, read, self._params.run.batch_size)
+        textures = question.textures(self._store, self._network, read, self._params.run.batch_size)
         with torch.no_grad():
-            return Looked(features, self._network.head(features))
+            return Looked(features, self._network.head(features), textures)
 
     def ids(self, samples: Sequence[Sample]) -> Tensor:
         return torch.tensor(self.state.classes.ids(samples))

@@ -5,9 +5,10 @@ unknown ones, and all test images of the four learned tasks, real and synthetic,
 
     probability    minus the largest answer's probability (Hendrycks and Gimpel, ICLR 2017)
     energy         minus the log of the summed exponentials of the logits (Liu et al., NeurIPS 2020)
-    class means    the Euclidean distance to the nearest class mean in the concatenated features
-    neighbours     the distance to the fifth nearest calibration image, features normalised (Sun et al., ICML 2022)
-    strangeness    what lorax uses: the Mahalanobis distance with a shrunk covariance (lorax/learning/strangeness.py)
+    class means    the Euclidean distance to the nearest class mean in the branches' concatenated features
+    neighbours     the distance to the fifth nearest calibration image there, normalised (Sun et al., ICML 2022)
+    Mahalanobis    the distance to the nearest class mean there, with a shrunk covariance
+    strangeness    what lorax uses: that distance between textures (lorax/learning/strangeness.py)
 
 All are fitted on the calibration memory alone.
 """
@@ -28,6 +29,7 @@ from benchmarks.measure import report
 from lorax.data.simulate import DEMO_TASKS
 from lorax.learning.reliability import answers_of
 from lorax.learning.state import LearnerState
+from lorax.learning.strangeness import Distance
 from lorax.learning.unknown import auroc
 from lorax.params import Params, load_params
 
@@ -41,13 +43,16 @@ def scores(state: LearnerState, memory: Looked) -> dict[str, Score]:
     """The scores of a learner, fitted to what it says of its calibration memory."""
     assert state.calibration is not None
     fitted, normal = state.calibration, F.normalize(memory.features, dim=1)
-    means = fitted.distance.means
+    ids = torch.tensor([entry.class_id for entry in state.calibration_memory])
+    among_features = Distance.fit(memory.features, ids)
+    means = among_features.means
     return {
         "probability": lambda x: -answers_of(fitted.probabilities(x.logits), state.classes).max(dim=1).values,
         "energy": lambda x: -x.logits.logsumexp(dim=1),
         "class means": lambda x: torch.cdist(x.features, means).min(dim=1).values,
         "neighbours": lambda x: torch.cdist(F.normalize(x.features, dim=1), normal).topk(5, largest=False).values[:, 4],
-        OURS: lambda x: fitted.strangeness(x.features),
+        "Mahalanobis": lambda x: among_features.squared(x.features),
+        OURS: lambda x: fitted.strangeness(x.textures),
     }
 
 

@@ -155,12 +155,14 @@ class Predictor:
     @torch.no_grad()
     def _ask(self, crops: Pixels) -> tuple[Tensor, Tensor, Tensor]:
         """Features (B, K·D), probabilities (B, C) and strangeness (B,; NaN without calibration), on the CPU."""
-        features = self.network.features(torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous())
+        images = torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous()
+        features = self.network.features(images)
         logits = self.network.head(features)
         if self.calibration is None:
             probabilities, strangeness = logits.softmax(dim=1), torch.full((len(crops),), math.nan)
         else:
-            probabilities, strangeness = self.calibration.probabilities(logits), self.calibration.strangeness(features)
+            probabilities = self.calibration.probabilities(logits)
+            strangeness = self.calibration.strangeness(self.network.texture(images))
         return features.cpu(), probabilities.double().cpu(), strangeness.double().cpu()
 
     def _decide(self, source: str, probabilities: Tensor, strangeness: Tensor, crops: int) -> Verdict:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lorax.data.images import Images
 from lorax.data.perturbations import UNCHANGED, Perturbation
-from lorax.network.features import CENTER, FeatureStore, OnKept, Read, Views, views_of
+from lorax.network.features import CENTER, TEXTURE, FeatureStore, OnKept, Read, Views, views_of
 from lorax.network.network import Network
 from lorax.network.team import ALONE, Team
 from lorax.stream import Sample
@@ -85,3 +85,11 @@ class Question:
         self.ask(store, network, read, batch_size, on_kept, team)
         kept = store.kept(network, range(network.branches), self.views, batch_size)
         return torch.cat([part.take() for part in kept], dim=1)
+
+    def textures(
+        self, store: FeatureStore, network: Network, read: Read, batch_size: int, on_kept: OnKept | None = None
+    ) -> Tensor:
+        """The images' textures, (N, L·D) on the CPU, asked for now or before."""
+        store.keep(network, [TEXTURE], self.views, read, batch_size, on_kept)
+        [kept] = store.kept(network, [TEXTURE], self.views, batch_size)
+        return kept.take()

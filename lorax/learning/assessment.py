@@ -124,7 +124,7 @@ class Assessment:
 class Said:
     """What a version says of N images whose classes are known."""
 
-    features: Tensor  # (N, K·D)
+    textures: Tensor  # (N, L·D)
     logits: Tensor  # (N, C)
     ids: Tensor  # (N,)
 
@@ -156,7 +156,8 @@ def assess(
         read = question.read_files(fetch, network.crop)
         told = None if on_progress is None else lambda d, t: on_progress(d, t, f"{change.name}: asking the branches")
         features = question.answers(store, network, read, params.run.batch_size, told)
-        return Said(features, _logits(network, features), torch.tensor(state.classes.ids(samples)))
+        textures = question.textures(store, network, read, params.run.batch_size)
+        return Said(textures, _logits(network, features), torch.tensor(state.classes.ids(samples)))
 
     clean = look([sample for task in tasks for sample in task.test])
     sampled = [sample for task in tasks for sample in sample_of(task, params.robustness.per_class)]
@@ -171,7 +172,7 @@ def assess(
             if change is UNCHANGED or sampled
         ],
         card=[row for name, said in looks.items() for row in _card_rows(state, name, said)],
-        foreseen=foreseen(base, clean.features, [len(task.test) for task in tasks], tasks[-1]),
+        foreseen=foreseen(base, clean.textures, [len(task.test) for task in tasks], tasks[-1]),
         seconds=time.perf_counter() - started,
     )
     found.write(folder.assessment_path)
@@ -225,7 +226,7 @@ def _card_rows(state: LearnerState, perturbation: str, said: Said) -> Iterator[C
     answers, right = _answers(state, said), right_answers(said.ids, state.classes)
     strange = None
     if state.calibration:
-        strange = state.calibration.strangeness(said.features) > state.calibration.threshold
+        strange = state.calibration.strangeness(said.textures) > state.calibration.threshold
     of_task = [entry.task for entry in state.classes.entries]
     names = [of_task[i] for i in said.ids.tolist()]
     for task in (*(known.name for known in state.tasks), ALL):

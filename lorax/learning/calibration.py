@@ -54,30 +54,30 @@ class Calibration:
 
     @classmethod
     def fit(
-        cls, features: Tensor, logits: Tensor, ids: Tensor, classes: ClassTable, false_alarms: float
+        cls, textures: Tensor, logits: Tensor, ids: Tensor, classes: ClassTable, false_alarms: float
     ) -> Calibration:
         """Fit to the calibration images of every class.
 
         Args:
-            features: (n, K·D) of the images.
+            textures: (n, L·D) of the images, as the frozen backbone gives them.
             logits: (n, C) of the images.
             ids: (n,) their classes.
             classes: the class table.
             false_alarms: see above.
         """
         temperature, bias = fit_probabilities(logits, ids, classes)
-        squared = _as_if_new(features, ids)
+        squared = _as_if_new(textures, ids)
         unit = max(float(squared.median()), _TINY)
         scores = (squared / unit).sort().values
-        return cls(temperature, bias, Distance.fit(features, ids), scores, unit, false_alarms)
+        return cls(temperature, bias, Distance.fit(textures, ids), scores, unit, false_alarms)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Calibrated class probabilities of logits (B, C), on the CPU."""
         return (logits.double().cpu() / self.temperature + self.bias).softmax(dim=1)
 
-    def strangeness(self, features: Tensor) -> Tensor:
-        """How far features (B, K·D) lie from the nearest class, (B,): the median calibration image's is 1."""
-        return self.distance.squared(features) / self.unit
+    def strangeness(self, textures: Tensor) -> Tensor:
+        """How far textures (B, L·D) lie from the nearest class, (B,): the median calibration image's is 1."""
+        return self.distance.squared(textures) / self.unit
 
     @cached_property
     def threshold(self) -> float:
@@ -130,18 +130,18 @@ def fit_probabilities(logits: Tensor, ids: Tensor, classes: ClassTable) -> tuple
     return float((-found[0]).exp()), found[1:].clone()
 
 
-def _as_if_new(features: Tensor, ids: Tensor) -> Tensor:
+def _as_if_new(textures: Tensor, ids: Tensor) -> Tensor:
     """The squared distance of each image (n,), fitted to the images of the other folds."""
     folds = min(_FOLDS, int(ids.bincount()[ids.unique()].min()))
     if folds < 2:
-        return Distance.fit(features, ids).squared(features)
+        return Distance.fit(textures, ids).squared(textures)
     order = torch.argsort(ids, stable=True)
     fold = torch.empty_like(ids)
     fold[order] = torch.arange(len(ids)) % folds
     squared = torch.empty(len(ids), dtype=torch.double)
     for k in range(folds):
         new = fold == k
-        squared[new] = Distance.fit(features[~new], ids[~new]).squared(features[new])
+        squared[new] = Distance.fit(textures[~new], ids[~new]).squared(textures[new])
     return squared
 
 

@@ -42,7 +42,8 @@ def recalibrated(
     question = Question.of_centers(samples)
     read = question.read_files(fetch, network.crop)
     features = question.answers(store, network, read, params.run.batch_size)
+    textures = question.textures(store, network, read, params.run.batch_size)
     with torch.no_grad():
         logits = network.head(features.to(network.device)).cpu()
     ids = torch.tensor([entry.class_id for entry in state.calibration_memory])
-    return Calibration.fit(features, logits, ids, state.classes, params.calibration.false_alarms)
+    return Calibration.fit(textures, logits, ids, state.classes, params.calibration.false_alarms)

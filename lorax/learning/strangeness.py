@@ -1,6 +1,6 @@
-"""How unlike everything learned an image is: the Mahalanobis distance to the nearest class in the features' space.
+"""How unlike everything learned an image is: the Mahalanobis distance of its texture to the nearest class.
 
-One covariance is shared by all classes and estimated from few images in many dimensions (n images, F = K·D features,
+One covariance is shared by all classes and estimated from few images in many dimensions (n images, F = L·D features,
 n < F), so it is shrunk towards a multiple of the identity, by as much as Ledoit and Wolf's formula asks. What remains
 is a matrix of rank n plus that multiple, so that neither F x F numbers nor their inverse are ever formed.
 

@@ -35,20 +35,19 @@ class Foreseen:
     new_reals: float | None
 
 
-def foreseen(base: LearnerState, features: Tensor, counts: Sequence[int], task: Task) -> Foreseen | None:
+def foreseen(base: LearnerState, textures: Tensor, counts: Sequence[int], task: Task) -> Foreseen | None:
     """What `base` says of the task that was learned on top of it; None where it is not calibrated.
 
     Args:
-        base: the version before, whose branches are the first of the present network's.
-        features: (N, K·D) what the present network's branches say of all test images, the new task's last.
+        base: the version before.
+        textures: (N, L·D) of all test images, the new task's last.
         counts: how many test images each task has.
         task: the new one.
     """
     fitted = base.calibration
     if fitted is None:
         return None
-    width = base.head_weight.shape[1]
-    parts = fitted.strangeness(features[:, :width]).split(list(counts))
+    parts = fitted.strangeness(textures).split(list(counts))
     known, is_synthetic = torch.cat(parts[:-1]), torch.tensor([s.class_index != 0 for s in task.test])
     unknown, reals = parts[-1][is_synthetic], parts[-1][~is_synthetic]
     found = auroc(unknown, known)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from lorax.errors import BackboneError
 from lorax.network.branch import Branch, LiveBranch, fresh_branch
 from lorax.network.convit import use_fast_attention
+from lorax.network.listening import hearing, make_audible
 from lorax.network.stack import make_stackable, stacked
 from lorax.params import BackboneParams, LoraParams
 
@@ -69,7 +70,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.identity = identity
         self.width = int(model.num_features)
-        self.model: nn.Module = model.requires_grad_(False).eval()
+        self.model: Any = model.requires_grad_(False).eval()
         self._branches: list[Branch] = []
         self._linears = {
             name: module
@@ -77,6 +78,8 @@ class Backbone(nn.Module):
             if isinstance(module, nn.Linear) and not name.endswith(".pos_proj")  # convit.py counts on these as they are
         }
         make_stackable(self._linears)
+        self._layers = [self.model.patch_embed, *self.model.blocks[:-1]]  # the last block may give one token only
+        make_audible(self._layers)
         self._stack = _Stack()
         self.register_buffer("mean", torch.tensor(identity.mean).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(identity.std).view(1, 3, 1, 1) * 255, persistent=False)
@@ -134,6 +137,24 @@ class Backbone(nn.Module):
         """What the frozen backbone says without any branch: bytes (B, 3, crop, crop) -> (B, D)."""
         feature: Tensor = self.model(self._normalised(images))
         return feature
+
+    @property
+    def texture_width(self) -> int:
+        """L·D."""
+        return len(self._layers) * self.width
+
+    @torch.no_grad()
+    def texture(self, images: Tensor) -> Tensor:
+        """What the frozen layers say on average over an image, without any branch: bytes as above -> (B, L·D).
+
+        The layers are the patch embedding and every block but the last. What a generator leaves everywhere in an image
+        adds up in such a mean, whatever the image shows.
+
+        Source: the averages over positions of every layer that Lee et al. (NeurIPS 2018) detect strange images by.
+        """
+        with hearing() as parts:
+            self.model(self._normalised(images))
+        return torch.cat(parts, dim=1)
 
     def _pass(self, pixels: Tensor, stack: _Stack, part: range) -> Tensor:
         """One pass of the model over the branches `part` of a stack: (B, 3, crop, crop) -> (B, G·D)."""

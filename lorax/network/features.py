@@ -50,6 +50,9 @@ _CODE = 1
 CENTER = -1
 """In place of a corner's coordinates: the crop in the middle, wherever that is."""
 
+TEXTURE = -1
+"""In place of a branch: the texture, which the backbone gives without any (see `Backbone.texture`)."""
+
 _CHECKED_AT_ONCE = 8192
 
 
@@ -86,7 +89,7 @@ class FeatureStore:
     def keep(
         self,
         network: Network,
-        branches: range,
+        branches: Sequence[int],
         views: Views,
         read: Read,
         batch_size: int,
@@ -97,7 +100,7 @@ class FeatureStore:
 
         Args:
             network: whose branches.
-            branches: which of them.
+            branches: which of them; TEXTURE stands for the backbone without any.
             views: (N,) names.
             read: gives the images; asked only for views that some branch lacks, and once for all branches that do.
             batch_size: the one size that every batch has.
@@ -118,7 +121,7 @@ class FeatureStore:
         def ask(batch: tuple[NDArray[np.int64], list[int]]) -> list[NDArray[np.float32]]:
             rows, who = batch
             images = read(rows)[torch.arange(batch_size) % len(rows)].to(network.device)
-            said = [network.features(images, range(branches[i], branches[i] + 1)) for i in who]
+            said = [_said(network, images, branches[i]) for i in who]
             return [features[: len(rows)].cpu().numpy() for features in said]
 
         mine = batches[team.rank :: team.size]
@@ -133,7 +136,7 @@ class FeatureStore:
         if on_kept and total:
             on_kept(total, total)
 
-    def kept(self, network: Network, branches: range, views: Views, batch_size: int) -> list[Kept]:
+    def kept(self, network: Network, branches: Sequence[int], views: Views, batch_size: int) -> list[Kept]:
         """What each branch said of `views`, which `keep` has seen to before."""
         return [self._shelf(network, k, batch_size).use(views) for k in branches]
 
@@ -171,10 +174,11 @@ class FeatureStore:
 
     def _shelf(self, network: Network, branch: int, batch_size: int) -> _Shelf:
         on_gpu = network.device.type == "cuda"
-        identity = network.backbone.identity
+        backbone, identity = network.backbone, network.backbone.identity
+        width = backbone.texture_width if branch == TEXTURE else backbone.width
         context = {
             "code": _CODE,
-            "branch": network.backbone.branch(branch).digest,
+            "branch": "texture" if branch == TEXTURE else backbone.branch(branch).digest,
             "backbone": asdict(identity) | {"source": ""},
             "batch_size": batch_size,
             "mixed_precision": network.mixed_precision,
@@ -182,7 +186,12 @@ class FeatureStore:
             "libraries": [version(name) for name in ("torch", "timm", "pillow")],
         }
         name = hashlib.sha256(json.dumps(context, sort_keys=True).encode()).hexdigest()[:32]
-        return _Shelf(self.root / f"{name}-{network.backbone.width}.features", self._locked)
+        return _Shelf(self.root / f"{name}-{width}.features", self._locked)
+
+
+def _said(network: Network, images: Tensor, branch: int) -> Tensor:
+    """(B, D), or the texture (B, L·D)."""
+    return network.texture(images) if branch == TEXTURE else network.features(images, range(branch, branch + 1))
 
 
 class _Shelf:

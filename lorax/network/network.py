@@ -75,6 +75,11 @@ class Network(nn.Module):
         with self.autocast():
             return self.backbone.features(images.to(self.device, non_blocking=True), chosen)
 
+    def texture(self, images: Tensor) -> Tensor:
+        """What the frozen backbone says of an image's texture: bytes (B, 3, crop, crop) -> (B, L·D), float32."""
+        with self.autocast():
+            return self.backbone.texture(images.to(self.device, non_blocking=True))
+
     def live_feature(self, live: LiveBranch, images: Tensor) -> Tensor:
         """What the learning branch says, with gradients: bytes (B, 3, crop, crop) -> (B, D), float32."""
         with self.autocast():
