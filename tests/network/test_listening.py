@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lorax.network.backbone import Backbone
+from lorax.network.features import CENTER, TEXTURE, FeatureStore, views_of
+from lorax.network.network import Network
+from lorax.params import LoraParams
+from tests.network.conftest import learned_branch
+
+LORA = LoraParams(rank=2, alpha=2, targets=(r"blocks\.\d+\.attn\.(qk|v)",))
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def test_the_texture_is_each_layers_mean_over_the_image(backbone: Backbone, images: torch.Tensor) -> None:
+    tokens = backbone.model.patch_embed((images - backbone.mean) / backbone.std)
+    texture = backbone.texture(images)
+    assert texture.shape == (5, backbone.texture_width) == (5, len(backbone.model.blocks) * backbone.width)
+    torch.testing.assert_close(texture[:, : backbone.width], tokens.mean(dim=1))
+
+
+def test_branches_leave_the_texture_as_it_is(backbone: Backbone, images: torch.Tensor) -> None:
+    before = backbone.texture(images)
+    learned_branch(backbone, LORA, 0)
+    assert torch.equal(backbone.texture(images), before)
+
+
+def test_a_pass_of_a_branch_adds_nothing_to_another_threads_texture(backbone: Backbone, images: torch.Tensor) -> None:
+    learned_branch(backbone, LORA, 0)
+    network = Network.empty(backbone)
+    alone = network.texture(images)
+    with ThreadPoolExecutor(4) as pool:
+        textures = [pool.submit(network.texture, images) for _ in range(8)]
+        features = [pool.submit(network.features, images) for _ in range(8)]
+    assert all(f.result().shape == (5, backbone.width) for f in features)
+    for texture in textures:
+        torch.testing.assert_close(texture.result(), alone)
+
+
+def test_textures_are_kept_beside_features(backbone: Backbone, images: torch.Tensor, tmp_path: Path) -> None:
+    learned_branch(backbone, LORA, 0)
+    network, store = Network.empty(backbone), FeatureStore(tmp_path)
+    views = views_of([f"{n:032x}" for n in range(5)], np.full((5, 2), CENTER))
+    asked: list[int] = []
+
+    def read(rows: np.ndarray) -> torch.Tensor:
+        asked.extend(rows.tolist())
+        return images[rows]
+
+    for _ in range(2):
+        store.keep(network, [TEXTURE], views, read, batch_size=5)
+    assert asked == [0, 1, 2, 3, 4]
+    [kept] = store.kept(network, [TEXTURE], views, 5)
+    torch.testing.assert_close(kept.take(), network.texture(images))
