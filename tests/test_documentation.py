@@ -14,6 +14,8 @@ from lorax.cli import app
 from lorax.learning.folder import Report
 from lorax.learning.training import EpochRow
 from lorax.registry import tracking
+from lorax.registry.trust import trust_metrics
+from tests.registry.assessments import FORESEEN, assessed
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -76,5 +78,7 @@ def test_every_logged_metric_is_explained() -> None:
     report = Report(0, "a-task", {"a-task": 1.0}, {"a-task": 1.0}, 1.0, [[1]], [row], {"a-part": 1.0}, 1, 1, {})
     logged = set(tracking.episode_metrics([[1.0]], ["a-task"], report))
     logged |= {point.key for point in tracking._curves(report)}
-    assert len(logged) > 12
+    trust = trust_metrics(assessed(1, "a-task", foreseen=FORESEEN))
+    logged |= {f"{name.partition('/')[0]}/<perturbation>" if "/" in name else name for name in trust}
+    assert len(logged) >= 30
     assert {name.replace("a-task", "<task>").replace("a-part", "<part>") for name in logged} <= explained

@@ -4,7 +4,16 @@ from pathlib import Path
 
 from PIL import Image
 
-from lorax.registry.figures import accuracy_matrix, confusion_matrix, save_figures, task_lines
+from lorax.registry.figures import (
+    accuracy_matrix,
+    confusion_matrix,
+    reliability_diagram,
+    robustness_map,
+    save_figures,
+    save_trust_figures,
+    task_lines,
+)
+from tests.registry.assessments import assessed
 
 TASKS = ["gaugan", "biggan", "wild"]
 ROWS = [[0.9], [0.8, 0.95], [0.7, 0.9, 1.0]]
@@ -39,3 +48,29 @@ def test_a_long_stream_gives_figures_of_a_legible_size(tmp_path: Path) -> None:
     for path in tmp_path.glob("*.png"):
         assert min(Image.open(path).size) > 500
     assert len(list(tmp_path.glob("*.png"))) == 3
+
+
+def test_the_reliability_diagram_shows_each_bin_and_says_what_chance_makes_of_it() -> None:
+    clean, jpeg = reliability_diagram(assessed(1, "beta")).axes
+    (_, points) = clean.lines[:2]
+    assert list(zip(*points.get_data(), strict=True)) == [(0.6, 0.58), (0.9, 0.88)]
+    assert clean.get_title() == "clean: error 2.0 %, by chance 1.5 %\n81 images in 2 bins of 40 to 41"
+    assert jpeg.get_title().startswith("jpeg-75: error 30.0 %, by chance 1.5 %")
+
+
+def test_an_uncalibrated_version_s_diagram_is_of_the_probabilities_as_they_are() -> None:
+    axes = reliability_diagram(assessed(1, "beta", calibrated=False)).axes[0]
+    assert axes.get_title().startswith("clean, uncalibrated: error 12.0 %")
+
+
+def test_the_robustness_map_has_a_row_for_each_task_and_a_column_for_each_perturbation() -> None:
+    (axes, _) = robustness_map(assessed(1, "beta").card).axes
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["beta", "all"]
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["clean", "jpeg-95", "jpeg-75", "blur-100"]
+    shown = {t.get_position(): t.get_text() for t in axes.texts}
+    assert (shown[2, 0], shown[2, 1]) == ("56", "57")
+
+
+def test_without_a_robustness_card_there_is_no_map(tmp_path: Path) -> None:
+    save_trust_figures(tmp_path, assessed(1, "beta", accuracy={}))
+    assert [path.name for path in tmp_path.iterdir()] == ["reliability.png"]

@@ -76,3 +76,19 @@ def test_what_cannot_be_checked_has_failed() -> None:
     report = _report()
     assert _failed(report, [[0.9], [0.9, 0.85]]) == [("old", "drop")]
     assert math.isnan(judge(report, [[0.9], [0.9, 0.85]], ["old", "new"], GATE)[1].before)
+
+
+def test_robustness_is_asked_only_where_it_is_asked_for() -> None:
+    asked = GATE.model_copy(update={"robustness": 0.8})
+    kinds = [v.kind for v in judge(_report(), [[0.9]], ["first"], GATE, 0.1)]
+    assert kinds == ["new"]
+    assert [v.passed for v in judge(_report(), [[0.9]], ["first"], asked, 0.8)] == [True, True]
+    refused = judge(_report(), [[0.9]], ["first"], asked, 0.62)[1]
+    assert not refused.passed
+    assert refused.reason.startswith("robustness 62.0 %, at least 80.0 % is asked for")
+
+
+def test_robustness_that_was_not_measured_has_failed() -> None:
+    asked = GATE.model_copy(update={"robustness": 0.1})
+    verdict = judge(_report(), [[0.9]], ["first"], asked)[1]
+    assert (verdict.passed, verdict.reason) == (False, "robustness was not measured, at least 10.0 % is asked for")

@@ -5,12 +5,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 
 from lorax.errors import RegistryError, StateError
 from lorax.learning import metrics
 from lorax.learning.state import load_state, state_digest
 from lorax.registry import CHAMPION, KnownTask, Registry
+from tests.registry.assessments import FORESEEN, assessed
 from tests.registry.conftest import OPEN, Server, free_port
 from tests.tiny_learner import Learned
 
@@ -55,6 +57,12 @@ def curves(registry: Registry, run: Any) -> dict[str, list[tuple[int, float]]]:
     }
 
 
+def table_of(registry: Registry, run: Any, name: str) -> Any:
+    """A table as MLflow itself finds and reads it."""
+    mlflow.set_tracking_uri(registry.uri)  # which it searches, whatever the client's is
+    return registry._client.load_table(run.info.experiment_id, name, [run.info.run_id])
+
+
 def contents(registry: Registry) -> dict[str, Any]:
     """All that the registry holds, without what differs between any two: ids and times."""
     client = registry._client
@@ -70,6 +78,7 @@ def contents(registry: Registry) -> dict[str, Any]:
     found["versions"] = [
         (v.version, v.state_digest, v.line, v.aliases, v.metrics, v.outcome) for v in registry.versions()
     ]
+    found["tables"] = [table_of(registry, r, "robustness.json").to_dict() for r in runs(registry, "episode")]
     found["moves"] = [(e.kind, e.version) for e in registry.journal()]
     return found
 
@@ -132,15 +141,17 @@ def test_an_episode_s_run_lies_below_the_timeline_and_holds_curves_parameters_an
 def test_figures_and_report_are_kept_with_the_run(filled: Registry, tmp_path: Path) -> None:
     run = runs(filled, "episode")[-1]
     filled._client.download_artifacts(run.info.run_id, "", str(tmp_path))
-    names = ["figures/accuracy_matrix.png", "figures/confusion_matrix.png", "figures/task_accuracy.png", "report.json"]
+    figures = [f"figures/{name}.png" for name in ("accuracy_matrix", "confusion_matrix", "task_accuracy")]
+    names = [*figures, "model_card.md", "report.json"]
     assert sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()) == names
     assert all((tmp_path / name).read_bytes()[:4] == b"\x89PNG" for name in names[:3])
 
 
 def test_registering_again_changes_nothing(registry: Registry, stream: list[Learned]) -> None:
-    first = registry.register(stream[0].state_dir, stream[0].report, gate=OPEN)
+    given = assessed(0, "alpha")
+    first = registry.register(stream[0].state_dir, stream[0].report, gate=OPEN, assessment=given)
     before = contents(registry)
-    assert registry.register(stream[0].state_dir, stream[0].report, gate=OPEN) == first
+    assert registry.register(stream[0].state_dir, stream[0].report, gate=OPEN, assessment=given) == first
     assert contents(registry) == before
 
 
@@ -150,17 +161,19 @@ def test_a_register_killed_after_any_of_its_writes_is_completed_by_the_next(
     clean = Registry(server.uri, f"{registry.name}-clean")
     cuts: set[tuple[str, int]] = set()
     for episode in stream[:2]:
-        clean.register(episode.state_dir, episode.report, gate=OPEN)
+        given = assessed(episode.report.episode, episode.report.task, foreseen=FORESEEN)
+        clean.register(episode.state_dir, episode.report, gate=OPEN, assessment=given)
         cuts -= {(name, 1) for name in ("create_run", "finalize_logged_model", "create_model_version")}
         while True:
             attempt = Registry(server.uri, registry.name)
             attempt.__dict__["_client"] = CutClient(attempt._client, cuts)
             try:
-                attempt.register(episode.state_dir, episode.report, gate=OPEN)
+                attempt.register(episode.state_dir, episode.report, gate=OPEN, assessment=given)
                 break
             except Killed:
                 pass
-    assert {"create_run", "log_batch", "log_artifacts", "create_model_version"} <= {name for name, _ in cuts}
+    names = {name for name, _ in cuts}
+    assert {"create_run", "log_batch", "log_artifacts", "set_tag", "log_text", "create_model_version"} <= names
     assert contents(registry) == contents(clean)
 
 

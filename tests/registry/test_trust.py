@@ -1,0 +1,145 @@
+"""What MLflow shows of a version's trustworthiness: metrics, tables, figures, card, description, gate."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lorax.errors import StateError
+from lorax.learning.assessment import Assessment
+from lorax.learning.state import load_state, save_state
+from lorax.registry import ModelVersion, Registry
+from lorax.registry.trust import trust_metrics
+from tests.registry.assessments import ACCURACY, FORESEEN, assessed
+from tests.registry.conftest import OPEN, Server
+from tests.registry.test_registry import curves, runs, table_of
+from tests.tiny_learner import Learned
+
+ROBUSTNESS = (0.9 + 0.57 + 0.8) / 3 / 0.95
+
+
+@pytest.fixture(scope="module")
+def trusted(server: Server, stream: list[Learned]) -> Registry:
+    """alpha without an assessment, as before there were any; beta with one. Tests only read it."""
+    registry = Registry(server.uri, f"trusted-{stream[0].digest[:8]}")
+    register(registry, stream[0], None)
+    register(registry, stream[1], assessed(1, "beta", foreseen=FORESEEN))
+    return registry
+
+
+def register(registry: Registry, episode: Learned, assessment: Assessment | None, **gate: Any) -> ModelVersion:
+    given = OPEN.model_copy(update=gate)
+    return registry.register(episode.state_dir, episode.report, gate=given, assessment=assessment)
+
+
+def files(registry: Registry, run: Any, into: Path) -> list[str]:
+    registry._client.download_artifacts(run.info.run_id, "", str(into))
+    return sorted(p.relative_to(into).as_posix() for p in into.rglob("*") if p.is_file())
+
+
+def test_an_assessment_s_figures_are_metrics() -> None:
+    found = trust_metrics(assessed(1, "beta", foreseen=FORESEEN))
+    assert found["calibration_error"] == 0.02
+    assert found["calibration_error_before"] == pytest.approx(0.12)
+    assert found["calibration_error_floor"] == found["calibration_error_floor/jpeg-75"] == 0.015
+    assert (found["log_loss"], found["log_loss_before"], found["log_loss/jpeg-75"]) == (0.4, 0.5, 0.4)
+    assert found["calibration_error/jpeg-75"] == 0.3
+    assert {name: value for name, value in found.items() if name.startswith("unknown")} == {
+        "unknown_auroc": 0.91,
+        "unknown_detection": 0.62,
+        "unknown_detection_at_5": 0.55,
+        "unknown_false_alarms": 0.17,
+    }
+    assert found["robustness"] == pytest.approx(ROBUSTNESS)
+    told = {f"robustness_accuracy/{name}": value for name, value in ACCURACY.items()}
+    assert {name: value for name, value in found.items() if name.startswith("robustness_")} == told
+
+
+def test_what_was_not_measured_is_no_metric() -> None:
+    found = trust_metrics(assessed(0, "alpha", calibrated=False, accuracy={}))
+    assert set(found) == {
+        f"{name}{end}"
+        for name in ("calibration_error_before", "calibration_error_floor", "log_loss_before")
+        for end in ("", "/jpeg-75")
+    }
+    assert trust_metrics(None) == {}
+
+
+def test_the_figures_are_on_the_version_its_run_and_the_timeline(trusted: Registry) -> None:
+    figures = trust_metrics(assessed(1, "beta", foreseen=FORESEEN))
+    assert figures.items() <= trusted.version(2).metrics.items()
+    run = runs(trusted, "episode")[-1]
+    assert figures.items() <= run.data.metrics.items()
+    (timeline,) = runs(trusted, "timeline")
+    found = curves(trusted, timeline)
+    assert found["robustness"] == [(1, pytest.approx(ROBUSTNESS))]  # the first version has none
+    assert found["unknown_auroc"] == [(1, 0.91)]
+    assert run.data.tags["mlflow.parentRunId"] == timeline.info.run_id
+
+
+def test_the_card_s_rows_are_a_table_of_mlflow_s(trusted: Registry) -> None:
+    run = runs(trusted, "episode")[-1]
+    table = table_of(trusted, run, "robustness.json")
+    assert list(table.columns)[:4] == ["perturbation", "task", "images", "accuracy"]
+    row = table[(table.perturbation == "jpeg-75") & (table.task == "beta")].iloc[0]
+    assert (row.images, row.accuracy, row.unknown) == (50, pytest.approx(0.56), 0.04)
+    assert len(table) == 8
+    table = table_of(trusted, run, "calibration.json")
+    assert list(table.error_after) == pytest.approx([0.02, 0.3])
+
+
+def test_the_run_holds_the_assessment_its_figures_and_the_card(trusted: Registry, tmp_path: Path) -> None:
+    before, after = runs(trusted, "episode")
+    assert "assessment.json" not in files(trusted, before, tmp_path / "before")
+    found = files(trusted, after, tmp_path / "after")
+    assert {"assessment.json", "model_card.md", "robustness.json", "calibration.json"} <= set(found)
+    assert Assessment.read(tmp_path / "after" / "assessment.json") == assessed(1, "beta", foreseen=FORESEEN)
+    for name in ("reliability", "robustness"):
+        assert (tmp_path / "after" / "figures" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_card_lies_beside_the_model_too(trusted: Registry, server: Server) -> None:
+    model_id = trusted._client.get_model_version(trusted.name, "2").source.removeprefix("models:/")
+    (card,) = (p for p in (server.folder / "artifacts").rglob("model_card.md") if model_id in p.parts)
+    assert card.read_text().startswith(f"# Model card: {trusted.name}, episode 1 (beta)")
+
+
+def test_the_description_says_how_far_to_trust_it(trusted: Registry) -> None:
+    old, new = (trusted._client.get_model_version(trusted.name, n).description for n in ("1", "2"))
+    assert "Calibration error 2.0 % (1.5 % by chance alone)" in new
+    assert "with AUROC 0.91" in new
+    assert "Robustness 80 %" in new
+    assert "alibrat" not in old
+
+
+def test_a_version_says_whether_it_is_calibrated(
+    trusted: Registry, registry: Registry, stream: list[Learned], tmp_path: Path
+) -> None:
+    assert trusted.version(2).calibrated
+    save_state(replace(load_state(stream[0].state_dir), calibration=None), tmp_path / "state")
+    given = replace(stream[0], state_dir=tmp_path / "state")
+    found = register(registry, given, assessed(0, "alpha", calibrated=False))
+    assert not found.calibrated
+    assert "Uncalibrated" in registry._client.get_model_version(registry.name, "1").description
+    registry._client.delete_model_version_tag(registry.name, "1", "lorax.calibrated")
+    assert not registry.version(1).calibrated  # as those are that were registered before there was calibration
+
+
+def test_an_assessment_of_another_episode_is_refused(registry: Registry, stream: list[Learned]) -> None:
+    with pytest.raises(StateError, match="the assessment is of episode 1"):
+        register(registry, stream[0], assessed(1, "beta"))
+    assert registry._client.get_experiment_by_name(registry.name) is None
+
+
+def test_a_challenger_that_is_not_robust_enough_is_refused_and_may_be_judged_anew(
+    registry: Registry, stream: list[Learned]
+) -> None:
+    refused = register(registry, stream[0], assessed(0, "alpha"), robustness=0.85)
+    assert refused.outcome == "refused"
+    assert refused.reason.startswith("robustness 79.6 %, at least 85.0 % is asked for")
+    assert registry.champion() is None
+    registry.release("alpha", by="ann", reason="good enough")
+    assert register(registry, stream[0], assessed(0, "alpha"), robustness=0.75).outcome == "promoted"
