@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -217,7 +217,7 @@ async def _no_such_thing(request: Request, error: Exception) -> Response:
 
 
 def _json(status: int, value: Any, headers: Any = None) -> Response:
-    return Response(json.dumps(value, allow_nan=False), status, headers, "application/json")
+    return Response(orjson.dumps(value), status, headers, "application/json")
 
 
 class _Counted:

@@ -65,6 +65,7 @@ class Server(uvicorn.Server):
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             backlog=_BACKLOG,
             timeout_graceful_shutdown=math.ceil(timeout_s) + _GRACE_S,
         )
