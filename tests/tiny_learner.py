@@ -84,8 +84,9 @@ def calibrated(state_dir: Path, folder: Path, images: int = 30) -> Path:
     random = np.random.default_rng(1)
     ids = torch.arange(len(state.classes)).repeat_interleave(images)
     pixels = random.integers(0, 128, (len(ids), 16, 16, 3)) + 120 * (ids.numpy() % 2)[:, None, None, None]
-    features = network.features(torch.from_numpy(pixels.astype(np.uint8)).permute(0, 3, 1, 2).contiguous())
-    fitted = Calibration.fit(features, network.head(features), ids, state.classes, 0.05)
+    crops = torch.from_numpy(pixels.astype(np.uint8)).permute(0, 3, 1, 2).contiguous()
+    logits = network.head(network.features(crops))
+    fitted = Calibration.fit(network.texture(crops), logits, ids, state.classes, 0.05)
     save_state(replace(state, calibration=fitted), folder)
     return folder
 

@@ -97,8 +97,6 @@ def test_a_new_kind_of_image_in_a_folder_is_told_with_its_cluster(
     assert (rise["change"], rise["version"], rise["rate"], rise["announced"]) == ("rising", 7, 0.2, True)
     assert rise["interval"][0] > 0.2
     [cluster] = rise["clusters"]
-    new = [Path(member["file"]).name for member in cluster["members"]]
-    assert set(new) <= {f"{99 - i}.png" for i in range(40, 70)}
     assert cluster["branch"] in ("alpha", "beta")
     assert (end["change"], end["images"], end["window"]) == ("end", 70, 70)
     assert "broken.png" in done.stderr
@@ -106,7 +104,9 @@ def test_a_new_kind_of_image_in_a_folder_is_told_with_its_cluster(
     assert (event["event"], event["resource"]["prefect.resource.name"]) == ("lorax.unknown.rising", "lorax")
     assert event["payload"]["clusters"] == rise["clusters"]
     report = json.loads(Path(rise["report"]).read_text())
-    assert len(report["clusters"][0]["members"]) == cluster["size"] > len(new) == 5
+    members = {Path(member["file"]).name for member in report["clusters"][0]["members"]}
+    assert len(members) == cluster["size"] > len(cluster["members"]) == 5
+    assert len(members & {f"{99 - i}.png" for i in range(40, 70)}) > 0.7 * len(members)
     sheet = Image.open(Path(rise["report"]).parent / "cluster-0.png")
     assert sheet.getpixel((10, 10))[0] > 200 > 100 > sheet.getpixel((10, 10))[1]
     assert Path(rise["report"]).is_relative_to(workspace.work_dir / "watch")
