@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows import reconcile, running
-from flows.tables import HEADLINES
+from flows.tables import HEADLINES, TRUST
 from lorax.learning.state import LearnerState, load_state
 from lorax.params import Params
 from lorax.registry import ModelVersion
@@ -31,7 +31,8 @@ def record(workspace: Workspace, params: Params, numbers: Sequence[int], console
     return {
         "versions": list(numbers),
         "tasks": _tasks(versions),
-        "metrics": {name: [version.metrics[name] for version in versions] for name in HEADLINES},
+        "metrics": {name: [version.metrics.get(name) for version in versions] for name in (*HEADLINES, *TRUST)},
+        "calibrated": [version.calibrated for version in versions],
         "classes": _classes(states),
         "data": [{"digest": version.data_digest, "commit": version.data_commit} for version in versions],
         "parameters": {
@@ -53,9 +54,13 @@ def print_differences(found: Mapping[str, Any], out: Console) -> None:
         data = f"changed: {contents}" if row["data"] == "changed" else row["data"]
         table.add_row(task, *_percent(row["accuracy"]), data)
     table.add_section()
-    for key, title in HEADLINES.items():
-        table.add_row(title, *_percent(found["metrics"][key]), "")
+    for key, title in (HEADLINES | TRUST).items():
+        if any(value is not None for value in found["metrics"][key]):
+            table.add_row(title, *_percent(found["metrics"][key]), "")
     out.print(table)
+    for name, calibrated in zip(names, found["calibrated"], strict=True):
+        if not calibrated:
+            out.print(f"{name} is uncalibrated")
     for kind, labels in found["classes"].items():
         if labels:
             out.print(f"classes {kind}: {', '.join(labels)}", markup=False)

@@ -15,6 +15,7 @@ from lorax.errors import RegistryError
 from lorax.registry import CHAMPION, Look
 
 _MOVES = {"promoted": "promoted", "rolled back": "rolled back to", "moved": "made champion"}
+_TRUST = {"calibration_error": "calibration error", "unknown_auroc": "unknown AUROC", "robustness": "robustness"}
 _STYLES = {"promoted": "green", "refused": "red", "waiting": "yellow"}
 
 
@@ -98,8 +99,16 @@ def _label(version: Mapping[str, Any], outcome: str) -> Text:
     for alias in version["aliases"]:
         label.append(f"  [{alias}]", style="bold green" if alias == CHAMPION else "yellow")
     average, forgetting = 100 * metrics["average_accuracy"], 100 * metrics["forgetting"]
-    label.append(f"  average {average:.1f} %, forgetting {forgetting:.1f} %  ")
+    label.append(f"  average {average:.1f} %, forgetting {forgetting:.1f} %{_trust(version)}  ")
     return label.append(outcome, style=_STYLES.get(version["outcome"], ""))
+
+
+def _trust(version: Mapping[str, Any]) -> str:
+    """How far its verdicts can be trusted, as far as that was measured."""
+    told = [
+        f"{name} {100 * version['metrics'][key]:.1f} %" for key, name in _TRUST.items() if key in version["metrics"]
+    ]
+    return "".join(f", {part}" for part in [*([] if version["calibrated"] else ["uncalibrated"]), *told])
 
 
 def _outcome(version: Mapping[str, Any]) -> str:

@@ -22,6 +22,7 @@ def version_record(version: ModelVersion) -> dict[str, Any]:
         "state_digest": version.state_digest,
         "parent_digest": version.parent_digest,
         "line": version.line,
+        "calibrated": version.calibrated,
         "data_digest": version.data_digest,
         "data_commit": version.data_commit,
         "metrics": {name: _number(value) for name, value in version.metrics.items()},

@@ -12,7 +12,7 @@ from rich.text import Text
 from flows import reconcile
 from flows.outcomes import approval
 from flows.records import hold_line, hold_record, version_record
-from flows.tables import HEADLINES
+from flows.tables import HEADLINES, TRUST
 from lorax import services
 from lorax.data import versions as data_versions
 from lorax.data.versions import LandedTask
@@ -60,6 +60,9 @@ def print_status(found: Mapping[str, Any], out: Console) -> None:
     rows.append(("data", f"{found['data']['digest'] or 'nothing landed'} (commit {_short(found['data']['commit'])})"))
     if champion:
         rows += [(title, f"{100 * champion['metrics'][key]:.1f} %") for key, title in HEADLINES.items()]
+        rows.append(("verdicts", "calibrated" if champion["calibrated"] else "uncalibrated"))
+        known = {key: value for key, value in champion["metrics"].items() if key in TRUST}
+        rows += [(TRUST[key], f"{100 * value:.1f} %") for key, value in known.items()]
     for name, service in found["services"].items():
         rows.append((name, f"{service['address']} ({'up' if service['ready'] else 'down'})"))
     for name, pid in {"worker": 0, **found["helpers"]}.items():

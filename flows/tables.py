@@ -19,6 +19,13 @@ HEADLINES = {
 }
 """The metrics that sum an accuracy matrix up, and what they are called in print."""
 
+TRUST = {
+    "calibration_error": "calibration error",
+    "unknown_auroc": "AUROC of the newest task as unknown",
+    "robustness": "robustness",
+}
+"""The metrics that sum up how far verdicts can be trusted; versions that were not assessed have none."""
+
 
 def accuracy_matrix(tasks: Sequence[str], rows: Sequence[Sequence[float]]) -> Table:
     """One row per episode, one column per task."""

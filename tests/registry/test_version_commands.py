@@ -20,10 +20,12 @@ from typer.testing import CliRunner
 from lorax.cli import app
 from lorax.data import versions
 from lorax.data.landing import land
+from lorax.learning.assessment import Assessment
 from lorax.params import GateParams
 from lorax.registry import CHAMPION, Registry
 from lorax.workspace import Workspace
 from tests.conftest import SMALL_CONTRACT, write_task_files
+from tests.registry.assessments import FORESEEN, assessed
 from tests.registry.conftest import OPEN, Server
 from tests.test_cli import HEAVY, said_and_imported
 from tests.tiny_learner import Learned
@@ -53,9 +55,11 @@ def workspace(
     os.environ.update(environment)
 
 
-def register(registry: Registry, *episodes: Learned, gate: GateParams = OPEN) -> None:
+def register(
+    registry: Registry, *episodes: Learned, gate: GateParams = OPEN, assessment: Assessment | None = None
+) -> None:
     for e in episodes:
-        registry.register(e.state_dir, e.report, gate=gate)
+        registry.register(e.state_dir, e.report, gate=gate, assessment=assessment)
 
 
 def lorax(*arguments: str, code: int = 0, answer: str | None = None) -> str:
@@ -94,6 +98,7 @@ def test_a_rollback_says_what_is_held_now_how_to_free_it_and_where_the_data_is(
 def test_status_with_a_champion_imports_mlflow_and_nothing_else_that_takes_long(workspace: Workspace) -> None:
     said, imported = said_and_imported("status", cwd=workspace.root)
     assert "version 1" in said
+    assert said.split()[said.split().index("verdicts") + 1] == "calibrated"
     assert "mlflow" in imported
     assert not imported & HEAVY
 
@@ -120,7 +125,9 @@ def test_relearning_goes_back_to_before_the_task_and_holds_nothing(
 def test_history_draws_the_tree_and_lists_the_journal(
     workspace: Workspace, registry: Registry, other_second: Learned
 ) -> None:
-    register(registry, replace(other_second, report=replace(other_second.report, against_base={})))
+    bad = replace(other_second, report=replace(other_second.report, against_base={}))
+    register(registry, bad, assessment=assessed(1, "delta", foreseen=FORESEEN))
+    registry._client.delete_model_version_tag(registry.name, "2", "lorax.calibrated")  # as of before there was any
     shown = lorax("history")
     first, second, third, fourth, because, *rest = shown.splitlines()
     assert first.startswith("version 1 +alpha  [champion]  average ")
@@ -128,12 +135,14 @@ def test_history_draws_the_tree_and_lists_the_journal(
     assert second.startswith("├── version 2 +beta  average ")
     assert third.startswith("│   └── version 3 +gamma  average ")
     assert fourth.startswith("└── version 4 +delta  [challenger]  average ")
-    assert fourth.endswith("refused")
+    assert fourth.endswith(", calibration error 2.0 %, unknown AUROC 91.0 %, robustness 79.6 %  refused")
+    assert ["uncalibrated" in line for line in (first, second, third, fourth)] == [False, True, False, False]
     assert because.strip() == "└── alpha: could not be compared with the champion"
     assert [line.split()[2:4] for line in rest if line.startswith("20")][-2:] == [["rolled", "back"], ["refused", "4"]]
     assert "beta: accuracy" not in shown
     assert "beta: accuracy" in lorax("history", "--gate")
     record = lorax_json("history")
+    assert [version["calibrated"] for version in record["versions"]] == [True, False, True, True]
     [new, drop] = record["versions"][3]["verdicts"]
     assert (new["passed"], drop["passed"], drop["before"]) == (True, False, None)
     assert [hold["task"] for hold in record["held"]] == ["delta"]
@@ -183,10 +192,14 @@ def test_diff_sets_two_versions_side_by_side(workspace: Workspace, registry: Reg
         "in both": ["alpha/real", "alpha"], "gone": ["beta/real", "beta"], "new": ["delta/real", "delta"],
     }  # fmt: skip
     assert record["parameters"] == {}
+    assert record["calibrated"] == [False, True]
+    assert record["metrics"]["robustness"] == [None, pytest.approx((0.9 + 0.57 + 0.8) / 3 / 0.95)]
     shown = lorax("diff", "2", "4")
     assert "classes new: delta/real, delta" in shown
     assert f"data revision: {'0' * 32} (commit c0ffee) in both" in shown
     assert "the same parameters" in shown
+    assert "version 2 is uncalibrated" in shown
+    assert ["robustness", "79.6"] in [line.replace("│", " ").split() for line in shown.splitlines()]
 
 
 def test_a_lost_alias_is_shown_and_mended_by_promoting(workspace: Workspace, registry: Registry) -> None:
