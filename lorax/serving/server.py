@@ -7,6 +7,7 @@ import logging
 import math
 import resource
 import socket
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -89,6 +90,7 @@ def run(server: Server, listener: socket.socket, threads: int) -> None:
     _allow_connections()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("lorax").setLevel(logging.INFO)
+    warnings.filterwarnings("ignore", module="PIL")  # of damaged uploads, which their senders are told about
     with suppress(KeyboardInterrupt):  # what Ctrl-C ends in, after all was answered
         server.run(sockets=[listener])
 
