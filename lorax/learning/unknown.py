@@ -67,7 +67,7 @@ def auroc(higher: Tensor, lower: Tensor) -> float | None:
     """The probability that one of `higher` exceeds one of `lower`, ties counting half; None where either is empty."""
     if not len(higher) or not len(lower):
         return None
-    order, _ = lower.sort()
+    order, higher = lower.sort().values, higher.contiguous()
     below = torch.searchsorted(order, higher) + torch.searchsorted(order, higher, right=True)
     return float(below.double().mean() / 2 / len(lower))
 
