@@ -21,7 +21,7 @@ from lorax.data.reading import read_image
 from lorax.data.walk import Found
 from lorax.errors import ImageError
 from lorax.novelty import clusters, responses, standardized
-from lorax.predictor import Predictor
+from lorax.predictor import Judged, Predictor
 from lorax.storage import whole_directory
 
 REPORT = "clusters.json"
@@ -99,32 +99,48 @@ def sheet_name(number: int) -> str:
 
 
 def _clusters(window: Window, predictor: Predictor) -> tuple[list[Cluster], int]:
-    """The clusters, largest first, and how many strange images are gone, or changed, and were never looked at here."""
-    features = _features(window.seen, predictor)
-    here = [s for s in window.strange if s.sha256 in features]
-    usual = [features[s.sha256] for s in window.seen if not s.is_strange and s.sha256 in features]
-    if not here:
-        return [], len(window.strange)
-    width = len(features[here[0].sha256])
-    deviations = standardized(
-        torch.stack([features[s.sha256] for s in here]), torch.stack(usual) if usual else torch.zeros(0, width)
+    """The clusters, largest first, and how many strange images are gone, or changed, and were never looked at here.
+
+    Images are clustered by their texture, in which they are strange; the branches, which look for what was known, tell
+    them apart less well (docs/log.md).
+    """
+    judged = _judged(window.seen, predictor)
+    here = [s for s in window.strange if s.sha256 in judged]
+    usual = [judged[s.sha256] for s in window.seen if not s.is_strange and s.sha256 in judged]
+    strange = [judged[s.sha256] for s in here]
+    textures, features = (
+        _deviations([part(j) for j in strange], [part(j) for j in usual]) for part in (_texture, _said)
     )
     names = [branch.task for branch in predictor.state.branches]
     found = []
-    for rows in clusters(deviations):
-        shares = responses(deviations[rows], len(names))
+    for rows in clusters(textures):
+        shares = responses(features[rows], len(names))
         found.append(Cluster(tuple(here[row] for row in rows), dict(zip(names, shares, strict=True))))
     return found, len(window.strange) - len(here)
 
 
-def _features(seen: Sequence[Sighting], predictor: Predictor) -> dict[str, Tensor]:
-    """Features by sha256; of images that were judged elsewhere, if their files are here as they were."""
-    features = {s.sha256: s.features for s in seen if s.features is not None}
-    readings = [read_image(Found(Path(s.file)), predictor.network.crop) for s in seen if s.sha256 not in features]
+def _texture(judged: Judged) -> Tensor:
+    return judged.texture
+
+
+def _said(judged: Judged) -> Tensor:
+    return judged.features
+
+
+def _deviations(strange: Sequence[Tensor], usual: Sequence[Tensor]) -> Tensor:
+    if not strange:
+        return torch.zeros(0, 0)
+    return standardized(torch.stack([*strange]), torch.stack([*usual]) if usual else strange[0].new_zeros(0, 0))
+
+
+def _judged(seen: Sequence[Sighting], predictor: Predictor) -> dict[str, Judged]:
+    """What verdicts were made from, by sha256; of images judged elsewhere, if their files are here as they were."""
+    known = {s.sha256: s.judged for s in seen if s.judged is not None}
+    readings = [read_image(Found(Path(s.file)), predictor.network.crop) for s in seen if s.sha256 not in known]
     wanted = {s.sha256 for s in seen}
     same = {reading.sha256: reading for reading in readings if reading.sha256 in wanted}
     judged = predictor.look([reading.crops for reading in same.values()], [r.name for r in same.values()])
-    return features | {digest: each.features for digest, each in zip(same, judged, strict=True)}
+    return known | dict(zip(same, judged, strict=True))
 
 
 def _sheet(members: Sequence[Sighting]) -> Image.Image:

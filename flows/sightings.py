@@ -10,13 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from flows.verdicts import Answer, answers
 from flows.versions import not_calibrated
 from lorax.data.walk import Found, files_named
 from lorax.errors import StateError
-from lorax.predictor import Predictor
+from lorax.predictor import Judged, Predictor
 
 POLL_S = 2.0
 
@@ -26,14 +24,14 @@ OnBad = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Sighting:
-    """A verdict in the stream. `features` are those it was made from, where it was made here."""
+    """A verdict in the stream. `judged` has what it was made from, where it was made here."""
 
     file: str
     sha256: str
     verdict: str
     is_strange: bool
     version: int
-    features: Tensor | None = None
+    judged: Judged | None = None
 
 
 class Inbox:
@@ -149,8 +147,7 @@ def _judged(answer: Answer, version: int, on_bad: OnBad) -> list[Sighting]:
         on_bad(reading.error)
         return []
     verdict = answer.judged.verdict
-    features = answer.judged.features
-    return [Sighting(reading.name, reading.sha256, verdict.verdict, verdict.is_strange, version, features)]
+    return [Sighting(reading.name, reading.sha256, verdict.verdict, verdict.is_strange, version, answer.judged)]
 
 
 def _parsed(record: Mapping[str, Any]) -> Sighting:

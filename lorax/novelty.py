@@ -33,11 +33,11 @@ def wilson(found: int, total: int) -> tuple[float, float]:
     return max(0.0, (middle - reach) / scale), min(1.0, (middle + reach) / scale)
 
 
-def standardized(features: Tensor, usual: Tensor) -> Tensor:
-    """Features (n, F) as distances from the mean of the usual ones (m, F), in their standard deviations."""
+def standardized(values: Tensor, usual: Tensor) -> Tensor:
+    """Values (n, F) as distances from the mean of the usual ones (m, F), in their standard deviations."""
     if len(usual) < 2:
-        return features - features.mean(0)
-    return (features - usual.mean(0)) / (usual.std(0) + _NO_SPREAD)
+        return values - values.mean(0)
+    return (values - usual.mean(0)) / (usual.std(0) + _NO_SPREAD)
 
 
 def clusters(deviations: Tensor) -> list[list[int]]:

@@ -69,10 +69,15 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Judged:
-    """A verdict, and the features (K·D,) that it was made from, averaged over the crops; float32 on the CPU."""
+    """A verdict, and what it was made from, averaged over the crops, float32 on the CPU.
+
+    That is the branches' features (K·D,) and the texture (L·D,), of which there is none where the version is not
+    calibrated.
+    """
 
     verdict: Verdict
     features: Tensor
+    texture: Tensor
 
 
 class Predictor:
@@ -146,26 +151,31 @@ class Predictor:
         every = np.concatenate(crops)
         answers = [self._ask(every[i : i + self.batch_size]) for i in range(0, len(every), self.batch_size)]
         counts = [len(own) for own in crops]
-        features, probabilities, strangeness = (torch.cat(part).split(counts) for part in zip(*answers, strict=True))
-        return [
-            Judged(self._decide(sources[i], probabilities[i].mean(0), strangeness[i], count), features[i].mean(0))
-            for i, count in enumerate(counts)
-        ]
+        parts = [torch.cat(part).split(counts) for part in zip(*answers, strict=True)]
+        judged = []
+        for source, count, *own in zip(sources, counts, *parts, strict=True):
+            features, texture, probabilities, strangeness = (part.mean(0) for part in own)
+            judged.append(Judged(self._decide(source, probabilities, float(strangeness), count), features, texture))
+        return judged
 
     @torch.no_grad()
-    def _ask(self, crops: Pixels) -> tuple[Tensor, Tensor, Tensor]:
-        """Features (B, K·D), probabilities (B, C) and strangeness (B,; NaN without calibration), on the CPU."""
+    def _ask(self, crops: Pixels) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Features (B, K·D), texture (B, L·D), probabilities (B, C) and strangeness (B,), on the CPU.
+
+        Without calibration there is no texture (B, 0), and strangeness is NaN.
+        """
         images = torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous()
         features = self.network.features(images)
         logits = self.network.head(features)
         if self.calibration is None:
+            texture = torch.empty(len(crops), 0)
             probabilities, strangeness = logits.softmax(dim=1), torch.full((len(crops),), math.nan)
         else:
-            probabilities = self.calibration.probabilities(logits)
-            strangeness = self.calibration.strangeness(self.network.texture(images))
-        return features.cpu(), probabilities.double().cpu(), strangeness.double().cpu()
+            texture = self.network.texture(images)
+            probabilities, strangeness = self.calibration.probabilities(logits), self.calibration.strangeness(texture)
+        return features.cpu(), texture.cpu(), probabilities.double().cpu(), strangeness.double().cpu()
 
-    def _decide(self, source: str, probabilities: Tensor, strangeness: Tensor, crops: int) -> Verdict:
+    def _decide(self, source: str, probabilities: Tensor, strangeness: float, crops: int) -> Verdict:
         if self.calibration is None:
             return decide(source, probabilities, self.classes, crops=crops)
         settings = self.state.parameters.get("calibration", {})
@@ -173,7 +183,7 @@ class Predictor:
             source,
             probabilities,
             self.classes,
-            strangeness=float(strangeness.mean()),
+            strangeness=strangeness,
             threshold=float(self.calibration.threshold),
             undecided_below=float(settings.get("undecided_below", _UNDECIDED_BELOW)),
             crops=crops,

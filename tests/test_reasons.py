@@ -67,6 +67,6 @@ def test_a_branch_that_the_head_does_not_listen_to_is_no_evidence(predictor: Pre
     deaf.weight.data[:, 4:] = 0  # the second branch's four features
     features = judged[0].features
     network = type("Deaf", (), {"head": deaf, "branches": 2})
-    found = evidence_of(Predictor(network, predictor.state), Judged(judged[0].verdict, features))  # type: ignore[arg-type]
+    found = evidence_of(Predictor(network, predictor.state), replace(judged[0], features=features))  # type: ignore[arg-type]
     assert found.branches["beta"] == 0
     assert found.branches["alpha"] != 0
