@@ -54,7 +54,7 @@ def print_history(history: Mapping[str, Any], out: Console, *, gate: bool) -> No
     for sentence in history["broken"]:
         out.print(f"broken: {sentence}", style="red", markup=False)
     for tree in _trees(history["versions"], _last_moves(history["journal"]), gate):
-        out.print(tree)
+        out.print(tree, soft_wrap=False)  # else what is wider than the console would be cut off
     out.print("\nchampion and tasks over time:")
     out.print(_journal(history["journal"]))
     for hold in history["held"]:

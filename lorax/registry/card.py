@@ -63,7 +63,8 @@ def _head(model: str, candidate: Candidate) -> list[str]:
         "registered model": f"`{model}`",
         "learner state": f"`{candidate.digest}`",
         "grew from": f"state `{state.parent}`" if state.parent else "nothing: this is the first task",
-        "data revision": f"data.dvc `{state.revision.digest}`, git commit `{state.revision.commit or 'none'}`",
+        "data": f"data.dvc `{state.revision.digest}`",
+        "git commit": f"`{state.revision.commit}`" if state.revision.commit else "none",
         "made with": f"lorax {lorax.__version__}",
         "verdicts": "calibrated" if state.calibration else "**uncalibrated**",
     }
@@ -88,7 +89,7 @@ def _knowledge(state: LearnerState) -> list[str]:
     return [
         "## What it knows",
         "",
-        *_table(("class", "task", "kind", "exemplars", "calibration images"), rows),
+        *_table(("class", "task", "kind", "exemplars", "calibration"), rows),
         "",
         f"In all {len(state.exemplars)} exemplars, which are shown again in training, and "
         f"{len(state.calibration_memory)} calibration images, which no network was ever trained on.",
@@ -123,26 +124,31 @@ def _accuracy(candidate: Candidate) -> list[str]:
     return [
         "## Accuracy on each task",
         "",
-        *_table(("task", "now", "when it was learned", "real or synthetic, whichever generator"), rows),
+        *_table(("task", "now", "at first", "binary"), rows),
         "",
-        f"Average {_percent(metrics['average_accuracy'])}, forgetting {_percent(metrics['forgetting'])}.",
+        "At first: when it was learned. Binary: real or synthetic told rightly, whichever generator was named.",
+        f"Average {_percent(metrics['average_accuracy'])}, forgetting {_percent(metrics['forgetting'])}. "
+        "Here and below the likeliest answer counts, also where the verdict would be undecided or unknown.",
     ]
 
 
 def _calibration(found: Assessment) -> list[str]:
-    rows = (
-        (r.perturbation, r.images, _percent(r.error_before), _percent(r.error_after), _percent(r.floor),
-         _number(r.loss_before), _number(r.loss_after))
-        for r in found.reliability
-    )  # fmt: skip
-    columns = ("images", "number", "error before", "error after", "error by chance", "log loss before", "after")
+    of = found.reliability
+    rows = [
+        ("test images", *(r.images for r in of)),
+        ("error before calibration", *(_percent(r.error_before) for r in of)),
+        ("error after calibration", *(_percent(r.error_after) for r in of)),
+        ("error by chance alone", *(_percent(r.floor) for r in of)),
+        ("log loss before calibration", *(_number(r.loss_before) for r in of)),
+        ("log loss after calibration", *(_number(r.loss_after) for r in of)),
+    ]
     return [
         "## Calibration",
         "",
-        "How far confidence and the share of right answers lie apart, before and after calibration; by chance: what "
-        "perfect probabilities would show on so many images.",
+        "Error: how far confidence and the share of right answers lie apart; by chance alone: what perfect "
+        "probabilities would show on so many images. Log loss: mean of -log of the probability given to the right answer.",
         "",
-        *_table(columns, rows),
+        *_table(("", *(r.perturbation for r in of)), rows),
     ]
 
 
@@ -178,25 +184,25 @@ def _robustness(found: Assessment) -> list[str]:
         (r.perturbation, _percent(r.accuracy), _number(r.auroc), _percent(r.calibration_error), _percent(r.unknown))
         for r in of_all
     )
-    columns = ("perturbation", "accuracy", "real or synthetic, AUROC", "calibration error", "called strange")
+    columns = ("perturbation", "accuracy", "AUROC", "error", "strange")
     return [
         "## Robustness",
         "",
         f"{of_all[0].images} test images of all tasks, real and synthetic alike. Mean accuracy under the "
-        f"perturbations: {_percent(found.robustness)} of that on the clean images.",
+        f"perturbations: {_percent(found.robustness)} of that on the clean images. "
+        "AUROC: of telling real from synthetic. Error: of calibration. Strange: share called like nothing known.",
         "",
         *_table(columns, rows),
         "",
         "Accuracy on each task:",
         "",
-        *_by_task(found.card, [row.perturbation for row in of_all]),
+        *(f"- {row.perturbation}: {_by_task(found.card, row.perturbation)}" for row in of_all),
     ]
 
 
-def _by_task(card: Sequence[CardRow], names: Sequence[str]) -> Iterator[str]:
-    tasks = dict.fromkeys(row.task for row in card if row.task != ALL)
-    accuracy = {(row.task, row.perturbation): row.accuracy for row in card}
-    return _table(("task", *names), ((task, *(_percent(accuracy[task, name]) for name in names)) for task in tasks))
+def _by_task(card: Sequence[CardRow], perturbation: str) -> str:
+    rows = (row for row in card if row.perturbation == perturbation and row.task != ALL)
+    return ", ".join(f"{row.task} {_percent(row.accuracy)}" for row in rows)
 
 
 def _use(state: LearnerState) -> list[str]:

@@ -74,9 +74,9 @@ def reliability_diagram(assessment: Assessment) -> Figure:
     figure = Figure(figsize=(4.8 * len(found), 4.9), dpi=_DPI, layout="constrained")
     for axes, of in zip(np.atleast_1d(figure.subplots(1, len(found))), found, strict=True):
         confidence, accuracy = [b.confidence for b in of.bins], [b.accuracy for b in of.bins]
-        chance = [1.96 * math.sqrt(b.accuracy * (1 - b.accuracy) / b.images) for b in of.bins]
+        chance = np.transpose([_interval(b.accuracy, b.images) for b in of.bins])
         axes.plot((0, 1), (0, 1), color="grey", linestyle="--", linewidth=1)
-        axes.errorbar(confidence, accuracy, yerr=chance, marker="o", markersize=4, linewidth=1, capsize=2)
+        axes.errorbar(confidence, accuracy, yerr=chance, fmt="o", markersize=4, elinewidth=1, capsize=2)
         axes.set(xlabel="confidence", ylabel="share that was right", xlim=(0, 1.02), ylim=(0, 1.05), aspect="equal")
         error = of.error_before if of.error_after is None else of.error_after
         state = "" if assessment.calibrated else ", uncalibrated"
@@ -128,6 +128,17 @@ def save_figures(
     _save(accuracy_matrix(tasks, rows), directory / "accuracy_matrix.png")
     _save(task_lines(tasks, rows), directory / "task_accuracy.png")
     _save(confusion_matrix(labels, counts), directory / "confusion_matrix.png")
+
+
+def _interval(share: float, images: int) -> tuple[float, float]:
+    """How far below and above a share of so many images the truth may lie, with 95 % confidence.
+
+    Source: Wilson, Probable inference, the law of succession, and statistical inference (JASA, 1927).
+    """
+    z2 = 1.96**2 / images
+    middle = (share + z2 / 2) / (1 + z2)
+    half = math.sqrt(z2 * share * (1 - share) + z2**2 / 4) / (1 + z2)
+    return max(0.0, share - middle + half), max(0.0, middle + half - share)
 
 
 def _range(numbers: Sequence[int]) -> str:

@@ -14,6 +14,9 @@ _KEPT = 0.9
 _CLEARLY = 2.0
 """How many times over what is expected (chance's error, the stated false alarms) a figure is worth a warning."""
 
+_WORSE = 1.05
+"""How many times over its log loss must be what it was without calibration to be called worse."""
+
 
 def limits(state: LearnerState, assessment: Assessment | None) -> Iterator[str]:
     """One sentence for each limit, those that are always there last."""
@@ -76,12 +79,17 @@ def _unreliable(of: Reliability) -> Iterator[str]:
             f"{100 * right:.1f} % of the answers are right (calibration error {100 * error:.1f} %, "
             f"{100 * of.floor:.1f} % by chance)."
         )
+    if of.loss_after is not None and of.loss_after > _WORSE * of.loss_before:
+        yield (
+            f"Calibration did not help on {of.perturbation} images: log loss {of.loss_after:.3f}, without it "
+            f"{of.loss_before:.3f}."
+        )
 
 
 def _unforeseen(task: str, told: Foreseen) -> Iterator[str]:
     yield (
         f"Not every new generator is noticed: of {task}'s images, before it was learned, "
-        f"{100 * told.detection:.1f} % were called strange; the others got a known name, or passed for real."
+        f"{100 * told.detection:.1f} % were called strange; the others passed for known."
     )
     if told.false_alarms > _CLEARLY * told.stated_false_alarms:
         yield (

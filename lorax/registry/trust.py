@@ -59,13 +59,13 @@ def write_trust(client: Any, run_id: str, assessment: Assessment) -> None:
 
 
 def _reliability_metrics(found: Reliability) -> dict[str, float | None]:
-    end = "" if found.perturbation == _CLEAN else f"/{found.perturbation}"
+    under = "" if found.perturbation == _CLEAN else f"{found.perturbation}/"  # MLflow's page has a section for each
     return {
-        f"calibration_error{end}": found.error_after,
-        f"calibration_error_before{end}": found.error_before,
-        f"calibration_error_floor{end}": found.floor,
-        f"log_loss{end}": found.loss_after,
-        f"log_loss_before{end}": found.loss_before,
+        f"{under}calibration_error": found.error_after,
+        f"{under}calibration_error_before": found.error_before,
+        f"{under}calibration_error_floor": found.floor,
+        f"{under}log_loss": found.loss_after,
+        f"{under}log_loss_before": found.loss_before,
     }
 
 

@@ -42,19 +42,23 @@ def test_the_card_names_every_class_with_its_memories_and_the_data(second: Candi
     for task in state.tasks:
         assert f"| {task.name} | `{task.digest}` |" in lines
     assert f"| learner state | `{second.digest}` |" in lines
-    assert any(state.revision.digest in line and "c0ffee" in line for line in lines)
+    assert f"| data | data.dvc `{state.revision.digest}` |" in lines
+    assert f"| git commit | `{state.revision.commit}` |" in lines
 
 
 def test_the_card_s_figures_are_the_measured_ones(second: Candidate) -> None:
     lines, rows, binary = card(second), second.state.accuracy, second.report.binary_accuracy
     old = f"| alpha | {100 * rows[1][0]:.1f} % | {100 * rows[0][0]:.1f} % | {100 * binary['alpha']:.1f} % |"
     assert old in lines
-    assert "| jpeg-75 | 81 | 40.0 % | 30.0 % | 1.5 % | 0.500 | 0.400 |" in lines
+    assert "|  | clean | jpeg-75 |" in lines
+    assert "| error before calibration | 12.0 % | 40.0 % |" in lines
+    assert "| error after calibration | 2.0 % | 30.0 % |" in lines
+    assert "| log loss after calibration | 0.400 | 0.400 |" in lines
     assert "| AUROC of strangeness | 0.910 |" in lines
     assert "| false alarms at the version's own threshold | 17.0 % |" in lines
     assert "| false alarms that the threshold was set for | 5.0 % |" in lines
     assert "| jpeg-75 | 57.0 % | 0.990 | 3.0 % | 4.0 % |" in lines
-    assert "| beta | 94.0 % | 89.0 % | 56.0 % | 79.0 % |" in lines
+    assert "- jpeg-75: beta 56.0 %" in lines
     assert any("Mean accuracy under the perturbations: 79.6 % of that" in line for line in lines)
 
 
@@ -78,11 +82,20 @@ def test_what_is_as_it_should_be_is_no_limit(second: Candidate) -> None:
     assert "new source" not in told
 
 
+def test_calibration_that_made_answers_worse_is_a_limit(second: Candidate) -> None:
+    given = assessed(1, "beta")
+    worse = replace(given.reliability[0], loss_after=0.7)
+    told = limits(with_assessment(second, replace(given, reliability=[worse, given.reliability[1]])))
+    assert "Calibration did not help on clean images: log loss 0.700, without it 0.500." in told
+    assert "not help on jpeg-75" not in told
+
+
 def test_an_uncalibrated_version_says_so(second: Candidate) -> None:
     bare = replace(second, state=replace(second.state, calibration=None, calibration_memory=()))
     lines = card(with_assessment(bare, assessed(1, "beta", calibrated=False)))
     assert "| verdicts | **uncalibrated** |" in lines
-    assert "| clean | 81 | 12.0 % |  | 1.5 % | 0.500 |  |" in lines
+    assert "| error before calibration | 12.0 % | 40.0 % |" in lines
+    assert "| error after calibration |  |  |" in lines
     assert any(line.startswith("- **Uncalibrated**: ") for line in lines)
     assert "Not measured: the version is not calibrated." in lines
 

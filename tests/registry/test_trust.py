@@ -44,9 +44,9 @@ def test_an_assessment_s_figures_are_metrics() -> None:
     found = trust_metrics(assessed(1, "beta", foreseen=FORESEEN))
     assert found["calibration_error"] == 0.02
     assert found["calibration_error_before"] == pytest.approx(0.12)
-    assert found["calibration_error_floor"] == found["calibration_error_floor/jpeg-75"] == 0.015
-    assert (found["log_loss"], found["log_loss_before"], found["log_loss/jpeg-75"]) == (0.4, 0.5, 0.4)
-    assert found["calibration_error/jpeg-75"] == 0.3
+    assert found["calibration_error_floor"] == found["jpeg-75/calibration_error_floor"] == 0.015
+    assert (found["log_loss"], found["log_loss_before"], found["jpeg-75/log_loss"]) == (0.4, 0.5, 0.4)
+    assert found["jpeg-75/calibration_error"] == 0.3
     assert {name: value for name, value in found.items() if name.startswith("unknown")} == {
         "unknown_auroc": 0.91,
         "unknown_detection": 0.62,
@@ -61,9 +61,9 @@ def test_an_assessment_s_figures_are_metrics() -> None:
 def test_what_was_not_measured_is_no_metric() -> None:
     found = trust_metrics(assessed(0, "alpha", calibrated=False, accuracy={}))
     assert set(found) == {
-        f"{name}{end}"
+        f"{under}{name}"
         for name in ("calibration_error_before", "calibration_error_floor", "log_loss_before")
-        for end in ("", "/jpeg-75")
+        for under in ("", "jpeg-75/")
     }
     assert trust_metrics(None) == {}
 

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from lorax import console
 from lorax.cli import app
 from lorax.data import versions
 from lorax.data.landing import land
@@ -123,12 +124,16 @@ def test_relearning_goes_back_to_before_the_task_and_holds_nothing(
 
 
 def test_history_draws_the_tree_and_lists_the_journal(
-    workspace: Workspace, registry: Registry, other_second: Learned
+    workspace: Workspace, registry: Registry, other_second: Learned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bad = replace(other_second, report=replace(other_second.report, against_base={}))
     register(registry, bad, assessment=assessed(1, "delta", foreseen=FORESEEN))
     registry._client.delete_model_version_tag(registry.name, "2", "lorax.calibrated")  # as of before there was any
-    shown = lorax("history")
+    with monkeypatch.context() as patch:
+        patch.setattr(console.out, "width", 80)
+        assert "robustness 79.6 %" in " ".join(lorax("history").replace("│", "").split())  # wrapped, not cut off
+        patch.setattr(console.out, "width", 400)
+        shown = lorax("history")
     first, second, third, fourth, because, *rest = shown.splitlines()
     assert first.startswith("version 1 +alpha  [champion]  average ")
     assert first.endswith("to relearn beta: its data changed")
