@@ -64,7 +64,9 @@ def watch_verdicts(
     window: Annotated[int, typer.Option(min=1, help="How many of the last images count.")] = 200,
     rate: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="The share of unknown images to warn of; twice the false alarms if not given."),
+        typer.Option(
+            min=0, max=1, help="The share of unknown images to warn of; three times the false alarms if not given."
+        ),
     ] = None,
     once: Annotated[
         bool, typer.Option("--once", help="Look at what is there and end: exit code 3 if it rose.")

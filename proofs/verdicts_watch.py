@@ -88,16 +88,16 @@ def _put(inbox: Path, stream: Iterator[tuple[str, Ints]], first: int, count: int
 def _watched_live(root: Path, inbox: Path, more: Callable[[], None]) -> tuple[dict[str, Any], int]:
     """Follow the folder while more comes in; the line of the rise, and the exit code after Ctrl-C."""
     command = [*LORAX, "watch-verdicts", str(inbox), "--json"]
-    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         os.set_blocking(process.stdout.fileno(), False)
         more()
-        deadline, text = time.monotonic() + _PATIENCE_S, ""
-        while "\n" not in text and time.monotonic() < deadline:
+        deadline, text = time.monotonic() + _PATIENCE_S, b""
+        while b"\n" not in text and time.monotonic() < deadline:
             time.sleep(0.5)
-            text += process.stdout.read() or ""
+            text += process.stdout.read() or b""
         process.send_signal(signal.SIGINT)
-    if "\n" not in text:
+    if b"\n" not in text:
         raise SystemExit(f"no rise within {_PATIENCE_S:.0f} s")
     rise: dict[str, Any] = json.loads(text.splitlines()[0])
     return rise, process.returncode
