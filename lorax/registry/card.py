@@ -60,13 +60,13 @@ def backbone_licence(backbone: BackboneIdentity) -> str:
 def _head(model: str, candidate: Candidate) -> list[str]:
     state = candidate.state
     facts = {
+        "verdicts": "calibrated" if state.calibration else "**uncalibrated**",
         "registered model": f"`{model}`",
         "learner state": f"`{candidate.digest}`",
-        "grew from": f"state `{state.parent}`" if state.parent else "nothing: this is the first task",
+        "grew from": f"state `{state.parent[:_DIGITS]}`" if state.parent else "nothing: this is the first task",
         "data": f"data.dvc `{state.revision.digest}`",
         "git commit": f"`{state.revision.commit}`" if state.revision.commit else "none",
         "made with": f"lorax {lorax.__version__}",
-        "verdicts": "calibrated" if state.calibration else "**uncalibrated**",
     }
     return [
         f"# Model card: {model}, episode {len(state.tasks) - 1} ({state.tasks[-1].name})",
@@ -85,7 +85,7 @@ def _knowledge(state: LearnerState) -> list[str]:
         (e.label, e.task, "real" if e.is_real else "synthetic", exemplars[e.id], held_out[e.id])
         for e in state.classes.entries
     )
-    digests = ((task.name, f"`{task.digest}`") for task in state.tasks)
+    digests = ((task.name, f"`{task.digest[:_DIGITS]}`") for task in state.tasks)
     return [
         "## What it knows",
         "",
@@ -146,7 +146,7 @@ def _calibration(found: Assessment) -> list[str]:
         "## Calibration",
         "",
         "Error: how far confidence and the share of right answers lie apart; by chance alone: what perfect "
-        "probabilities would show on so many images. Log loss: mean of -log of the probability given to the right answer.",
+        "probabilities would show on so many images. Log loss: mean of -log of the right answer's probability.",
         "",
         *_table(("", *(r.perturbation for r in of)), rows),
     ]
