@@ -20,7 +20,7 @@ from lorax.data.images import decode
 from lorax.data.reading import read_image
 from lorax.data.walk import Found
 from lorax.errors import ImageError
-from lorax.novelty import clusters, responses, standardized
+from lorax.novelty import clusters, cohesion, responses, standardized
 from lorax.predictor import Judged, Predictor
 from lorax.storage import whole_directory
 
@@ -34,9 +34,13 @@ _IN_EVENT = 5
 
 @dataclass(frozen=True)
 class Cluster:
-    """Strange images that are alike. `responses` has each branch's task, and how far its features are from usual."""
+    """Strange images that are alike: how much, from 0 to 1, says `cohesion`.
+
+    `responses` has each branch's task, and how far its features are from usual.
+    """
 
     members: tuple[Sighting, ...]
+    cohesion: float
     responses: dict[str, float]
 
     @property
@@ -47,7 +51,8 @@ class Cluster:
     def record(self, shown: int | None = None) -> dict[str, Any]:
         """As JSON, with all members or the first so many."""
         members = [{"file": _text(s.file), "sha256": s.sha256, "verdict": s.verdict} for s in self.members[:shown]]
-        return {"size": len(self.members), "branch": self.branch, "responses": self.responses, "members": members}
+        told = {"size": len(self.members), "cohesion": self.cohesion, "branch": self.branch}
+        return told | {"responses": self.responses, "members": members}
 
 
 @dataclass(frozen=True)
@@ -115,7 +120,8 @@ def _clusters(window: Window, predictor: Predictor) -> tuple[list[Cluster], int]
     found = []
     for rows in clusters(textures):
         shares = responses(features[rows], len(names))
-        found.append(Cluster(tuple(here[row] for row in rows), dict(zip(names, shares, strict=True))))
+        members = tuple(here[row] for row in rows)
+        found.append(Cluster(members, cohesion(textures[rows]), dict(zip(names, shares, strict=True))))
     return found, len(window.strange) - len(here)
 
 

@@ -173,7 +173,8 @@ class Teller:
         lines = [f"{rise.summary['at']} rising: {share}"]
         for number, cluster in enumerate(rise.clusters):
             lines.append(
-                f"  cluster {number}: {len(cluster.members)} images, furthest from usual in branch {cluster.branch}: "
+                f"  cluster {number}: {len(cluster.members)} images, cohesion {cluster.cohesion:.2f}, "
+                f"furthest from usual in branch {cluster.branch}: "
                 f"{rise.folder / sheet_name(number)}"
             )
             lines += [f"    {printable(sighting.file)}" for sighting in cluster.members[:_SUCH_AS]]

@@ -61,6 +61,12 @@ def clusters(deviations: Tensor) -> list[list[int]]:
     return sorted((group for group in groups if len(group) >= LEAST_TOGETHER), key=len, reverse=True)
 
 
+def cohesion(deviations: Tensor) -> float:
+    """How much rows (n, F) point the same way: 1 where all do, near 0 where each points elsewhere."""
+    directions = deviations / deviations.norm(dim=1, keepdim=True).clamp_min(_NO_SPREAD)
+    return float(directions.mean(0).norm())
+
+
 def responses(deviations: Tensor, branches: int) -> list[float]:
     """For each of K branches, how far its features lie from usual: root mean square of deviations (n, K·D)."""
     per_branch = deviations.unflatten(1, (branches, -1)).square().mean(dim=(0, 2)).sqrt()

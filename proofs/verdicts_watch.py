@@ -122,7 +122,10 @@ def _purity(report: Path) -> bool:
         kinds = Counter(Path(member["file"]).name.split("-")[0] for member in cluster["members"])
         verdicts = Counter(member["verdict"] for member in cluster["members"])
         purity = kinds["sixth"] / cluster["size"]
-        print(f"cluster {number}: {cluster['size']} images, purity {purity:.2f} ({_counts(kinds)})")
+        print(
+            f"cluster {number}: {cluster['size']} images, purity {purity:.2f} ({_counts(kinds)}), "
+            f"cohesion {cluster['cohesion']:.2f}"
+        )
         print(f"    verdicts: {_counts(verdicts)}; furthest from usual in branch {cluster['branch']}")
         print(f"    {report.parent / f'cluster-{number}.png'}")
     print(f"in no cluster: {found['unclustered']}")

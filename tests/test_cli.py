@@ -135,6 +135,9 @@ def test_a_fresh_workspace_has_nothing_to_show(workspace: Workspace, monkeypatch
     learned = json.loads(runner.invoke(app, ["learn", "--json"]).stdout)
     assert (learned["learned"], learned["champion"]) == ([], None)
     assert "there is no champion yet" in runner.invoke(app, ["predict", "x.png"]).stderr
+    assert "there is no challenger yet" in runner.invoke(app, ["predict", "x.png", "--version", "@challenger"]).stderr
+    assert "no version 2" in runner.invoke(app, ["predict", "x.png", "--version", "2"]).stderr
+    assert "'newest' is not understood" in runner.invoke(app, ["predict", "x.png", "--version", "newest"]).stderr
 
 
 def test_landed_tasks_wait_until_they_are_learned(

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lorax.novelty import Z, clusters, responses, standardized, wilson
+from lorax.novelty import Z, clusters, cohesion, responses, standardized, wilson
 
 
 def test_the_interval_is_wilson_s() -> None:
@@ -40,6 +40,12 @@ def test_features_are_measured_in_deviations_from_the_usual_ones() -> None:
     assert found[0].tolist() == pytest.approx([2.0, 0.0], abs=1e-4)
     alone = standardized(torch.tensor([[1.0], [3.0]]), torch.zeros(0, 1))
     assert alone.tolist() == [[-1.0], [1.0]]
+
+
+def test_cohesion_is_of_directions_not_of_strengths() -> None:
+    assert cohesion(torch.tensor([[1.0, 1.0], [5.0, 5.0], [0.1, 0.1]])) == pytest.approx(1)
+    assert cohesion(torch.tensor([[3.0, 0.0], [-1.0, 0.0], [0.0, 2.0], [0.0, -7.0]])) == pytest.approx(0, abs=1e-6)
+    assert cohesion(torch.tensor([[1.0, 0.0], [0.0, 1.0]])) == pytest.approx(0.5**0.5)
 
 
 def test_a_branch_responds_by_how_far_its_own_features_are() -> None:
