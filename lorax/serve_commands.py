@@ -57,6 +57,6 @@ def serve(
         if host not in _LOOPBACK:
             err.print("this is no loopback address, and there is no authentication: whoever reaches it may ask.")
 
-    app = create_app(model, params.serving, source)
-    server.run(server.Server(app, params.serving.timeout_s, on_ready=tell), listener, params.run.threads)
+    app = create_app(model, params.serving, source, params.run.threads)
+    server.run(server.Server(app, params.serving.timeout_s, on_ready=tell), listener)
     err.print("stopped; what was begun was answered.")

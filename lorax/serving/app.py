@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, MutableMapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import orjson
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
@@ -49,19 +50,20 @@ Scope = MutableMapping[str, Any]
 _Handler = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
-def create_app(model: Served, params: ServingParams, source: Source | None) -> FastAPI:
+def create_app(model: Served, params: ServingParams, source: Source | None, threads: int) -> FastAPI:
     """The application.
 
     Args:
         model: what judges at first.
         params: the limits.
         source: the alias that is followed; None serves `model` for good.
+        threads: how many batches are judged at once, on a CPU.
     """
     meters = Meters()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        service = Service(model, params, meters)
+        service = Service(model, params, meters, threads)
         follower = Follower(source, model, service.swap, meters, params.poll_s) if source else None
         app.state.service, app.state.follower = service, follower
         following = asyncio.create_task(follower.run()) if follower else None
@@ -89,13 +91,21 @@ def create_app(model: Served, params: ServingParams, source: Source | None) -> F
     return app
 
 
+class _Plain(APIRoute):
+    """A route whose endpoint turns a request into a response by itself; FastAPI has nothing to find out for it."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        return self.endpoint  # type: ignore[no-any-return]
+
+
 def _add_verdicts(app: FastAPI) -> None:
+    router = APIRouter(route_class=_Plain)
     refusals = {
         400: "the body is not what its type says", 408: "the body came too slowly", 413: "too many or too large",
         415: "of an unsupported type", 422: "damaged", 503: "overloaded",
     }  # fmt: skip
 
-    @app.post(
+    @router.post(
         VERDICTS,
         tags=["verdicts"],
         summary="Judge images",
@@ -116,6 +126,8 @@ def _add_verdicts(app: FastAPI) -> None:
         if status == 200:
             return _json(status, {"results": records})
         return _json(status, {"error": _overall(outcomes), "results": records})
+
+    app.include_router(router)
 
 
 def _add_looks(app: FastAPI) -> None:

@@ -1,7 +1,8 @@
-"""Dynamic batching: one thread judges whatever has come meanwhile, as many images at once as the model takes.
+"""Dynamic batching: what has come while the last batch was judged is the next one, as many images as the model takes.
 
-There is no timer. While the thread is idle, an image is judged at once and alone; while it is busy, images gather, and
-the next batch is as full as the load makes it.
+There is no timer. While nothing is judged, an image that comes is judged at once and alone; under load images gather,
+and batches are as full as the load makes them. On a CPU several threads judge a batch each and compute alone: threads
+that share a batch wait for each other at every matrix product, all the more beside those that read and answer requests.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+import torch
 
 from lorax.data.pixels import Pixels
 from lorax.predictor import Verdict
@@ -32,26 +35,29 @@ class _Waiting:
 
 
 class Batcher:
-    """Judges images in a thread of its own. `model` may be replaced at any time: a batch ends on the one it began with.
+    """Judges images in threads of its own. `model` may be replaced at any time: a batch ends on the one it began with.
 
     Args:
         model: what judges.
+        at_once: how many batches are judged at once, on a CPU; a GPU judges one after the other.
         on_batch: told the size of each batch, in the batcher's thread.
     """
 
-    def __init__(self, model: Served, on_batch: Callable[[int], None]) -> None:
+    def __init__(self, model: Served, at_once: int, on_batch: Callable[[int], None]) -> None:
         self.model = model
         self._on_batch = on_batch
         self._waiting: deque[_Waiting] = deque()
         self._change = threading.Condition()
         self._is_stopping = False
         self._loop = asyncio.get_running_loop()
-        self._thread = threading.Thread(target=self._run, name="judge", daemon=True)
-        self._thread.start()
+        count = at_once if model.predictor.network.device.type == "cpu" else 1
+        self._threads = [threading.Thread(target=self._run, name=f"judge {i}", daemon=True) for i in range(count)]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def is_alive(self) -> bool:
-        return self._thread.is_alive()
+        return all(thread.is_alive() for thread in self._threads)
 
     def add(self, crops: Pixels, answer: asyncio.Future[Answer]) -> None:
         """Have an image judged, by its crops; from any thread. Nothing is done where nobody waits any more."""
@@ -63,10 +69,12 @@ class Batcher:
         """Judge what is there, then end."""
         with self._change:
             self._is_stopping = True
-            self._change.notify()
-        self._thread.join()
+            self._change.notify_all()
+        for thread in self._threads:
+            thread.join()
 
     def _run(self) -> None:
+        torch.set_num_threads(1)  # this thread's
         while (batch := self._take()) is not None:
             self._judge(batch)
             del batch  # its crops must not wait for the next one
@@ -76,7 +84,8 @@ class Batcher:
             self._change.wait_for(lambda: self._waiting or self._is_stopping)
             if not self._waiting:
                 return None
-            count = min(len(self._waiting), self.model.predictor.batch_size)
+            share = -(-len(self._waiting) // len(self._threads))
+            count = min(share, self.model.predictor.batch_size)
             return [self._waiting.popleft() for _ in range(count)]
 
     def _judge(self, batch: Sequence[_Waiting]) -> None:

@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 
-import torch
 import uvicorn
 from fastapi import FastAPI
 
@@ -78,15 +77,13 @@ class Server(uvicorn.Server):
         self._on_ready()
 
 
-def run(server: Server, listener: socket.socket, threads: int) -> None:
+def run(server: Server, listener: socket.socket) -> None:
     """Serve until SIGTERM or Ctrl-C.
 
     Args:
         server: what answers.
         listener: from `listen`.
-        threads: CPU threads of a network pass.
     """
-    torch.set_num_threads(threads)
     _allow_connections()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("lorax").setLevel(logging.INFO)

@@ -62,12 +62,13 @@ class Service:
         model: what judges at first.
         params: the limits.
         meters: what is counted.
+        threads: how many batches are judged at once, on a CPU.
     """
 
-    def __init__(self, model: Served, params: ServingParams, meters: Meters) -> None:
+    def __init__(self, model: Served, params: ServingParams, meters: Meters, threads: int) -> None:
         self.params, self.meters = params, meters
         self.held = Held(int(params.memory_mb * _MB))
-        self._batcher = Batcher(model, meters.batches.observe)
+        self._batcher = Batcher(model, threads, meters.batches.observe)
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode")
         self._room = Room(int(params.memory_mb * _MB))
         self._loop = asyncio.get_running_loop()

@@ -129,9 +129,9 @@ def served(model: Served) -> Iterator[Running]:
 def running() -> Iterator[Start]:
     ends: list[Callable[[], None]] = []
 
-    def begin(model: Served, params: ServingParams = SMALL, shelf: Shelf | None = None) -> Running:
+    def begin(model: Served, params: ServingParams = SMALL, shelf: Shelf | None = None, threads: int = 1) -> Running:
         source = Source(shelf, "champion", Path("unused"), "cpu") if shelf else None
-        app, listener, is_ready = create_app(model, params, source), listen("127.0.0.1", 0), threading.Event()
+        app, listener, is_ready = create_app(model, params, source, threads), listen("127.0.0.1", 0), threading.Event()
         server = Server(app, params.timeout_s, is_ready.set)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

@@ -45,6 +45,15 @@ def test_what_comes_during_a_batch_is_the_next_one(start: Start, gated: tuple[Se
     assert gate.batches == [1, 5]
 
 
+def test_several_threads_judge_a_batch_each(start: Start, gated: tuple[Served, Gate]) -> None:
+    model, gate = gated
+    asked = several(start(model, threads=2), 2)
+    assert gate.began.acquire(timeout=20)
+    assert gate.began.acquire(timeout=20)
+    gate.is_open.set()
+    assert {future.result().status_code for future in asked} == {200}
+
+
 def test_a_batch_ends_on_the_version_that_it_began_with(
     start: Start, gated: tuple[Served, Gate], learned: list[Learned]
 ) -> None:
