@@ -53,7 +53,10 @@ class LoraxModel(mlflow.pyfunc.PythonModel):
         sources = [f"row {row}" for row in range(len(cells))]
         pixels = [self.read(cell, source) for cell, source in zip(cells, sources, strict=True)]
         verdicts = self.predictor.judge(pixels, sources)
-        return pd.DataFrame([_row(verdict) for verdict in verdicts], index=model_input.index, columns=self._columns())
+        rows = [_row(verdict) for verdict in verdicts]
+        # pandas would make NaN of None among texts, and MLflow's server write that, which is no JSON
+        generators = pd.Series([verdict.generator for verdict in verdicts], index=model_input.index, dtype=object)
+        return pd.DataFrame(rows, index=model_input.index, columns=self._columns()).assign(generator=generators)
 
     def _columns(self) -> list[str]:
         labels = [f"probability/{entry.label}" for entry in self.predictor.classes.entries]

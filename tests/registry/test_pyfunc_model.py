@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import base64
+import io
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 import mlflow
 import pandas as pd
 import pytest
+from mlflow.pyfunc.scoring_server import predictions_to_json
 
 from lorax.errors import BackboneError, ImageError
 from lorax.predictor import Predictor
@@ -69,6 +72,20 @@ def test_a_cell_that_is_no_image_is_named_by_its_row(model: Any, files: list[Pat
         model.predict(pd.DataFrame({"image": [base64.b64encode(b"no image").decode()]}))
 
 
+def test_the_answer_is_json_with_null_where_there_is_no_generator(model: Any, files: list[Path]) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    answer = model.predict(pd.DataFrame({"image": [encoded(path) for path in files]}))
+    text = io.StringIO()
+    predictions_to_json(answer, text)
+    rows = json.loads(text.getvalue(), parse_constant=refuse)["predictions"]
+    named = [row["verdict"].removeprefix("synthetic:") for row in rows]
+    expected = [None if name in ("real", "unknown", "undecided") else name for name in named]
+    assert [row["generator"] for row in rows] == expected
+    assert None in expected
+
+
 def test_no_request_makes_a_model_read_a_file(model: Any, files: list[Path]) -> None:
     with pytest.raises(ImageError, match=r"not base64: .*allow_paths"):
         model.predict(pd.DataFrame({"image": [str(files[0])]}))
@@ -89,7 +106,7 @@ def test_the_model_needs_this_package_by_name_and_holds_no_pickle_and_no_backbon
     assert not any("://" in r or "@" in r for r in requirements)
     assert not [path for path in folder.rglob("*") if path.suffix in (".pkl", ".pickle", ".pt", ".pth")]
     weights = [path.name for path in folder.rglob("*.safetensors")]
-    assert sorted(weights) == ["adapter_model.safetensors"] * 3 + ["head.safetensors"]
+    assert sorted(weights) == ["adapter_model.safetensors"] * 3 + ["calibration.safetensors", "head.safetensors"]
 
 
 def test_a_version_whose_backbone_is_not_here_says_so(
