@@ -57,6 +57,7 @@ class Tally:
 
 def answers(predictor: Predictor, files: Iterable[Found], *, explain: bool = False) -> Iterator[list[Answer]]:
     """Judge files in lists of up to a batch, in order; they are read and decoded ahead, in threads."""
+    warnings.filterwarnings("ignore", module="PIL")  # of damaged notes in a file, which nobody asked about
     read = partial(read_image, side=predictor.network.crop, with_container=explain)
     for batch in batches_ahead(read, files, predictor.batch_size):
         good = [reading for reading in batch if not reading.error]
@@ -92,7 +93,6 @@ def print_verdicts(
     Raises:
         BrokenPipeError: who read the lines has gone.
     """
-    warnings.filterwarnings("ignore", module="PIL")  # of damaged notes in a file, which nobody asked about
     tally, shown = Tally(), Printed(out, err, version, predictor)
     began = last = time.monotonic()
     with terminal.counting(Console(quiet=True) if out.is_terminal else err) as progress:
