@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from PIL import Image
 
+from proofs.bench import lorax
 from proofs.verdicts_server import Running, serving, workspace_of_two
 
 IMAGES, REQUESTS, CLIENTS, SEED = 2400, 1200, 8, 0
@@ -38,6 +39,13 @@ Request = bytes
 def prove_fuzz(root: Path | None = None) -> bool:
     """Mutated images and requests: no crash, no 5xx, memory flat."""
     root = workspace_of_two(root)
+    try:
+        return _fuzz(root)
+    finally:
+        lorax("down", cwd=root)
+
+
+def _fuzz(root: Path) -> bool:
     with serving(root) as running:
         print(f"{IMAGES} mutated images, {REQUESTS} mutated requests, {CLIENTS} clients, seed {SEED}")
         passed = _send_all("images", running, _mutated_images(IMAGES), may_break_off=False)
