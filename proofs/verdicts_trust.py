@@ -50,7 +50,9 @@ def prove_calibration() -> bool:
                 f"{errors[0]:>12.4f} {errors[1]:>6.4f} {errors[2]:>6.4f} {floors[1]:>6.4f}",
                 flush=True,
             )
-            better.append(losses[1] <= losses[0])
+            if change is UNCHANGED:
+                better += [losses[1] <= losses[0], losses[2] <= losses[0]]
+    print("asked here: on clean images the log loss after is never above that before, with 30 and with 20 images")
     return all(better)
 
 

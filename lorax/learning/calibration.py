@@ -16,18 +16,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lorax.learning.reliability import answers_of, mean_loss, right_answers
+from lorax.learning.reliability import answers_of, loss_of_any, mean_loss, right_answers
 from lorax.learning.strangeness import Distance
 from lorax.params import CalibrationParams
 from lorax.stream import ClassTable, Sample, Task
+
+LEAST_PER_CLASS = 2
+"""Each image is also looked at as if it were new, which takes another one of its class."""
 
 _LARGEST_SHARE = 5
 """At most one image in so many of a class is held out."""
 
 _BIAS_PENALTY = 0.01
-_SCALE_PENALTY = 1e-4
-"""Keeps the temperature finite where every calibration image is answered rightly."""
-
 _FOLDS = 5
 _TINY = 1e-12
 
@@ -59,7 +59,7 @@ class Calibration:
         """Fit to the calibration images of every class.
 
         Args:
-            textures: (n, L·D) of the images, as the frozen backbone gives them.
+            textures: (n, L·D) of the images, at least two of each class, as the frozen backbone gives them.
             logits: (n, C) of the images.
             ids: (n,) their classes.
             classes: the class table.
@@ -110,9 +110,11 @@ def fit_probabilities(logits: Tensor, ids: Tensor, classes: ClassTable) -> tuple
     """The temperature and biases (C,) under which the right answers of these images are likeliest.
 
     The right answer of a real image is "real", of whichever task. Biases are held near 0 by a penalty, so that few
-    images suffice.
+    images suffice, and one image more is imagined whose right answer may be any: where all n are answered rightly, an
+    error in n + 1 is still to be expected.
 
-    Source: bias-corrected temperature scaling, Alexandari et al. (ICML 2020), after Guo et al. (ICML 2017).
+    Source: bias-corrected temperature scaling, Alexandari et al. (ICML 2020), after Guo et al. (ICML 2017); the
+    imagined image after Platt, Probabilistic Outputs for Support Vector Machines (1999).
     """
     logits, right = logits.double().cpu(), right_answers(ids, classes)
     fitted = torch.zeros(1 + logits.shape[1], dtype=torch.double, requires_grad=True)  # log of 1/temperature; biases
@@ -121,7 +123,8 @@ def fit_probabilities(logits: Tensor, ids: Tensor, classes: ClassTable) -> tuple
     def loss() -> Tensor:
         search.zero_grad()
         answers = answers_of((logits * fitted[0].exp() + fitted[1:]).softmax(dim=1), classes)
-        value = mean_loss(answers, right) + _BIAS_PENALTY * fitted[1:].square().sum() + _SCALE_PENALTY * fitted[0] ** 2
+        imagined = loss_of_any(answers) / len(right)
+        value = mean_loss(answers, right) + imagined + _BIAS_PENALTY * fitted[1:].square().sum()
         value.backward()
         return value
 

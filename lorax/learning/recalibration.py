@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import torch
 
 from lorax.learning.asking import Fetch, Question
-from lorax.learning.calibration import Calibration
+from lorax.learning.calibration import LEAST_PER_CLASS, Calibration
 from lorax.learning.state import Exemplar, LearnerState
 from lorax.network.features import FeatureStore
 from lorax.network.network import Network
@@ -26,7 +28,7 @@ def extended_memory(old: tuple[Exemplar, ...], held: tuple[Sample, ...], classes
 def recalibrated(
     state: LearnerState, network: Network, store: FeatureStore, fetch: Fetch, params: Params
 ) -> Calibration | None:
-    """Fit to the calibration memory of `state`; None where a class has no image in it.
+    """Fit to the calibration memory of `state`; None where a class has fewer than two images in it.
 
     Args:
         state: as the episode leaves it, its memory extended.
@@ -35,8 +37,8 @@ def recalibrated(
         fetch: finds the images.
         params: the episode's.
     """
-    covered = {entry.class_id for entry in state.calibration_memory}
-    if covered != {entry.id for entry in state.classes.entries}:
+    counts = Counter(entry.class_id for entry in state.calibration_memory)
+    if any(counts[entry.id] < LEAST_PER_CLASS for entry in state.classes.entries):
         return None
     samples = [entry.sample for entry in state.calibration_memory]
     question = Question.of_centers(samples)

@@ -40,6 +40,11 @@ def mean_loss(answers: Tensor, right: Tensor) -> Tensor:
     return -answers[torch.arange(len(right)), right].clamp_min(_LEAST).log().mean()
 
 
+def loss_of_any(answers: Tensor) -> Tensor:
+    """The same, were each answer equally likely to be the right one."""
+    return -answers.clamp_min(_LEAST).log().mean()
+
+
 @dataclass(frozen=True)
 class Bin:
     """A tenth of the images, by their answers' confidence: its mean, the share that was right, how many there are."""
