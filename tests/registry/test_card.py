@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -11,12 +12,13 @@ from lorax.learning.assessment import Assessment
 from lorax.registry.candidate import Candidate, open_candidate
 from lorax.registry.card import backbone_licence, model_card
 from tests.registry.assessments import FORESEEN, assessed
-from tests.tiny_learner import Learned
+from tests.tiny_learner import Learned, calibrated
 
 
 @pytest.fixture
-def second(stream: list[Learned]) -> Candidate:
-    return open_candidate(stream[1].state_dir, stream[1].report, assessed(1, "beta", foreseen=FORESEEN), "c0ffee")
+def second(stream: list[Learned], tmp_path: Path) -> Candidate:
+    state_dir = calibrated(stream[1].state_dir, tmp_path / "calibrated")
+    return open_candidate(state_dir, stream[1].report, assessed(1, "beta", foreseen=FORESEEN), "c0ffee")
 
 
 def card(candidate: Candidate) -> list[str]:

@@ -10,13 +10,13 @@ import pytest
 
 from lorax.errors import StateError
 from lorax.learning.assessment import Assessment
-from lorax.learning.state import load_state, save_state
+from lorax.learning.state import load_state
 from lorax.registry import ModelVersion, Registry
 from lorax.registry.trust import trust_metrics
 from tests.registry.assessments import ACCURACY, FORESEEN, assessed
 from tests.registry.conftest import OPEN, Server
 from tests.registry.test_registry import curves, runs, table_of
-from tests.tiny_learner import Learned
+from tests.tiny_learner import Learned, calibrated
 
 ROBUSTNESS = (0.9 + 0.57 + 0.8) / 3 / 0.95
 
@@ -115,14 +115,12 @@ def test_the_description_says_how_far_to_trust_it(trusted: Registry) -> None:
     assert "alibrat" not in old
 
 
-def test_a_version_says_whether_it_is_calibrated(
-    trusted: Registry, registry: Registry, stream: list[Learned], tmp_path: Path
-) -> None:
-    assert trusted.version(2).calibrated
-    save_state(replace(load_state(stream[0].state_dir), calibration=None), tmp_path / "state")
-    given = replace(stream[0], state_dir=tmp_path / "state")
-    found = register(registry, given, assessed(0, "alpha", calibrated=False))
-    assert not found.calibrated
+def test_a_version_says_whether_it_is_calibrated(registry: Registry, stream: list[Learned], tmp_path: Path) -> None:
+    given = replace(stream[0], state_dir=calibrated(stream[0].state_dir, tmp_path / "state"))
+    assert register(registry, given, assessed(0, "alpha")).calibrated
+    registry = Registry(registry.uri, f"{registry.name}-uncalibrated")
+    assert load_state(stream[0].state_dir).calibration is None
+    assert not register(registry, stream[0], assessed(0, "alpha", calibrated=False)).calibrated
     assert "Uncalibrated" in registry._client.get_model_version(registry.name, "1").description
     registry._client.delete_model_version_tag(registry.name, "1", "lorax.calibrated")
     assert not registry.version(1).calibrated  # as those are that were registered before there was calibration

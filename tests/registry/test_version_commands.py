@@ -29,7 +29,7 @@ from tests.conftest import SMALL_CONTRACT, write_task_files
 from tests.registry.assessments import FORESEEN, assessed
 from tests.registry.conftest import OPEN, Server
 from tests.test_cli import HEAVY, said_and_imported
-from tests.tiny_learner import Learned
+from tests.tiny_learner import Learned, calibrated
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_a_rollback_says_what_is_held_now_how_to_free_it_and_where_the_data_is(
 def test_status_with_a_champion_imports_mlflow_and_nothing_else_that_takes_long(workspace: Workspace) -> None:
     said, imported = said_and_imported("status", cwd=workspace.root)
     assert "version 1" in said
-    assert said.split()[said.split().index("verdicts") + 1] == "calibrated"
+    assert said.split()[said.split().index("verdicts") + 1] == "uncalibrated"
     assert "mlflow" in imported
     assert not imported & HEAVY
 
@@ -124,11 +124,14 @@ def test_relearning_goes_back_to_before_the_task_and_holds_nothing(
 
 
 def test_history_draws_the_tree_and_lists_the_journal(
-    workspace: Workspace, registry: Registry, other_second: Learned, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, registry: Registry, other_second: Learned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bad = replace(other_second, report=replace(other_second.report, against_base={}))
+    bad = replace(
+        other_second,
+        state_dir=calibrated(other_second.state_dir, tmp_path / "calibrated"),  # which tiny tasks don't suffice for
+        report=replace(other_second.report, against_base={}),
+    )
     register(registry, bad, assessment=assessed(1, "delta", foreseen=FORESEEN))
-    registry._client.delete_model_version_tag(registry.name, "2", "lorax.calibrated")  # as of before there was any
     with monkeypatch.context() as patch:
         patch.setattr(console.out, "width", 80)
         assert "robustness 79.6 %" in " ".join(lorax("history").replace("│", "").split())  # wrapped, not cut off
@@ -141,13 +144,13 @@ def test_history_draws_the_tree_and_lists_the_journal(
     assert third.startswith("│   └── version 3 +gamma  average ")
     assert fourth.startswith("└── version 4 +delta  [challenger]  average ")
     assert fourth.endswith(", calibration error 2.0 %, unknown AUROC 91.0 %, robustness 79.6 %  refused")
-    assert ["uncalibrated" in line for line in (first, second, third, fourth)] == [False, True, False, False]
+    assert ["uncalibrated" in line for line in (first, second, third, fourth)] == [True, True, True, False]
     assert because.strip() == "└── alpha: could not be compared with the champion"
     assert [line.split()[2:4] for line in rest if line.startswith("20")][-2:] == [["rolled", "back"], ["refused", "4"]]
     assert "beta: accuracy" not in shown
     assert "beta: accuracy" in lorax("history", "--gate")
     record = lorax_json("history")
-    assert [version["calibrated"] for version in record["versions"]] == [True, False, True, True]
+    assert [version["calibrated"] for version in record["versions"]] == [False, False, False, True]
     [new, drop] = record["versions"][3]["verdicts"]
     assert (new["passed"], drop["passed"], drop["before"]) == (True, False, None)
     assert [hold["task"] for hold in record["held"]] == ["delta"]
