@@ -132,11 +132,11 @@ def assess(root: str, home: str, base: str | None) -> None:
     """Measure how far the verdicts can be trusted: calibration, unknown generators, robustness."""
     with terminal.step("assess verdicts", counts=True) as shown:
         folder, workspace = EpisodeFolder(Path(home)), Workspace(Path(root))
-        if folder.assessment_path.is_file():
-            _already_done(shown)
-            return
         robustness = load_params(workspace.params_path).robustness
         params = _params(folder).model_copy(update={"robustness": robustness})
+        if assessment.kept_assessment(folder, params):
+            _already_done(shown)
+            return
         state, before = load_state(folder.state_dir), opening.base_state(_path(base), params)
         tasks = [versions.read_task(workspace, known.name) for known in before.tasks]
         tasks.append(_task(root, folder))

@@ -82,7 +82,11 @@ class CardRow:
 
 @dataclass(frozen=True)
 class Assessment:
-    """All that is known of a version's verdicts; `foreseen` is what the version before said of the new task."""
+    """All that is known of a version's verdicts.
+
+    `foreseen` is what the version before said of the new task; `per_class` how many test images of each class the card
+    was asked for.
+    """
 
     episode: int
     task: str
@@ -90,6 +94,7 @@ class Assessment:
     reliability: Sequence[Reliability]
     card: Sequence[CardRow]
     foreseen: Foreseen | None
+    per_class: int
     seconds: float
 
     def write(self, path: Path) -> None:
@@ -146,8 +151,8 @@ def assess(
         base: what it began with.
         tasks: those that `state` knows, in its order.
     """
-    if folder.assessment_path.is_file():
-        return Assessment.read(folder.assessment_path)
+    if kept := kept_assessment(folder, params):
+        return kept
     started = time.perf_counter()
     network, store = open_for_episode(state, params), FeatureStore(folder.features_dir)
 
@@ -173,10 +178,19 @@ def assess(
         ],
         card=[row for name, said in looks.items() for row in _card_rows(state, name, said)],
         foreseen=foreseen(base, clean.textures, [len(task.test) for task in tasks], tasks[-1]),
+        per_class=params.robustness.per_class,
         seconds=time.perf_counter() - started,
     )
     found.write(folder.assessment_path)
     return found
+
+
+def kept_assessment(folder: EpisodeFolder, params: Params) -> Assessment | None:
+    """What was measured before, unless another card is asked for now."""
+    if not folder.assessment_path.is_file():
+        return None
+    kept = Assessment.read(folder.assessment_path)
+    return kept if kept.per_class == params.robustness.per_class else None
 
 
 def sample_of(task: Task, per_class: int) -> list[Sample]:

@@ -74,8 +74,20 @@ def test_assessing_again_asks_nothing(
     assessed: Assessment, last_but_one: EpisodeFolder, stream, params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lorax.learning.assessment.open_for_episode", pytest.fail)
-    state = load_state(last_but_one.state_dir)
-    assert assess(last_but_one, state, LearnerState(state.backbone), (), stream.fetch, params) == assessed
+    state, few = (
+        load_state(last_but_one.state_dir),
+        params.model_copy(update={"robustness": RobustnessParams(per_class=3)}),
+    )
+    assert assess(last_but_one, state, LearnerState(state.backbone), (), stream.fetch, few) == assessed
+
+
+def test_another_card_is_measured_anew(stream, params: Params, learn: Learn, tmp_path: Path) -> None:
+    folder = learn(tmp_path, None, 0)
+    state, base = load_state(folder.state_dir), base_state(None, params)
+    for per_class in (0, 2):
+        asked = params.model_copy(update={"robustness": RobustnessParams(per_class=per_class)})
+        found = assess(folder, state, base, stream.tasks[:1], stream.fetch, asked)
+        assert (found.robustness is None) == (per_class == 0)
 
 
 def test_the_cards_sample_is_always_the_same_images_of_each_class(stream) -> None:

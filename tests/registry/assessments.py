@@ -34,6 +34,7 @@ def assessed(
             for of in (task, ALL)
         ],
         foreseen,
+        25,
         1.5,
     )
 
