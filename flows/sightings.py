@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -61,11 +62,8 @@ class Inbox:
 
     def _listed(self) -> Iterator[tuple[str, tuple[int, int]]]:
         for found in files_named([str(self.folder)], patterns=False):
-            try:
-                status = found.path.stat()
-            except OSError:
-                continue  # gone again
-            if not found.path.is_dir():
+            status = _status(found.path)
+            if status is not None and not stat.S_ISDIR(status.st_mode):
                 yield str(found.path), (status.st_mtime_ns, status.st_size)
 
 
@@ -139,6 +137,16 @@ def followed(path: Path, *, once: bool) -> Iterator[bytes | None]:
             yield rest
     finally:
         file.close()
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """Of a file; of the link itself where it can't be followed, which reading it will say; None if it is gone again."""
+    for follow in (True, False):
+        try:
+            return path.stat(follow_symlinks=follow)
+        except OSError:
+            continue
+    return None
 
 
 def _judged(answer: Answer, version: int, on_bad: OnBad) -> list[Sighting]:

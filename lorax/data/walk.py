@@ -68,7 +68,7 @@ def _matches(pattern: str) -> Iterator[Found]:
 
 
 def _files(path: Path) -> Iterator[Found]:
-    if not path.is_dir():
+    if not os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where a folder on the way may not be entered
         yield Found(path)
         return
     waiting = [iter((Found(path),))]
@@ -76,7 +76,7 @@ def _files(path: Path) -> Iterator[Found]:
         found = next(waiting[-1], None)
         if found is None:
             waiting.pop()
-        elif not found.problem and found.path.is_dir():
+        elif not found.problem and os.path.isdir(found.path):  # noqa: PTH112 - as above
             waiting.append(_listed(found.path))
         else:
             yield found
@@ -91,16 +91,19 @@ def _listed(folder: Path) -> Iterator[Found]:
         yield Found(folder, f"{folder} can't be listed: {error.strerror}.")
         return
     for entry in ordered:
-        if not entry.name.startswith(".") and (
-            entry.is_file() or entry.is_dir(follow_symlinks=False) or _is_broken_link(entry)
-        ):
+        if not entry.name.startswith(".") and _is_wanted(entry):
             yield Found(folder / entry.name)
 
 
-def _is_broken_link(entry: os.DirEntry[str]) -> bool:
-    """Whether it leads nowhere, which reading it will say; pipes and devices are passed over, they may never end."""
+def _is_wanted(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a file, a folder, or a link that can't be followed, which reading it will say.
+
+    Pipes and devices are passed over, they may never end; so are links to folders.
+    """
     try:
-        entry.stat()
+        if entry.is_file() or entry.is_dir(follow_symlinks=False):
+            return True
+        entry.stat()  # a link that leads nowhere is neither, and no error until now
     except OSError:
         return True
     return False

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from lorax.data import walk
+from lorax.data.reading import read_image
 from lorax.data.walk import Found, files_named, names_from
 
 
@@ -69,6 +70,17 @@ def test_links_to_folders_pipes_and_endless_loops_are_passed_over(tmp_path: Path
     os.mkfifo(tmp_path / "in/pipe")
     assert found(tmp_path, "in") == ["in/a.png", "in/c.png"]
     assert found(tmp_path, "in/out") == ["in/out/b.png"]  # named itself, it is followed
+
+
+def test_a_link_that_can_t_be_followed_is_one_bad_file(tmp_path: Path) -> None:
+    write(tmp_path, "in/a.png")
+    (tmp_path / "in/self").symlink_to("self")
+    (tmp_path / "in/x").symlink_to("x" * 300)  # refused as a folder without permission is, but to root, too
+    assert found(tmp_path, "in") == ["in/a.png", "in/self", "in/x"]
+    assert found(tmp_path, "in/self", "in/x", "in/x/y") == ["in/self", "in/x", "in/x/y"]
+    errors = [read_image(f, 16).error for f in files_named([str(tmp_path / "in")])]
+    assert "symbolic links" in errors[1]
+    assert "too long" in errors[2]
 
 
 def test_a_folder_that_can_t_be_listed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -175,6 +175,15 @@ def test_an_inbox_takes_a_file_once_when_it_is_whole_and_again_when_it_changes(t
     assert Inbox(tmp_path).new(settled=True) == [Found(path)]
 
 
+def test_a_link_in_an_inbox_that_can_t_be_followed_is_one_bad_file(tmp_path: Path) -> None:
+    for name, to in (("self", "self"), ("x", "x" * 300)):
+        (tmp_path / name).symlink_to(to)
+    (tmp_path / "z.png").write_bytes(b"")
+    inbox = Inbox(tmp_path)
+    assert {found.path.name for found in inbox.new(settled=True)} == {"self", "x", "z.png"}
+    assert inbox.new(settled=True) == []
+
+
 def test_a_file_is_followed_as_it_grows_and_when_another_takes_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
