@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +16,8 @@ LEAST_TOGETHER = 5
 
 _MOST_CLUSTERS = 6
 _NO_SPREAD = 1e-6
+_EQUAL = 1e-4
+"""Deviations as long as this, and directions that differ by so little, are those of images with equal pixels."""
 
 
 def wilson(found: int, total: int) -> tuple[float, float]:
@@ -45,24 +48,21 @@ def clusters(deviations: Tensor) -> list[list[int]]:
 
     Average linkage by the angle between rows, cut where the silhouette is largest. Directions are compared, since a
     generator's trace is stronger in some images than in others but of one kind. Rows in groups of fewer than
-    `LEAST_TOGETHER` are in no list; false alarms, each strange in its own way, mostly end there.
+    `LEAST_TOGETHER` are in no list; false alarms, each strange in its own way, mostly end there. So are rows of zeros,
+    which point nowhere; where there are no others, or all rows point exactly the same way, they are one group.
     """
-    from sklearn.cluster import AgglomerativeClustering
-    from sklearn.metrics import silhouette_score
-
-    rows = deviations.numpy()
-    best, labels = -math.inf, torch.zeros(len(rows), dtype=torch.long).numpy()
-    for count in range(2, min(_MOST_CLUSTERS, len(rows) - 1) + 1):
-        found = AgglomerativeClustering(count, linkage="average", metric="cosine").fit_predict(rows)
-        score = silhouette_score(rows, found, metric="cosine")
-        if score > best:
-            best, labels = score, found
-    groups = [[int(row) for row in (labels == label).nonzero()[0]] for label in sorted(set(labels.tolist()))]
+    pointing = _pointing(deviations)
+    rows = pointing if pointing.any() else ~pointing
+    found, numbers = deviations[rows], rows.nonzero()[:, 0]
+    labels = _labels(found) if len(found) and cohesion(found) < 1 - _EQUAL else torch.zeros(len(found))
+    groups = [numbers[labels == label].tolist() for label in labels.unique()]
     return sorted((group for group in groups if len(group) >= LEAST_TOGETHER), key=len, reverse=True)
 
 
 def cohesion(deviations: Tensor) -> float:
-    """How much rows (n, F) point the same way: 1 where all do, near 0 where each points elsewhere."""
+    """How much rows (n, F) point the same way: 1 where all do, or all are zero, near 0 where each points elsewhere."""
+    if not _pointing(deviations).any():
+        return 1.0
     directions = deviations / deviations.norm(dim=1, keepdim=True).clamp_min(_NO_SPREAD)
     return float(directions.mean(0).norm())
 
@@ -71,3 +71,23 @@ def responses(deviations: Tensor, branches: int) -> list[float]:
     """For each of K branches, how far its features lie from usual: root mean square of deviations (n, K·D)."""
     per_branch = deviations.unflatten(1, (branches, -1)).square().mean(dim=(0, 2)).sqrt()
     return [float(value) for value in per_branch]
+
+
+def _labels(deviations: Tensor) -> Tensor:
+    """Which cluster each row is in (n,)."""
+    from sklearn.cluster import AgglomerativeClustering
+    from sklearn.metrics import silhouette_score
+
+    rows = deviations.numpy()
+    best, labels = -math.inf, np.zeros(len(rows), int)
+    for count in range(2, min(_MOST_CLUSTERS, len(rows) - 1) + 1):
+        found = AgglomerativeClustering(count, linkage="average", metric="cosine").fit_predict(rows)
+        score = silhouette_score(rows, found, metric="cosine")
+        if score > best:
+            best, labels = score, found
+    return torch.from_numpy(labels)
+
+
+def _pointing(deviations: Tensor) -> Tensor:
+    """Which rows (n, F) are not (near) zero (n,)."""
+    return torch.linalg.vector_norm(deviations, dim=1) > _EQUAL

@@ -34,6 +34,23 @@ def test_one_kind_alone_is_one_cluster_or_parts_of_it_but_nothing_is_made_of_few
     assert clusters(rows[:2]) == []
 
 
+@pytest.mark.parametrize("noise", [0, 1e-6])
+def test_copies_of_one_image_are_one_cluster_whether_others_are_known_or_not(noise: float) -> None:
+    torch.manual_seed(0)
+    copies = 3 * torch.randn(1, 40).repeat(20, 1) + noise * torch.randn(20, 40)
+    for usual in (torch.zeros(0, 0), torch.randn(1, 40), torch.randn(30, 40)):
+        found = standardized(copies, usual)
+        assert clusters(found) == [list(range(20))]
+        assert cohesion(found) == pytest.approx(1, abs=1e-4)
+    assert clusters(torch.zeros(4, 40)) == []
+
+
+def test_rows_of_zeros_are_in_no_cluster_with_others() -> None:
+    torch.manual_seed(0)
+    rows = torch.cat([torch.zeros(6, 40), 5 + torch.randn(8, 40), torch.randn(6, 40) - 5])
+    assert clusters(rows) == [list(range(6, 14)), list(range(14, 20))]
+
+
 def test_features_are_measured_in_deviations_from_the_usual_ones() -> None:
     usual = torch.tensor([[0.0, 10.0], [2.0, 10.0], [4.0, 10.0]])
     found = standardized(torch.tensor([[6.0, 10.0]]), usual)
