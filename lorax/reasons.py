@@ -71,7 +71,7 @@ def _answer(verdict: Verdict, classes: ClassTable) -> tuple[str, torch.Tensor]:
     """What is to be explained, and which classes say it (C,)."""
     is_real = torch.tensor(classes.is_real)
     likeliest = max((e for e in classes.entries if not e.is_real), key=lambda e: verdict.probabilities[e.label])
-    if verdict.verdict == UNKNOWN:
+    if verdict.verdict == UNKNOWN and verdict.generator is None:  # a generator may be called so
         return "synthetic", ~is_real
     if verdict.verdict == REAL or (
         verdict.generator is None and verdict.real >= verdict.probabilities[likeliest.label]

@@ -9,6 +9,7 @@ import torch
 
 from lorax.predictor import UNDECIDED, UNKNOWN, Judged, Predictor, Verdict, decide
 from lorax.reasons import evidence_of
+from lorax.stream import ClassTable
 from tests.tiny_learner import Learned, calibrated, learn_stream, tiny_params
 
 
@@ -59,6 +60,18 @@ def test_an_unknown_generator_is_explained_as_synthetic_an_undecided_image_by_it
         assert evidence_of(predictor, unknown).log_odds == pytest.approx(math.log(odds), abs=1e-4)
         undecided = replace(each, verdict=replace(each.verdict, verdict=UNDECIDED, generator=None))
         assert evidence_of(predictor, undecided) == evidence_of(predictor, each)
+
+
+def test_a_generator_that_is_called_unknown_is_explained_by_its_name(
+    predictor: Predictor, judged: list[Judged]
+) -> None:
+    entries = [
+        replace(e, task="unknown", name="unknown") if e.label == "beta" else e for e in predictor.classes.entries
+    ]
+    old = Predictor(predictor.network, replace(predictor.state, classes=ClassTable(tuple(entries))))
+    probabilities = {e.label: 0.97 if e.label == "unknown" else 0.01 for e in entries}
+    verdict = replace(judged[0].verdict, verdict=UNKNOWN, generator="unknown", probabilities=probabilities)
+    assert evidence_of(old, replace(judged[0], verdict=verdict)).answer == "unknown"
 
 
 def test_a_branch_that_the_head_does_not_listen_to_is_no_evidence(predictor: Predictor, judged: list[Judged]) -> None:
