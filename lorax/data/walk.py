@@ -1,7 +1,7 @@
 """From what a person names to image files, one after the other: files, folders, patterns, names from a pipe.
 
-Nothing is listed before it is needed, and no more than one folder (or one pattern's matches) is held at once, so a tree
-of any size goes through.
+Nothing is listed before it is needed, and no names are held but those of the folders on the way to the present file, or
+of one pattern's matches, so a tree of any size goes through.
 """
 
 from __future__ import annotations
