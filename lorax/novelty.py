@@ -90,4 +90,5 @@ def _labels(deviations: Tensor) -> Tensor:
 
 def _pointing(deviations: Tensor) -> Tensor:
     """Which rows (n, F) are not (near) zero (n,)."""
-    return torch.linalg.vector_norm(deviations, dim=1) > _EQUAL
+    lengths: Tensor = torch.linalg.vector_norm(deviations, dim=1)
+    return lengths > _EQUAL
