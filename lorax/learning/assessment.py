@@ -186,10 +186,13 @@ def assess(
 
 
 def kept_assessment(folder: EpisodeFolder, params: Params) -> Assessment | None:
-    """What was measured before, unless another card is asked for now."""
+    """What was measured before, unless another card is asked for now, or it can't be understood."""
     if not folder.assessment_path.is_file():
         return None
-    kept = Assessment.read(folder.assessment_path)
+    try:
+        kept = Assessment.read(folder.assessment_path)
+    except (ValueError, KeyError, TypeError, AttributeError):  # damaged, or left by another version of this code
+        return None
     return kept if kept.per_class == params.robustness.per_class else None
 
 

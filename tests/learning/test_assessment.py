@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
 from lorax.data.perturbations import CARD
-from lorax.learning.assessment import ALL, Assessment, assess, sample_of
+from lorax.learning.assessment import ALL, Assessment, assess, kept_assessment, sample_of
 from lorax.learning.folder import EpisodeFolder
 from lorax.learning.opening import base_state
 from lorax.learning.state import LearnerState, load_state
@@ -79,6 +80,20 @@ def test_assessing_again_asks_nothing(
         params.model_copy(update={"robustness": RobustnessParams(per_class=3)}),
     )
     assert assess(last_but_one, state, LearnerState(state.backbone), (), stream.fetch, few) == assessed
+
+
+@pytest.mark.parametrize("drop", ["per_class", "reliability", "everything", "the end"])
+def test_an_assessment_that_can_t_be_understood_is_measured_anew(
+    assessed: Assessment, last_but_one: EpisodeFolder, params: Params, tmp_path: Path, drop: str
+) -> None:
+    folder = EpisodeFolder(tmp_path)
+    whole = last_but_one.assessment_path.read_text()
+    few = params.model_copy(update={"robustness": RobustnessParams(per_class=3)})
+    folder.assessment_path.write_text(whole)
+    assert kept_assessment(folder, few) == assessed
+    record = {key: value for key, value in json.loads(whole).items() if key != drop}
+    folder.assessment_path.write_text({"everything": "[]", "the end": whole[:-9]}.get(drop) or json.dumps(record))
+    assert kept_assessment(folder, few) is None
 
 
 def test_another_card_is_measured_anew(stream, params: Params, learn: Learn, tmp_path: Path) -> None:
