@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,10 +14,17 @@ from lorax.params import GateParams
 from lorax.registry import tracking
 from lorax.registry.card import model_card
 from lorax.registry.gate import TaskVerdict, judge
-from lorax.registry.package import CARD, logged_model, model_address
+from lorax.registry.package import CARD, logged_model, model_address, replace_card
 from lorax.registry.reading import CHALLENGER
 from lorax.registry.trust import trust_metrics, write_trust
-from lorax.registry.versions import MODEL_DESCRIPTION, KnownTask, ModelVersion, describe, version_tags
+from lorax.registry.versions import (
+    MODEL_DESCRIPTION,
+    KnownTask,
+    ModelVersion,
+    describe,
+    newer_metric_tags,
+    version_tags,
+)
 
 if TYPE_CHECKING:
     from lorax.registry.registry import Registry
@@ -89,6 +96,24 @@ def make_version(registry: Registry, candidate: Candidate, gate: GateParams) -> 
     model_id = logged_model(client, experiment, run_id, registry.name, candidate.state_dir, state.classes, card)
     tracking.finish_run(client, run_id)
     return _create_version(registry, candidate, gate, run_id, model_id)
+
+
+def measured_anew(registry: Registry, version: ModelVersion, candidate: Candidate) -> ModelVersion:
+    """The version with what a newer assessment found: in its run, its card and its tags, which come last.
+
+    A point that the run has already stays as it is, since MLflow would keep both: the newest figures are the version's.
+    """
+    metrics = dict(version.metrics) | candidate.metrics
+    if candidate.assessment is None or metrics == version.metrics:
+        return version
+    client, card = registry._client, model_card(registry.name, candidate)
+    _fill_run(registry, version.run_id, candidate, card)
+    replace_card(client, registry.name, version.version, card)
+    text = describe(version.tasks, metrics, version.verdicts)
+    client.update_model_version(registry.name, str(version.version), text)
+    for tag, value in newer_metric_tags(metrics).items():
+        client.set_model_version_tag(registry.name, str(version.version), tag, value)
+    return replace(version, metrics=metrics)
 
 
 def _fill_run(registry: Registry, run_id: str, candidate: Candidate, card: str) -> None:

@@ -51,6 +51,14 @@ def model_address(model_id: str) -> str:
     return f"{_MODEL_SCHEME}{model_id}"
 
 
+def replace_card(client: Any, name: str, version: int, card: str) -> None:
+    """Put another model card beside the learner state of a model version, which stays as it is."""
+    source = client.get_model_version(name, str(version)).source
+    with TemporaryDirectory(prefix="lorax-") as folder:
+        (Path(folder) / CARD).write_text(card)
+        client.log_model_artifacts(source.removeprefix(_MODEL_SCHEME), folder)
+
+
 def fetch_state(client: Any, uri: str, name: str, version: int, directory: Path) -> None:
     """Download the learner state of a model version into `directory`, which exists and is empty."""
     from mlflow.artifacts import download_artifacts

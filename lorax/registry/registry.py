@@ -51,7 +51,7 @@ class Registry(RegisteredModel):
             StateError: the state is damaged, or the report or assessment belongs to another episode.
             RegistryError: MLflow doesn't answer or refuses.
         """
-        from lorax.registry.candidate import make_version, open_candidate
+        from lorax.registry.candidate import make_version, measured_anew, open_candidate
 
         self._require_server()
         candidate = open_candidate(state_dir, report, assessment, git_commit)
@@ -60,6 +60,7 @@ class Registry(RegisteredModel):
             if found is None:
                 found = make_version(self, candidate, gate)
             elif not found.outcome or found.outcome == journal.REFUSED:
+                found = measured_anew(self, found, candidate)
                 found = moves.judge_again(self, found, candidate.judged(gate))
             moves.decide(self, found, candidate.state, gate)
         return self._version(found.version)

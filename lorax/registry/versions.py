@@ -22,8 +22,8 @@ ROLE_TAG = "lorax.role"
 OUTCOME_TAG = "lorax.outcome"
 REASON_TAG = "lorax.reason"
 _TASKS_TAG, _METRICS_TAG, _VERDICTS_TAG = "lorax.tasks", "lorax.metrics", "lorax.verdicts"
-_NEWER_VERDICTS_TAG = "lorax.verdicts_newer"
-"""Names the tags that hold a version's verdicts, where it was judged more than once."""
+_NEWER = "_newer"
+"""After the verdicts' or metrics' tag: names the tags that hold them, where they were made more than once."""
 
 _PROMOTED_AT_TAG, _PROMOTED_BY_TAG = "lorax.promoted_at", "lorax.promoted_by"
 _PART_LENGTH = 4000
@@ -110,14 +110,18 @@ def version_tags(
         _CALIBRATED_TAG: "yes" if calibrated else "no",
         **_parts(_METRICS_TAG, dict(sorted(metrics.items()))),
         **_parts(_VERDICTS_TAG, _values(verdicts)),
-        **{f"lorax.{name}": f"{metrics[name]:.4f}" for name in _HEADLINES if name in metrics},
+        **_headlines(metrics),
     }
 
 
 def newer_verdict_tags(verdicts: Sequence[TaskVerdict]) -> dict[str, str]:
     """The tags that make a version's verdicts these, one call each: until the last is written, the old ones stand."""
-    tag = f"{_VERDICTS_TAG}.judged-{secrets.token_hex(3)}"
-    return {**_parts(tag, _values(verdicts)), _NEWER_VERDICTS_TAG: tag}
+    return _newer_parts(_VERDICTS_TAG, _values(verdicts))
+
+
+def newer_metric_tags(metrics: Mapping[str, float]) -> dict[str, str]:
+    """The same for a version's metrics."""
+    return {**_headlines(metrics), **_newer_parts(_METRICS_TAG, dict(sorted(metrics.items())))}
 
 
 def promotion_tags(by: str, reason: str) -> dict[str, str]:
@@ -149,11 +153,9 @@ def read_version(found: Any, aliases: tuple[str, ...]) -> ModelVersion:
             tasks=tuple(KnownTask(name, digest) for name, digest in _joined(tags, _TASKS_TAG)),
             data_digest=tags["lorax.data_digest"],
             data_commit=tags["lorax.data_commit"] or None,
-            metrics=_joined(tags, _METRICS_TAG),
+            metrics=_newest(tags, _METRICS_TAG),
             created_at=datetime.fromtimestamp(found.creation_timestamp / 1000, UTC),
-            verdicts=tuple(
-                TaskVerdict(*values) for values in _joined(tags, tags.get(_NEWER_VERDICTS_TAG, _VERDICTS_TAG))
-            ),
+            verdicts=tuple(TaskVerdict(*values) for values in _newest(tags, _VERDICTS_TAG)),
             outcome=tags.get(OUTCOME_TAG, ""),
             reason=tags.get(REASON_TAG, ""),
             promoted_at=datetime.fromisoformat(tags[_PROMOTED_AT_TAG]) if _PROMOTED_AT_TAG in tags else None,
@@ -205,6 +207,10 @@ def _trust(metrics: Mapping[str, float]) -> str:
     return told
 
 
+def _headlines(metrics: Mapping[str, float]) -> dict[str, str]:
+    return {f"lorax.{name}": f"{metrics[name]:.4f}" for name in _HEADLINES if name in metrics}
+
+
 def _values(verdicts: Sequence[TaskVerdict]) -> list[list[Any]]:
     return [list(asdict(verdict).values()) for verdict in verdicts]
 
@@ -214,6 +220,16 @@ def _parts(tag: str, value: Any) -> dict[str, str]:
     text = json.dumps(value)
     pieces = [text[i : i + _PART_LENGTH] for i in range(0, len(text), _PART_LENGTH)]
     return {f"{tag}.{i}" if i else tag: piece for i, piece in enumerate(pieces)}
+
+
+def _newer_parts(tag: str, value: Any) -> dict[str, str]:
+    """The same under a new name, and last the tag that says which: until then the old ones stand."""
+    fresh = f"{tag}.judged-{secrets.token_hex(3)}"
+    return {**_parts(fresh, value), f"{tag}{_NEWER}": fresh}
+
+
+def _newest(tags: Mapping[str, str], tag: str) -> Any:
+    return _joined(tags, tags.get(f"{tag}{_NEWER}", tag))
 
 
 def _joined(tags: Mapping[str, str], tag: str) -> Any:

@@ -141,3 +141,47 @@ def test_a_challenger_that_is_not_robust_enough_is_refused_and_may_be_judged_ane
     assert registry.champion() is None
     registry.release("alpha", by="ann", reason="good enough")
     assert register(registry, stream[0], assessed(0, "alpha"), robustness=0.75).outcome == "promoted"
+
+
+def test_what_was_not_measured_until_the_version_was_refused_is_told_everywhere_afterwards(
+    registry: Registry, server: Server, stream: list[Learned], tmp_path: Path
+) -> None:
+    refused = register(registry, stream[0], assessed(0, "alpha", accuracy={}), robustness=0.75)
+    assert (refused.outcome, "robustness" in refused.metrics) == ("refused", False)
+    registry.release("alpha", by="ann", reason="robustness was not measured")
+    version = register(registry, stream[0], assessed(0, "alpha"), robustness=0.75)
+    assert (version.outcome, version.version) == ("promoted", 1)
+    assert version.metrics["robustness"] == pytest.approx(ROBUSTNESS)
+    found = registry._client.get_model_version(registry.name, "1")
+    assert found.tags["lorax.robustness"] == f"{ROBUSTNESS:.4f}"
+    assert "Robustness 80 %" in found.description
+    (run,), (timeline,) = runs(registry, "episode"), runs(registry, "timeline")
+    for each in (run, timeline):
+        assert {key: len(points) for key, points in curves(registry, each).items() if key[:9] != "training/"} == (
+            dict.fromkeys((key for key in each.data.metrics if key[:9] != "training/"), 1)
+        )
+        assert each.data.metrics["robustness"] == pytest.approx(ROBUSTNESS)
+    names = files(registry, run, tmp_path)
+    assert {"robustness.json", "figures/robustness.png"} <= set(names)
+    assert len(table_of(registry, run, "robustness.json")) == 8
+    assert Assessment.read(tmp_path / "assessment.json") == assessed(0, "alpha")
+    model_id = found.source.removeprefix("models:/")
+    (beside,) = (p for p in (server.folder / "artifacts").rglob("model_card.md") if model_id in p.parts)
+    card = (tmp_path / "model_card.md").read_text()
+    assert beside.read_text() == card
+    assert "79.6 %" in card
+    assert "Not measured: `robustness" not in card
+    assert registry.download_state(1, tmp_path / "states").name == stream[0].digest
+
+
+def test_a_figure_measured_twice_is_the_newest_on_the_version_and_one_point_of_its_run(
+    registry: Registry, stream: list[Learned]
+) -> None:
+    register(registry, stream[0], assessed(0, "alpha", accuracy={"clean": 1.0, "jpeg-75": 0.5}), robustness=0.75)
+    registry.release("alpha", by="ann", reason="so few images")
+    version = register(registry, stream[0], assessed(0, "alpha"), robustness=0.75)
+    assert version.metrics["robustness"] == pytest.approx(ROBUSTNESS)
+    (run,) = runs(registry, "episode")
+    assert curves(registry, run)["robustness"] == [(0, 0.5)]
+    (timeline,) = runs(registry, "timeline")
+    assert curves(registry, timeline)["robustness"] == [(0, pytest.approx(ROBUSTNESS))]
