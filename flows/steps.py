@@ -119,6 +119,7 @@ def evaluate(root: str, home: str, base: str | None) -> str:
         earlier = [versions.read_task(Workspace(Path(root)), known.name) for known in state.tasks]
         new, fetch = _task(root, folder), _fetch(root)
         digest = episode.evaluate(folder, state, new, earlier, fetch, params, shown.on_progress)
+        FeatureStore(folder.features_dir).shrink(_feature_bytes(root))
         report = Report.read(folder.report_path)
         names = [*(known.name for known in state.tasks), report.task]
         _show_accuracy(report, names, [row[-1] for row in state.accuracy])
@@ -249,7 +250,7 @@ def _show_accuracy(report: Report, names: Sequence[str], when_learned: Sequence[
 def _trust(found: assessment.Assessment) -> str:
     """An assessment in one line."""
     if not found.calibrated:
-        return "uncalibrated: no calibration images"
+        return 'uncalibrated: not every class has calibration images (docs/method.md, "Verdicts")'
     clean = found.reliability[0]
     parts = [f"calibration error {100 * (clean.error_after or 0):.1f} % (by chance {100 * clean.floor:.1f} %)"]
     if found.foreseen:

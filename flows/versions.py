@@ -67,5 +67,6 @@ def not_calibrated(version: int) -> StateError:
     """The error for a version that can't tell what is unknown."""
     return StateError(
         f"version {version} is not calibrated, so it can't tell what is like nothing known: there is nothing to watch. "
-        "Name another --version, or learn on with calibration.per_class above 0 in params.yaml."
+        "Name another --version. To have calibrated ones: set calibration.per_class and a new registry.model in "
+        "params.yaml, then 'lorax learn': every class needs images that were never trained on."
     )

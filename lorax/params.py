@@ -65,9 +65,12 @@ class ExemplarParams(_Section):
 
 
 class CalibrationParams(_Section):
-    """The calibration memory, and what counts as unknown or undecided."""
+    """The calibration memory, and what counts as unknown or undecided.
 
-    per_class: int = Field(30, ge=0, description="training images of each class held out; 0: no calibration")
+    A params.yaml without this section is from before it existed, and goes on as it did: nothing is held out.
+    """
+
+    per_class: int = Field(0, ge=0, description="training images of each class held out; 0: no calibration")
     false_alarms: float = Field(0.05, gt=0, lt=1, description="share of known images that may be called strange")
     undecided_below: float = Field(0.5, ge=0, le=1, description="an answer less likely than this is not given")
 
@@ -136,7 +139,7 @@ class ServingParams(_Section):
     max_pixels: int = Field(50_000_000, ge=1, le=89_000_000, description="of an image; Pillow has a limit above it")
     timeout_s: float = Field(60, gt=0, description="from a request's headers to its answer")
     queue: int = Field(2048, ge=1, description="images that may wait; beyond it, requests are told to come again")
-    memory_mb: float = Field(1024, gt=0, description="of request bodies, and of images being decoded, at once")
+    memory_mb: float = Field(1024, gt=0, description="of request bodies, and as much again of images being decoded")
     poll_s: float = Field(5, gt=0, description="between two looks at the alias")
 
 

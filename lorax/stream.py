@@ -39,6 +39,20 @@ def check_task_name(name: str) -> str:
     return name
 
 
+def check_new_name(name: str) -> str:
+    """The same, for a task that is about to land.
+
+    Raises:
+        LayoutError: as `check_task_name`, or the name is one that verdicts need.
+    """
+    if name == "unknown":
+        raise LayoutError(
+            "a task can't be called 'unknown': the verdict 'synthetic:unknown' means a generator that was not learned. "
+            "Choose another --task name."
+        )
+    return check_task_name(name)
+
+
 @dataclass(frozen=True, order=True)
 class TaskClass:
     """One class of a task: `index` is its folder's number (0 = real), `name` the generator's (or "real")."""

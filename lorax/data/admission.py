@@ -10,7 +10,7 @@ from lorax.data.contract import Report, check
 from lorax.data.images import Progress
 from lorax.data.incoming import Incoming, checked_source, read_incoming
 from lorax.params import LandingParams, load_params
-from lorax.stream import check_task_name
+from lorax.stream import check_new_name
 from lorax.workspace import Workspace
 
 
@@ -44,7 +44,7 @@ def check_landing(
         LayoutError: unsafe name, no folder, or one that landing must not read.
         DataVersionError: what has landed can't be read.
     """
-    check_task_name(task)
+    check_new_name(task)
     return report_on(workspace, read_incoming(checked_source(workspace, source), task, terms.split, progress), terms)
 
 

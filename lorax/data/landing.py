@@ -22,7 +22,7 @@ from lorax.data.undo import all_or_nothing, is_noted, put_back
 from lorax.data.versions import LandedTask
 from lorax.errors import ContractError, DataVersionError, StorageError
 from lorax.storage import write_whole
-from lorax.stream import check_task_name
+from lorax.stream import check_new_name
 from lorax.workspace import Workspace
 
 OnReport = Callable[[Report], None]
@@ -55,7 +55,7 @@ def land(
         DataVersionError: DVC or git refused. After a failed push the task has landed nevertheless.
         StorageError: the disk is full or refuses to be written.
     """
-    check_task_name(task)
+    check_new_name(task)
     folder = checked_source(workspace, source)
     with _storage_errors(workspace), one_at_a_time(workspace, progress):
         put_back(workspace)  # what a killed landing left

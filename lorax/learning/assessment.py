@@ -129,7 +129,7 @@ class Assessment:
 class Said:
     """What a version says of N images whose classes are known."""
 
-    textures: Tensor  # (N, L·D)
+    textures: Tensor  # (N, L·D), or (N, 0) where nobody asks
     logits: Tensor  # (N, C)
     ids: Tensor  # (N,)
 
@@ -161,7 +161,9 @@ def assess(
         read = question.read_files(fetch, network.crop)
         told = None if on_progress is None else lambda d, t: on_progress(d, t, f"{change.name}: asking the branches")
         features = question.answers(store, network, read, params.run.batch_size, told)
-        textures = question.textures(store, network, read, params.run.batch_size)
+        textures = torch.zeros(len(samples), 0)
+        if state.calibration or base.calibration:
+            textures = question.textures(store, network, read, params.run.batch_size)
         return Said(textures, _logits(network, features), torch.tensor(state.classes.ids(samples)))
 
     clean = look([sample for task in tasks for sample in task.test])

@@ -7,9 +7,8 @@ like nothing that was learned. docs/method.md says how both were chosen.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -18,16 +17,15 @@ from torch import Tensor
 
 from lorax.learning.reliability import answers_of, loss_of_any, mean_loss, right_answers
 from lorax.learning.strangeness import Distance
-from lorax.params import CalibrationParams
-from lorax.stream import ClassTable, Sample, Task
+from lorax.stream import ClassTable
 
-LEAST_PER_CLASS = 2
-"""Each image is also looked at as if it were new, which takes another one of its class."""
-
-_LARGEST_SHARE = 5
-"""At most one image in so many of a class is held out."""
+LEAST_PER_CLASS = 3
+"""Each image is also looked at as if it were new, and what varies within a class takes two others to see."""
 
 _BIAS_PENALTY = 0.01
+_SCALE_PENALTY = 0.001
+"""Keeps the temperature finite where logits say nothing."""
+
 _FOLDS = 5
 _TINY = 1e-12
 
@@ -59,7 +57,7 @@ class Calibration:
         """Fit to the calibration images of every class.
 
         Args:
-            textures: (n, L·D) of the images, at least two of each class, as the frozen backbone gives them.
+            textures: (n, L·D) of the images, at least LEAST_PER_CLASS of each class, as the frozen backbone gives them.
             logits: (n, C) of the images.
             ids: (n,) their classes.
             classes: the class table.
@@ -124,7 +122,8 @@ def fit_probabilities(logits: Tensor, ids: Tensor, classes: ClassTable) -> tuple
         search.zero_grad()
         answers = answers_of((logits * fitted[0].exp() + fitted[1:]).softmax(dim=1), classes)
         imagined = loss_of_any(answers) / len(right)
-        value = mean_loss(answers, right) + imagined + _BIAS_PENALTY * fitted[1:].square().sum()
+        held = _BIAS_PENALTY * fitted[1:].square().sum() + _SCALE_PENALTY * fitted[0].square()
+        value = mean_loss(answers, right) + imagined + held
         value.backward()
         return value
 
@@ -136,8 +135,7 @@ def fit_probabilities(logits: Tensor, ids: Tensor, classes: ClassTable) -> tuple
 def _as_if_new(textures: Tensor, ids: Tensor) -> Tensor:
     """The squared distance of each image (n,), fitted to the images of the other folds."""
     folds = min(_FOLDS, int(ids.bincount()[ids.unique()].min()))
-    if folds < 2:
-        return Distance.fit(textures, ids).squared(textures)
+    assert folds >= LEAST_PER_CLASS
     order = torch.argsort(ids, stable=True)
     fold = torch.empty_like(ids)
     fold[order] = torch.arange(len(ids)) % folds
@@ -146,20 +144,3 @@ def _as_if_new(textures: Tensor, ids: Tensor) -> Tensor:
         new = fold == k
         squared[new] = Distance.fit(textures[~new], ids[~new]).squared(textures[new])
     return squared
-
-
-def hold_out(task: Task, params: CalibrationParams, seed: int) -> tuple[Task, tuple[Sample, ...]]:
-    """The task without its calibration images, and those images, in the order in which they were drawn.
-
-    They are drawn for each class from (seed, md5) alone: at most `per_class`, and at most a fifth of the class.
-    """
-    held: list[Sample] = []
-    for index in sorted({sample.class_index for sample in task.train}):
-        drawn = sorted((s for s in task.train if s.class_index == index), key=lambda s: _draw(s.md5, seed))
-        held += drawn[: min(params.per_class, len(drawn) // _LARGEST_SHARE)]
-    names = {sample.md5 for sample in held}
-    return replace(task, train=tuple(s for s in task.train if s.md5 not in names)), tuple(held)
-
-
-def _draw(md5: str, seed: int) -> bytes:
-    return hashlib.blake2b(f"{seed}/{md5}/calibration".encode(), digest_size=8).digest()

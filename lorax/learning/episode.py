@@ -24,13 +24,12 @@ from lorax.data.images import Images, Progress
 from lorax.errors import StateError
 from lorax.learning.asking import Fetch, Question
 from lorax.learning.batches import Showing, TrainingSet
-from lorax.learning.calibration import hold_out
 from lorax.learning.evaluation import accuracy_row, compare, score
 from lorax.learning.exemplars import updated_memory
 from lorax.learning.folder import EpisodeFolder, Report
 from lorax.learning.launch import launch
 from lorax.learning.opening import open_for_episode
-from lorax.learning.recalibration import extended_memory, recalibrated
+from lorax.learning.recalibration import extended_memory, hold_out, recalibrated
 from lorax.learning.state import Branch, Exemplar, LearnedTask, LearnerState, load_state, save_state, state_digest
 from lorax.learning.training import EpochRow, Fit, OnEpoch, epoch_seed
 from lorax.network.features import FeatureStore, OnKept
@@ -93,7 +92,7 @@ def train_branch(
     episode, classes = len(base.tasks), base.classes.with_task(task.name, task.classes)
     head_seed = epoch_seed(params.run.seed, episode, params.training.epochs + 1)
     modules = network.grow(params.lora, len(task.classes), branch_seed=params.run.seed, head_seed=head_seed)
-    task, _ = hold_out(task, params.calibration, params.run.seed)
+    task, _ = hold_out(task, base, params)
     samples = [*task.train, *(e.sample for e in base.exemplars)]
     views = min(params.training.views, params.training.epochs)  # no epoch would show the others
     showing = Showing.draw(samples, views, params.training.augmentation, params.run.seed)
@@ -123,7 +122,7 @@ def update_exemplars(folder: EpisodeFolder, base: LearnerState, task: Task, fetc
         return
     started = time.perf_counter()
     network = open_for_episode(_grown_state(folder, base, task, params), params)
-    task, _ = hold_out(task, params.calibration, params.run.seed)
+    task, _ = hold_out(task, base, params)
     question = Question(task.train, np.array(_training_record(folder)["views"]).reshape(-1, 2))
     store, read = FeatureStore(folder.features_dir), question.read_files(fetch, network.crop)
     features = question.answers(store, network, read, params.run.batch_size)
@@ -224,7 +223,7 @@ def _grown_state(folder: EpisodeFolder, base: LearnerState, task: Task, params: 
     weights = safetensors.torch.load_file(folder.trained_dir / "adapter_model.safetensors")
     config = json.loads((folder.trained_dir / "adapter_config.json").read_text())
     plan, classes = folder.plan(), base.classes.with_task(task.name, task.classes)
-    _, held = hold_out(task, params.calibration, params.run.seed)
+    _, held = hold_out(task, base, params)
     return replace(
         base,
         branches=(*base.branches, Branch(task.name, config, weights, params.run.seed)),

@@ -1,8 +1,10 @@
-"""The calibration memory after an episode, and what is fitted on it."""
+"""Which images an episode holds out for calibration, and what is fitted on all that were."""
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
+from dataclasses import replace
 
 import torch
 
@@ -12,7 +14,39 @@ from lorax.learning.state import Exemplar, LearnerState
 from lorax.network.features import FeatureStore
 from lorax.network.network import Network
 from lorax.params import Params
-from lorax.stream import ClassTable, Sample
+from lorax.stream import ClassTable, Sample, Task
+
+_LARGEST_SHARE = 5
+"""At most one image in so many of a class is held out."""
+
+
+def hold_out(task: Task, base: LearnerState, params: Params) -> tuple[Task, tuple[Sample, ...]]:
+    """The task without images that are for calibration, and those that it adds to them, in the order drawn.
+
+    They are drawn for each class from (seed, md5) alone: at most `calibration.per_class`, and at most a fifth of the
+    class. Tasks may share real photos: those in the calibration memory are never trained on, and exemplars are not
+    drawn. Nothing is drawn on top of an uncalibrated state, which could not become calibrated by it.
+
+    Args:
+        task: the episode's.
+        base: what the episode begins with.
+        params: the episode's.
+    """
+    older = {entry.sample.md5 for entry in base.calibration_memory}
+    free = [sample for sample in task.train if sample.md5 not in older]
+    held: list[Sample] = []
+    if base.calibration is not None or not base.tasks:
+        shown = {entry.sample.md5 for entry in base.exemplars}
+        for index in sorted({sample.class_index for sample in free}):
+            of_class = [sample for sample in free if sample.class_index == index]
+            drawn = sorted((s for s in of_class if s.md5 not in shown), key=lambda s: _draw(s.md5, params.run.seed))
+            held += drawn[: min(params.calibration.per_class, len(of_class) // _LARGEST_SHARE)]
+    names = {sample.md5 for sample in held}
+    return replace(task, train=tuple(sample for sample in free if sample.md5 not in names)), tuple(held)
+
+
+def _draw(md5: str, seed: int) -> bytes:
+    return hashlib.blake2b(f"{seed}/{md5}/calibration".encode(), digest_size=8).digest()
 
 
 def extended_memory(old: tuple[Exemplar, ...], held: tuple[Sample, ...], classes: ClassTable) -> tuple[Exemplar, ...]:
@@ -28,7 +62,7 @@ def extended_memory(old: tuple[Exemplar, ...], held: tuple[Sample, ...], classes
 def recalibrated(
     state: LearnerState, network: Network, store: FeatureStore, fetch: Fetch, params: Params
 ) -> Calibration | None:
-    """Fit to the calibration memory of `state`; None where a class has fewer than two images in it.
+    """Fit to the calibration memory of `state`; None where a class has too few images in it.
 
     Args:
         state: as the episode leaves it, its memory extended.

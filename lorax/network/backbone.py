@@ -78,7 +78,7 @@ class Backbone(nn.Module):
             if isinstance(module, nn.Linear) and not name.endswith(".pos_proj")  # convit.py counts on these as they are
         }
         make_stackable(self._linears)
-        self._layers = [self.model.patch_embed, *self.model.blocks[:-1]]  # the last block may give one token only
+        self._layers = _layers(self.model)
         make_audible(self._layers)
         self._stack = _Stack()
         self.register_buffer("mean", torch.tensor(identity.mean).view(1, 3, 1, 1) * 255, persistent=False)
@@ -150,10 +150,18 @@ class Backbone(nn.Module):
         The layers are the patch embedding and every block but the last. What a generator leaves everywhere in an image
         adds up in such a mean, whatever the image shows.
 
+        Raises:
+            BackboneError: the model has no such layers.
+
         Source: the averages over positions of every layer that Lee et al. (NeurIPS 2018) detect strange images by.
         """
         with hearing() as parts:
             self.model(self._normalised(images))
+        if not parts or [part.shape[1] for part in parts] != [self.width] * len(self._layers):
+            raise BackboneError(
+                f"{self.identity.name!r} has no patch embedding and blocks of one width, by which calibration tells "
+                "what is strange. Set calibration.per_class: 0, or choose a plain vision transformer."
+            )
         return torch.cat(parts, dim=1)
 
     def _pass(self, pixels: Tensor, stack: _Stack, part: range) -> Tensor:
@@ -182,6 +190,14 @@ class Backbone(nn.Module):
 
     def _normalised(self, images: Tensor) -> Tensor:
         return (images.to(self.mean.dtype) - self.mean) / self.std
+
+
+def _layers(model: Any) -> list[nn.Module]:
+    """The patch embedding and all blocks but the last, which may give one token only; none where there are no such."""
+    embedding, blocks = getattr(model, "patch_embed", None), getattr(model, "blocks", None)
+    if not isinstance(embedding, nn.Module) or not isinstance(blocks, nn.Sequential | nn.ModuleList):
+        return []
+    return [embedding, *list(blocks)[:-1]]
 
 
 def open_backbone(params: BackboneParams) -> Backbone:

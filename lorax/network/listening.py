@@ -30,7 +30,7 @@ def hearing() -> Iterator[list[Tensor]]:
         del _HEARD.parts
 
 
-def _hear(_: nn.Module, __: Any, out: Tensor) -> None:
+def _hear(_: nn.Module, __: Any, out: Any) -> None:
     parts = getattr(_HEARD, "parts", None)
-    if parts is not None:
+    if parts is not None and isinstance(out, Tensor):
         parts.append(out.flatten(1, -2).mean(dim=1, dtype=torch.float32))

@@ -174,6 +174,8 @@ def test_an_unsafe_name_is_refused_and_nothing_is_written(
     for name in ("..", "../../up", "a/b", "/root"):
         with pytest.raises(LayoutError, match="task name"):
             land(workspace, source, name)
+    with pytest.raises(LayoutError, match="can't be called 'unknown'"):  # which is a verdict's word
+        land(workspace, source, "unknown")
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -36,7 +36,7 @@ class Stream:
     def _write(self, root: Path, kind: int, name: str) -> Task:
         random = np.random.default_rng(kind)
         files = {}
-        for split, count in (("train", 10), ("val", 6)):
+        for split, count in (("train", 15), ("val", 6)):
             for folder in ("0_real", "1_fake"):
                 for i in range(count):
                     pixels = random.integers(60, 196, (20, 18, 3), dtype=np.uint8)
@@ -66,6 +66,7 @@ def params(tiny_backbone_params) -> Params:  # noqa: F811
             "lora": {"rank": 2, "alpha": 2, "dropout": 0.1, "targets": [r"blocks\.\d+\.attn\.(qk|v)"]},
             "training": {"epochs": 2, "batch_size": 8, "views": 2},
             "exemplars": {"budget": 12},
+            "calibration": {"per_class": 30},
             "run": {"threads": 1, "batch_size": 8, "device": "cpu"},
         }
     )

@@ -6,39 +6,59 @@ from pathlib import Path
 import pytest
 import torch
 
-from lorax.learning.calibration import Calibration, fit_probabilities, hold_out
+from lorax.learning.calibration import Calibration, fit_probabilities
 from lorax.learning.episode import learn_episode
 from lorax.learning.folder import EpisodeFolder
 from lorax.learning.opening import base_state
+from lorax.learning.recalibration import hold_out
 from lorax.learning.reliability import answers_of, mean_loss, right_answers
-from lorax.learning.state import load_state
+from lorax.learning.state import LearnerState, load_state
 from lorax.params import CalibrationParams, Params
 from lorax.stream import ClassEntry, ClassTable
 from tests.learning.conftest import learn_one, plan_of
 
 TABLE = ClassTable(tuple(ClassEntry(i, "t", i, name) for i, name in enumerate(("real", "gan", "diffusion"))))
-TWO = CalibrationParams(per_class=2)
 
 
-def test_held_out_images_are_a_few_of_every_class_and_no_longer_for_training(stream) -> None:
+@pytest.fixture
+def nothing(params: Params) -> LearnerState:
+    return base_state(None, params)
+
+
+def holding(params: Params, per_class: int, seed: int = 0) -> Params:
+    run = params.run.model_copy(update={"seed": seed})
+    return params.model_copy(update={"calibration": CalibrationParams(per_class=per_class), "run": run})
+
+
+def test_held_out_images_are_a_few_of_every_class_and_no_longer_for_training(stream, params, nothing) -> None:
     task = stream.tasks[0]
-    rest, held = hold_out(task, TWO, seed=0)
+    rest, held = hold_out(task, nothing, holding(params, 2))
     assert [sample.class_index for sample in held] == [0, 0, 1, 1]
     assert {*rest.train, *held} == {*task.train}
     assert not {*rest.train} & {*held}
     assert rest.test == task.test
 
 
-def test_what_is_held_out_depends_on_seed_and_images_alone(stream) -> None:
-    task = stream.tasks[0]
+def test_what_is_held_out_depends_on_seed_and_images_alone(stream, params, nothing) -> None:
+    task, two = stream.tasks[0], holding(params, 2)
     turned = replace(task, train=tuple(reversed(task.train)))
-    assert hold_out(task, TWO, seed=0)[1] == hold_out(turned, TWO, seed=0)[1]
-    assert hold_out(task, TWO, seed=0)[1] != hold_out(task, TWO, seed=1)[1]
+    assert hold_out(task, nothing, two)[1] == hold_out(turned, nothing, two)[1]
+    assert hold_out(task, nothing, two)[1] != hold_out(task, nothing, holding(params, 2, seed=1))[1]
 
 
-def test_at_most_a_fifth_of_a_class_is_held_out(stream) -> None:
-    _, held = hold_out(stream.tasks[0], CalibrationParams(per_class=30), seed=0)
-    assert len(held) == 2 * (10 // 5)
+def test_at_most_a_fifth_of_a_class_is_held_out(stream, params, nothing) -> None:
+    _, held = hold_out(stream.tasks[0], nothing, holding(params, 30))
+    assert len(held) == 2 * (15 // 5)
+
+
+def test_photos_that_another_task_brings_again_are_not_trained_on(stream, params, learned: list[EpisodeFolder]) -> None:
+    base = load_state(learned[0].state_dir)
+    again = replace(stream.tasks[1], train=(*stream.tasks[1].train, *stream.tasks[0].train))
+    rest, held = hold_out(again, base, params)
+    older = {entry.sample.md5 for entry in base.calibration_memory}
+    assert not older & {sample.md5 for sample in (*rest.train, *held)}
+    assert not {entry.sample.md5 for entry in base.exemplars} & {sample.md5 for sample in held}
+    assert len(held) == 2 * ((15 + 12) // 5)
 
 
 def overconfident(count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -82,7 +102,7 @@ def test_every_version_is_calibrated_on_images_of_all_its_classes(learned: list[
     for k, folder in enumerate(learned):
         state = load_state(folder.state_dir)
         memory = [(e.class_id, e.rank) for e in state.calibration_memory]
-        assert memory == [(class_id, rank) for class_id in range(2 * (k + 1)) for rank in range(2)]
+        assert memory == [(class_id, rank) for class_id in range(2 * (k + 1)) for rank in range(3)]
         assert state.calibration is not None
         assert state.calibration.images == len(memory)
         assert not {e.sample for e in state.calibration_memory} & {e.sample for e in state.exemplars}
@@ -112,4 +132,4 @@ def test_a_version_on_top_of_an_uncalibrated_one_is_uncalibrated(stream, params:
     folder = EpisodeFolder.open(tmp_path, plan_of(base, base_dir, task, params))
     state = learn_episode(folder, base, task, stream.tasks[:1], stream.fetch, params)
     assert state.calibration is None
-    assert {e.class_id for e in state.calibration_memory} == {2, 3}
+    assert state.calibration_memory == ()  # nothing is held out in vain

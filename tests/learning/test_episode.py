@@ -193,12 +193,12 @@ def test_an_old_branch_is_asked_only_of_new_images(
         return [asked.count(k) for k in range(3)]
 
     assert len(base.exemplars) == 12
-    # Batches of 8: two views of 16 new images; those of 12 exemplars, about which branch 0 was asked in episode 1, in
-    # which branch 1 itself learned; and when branch 2 has learned, the view of each new image that herding looks at.
-    assert batches_asked(train_branch) == [4, 4 + 3, 2]
+    # Batches of 8: two views of 24 new images; those of 12 exemplars, equal ones once, about which branch 0 was asked
+    # in episode 1, in which branch 1 itself learned; and when branch 2 has learned, each new image's view for herding.
+    assert batches_asked(train_branch) == [6, 6 + 2, 3]
     assert batches_asked(update_exemplars) == [0, 0, 0]
-    # 12 new test images, 24 old ones by the new branch alone; 4 held-out images and 8 old ones likewise
-    assert batches_asked(evaluate, earlier) == [2 + 1, 2 + 1, 2 + 3 + 1 + 1]
+    # 12 new test images, 24 old ones by the new branch alone; 6 held-out images and 12 old ones likewise
+    assert batches_asked(evaluate, earlier) == [2 + 1, 2 + 1, 2 + 3 + 1 + 2]
     assert state_digest(folder.state_dir) == state_digest(learned[2].state_dir)
 
 

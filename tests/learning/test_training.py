@@ -48,7 +48,7 @@ def _fit(stream, params: Params, folder: Path) -> tuple[Fit, TrainingSet]:
     samples = stream.tasks[0].train
     images = Images.load(samples, stream.fetch(samples), network.crop)
     labels = torch.tensor([s.class_index for s in samples])
-    data = TrainingSet.build(network, images, labels, plain_views(20, 2), params.run, FeatureStore(folder / "features"))
+    data = TrainingSet.build(network, images, labels, plain_views(30, 2), params.run, FeatureStore(folder / "features"))
     return Fit(network, 0, params.training, params.run, 0), data
 
 
@@ -94,7 +94,7 @@ def test_a_checkpoint_of_another_fit_is_refused(stream, params: Params, tmp_path
 
 def test_equal_views_are_computed_once(stream, params: Params, tmp_path: Path) -> None:
     fit, data = _fit(stream, params, tmp_path)
-    assert data.lookup.shape == (20, 2)
+    assert data.lookup.shape == (30, 2)
     one = Images.load(data.images.samples[:1], stream.fetch(data.images.samples[:1]), 16)  # 20 x 18 pixels: 15 crops
     store = FeatureStore(tmp_path / "features")
     assert (

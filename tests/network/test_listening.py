@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from lorax.errors import BackboneError
 from lorax.network.backbone import Backbone
 from lorax.network.features import CENTER, TEXTURE, FeatureStore, views_of
 from lorax.network.network import Network
@@ -61,3 +62,16 @@ def test_textures_are_kept_beside_features(backbone: Backbone, images: torch.Ten
     assert asked == [0, 1, 2, 3, 4]
     [kept] = store.kept(network, [TEXTURE], views, 5)
     torch.testing.assert_close(kept.take(), network.texture(images))
+
+
+def test_a_model_without_such_layers_still_gives_features_and_says_so_when_asked_for_textures() -> None:
+    from lorax.network.backbone import BackboneIdentity, import_timm
+
+    small = {"img_size": 32, "window_size": 1, "embed_dim": 8, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1)}
+    model = import_timm().create_model("swin_tiny_patch4_window7_224", pretrained=False, num_classes=0, **small)
+    identity = BackboneIdentity("swin", {}, "none", "0" * 64, 32, (0.5,) * 3, (0.5,) * 3)
+    swin = Backbone(model, identity)
+    images = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+    assert swin.plain_feature(images).shape == (2, swin.width)
+    with pytest.raises(BackboneError, match=r"calibration\.per_class: 0"):
+        swin.texture(images)
