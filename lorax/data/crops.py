@@ -22,11 +22,18 @@ def crops_of(pixels: Pixels, side: int) -> Pixels:
         pixels: (H, W, 3); what is smaller than the crop is continued by reflection.
         side: of the crop, pixels.
     """
-    padded = pad(pixels, side)
-    height, width = padded.shape[:2]
+    if min(pixels.shape[:2]) < side:
+        pixels = pad(_middle(pixels, side), side)  # cut first: of one long row, padding would make many
+    height, width = pixels.shape[:2]
     places = [(height - side, width - side)]
     if min(height, width) >= _LARGE * side:
         rows = (height // 2 - side, 2 * height - height // 2 - side)
         columns = (width // 2 - side, 2 * width - width // 2 - side)
         places += [(row, column) for row in rows for column in columns]
-    return np.stack([padded[top // 2 : top // 2 + side, left // 2 : left // 2 + side] for top, left in places])
+    return np.stack([pixels[top // 2 : top // 2 + side, left // 2 : left // 2 + side] for top, left in places])
+
+
+def _middle(pixels: Pixels, side: int) -> Pixels:
+    """What lies in the middle of an image, of either axis at most `side`."""
+    top, left = (max(0, length - side) // 2 for length in pixels.shape[:2])
+    return pixels[top : top + side, left : left + side]

@@ -65,25 +65,25 @@ def decode(path: Path) -> Pixels:
     return decode_bytes(read(path), str(path))
 
 
-def decode_bytes(data: bytes, name: str) -> Pixels:
-    """The pixels of an encoded image, (H, W, 3); `name` is what an error calls it.
+def decode_bytes(data: bytes, name: str, formats: tuple[str, ...] | None = None) -> Pixels:
+    """The pixels of an encoded image, (H, W, 3); `name` is what an error calls it, `formats` are all that it may have.
 
     Raises:
         ImageError: as for `decode`.
     """
-    with opened(data, name) as image:
+    with opened(data, name, formats) as image:
         return to_rgb(image)
 
 
 @contextmanager
-def opened(data: bytes, name: str) -> Iterator[Image.Image]:
+def opened(data: bytes, name: str, formats: tuple[str, ...] | None = None) -> Iterator[Image.Image]:
     """The decoded image as Pillow gives it; what goes wrong inside the block is the image's fault, too.
 
     Raises:
         ImageError: as for `decode`.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=formats) as image:
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and image.width * image.height > limit:
                 raise ImageError(

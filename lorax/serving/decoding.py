@@ -9,6 +9,7 @@ import io
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from PIL import Image, UnidentifiedImageError
 
@@ -24,7 +25,14 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000")
 """What is decoded. Pillow knows more, among them EPS, which it hands to Ghostscript."""
 
 _MB = 1_000_000
-_CHANNELS = 3
+_PLAIN, _LAYERED, _FLOATS = 15, 24, 30
+"""Bytes a pixel that decoding takes at its peak, as measured, by mode: the image as Pillow holds it and its copies on
+the way to an array; alpha needs layers to be composited; 16 and 32 bits are widened to 64, floats more than once."""
+
+_BUFFERED = 10
+"""Bytes a pixel on top, as measured: these readers unpack into buffers of their own, or turn the image (TIFF)."""
+
+_UNBUFFERED = frozenset({"PNG", "JPEG", "MPO", "GIF", "BMP"})
 _SCANS = 100
 """A JPEG of many scans unpacks all its pixels anew for each; honest progressive ones have about ten."""
 
@@ -36,12 +44,12 @@ class Room:
 
     def __init__(self, limit: int) -> None:
         self._limit, self._taken = limit, 0
-        self._change = threading.Condition()
+        self._first, self._change = threading.Lock(), threading.Condition()
 
     @contextmanager
     def taken(self, size: int) -> Iterator[None]:
         """Wait for this much room and have it during the block; an image that is alone always has room."""
-        with self._change:
+        with self._first, self._change:  # who waits is not overtaken: small images would keep a large one out for ever
             self._change.wait_for(lambda: not self._taken or self._taken + size <= self._limit)
             self._taken += size
         try:
@@ -50,6 +58,31 @@ class Room:
             with self._change:
                 self._taken -= size
                 self._change.notify_all()
+
+
+@dataclass(frozen=True)
+class _Claim:
+    """What a file's header says of its image."""
+
+    format: str | None
+    mode: str
+    width: int
+    height: int
+    is_transparent: bool
+
+    @property
+    def pixels(self) -> int:
+        return self.width * self.height
+
+    @property
+    def cost(self) -> int:
+        """Bytes that decoding will take at its peak, beside the file's own."""
+        each = _PLAIN
+        if self.mode == "F":
+            each = _FLOATS
+        elif self.is_transparent or self.mode in {"LA", "PA", "RGBA"} or self.mode.startswith("I"):
+            each = _LAYERED
+        return self.pixels * (each if self.format in _UNBUFFERED else each + _BUFFERED)
 
 
 def encoded(upload: Upload) -> bytes:
@@ -77,16 +110,16 @@ def decode(data: bytes, side: int, params: ServingParams, room: Room) -> Pixels:
     Raises:
         RefusalError: the file is empty, too large, of another format, or damaged.
     """
-    width, height = _size(data, params)
+    claim = _checked(data, params)
     try:
-        with room.taken(width * height * _CHANNELS):
-            return crops_of(decode_bytes(data, "the image"), side)
+        with room.taken(claim.cost + len(data)):  # some readers copy the file
+            return crops_of(decode_bytes(data, "the image", FORMATS), side)
     except ImageError as error:
         raise RefusalError(422, "damaged", str(error)) from error
 
 
-def _size(data: bytes, params: ServingParams) -> tuple[int, int]:
-    """Width and height as the file's header claims them; nothing is unpacked."""
+def _checked(data: bytes, params: ServingParams) -> _Claim:
+    """What the file's header claims, if that is within the limits; nothing is unpacked."""
     limit = int(params.max_image_mb * _MB)
     if not data:
         raise RefusalError(422, "empty", "the image has no bytes.")
@@ -94,21 +127,22 @@ def _size(data: bytes, params: ServingParams) -> tuple[int, int]:
         raise RefusalError(
             413, "image_too_large", f"the image has {len(data)} bytes; expected at most {limit} (serving.max_image_mb)."
         )
-    width, height = _claimed(data)
-    if width * height > params.max_pixels:
+    claim = _claimed(data)
+    if claim.pixels > params.max_pixels:
         raise RefusalError(
-            413, "too_many_pixels", f"the image claims {width} x {height} pixels; expected at most {params.max_pixels} "
-            "(serving.max_pixels). Scale it down first."
+            413, "too_many_pixels", f"the image claims {claim.width} x {claim.height} pixels; "
+            f"expected at most {params.max_pixels} (serving.max_pixels). Scale it down first."
         )  # fmt: skip
     if data.startswith(b"\xff\xd8") and data.count(_SCAN_MARKER) > _SCANS:
         raise RefusalError(422, "damaged", f"the JPEG has more than {_SCANS} scans, which no honest one has.")
-    return width, height
+    return claim
 
 
-def _claimed(data: bytes) -> tuple[int, int]:
+def _claimed(data: bytes) -> _Claim:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            return image.size
+            is_transparent = "transparency" in image.info or (image.format == "PNG" and b"tRNS" in data)  # at the end
+            return _Claim(image.format, image.mode, *image.size, is_transparent)
     except UnidentifiedImageError as error:
         raise RefusalError(415, "not_an_image", f"no image was found; expected one of {', '.join(FORMATS)}.") from error
     except Image.DecompressionBombError as error:

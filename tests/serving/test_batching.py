@@ -141,6 +141,26 @@ def test_decoding_waits_for_room_but_never_for_ever() -> None:
     thread.join()
 
 
+def test_a_large_image_that_waits_for_room_is_not_overtaken_by_small_ones() -> None:
+    room, order = Room(10), []
+
+    def wait_for(size: int) -> None:
+        with room.taken(size):
+            order.append(size)
+
+    threads = [threading.Thread(target=wait_for, args=(size,)) for size in (99, 1)]
+    with room.taken(5):
+        threads[0].start()
+        while not room._first.locked():  # until the large one waits
+            time.sleep(0.01)
+        threads[1].start()
+        threads[1].join(0.2)
+        assert order == []
+    for thread in threads:
+        thread.join()
+    assert order == [99, 1]
+
+
 def test_an_address_that_is_taken_is_told() -> None:
     with listen("127.0.0.1", 0) as taken:
         taken.listen()
