@@ -155,8 +155,9 @@ class Images:
             progress: told after each image.
             center_only: keep only the centre crop of each image, for sets that are only evaluated.
             looks: md5 -> in which forms that image is wanted; None: as it is. The first form of every image comes in
-                the place of the image, the others behind the N of them, in their order; a perturbed image is a sample
-                with an md5 of its own (see `Perturbation.renamed`).
+                the place of the image. The others come behind the N of them, in their order, each only a crop, drawn
+                from its name alone, since whole images would take up a multiple of the disk. A perturbed image is a
+                sample with an md5 of its own (see `Perturbation.renamed`).
             overflow: directory for the decoded images that `in_memory` bytes have no room for; they are mapped into
                 memory from there, and gone with this object. None: all are held in memory.
             in_memory: see `overflow`.
@@ -169,8 +170,10 @@ class Images:
 
         def load_one(sample: Sample) -> list[Pixels]:
             image = decode_bytes(_read_checked(sample, paths[sample.md5]), sample.path)
-            forms = [pad(change.apply(image), crop) for change in wanted[sample.md5]]
-            return [_center_crop(pixels, crop) for pixels in forms] if center_only else forms
+            first, *others = (pad(change.apply(image), crop) for change in wanted[sample.md5])
+            names = (_name_of_cut(sample.md5, change) for change in wanted[sample.md5][1:])
+            cuts = [_random_crop(pixels, crop, name) for pixels, name in zip(others, names, strict=True)]
+            return [_center_crop(first, crop) if center_only else first, *cuts]
 
         wanted = looks or {sample.md5: (UNCHANGED,) for sample in samples}
         pixels: list[Pixels] = []
@@ -183,7 +186,10 @@ class Images:
             if in_memory < 0 and overflow is not None:
                 pixels[held:] = mapped(pixels[held:], overflow)
         order = sorted(range(len(entries)), key=lambda i: entries[i][0] > 0)
-        named = [replace(s, md5=change.renamed(s.md5)) for _, s, change in entries]
+        named = [
+            replace(s, md5=_name_of_cut(s.md5, change) if place else change.renamed(s.md5))
+            for place, s, change in entries
+        ]
         return cls([named[i] for i in order], [pixels[i] for i in order], crop)
 
     def __len__(self) -> int:
@@ -235,6 +241,16 @@ def pad(pixels: Pixels, crop: int) -> Pixels:
 def _center_crop(pixels: Pixels, crop: int) -> Pixels:
     top, left = ((side - crop) // 2 for side in pixels.shape[:2])
     return pixels[top : top + crop, left : left + crop].copy()  # a view would keep the whole image
+
+
+def _random_crop(pixels: Pixels, crop: int, name: str) -> Pixels:
+    top, left = ((part * (side - crop + 1)) >> 32 for part, side in zip(_draw(name, 0, 0), pixels.shape, strict=False))
+    return pixels[top : top + crop, left : left + crop].copy()
+
+
+def _name_of_cut(md5: str, change: Perturbation) -> str:
+    """Of a perturbed image of which only a crop is kept; the whole one's crops have other names."""
+    return change.renamed(f"{md5}/cut")
 
 
 def _read_checked(sample: Sample, path: Path) -> bytes:

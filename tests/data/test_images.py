@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from lorax.data.images import Images, decode, decode_bytes, pad
+from lorax.data.perturbations import UNCHANGED, jpeg
 from lorax.errors import DataVersionError, ImageError
 from lorax.stream import Sample
 
@@ -229,3 +230,19 @@ def test_an_empty_set_is_fine() -> None:
     assert len(images) == 0
     assert images.offsets(2, 0).shape == (0, 2, 2)
     assert tuple(images.batch([], images.center()[:, 0]).shape) == (0, 3, 4, 4)
+
+
+def test_of_a_perturbed_image_only_a_crop_is_kept_behind_the_images_themselves(some: Any) -> None:
+    samples, paths, _ = some
+    looks = {sample.md5: (UNCHANGED, jpeg(75), jpeg(50)) for sample in samples}
+    plain, images = Images.load(samples, paths, 4), Images.load(samples, paths, 4, looks=looks)
+    count = len(samples)
+    assert len(images) == 3 * count
+    assert [s.md5 for s in images.samples[:count]] == [s.md5 for s in samples]
+    assert len({s.md5 for s in images.samples}) == len({s.md5 for s in samples}) * 3
+    corners = plain.center()[:, 0]
+    assert torch.equal(images.batch(range(count), corners), plain.batch(range(count), corners))
+    assert (images.center()[count:] == 0).all()  # nothing but the crop is there
+    again = Images.load(samples[1:], paths, 4, looks=looks)
+    zeros = np.zeros((2, 2), int)
+    assert torch.equal(again.batch([count - 1, count], zeros), images.batch([count + 2, count + 3], zeros))
