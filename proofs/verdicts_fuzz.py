@@ -16,12 +16,16 @@ from urllib.parse import urlsplit
 import numpy as np
 from PIL import Image
 
+from lorax.params import load_params
 from proofs.bench import lorax
 from proofs.verdicts_server import Running, serving, workspace_of_two
 
-IMAGES, REQUESTS, CLIENTS, SEED = 2400, 1200, 8, 0
-PATIENCE_S = 5.0
-"""How long an answer is waited for before the request is taken to be one that breaks off."""
+IMAGES, LARGE, REQUESTS, CLIENTS, SEED = 2400, 6, 1200, 8, 0
+PATIENCE_S, LONG_S = 5.0, 60.0
+"""How long an answer is waited for before the request is taken to be one that breaks off; where large images queue."""
+
+LARGE_SIDE = 6000
+"""Of images of a few kB each that nearly fill `serving.memory_mb` while they are decoded: two at once are too many."""
 
 FLAT_MB = 60.0
 """Growth of memory after a warm-up third that counts as none: what allocators keep of the largest image so far."""
@@ -29,7 +33,10 @@ FLAT_MB = 60.0
 _PATH = "/v1/verdicts"
 _BOUNDARY = b"lorax-fuzz"
 _FORMATS = ("png", "jpeg", "webp", "gif", "bmp", "tiff", "avif", "jpeg2000", "ppm", "ico", "tga", "eps", "pdf")
-_ODD = (("L", "png"), ("P", "gif"), ("RGBA", "webp"), ("CMYK", "jpeg"), ("1", "tiff"), ("I;16", "tiff"))
+_ODD = (
+    ("L", "png"), ("P", "gif"), ("RGBA", "webp"), ("RGBA", "png"), ("CMYK", "jpeg"), ("1", "tiff"), ("I;16", "tiff"),
+    ("I;16", "png"), ("F", "tiff"),
+)  # fmt: skip
 _NO_ANSWER = "no answer"
 
 Request = bytes
@@ -47,8 +54,9 @@ def prove_fuzz(root: Path | None = None) -> bool:
 
 def _fuzz(root: Path) -> bool:
     with serving(root) as running:
-        print(f"{IMAGES} mutated images, {REQUESTS} mutated requests, {CLIENTS} clients, seed {SEED}")
+        print(f"{IMAGES} mutated and {LARGE} large images, {REQUESTS} mutated requests, {CLIENTS} clients, seed {SEED}")
         passed = _send_all("images", running, _mutated_images(IMAGES), may_break_off=False)
+        passed &= _send_large(running, load_params(root / "params.yaml").serving.memory_mb)
         passed &= _send_all("requests", running, _mutated_requests(REQUESTS), may_break_off=True)
         health = running.get("/health")["status"]
         refused = [line for line in running.get("/metrics").splitlines() if line.startswith("lorax_refused_total")]
@@ -84,11 +92,27 @@ def _send_all(what: str, running: Running, requests: Iterator[Request], *, may_b
     return not failed and memory[-1] - memory[1] < FLAT_MB
 
 
-def _send(running: Running, request: Request) -> str:
+def _send_large(running: Running, allowed_mb: float) -> bool:
+    """Send whole images of the modes that are dearest to decode; all are judged, and in turn.
+
+    Args:
+        running: the server.
+        allowed_mb: megabytes that decoding may take.
+    """
+    images, before = _large_images(), running.rss_mb
+    requests = [_as_form([images[number % len(images)]]) for number in range(LARGE)]
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        statuses = Counter(pool.map(lambda request: _send(running, request, LONG_S), requests))
+    grown, limit = running.peak_mb - before, allowed_mb * 10**6 / 2**20 + FLAT_MB
+    print(f"large images: {dict(statuses)}, memory at most {grown:.0f} MB more meanwhile (< {limit:.0f})")
+    return statuses == {"200": LARGE} and grown < limit
+
+
+def _send(running: Running, request: Request, patience_s: float = PATIENCE_S) -> str:
     """The status of the answer. Where none comes, the server is told that no more of the request will."""
     address = urlsplit(running.address)
     try:
-        with socket.create_connection((address.hostname, address.port), timeout=PATIENCE_S) as connection:
+        with socket.create_connection((address.hostname, address.port), timeout=patience_s) as connection:
             connection.sendall(request)
             try:
                 answer = connection.recv(64)
@@ -132,6 +156,16 @@ def _seeds() -> list[bytes]:
     found.append(_saved(image, "gif", save_all=True, append_images=[image.rotate(90), image.rotate(180)]))
     found.append(_saved(image, "tiff", compression="tiff_lzw"))
     return [*found, b"<html><script>1</script></html>", b"PK\x03\x04" + bytes(99), b"%!PS\n", b"GIF89a", b""]
+
+
+def _large_images() -> list[bytes]:
+    """One with alpha, one of 16 bits, one in floating point."""
+    side = LARGE_SIDE
+    return [
+        _saved(Image.new("RGBA", (side, side), (9, 9, 9, 99)), "png"),
+        _saved(Image.new("I;16", (side, side), 999), "png"),
+        _saved(Image.new("F", (side, side * 2 // 3), 0.5), "tiff", compression="tiff_deflate"),
+    ]
 
 
 def _saved(image: Image.Image, kind: str, **options: object) -> bytes:

@@ -51,6 +51,12 @@ class Running:
         """Resident memory of the server's process."""
         return psutil.Process(self.process.pid).memory_info().rss / 2**20
 
+    @property
+    def peak_mb(self) -> float:
+        """The most resident memory of the server's process so far."""
+        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**10
+
 
 def workspace_of_two(root: Path | None = None) -> Path:
     """A workspace whose model has two versions or more: the one given, that of an earlier run, or a new one.

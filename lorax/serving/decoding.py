@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import ctypes
 import hashlib
 import io
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from PIL import Image, UnidentifiedImageError
@@ -33,6 +34,9 @@ _BUFFERED = 10
 """Bytes a pixel on top, as measured: these readers unpack into buffers of their own, or turn the image (TIFF)."""
 
 _UNBUFFERED = frozenset({"PNG", "JPEG", "MPO", "GIF", "BMP"})
+_MMAP_THRESHOLD, _LARGE_BLOCK = -3, 4 * _MB
+"""The name that glibc's malloc.h gives the option, and its value: what is as large is given back once it is freed."""
+
 _SCANS = 100
 """A JPEG of many scans unpacks all its pixels anew for each; honest progressive ones have about ten."""
 
@@ -83,6 +87,16 @@ class _Claim:
         elif self.is_transparent or self.mode in {"LA", "PA", "RGBA"} or self.mode.startswith("I"):
             each = _LAYERED
         return self.pixels * (each if self.format in _UNBUFFERED else each + _BUFFERED)
+
+
+def give_back_what_is_freed() -> None:
+    """Have memory of decoded images go back to the system, for this process.
+
+    glibc by itself soon keeps freed blocks of up to 32 MB, in each thread for that thread, so that the room that one
+    image has left is still in use when the next is decoded.
+    """
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE_BLOCK)
 
 
 def encoded(upload: Upload) -> bytes:

@@ -16,6 +16,7 @@ from fastapi import FastAPI
 
 from lorax.errors import ServiceError
 from lorax.network.backbone import import_timm
+from lorax.serving.decoding import give_back_what_is_freed
 
 _BACKLOG = 4096
 _GRACE_S = 5
@@ -85,6 +86,7 @@ def run(server: Server, listener: socket.socket) -> None:
         listener: from `listen`.
     """
     _allow_connections()
+    give_back_what_is_freed()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("lorax").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", module="PIL")  # of damaged uploads, which their senders are told about

@@ -94,6 +94,37 @@ def test_decoding_takes_no_more_than_it_is_charged(tmp_path: Path) -> None:
     assert {kind: two for kind, two in per_pixel.items() if two[1] > two[0] + SLACK / SIDE**2} == {}
 
 
+_KEEP = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from lorax.params import ServingParams
+from lorax.serving.decoding import Room, decode, give_back_what_is_freed
+
+def memory():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
+
+give_back_what_is_freed()
+images, room = [Path(path).read_bytes() for path in sys.argv[1:]], Room(1)
+for image in images:  # what is imported on the way
+    decode(image, 64, ServingParams(), room)
+before = memory()
+for _ in range(3):
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda image: decode(image, 64, ServingParams(), room), images))
+print(memory() - before)
+"""
+
+
+def test_memory_of_decoded_images_is_given_back(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{side}.png" for side in (1600, 1800, 2000, 2200)]
+    for path, side in zip(paths, (1600, 1800, 2000, 2200), strict=True):
+        Image.new("RGBA", (side, side), (9, 9, 9, 99)).save(path)
+    done = subprocess.run([sys.executable, "-c", _KEEP, *map(str, paths)], check=True, capture_output=True, text=True)
+    assert int(done.stdout) < 2 * SLACK
+
+
 def test_a_file_is_decoded_as_the_format_that_was_checked() -> None:
     """A TIFF of 2 x 2 pixels that Pillow, free to choose, takes for an animation of 6000 x 6000."""
     at = 0x1AF11
