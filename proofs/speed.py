@@ -57,7 +57,8 @@ WAYS: dict[str, Callable[[TaskFiles, Params, Path], Rows]] = {"published": learn
 def learned(folder: Path, files: TaskFiles, way: str, seed: int) -> Rows:
     """The accuracy matrix of one stream, learned now unless it is kept."""
     path = folder / f"{way}-{seed}.json"
-    params = load_params(Path("params.yaml"), overrides=[f"run.seed={seed}", "run.device=cpu", "calibration.per_class=0"])
+    values = [f"run.seed={seed}", "run.device=cpu", "calibration.per_class=0"]
+    params = load_params(Path("params.yaml"), overrides=values)
     if path.is_file():
         record = json.loads(path.read_text())
         if record["parameters"] == params.learning():
