@@ -37,6 +37,9 @@ _UNBUFFERED = frozenset({"PNG", "JPEG", "MPO", "GIF", "BMP"})
 _MMAP_THRESHOLD, _LARGE_BLOCK = -3, 4 * _MB
 """The name that glibc's malloc.h gives the option, and its value: what is as large is given back once it is freed."""
 
+_TILE_TAGS = (322, 323)
+"""Of TIFF: width and height of a tile."""
+
 _SCANS = 100
 """A JPEG of many scans unpacks all its pixels anew for each; honest progressive ones have about ten."""
 
@@ -156,7 +159,7 @@ def _claimed(data: bytes) -> _Claim:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             is_transparent = "transparency" in image.info or (image.format == "PNG" and b"tRNS" in data)  # at the end
-            return _Claim(image.format, image.mode, *image.size, is_transparent)
+            return _Claim(image.format, image.mode, *_unpacked(image), is_transparent)
     except UnidentifiedImageError as error:
         raise RefusalError(415, "not_an_image", f"no image was found; expected one of {', '.join(FORMATS)}.") from error
     except Image.DecompressionBombError as error:
@@ -165,3 +168,10 @@ def _claimed(data: bytes) -> _Claim:
         raise RefusalError(
             422, "damaged", f"the image's header can't be read: {error or type(error).__name__}."
         ) from error
+
+
+def _unpacked(image: Image.Image) -> tuple[int, int]:
+    """Width and height of what is unpacked for this image; a tile of a TIFF may be larger than the image."""
+    tags = getattr(image, "tag_v2", {})
+    width, height = (int(tags.get(tag, 0)) for tag in _TILE_TAGS)
+    return (width, height) if width * height > image.width * image.height else image.size
