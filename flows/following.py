@@ -24,6 +24,7 @@ _ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 _END = "Finished in state"
 _LOGS_LATE_S = 6.0  # logs are sent in batches, and come after the state that they tell of
 _NO_ONE_S = 60.0  # how long nothing may begin until it is said that something is wrong
+_EPISODE = "episode "
 
 
 @dataclass
@@ -97,6 +98,9 @@ class Follower:
             parts = {"flow_runs": {"parent_flow_run_id": {"any_": [run["id"]]}}, "sort": "START_TIME_ASC"}
             is_whole = True
             for part in self.api.rows("flow_runs/filter", parts):
+                if not part["name"].startswith(_EPISODE):  # it has just been made; Prefect names it in a moment
+                    is_whole = False
+                    continue
                 if part["id"] not in printed:
                     printed.add(part["id"])
                     self.console.print(f"  [bold]{escape(part['name'])}[/bold]")

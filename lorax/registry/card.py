@@ -92,7 +92,7 @@ def _knowledge(state: LearnerState) -> list[str]:
         *_table(("class", "task", "kind", "exemplars", "calibration"), rows),
         "",
         f"In all {len(state.exemplars)} exemplars, which are shown again in training, and "
-        f"{len(state.calibration_memory)} calibration images, which no network was ever trained on.",
+        f"{len(state.calibration_memory)} calibration images, which are held out of training.",
         "",
         *_table(("task", "data digest"), digests),
     ]
