@@ -57,7 +57,7 @@ def machine() -> Row:
     info = Path("/proc/cpuinfo")
     names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
     facts: Row = {
-        "command": shlex.join(["python", *sys.argv]),
+        "command": shlex.join(_command()),
         "cores": os.cpu_count(),
         "cpu": names[0] if names else "",
         "torch": version("torch"),
@@ -67,6 +67,12 @@ def machine() -> Row:
     if torch and torch.cuda.is_initialized():
         facts["gpu"] = torch.cuda.get_device_name()
     return facts
+
+
+def _command() -> list[str]:
+    """What was typed; `python -m` turns a module's name into its path on this machine."""
+    spec = sys.modules["__main__"].__spec__
+    return ["python", "-m", spec.name, *sys.argv[1:]] if spec else ["python", *sys.argv]
 
 
 def report(name: str, rows: Sequence[Mapping[str, object]], **more: object) -> None:
