@@ -1,7 +1,8 @@
-"""What the loop's proofs share: real `lorax` commands, fresh workspaces, tiny tasks that are learned in seconds."""
+"""What proofs share: real `lorax` commands, fresh workspaces, tiny tasks that are learned in seconds."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import random
@@ -252,3 +253,30 @@ def timelines(root: Path) -> dict[str, dict[str, list[int]]]:
             points = ask_mlflow(root, where)["metrics"]
             curves[metric["key"]] = sorted(int(point.get("step", 0)) for point in points)
     return found
+
+
+def run_parts(about: str, parts: Mapping[str, Callable[[], bool]]) -> None:
+    """The command line of a proof: run the parts that are named, or all, and tell which passed.
+
+    What a part could not go on after (SystemExit) is told, and the next part has its turn.
+    """
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", help=f"any of {', '.join(parts)} (default: all)")
+    names = parser.parse_args().parts or list(parts)
+    if unknown := sorted(set(names) - parts.keys()):
+        parser.error(f"there is no part {', '.join(unknown)}; there are {', '.join(parts)}")
+    results: dict[str, tuple[bool, float]] = {}
+    for name in names:
+        print(f"\n== {name}: {parts[name].__doc__}", flush=True)
+        started = time.perf_counter()
+        try:
+            passed = parts[name]()
+        except SystemExit as end:
+            print(f"  {end}")
+            passed = False
+        results[name] = passed, time.perf_counter() - started
+        print(f"{'PASS' if passed else 'FAIL'} ({results[name][1]:.0f} s)", flush=True)
+    print(f"\n{'part':<14} {'':<5} {'seconds':>8}")
+    for name, (passed, seconds) in results.items():
+        print(f"{name:<14} {'PASS' if passed else 'FAIL':<5} {seconds:>8.0f}")
+    sys.exit(not all(passed for passed, _ in results.values()))

@@ -6,10 +6,7 @@ in PASS or FAIL.
 
 from __future__ import annotations
 
-import argparse
 import os
-import sys
-import time
 from collections.abc import Callable
 
 import bench
@@ -24,34 +21,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("DVC_NO_ANALYTICS", "1")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", help=f"any of {', '.join(PARTS)} (default: all)")
-    names = parser.parse_args().parts or list(PARTS)
-    if unknown := sorted(set(names) - PARTS.keys()):
-        parser.error(f"there is no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
-    bench.HOME.mkdir(parents=True, exist_ok=True)
-    results: dict[str, tuple[bool, float]] = {}
-    for name in names:
-        print(f"\n== {name}: {PARTS[name].__doc__}", flush=True)
-        started = time.perf_counter()
-        passed = _run(PARTS[name])
-        results[name] = passed, time.perf_counter() - started
-        print(f"{'PASS' if passed else 'FAIL'} ({results[name][1]:.0f} s)", flush=True)
-    print(f"\n{'part':<14} {'':<5} {'seconds':>8}")
-    for name, (passed, seconds) in results.items():
-        print(f"{name:<14} {'PASS' if passed else 'FAIL':<5} {seconds:>8.0f}")
-    sys.exit(not all(passed for passed, _ in results.values()))
-
-
-def _run(part: Callable[[], bool]) -> bool:
-    """Run one part; what it could not go on after is told, and the next part has its turn."""
-    try:
-        return part()
-    except SystemExit as end:
-        print(f"  {end}")
-        return False
-
-
 if __name__ == "__main__":
-    main()
+    bench.HOME.mkdir(parents=True, exist_ok=True)
+    bench.run_parts(__doc__, PARTS)

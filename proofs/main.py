@@ -5,13 +5,11 @@ Everything happens in work/proofs/main. Each part prints its figures and ends in
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
 import shutil
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -20,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from bench import LORAX, free_port, lorax, remove_workspace, run_parts
 from PIL import Image
 
 from lorax.data import versions
@@ -36,29 +35,12 @@ from lorax.params import Params, load_params
 from lorax.workspace import Workspace
 
 HOME = Path("work/proofs/main").resolve()
-LORAX = [sys.executable, "-m", "lorax"]
-
-
-def lorax(*arguments: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run the `lorax` command as a user would."""
-    done = subprocess.run([*LORAX, *arguments], cwd=cwd, capture_output=True, text=True)
-    if check and done.returncode:
-        raise SystemExit(f"lorax {' '.join(arguments)} failed with {done.returncode}:\n{done.stdout}\n{done.stderr}")
-    return done
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def new_workspace(name: str, *options: str) -> Path:
     """A fresh workspace with ports of its own."""
     root = HOME / name
-    if root.exists():
-        lorax("down", cwd=root, check=False)
-        shutil.rmtree(root)
+    remove_workspace(root)
     ports = ("--prefect-port", str(free_port()), "--mlflow-port", str(free_port()))
     lorax("init", str(root), *options, *ports, cwd=HOME)
     return root
@@ -311,23 +293,13 @@ PARTS: dict[str, Callable[[], bool]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", default=list(PARTS), help=f"any of {', '.join(PARTS)} (default: all)")
-    parser.add_argument("--one-task", nargs=4, metavar=("ROOT", "HOME", "BASE", "K"), help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.one_task:
-        root, home, base, k = arguments.one_task
+    if sys.argv[1:2] == ["--one-task"]:  # how `prove_processes` learns a task in a process of its own
+        root, home, base, k = sys.argv[2:]
         params = load_params(Workspace(Path(root)).params_path)
         print(learn_task(Path(root), params, Path(home), Path(base) if base else None, int(k)))
         return
     HOME.mkdir(parents=True, exist_ok=True)
-    results = {}
-    for part in arguments.parts:
-        print(f"\n== {part}: {PARTS[part].__doc__}")
-        started = time.perf_counter()
-        results[part] = PARTS[part]()
-        print(f"{'PASS' if results[part] else 'FAIL'} ({time.perf_counter() - started:.0f} s)", flush=True)
-    sys.exit(not all(results.values()))
+    run_parts(__doc__, PARTS)
 
 
 if __name__ == "__main__":

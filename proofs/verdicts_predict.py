@@ -15,7 +15,8 @@ from PIL import Image
 from lorax.data.reading import Reading, read_image
 from lorax.data.walk import files_named
 from lorax.predictor import Predictor
-from proofs.verdicts_demo import HOME, LORAX, learned_workspace
+from proofs.bench import LORAX
+from proofs.verdicts_demo import HOME, learned_workspace
 
 IMAGES, BROKEN = 20_000, 50
 _SIDES = (48, 64, 80, 96)

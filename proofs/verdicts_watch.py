@@ -23,7 +23,8 @@ from lorax.data.generators import GENERATORS, Ints
 from lorax.data.simulate import cut_patches
 from lorax.params import load_params
 from lorax.workspace import Workspace
-from proofs.verdicts_demo import HOME, LORAX, learned_workspace, lorax
+from proofs.bench import LORAX, lorax
+from proofs.verdicts_demo import HOME, learned_workspace
 
 BEFORE, AFTER = 600, 200
 REAL, SIXTH = 0.5, 0.3
