@@ -9,6 +9,8 @@
     ├── DataVersionError   (RuntimeError)  DVC or git refused, or pinned bytes can't be found
     ├── BackboneError      (ValueError)    unknown backbone, weights that don't fit, LoRA targets that match nothing
     ├── StateError         (ValueError)    a learner state is damaged, unknown or doesn't fit the backbone
+    ├── AdapterError       (ValueError)    a LoRA file is damaged, no plain LoRA, or doesn't fit the atlas
+    ├── AtlasError         (RuntimeError)  an atlas is damaged, unknown, in use, or doesn't hold what was asked for
     ├── RegistryError      (RuntimeError)  MLflow is unreachable or doesn't hold what was asked for
     ├── ServiceError       (RuntimeError)  a server did not start, stop or answer
     └── StorageError       (OSError)       the disk is full or refuses to be written
@@ -51,6 +53,14 @@ class BackboneError(LoraxError, ValueError):
 
 class StateError(LoraxError, ValueError):
     """A learner state is damaged, of an unknown format, or doesn't fit the backbone at hand."""
+
+
+class AdapterError(LoraxError, ValueError):
+    """An adapter's file is damaged, no plain LoRA, or doesn't fit the atlas."""
+
+
+class AtlasError(LoraxError, RuntimeError):
+    """An atlas is damaged, unknown, in use, or doesn't hold what was asked for."""
 
 
 class RegistryError(LoraxError, RuntimeError):

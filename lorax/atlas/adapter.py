@@ -1,0 +1,88 @@
+"""An adapter: LoRA factors over some layers of a base model, whatever file they came from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from lorax.errors import AdapterError
+
+Factors = tuple[Tensor, Tensor]
+"""A (r, in) and B (out, r) of one layer, the scale already in B: W x becomes W x + B A x."""
+
+
+@dataclass(frozen=True, order=True)
+class Layer:
+    """One adapted layer.
+
+    `name` is the canonical one, the same in every file format: a path within its part, with '_' for every '.'.
+    `part` is what it belongs to: "model", "unet", "transformer", "text_encoder", "text_encoder_2", ...
+    A convolution's kernel counts as inputs.
+    """
+
+    part: str
+    name: str
+    outputs: int
+    inputs: int
+    rank: int
+
+    @property
+    def place(self) -> tuple[str, str, int, int]:
+        """What must be equal for two adapters' layers to be compared: everything but the rank."""
+        return self.part, self.name, self.outputs, self.inputs
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """Its layers are known; its factors are read when they are asked for.
+
+    Args:
+        name: what people call it.
+        source: where it was read from, for messages.
+        format: "peft", "diffusers", "kohya" or "branch" (of a learner state).
+        base: the base model that it states, or None.
+        layers: sorted.
+        read: gives the factors of the layers that it is asked for, in their order, at least float32.
+    """
+
+    name: str
+    source: str
+    format: str
+    base: str | None
+    layers: tuple[Layer, ...]
+    read: Callable[[Sequence[Layer]], list[Factors]] = field(repr=False, compare=False)
+
+    def factors(self) -> list[Factors]:
+        """Of every layer, in order.
+
+        Raises:
+            AdapterError: the file is damaged, or a number is not finite.
+        """
+        found = self.read(self.layers)
+        for layer, pair in zip(self.layers, found, strict=True):
+            if not all(bool(torch.isfinite(factor).all()) for factor in pair):
+                raise AdapterError(
+                    f"{self.source}: {layer.part}.{layer.name} holds NaN or infinite numbers; expected finite LoRA "
+                    "factors. The file is damaged, or its training diverged: fetch it again, or leave it out."
+                )
+        return found
+
+    @cached_property
+    def digest(self) -> str:
+        """One hash for the same numbers, whatever the file: over layers and factors, the scale applied."""
+        return digest_of(self.layers, self.factors())
+
+
+def digest_of(layers: Sequence[Layer], factors: Sequence[Factors]) -> str:
+    """sha256 (hex) over places, ranks and float32 values."""
+    digest = hashlib.sha256()
+    for layer, pair in zip(layers, factors, strict=True):
+        digest.update(f"{layer.place} {layer.rank}\n".encode())
+        for factor in pair:
+            digest.update(factor.detach().float().contiguous().numpy())
+    return digest.hexdigest()
