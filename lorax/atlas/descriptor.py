@@ -1,0 +1,222 @@
+"""Descriptors: an adapter's factors as one row of numbers, by which adapters are compared.
+
+    factors    A and B as they are, one after the other: only for adapters of one base, one rank and one start of A
+    product    a fixed random sketch of each layer's B A: the same for every choice of factors, and for every rank
+    spectrum   each layer's norm and singular values: what two adapters of different bases have in common, too
+
+B A itself is never formed: it has as many numbers as the layer's own weight.
+
+Source: Liu et al., A LoRA is Worth a Thousand Pictures (arXiv 2412.12048) for `factors`; the invariance of B A and its
+singular values through QR: Putterman et al., Learning on LoRAs (arXiv 2410.04207); norms and spectra as traces of the
+training set: Salama et al., DSiRe (arXiv 2406.19395).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lorax.atlas.adapter import Adapter, Factors, Layer
+from lorax.atlas.groups import groups
+from lorax.errors import AdapterError
+
+DESCRIPTORS = ("product", "spectrum", "factors")
+
+SINGULAR_VALUES = 8
+"""How many of a layer's are kept, the largest; zeros where its rank is lower."""
+
+_SKETCH_NUMBERS = 16384
+_SIDES = (32, 16, 8, 4)
+_NO_NORM = 1e-12
+
+
+class Describer:
+    """What is computed of every adapter of one collection.
+
+    Args:
+        layers: that every adapter of the collection has; their ranks matter to `factors` only.
+        descriptors: which ones, of `DESCRIPTORS`.
+        side: of the sketch, which has side x side numbers for each layer; by default the largest for which all layers
+            together have no more than some ten thousand.
+        seed: of the sketch. Rows can be compared only with rows of an equal sketch.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        descriptors: Sequence[str] = ("product", "spectrum"),
+        side: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.layers, self.descriptors, self.seed = tuple(layers), tuple(descriptors), seed
+        fitting = [s for s in _SIDES if s * s * len(self.layers) <= _SKETCH_NUMBERS]
+        self.side = side or (fitting[0] if fitting else _SIDES[-1])
+        self.groups = groups(self.layers)
+        self._signs: dict[tuple[str, int], Tensor] = {}
+
+    def record(self) -> dict[str, Any]:
+        """All that `from_record` needs, as JSON."""
+        layers = [[x.part, x.name, x.outputs, x.inputs, x.rank] for x in self.layers]
+        return {"layers": layers, "descriptors": list(self.descriptors), "side": self.side, "seed": self.seed}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Describer:
+        layers = [Layer(*entry) for entry in record["layers"]]
+        return cls(layers, record["descriptors"], record["side"], record["seed"])
+
+    def check(self, adapter: Adapter) -> None:
+        """Refuse an adapter whose rows could not be compared with the others'.
+
+        Raises:
+            AdapterError: it adapts other layers, or layers of other shapes; or, where factors are kept, its rank
+                differs.
+        """
+        ours, theirs = {x.place: x for x in self.layers}, {x.place: x for x in adapter.layers}
+        lacking, extra = (
+            [x for p, x in ours.items() if p not in theirs],
+            [x for p, x in theirs.items() if p not in ours],
+        )
+        if lacking or extra:
+            raise AdapterError(
+                f"{adapter.source} adapts {len(theirs)} layers, the atlas's adapters {len(ours)}: "
+                f"{_differing('it lacks', lacking)}{_differing('it has beside them', extra)}"
+                "Adapters of other base models or targets belong in an atlas of their own (--atlas DIR), or are "
+                "compared through their spectra: 'lorax atlas search --descriptor spectrum'."
+            )
+        if "factors" in self.descriptors:
+            for place, layer in ours.items():
+                if theirs[place].rank != layer.rank:
+                    raise AdapterError(
+                        f"{adapter.source} has rank {theirs[place].rank} at {layer.name}, the atlas's adapters have "
+                        f"{layer.rank}, and it keeps their factors, which need one rank. Make an atlas without "
+                        "--with-factors for adapters of several ranks."
+                    )
+
+    def describe(self, factors: Sequence[Factors]) -> dict[str, Tensor]:
+        """Each descriptor's row (F,) of one adapter.
+
+        Args:
+            factors: of every layer, in the collection's order; rows have their precision, at least float32.
+        """
+        made = {"product": self.product, "spectrum": spectrum, "factors": flattened}
+        return {name: made[name](factors) for name in self.descriptors}
+
+    def product(self, factors: Sequence[Factors]) -> Tensor:
+        """(P B)(A Q) / side of every layer, flattened: (L · side · side,).
+
+        P and Q are fixed random signs, so that two rows' inner product is, on average over sketches, that of the two
+        products B A, and rows are linear in B A.
+
+        Source: sketches by random signs: Achlioptas (2003), for both sides of a matrix as in randomised SVD (Halko et
+        al., arXiv 0909.4061).
+        """
+        out = factors[0][0].new_zeros(len(factors), self.side, self.side)
+        for numbers, a, b in _stacked(factors):
+            left = self._sign("outputs", b.shape[1], b) @ b  # (n, side, r)
+            right = a @ self._sign("inputs", a.shape[2], a).T  # (n, r, side)
+            out[numbers] = left @ right / self.side
+        return out.flatten()
+
+    def columns(self, descriptor: str, group: str) -> np.ndarray:
+        """The numbers of a row's columns that belong to a module group.
+
+        Raises:
+            AdapterError: the collection's layers have no such group.
+        """
+        if group not in self.groups:
+            raise AdapterError(f"there is no module group {group!r} here; there are {', '.join(self.groups)}.")
+        widths = self._layer_widths(descriptor)
+        ends = np.cumsum(widths)
+        return np.concatenate([np.arange(ends[i] - widths[i], ends[i]) for i in self.groups[group]])
+
+    def width(self, descriptor: str) -> int:
+        """F."""
+        return sum(self._layer_widths(descriptor))
+
+    def blocks(self, descriptor: str, group: str) -> list[int]:
+        """How many columns each layer of the group has, in order."""
+        widths = self._layer_widths(descriptor)
+        return [widths[i] for i in self.groups[group]]
+
+    def _layer_widths(self, descriptor: str) -> list[int]:
+        if descriptor == "factors":
+            return [x.rank * (x.inputs + x.outputs) for x in self.layers]
+        return [self.side**2 if descriptor == "product" else 1 + SINGULAR_VALUES] * len(self.layers)
+
+    def _sign(self, end: str, size: int, like: Tensor) -> Tensor:
+        """Random signs (side, size), from the seed, the end and the size alone."""
+        if (end, size) not in self._signs:
+            words = np.random.PCG64(np.random.SeedSequence([self.seed, end == "inputs", size])).random_raw(
+                self.side * size
+            )
+            signs = np.where(words >> np.uint64(63), 1.0, -1.0).reshape(self.side, size)
+            self._signs[end, size] = torch.from_numpy(signs)
+        return self._signs[end, size].to(like.dtype)
+
+
+def flattened(factors: Sequence[Factors]) -> Tensor:
+    """A and B of each layer, as they are: (sum of r · (in + out),)."""
+    return torch.cat([factor.flatten() for pair in factors for factor in pair])
+
+
+def spectrum(factors: Sequence[Factors]) -> Tensor:
+    """Each layer's log norm (base 10) and its largest singular values as shares of the norm: (L · 9,).
+
+    B A = (Q R)(Q' R')ᵀ has the singular values of the small R R'ᵀ.
+    """
+    out = factors[0][0].new_zeros(len(factors), 1 + SINGULAR_VALUES)
+    for numbers, a, b in _stacked(factors):
+        values = singular_values(a, b)
+        norms = values.square().sum(1, keepdim=True).sqrt()
+        kept = values[:, :SINGULAR_VALUES] / norms.clamp_min(_NO_NORM)
+        out[numbers, :1] = norms.clamp_min(_NO_NORM).log10()
+        out[numbers, 1 : 1 + kept.shape[1]] = kept
+    return out.flatten()
+
+
+def singular_values(a: Tensor, b: Tensor) -> Tensor:
+    """Of B A, for A (n, r, in) and B (n, out, r), the largest first: (n, r) or fewer."""
+    r_b, r_a = torch.linalg.qr(b, mode="r").R, torch.linalg.qr(a.mT, mode="r").R
+    values: Tensor = torch.linalg.svdvals(r_b @ r_a.mT)
+    return values
+
+
+def pooled_spectrum(layers: Sequence[Layer], row: Tensor) -> Tensor:
+    """A spectrum row (L · 9,) as one that has the same width for every base model, by which bases are compared.
+
+    For each of six cells, attention, feed-forward and all layers, early and late: the mean of its layers' singular
+    value shares, and how far its mean log norm lies above all layers'. Cells without layers are zero.
+    """
+    table, members = row.reshape(len(layers), -1), groups(layers)
+    norm = table[:, 0].mean()
+    cells = []
+    for wide in ("attention", "feed-forward", "all"):
+        for half in ("early", "late"):
+            chosen = sorted(set(members.get(wide, [])) & set(members.get(half, [])))
+            mean = table[chosen].mean(0) if chosen else torch.zeros_like(table[0])
+            mean[0] = mean[0] - norm if chosen else 0.0
+            cells.append(mean)
+    return torch.cat(cells)
+
+
+def _stacked(factors: Sequence[Factors]) -> list[tuple[list[int], Tensor, Tensor]]:
+    """Layers of equal shapes together: their numbers, A (n, r, in) and B (n, out, r)."""
+    alike: dict[tuple[torch.Size, torch.Size], list[int]] = defaultdict(list)
+    for number, (a, b) in enumerate(factors):
+        alike[a.shape, b.shape].append(number)
+    return [
+        (numbers, torch.stack([factors[i][0] for i in numbers]), torch.stack([factors[i][1] for i in numbers]))
+        for numbers in alike.values()
+    ]
+
+
+def _differing(what: str, layers: Sequence[Layer]) -> str:
+    if not layers:
+        return ""
+    named = ", ".join(f"{x.part}.{x.name} ({x.outputs}x{x.inputs})" for x in layers[:2])
+    return f"{what} {len(layers)}, such as {named}. "

@@ -1,0 +1,124 @@
+"""A zoo for the atlas: LoRAs of simulated generators, each learned from a data set of its own.
+
+Eight generators, six LoRAs each, from 20 to 150 images of either kind. Within a generator the first three start from
+one shared A, the others each from one of its own. Beside every LoRA lies what image features say of its data set: the
+mean of the frozen backbone's class-token feature, and of its texture, over the synthetic images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+from PIL import Image
+
+from lorax.data.generators import GENERATORS, Ints
+from lorax.data.images import Images
+from lorax.data.simulate import Pixels, cut_patches
+from lorax.learning.probe import Recipe, train_probe
+from lorax.network.backbone import Backbone, open_backbone
+from lorax.params import LoraParams, Params, RunParams
+from lorax.storage import canonical_json, whole_directory
+from lorax.stream import Sample
+
+HOME = Path("work/proofs/atlas").resolve()
+
+SIZES = (20, 72, 124, 46, 98, 150)
+"""Images of either kind in a generator's six data sets; the first three LoRAs share their start."""
+
+SHARED = 3
+TARGETS = (r"blocks\.\d+\.attn\.(qk|v)", r"blocks\.\d+\.mlp\.fc[12]")
+
+
+def scanlines(patch: Ints) -> Ints:
+    """A decoder that makes even and odd rows in two passes, which differ a little in brightness."""
+    rows: Ints = np.where(np.arange(len(patch)) % 2 == 0, 4, -4)
+    return patch + rows[:, None, None]
+
+
+def levels(patch: Ints) -> Ints:
+    """A decoder whose output has few levels: every value is rounded to a multiple of 12."""
+    return (patch + 6) // 12 * 12
+
+
+def columns(patch: Ints) -> Ints:
+    """A decoder that upsamples across by three: every third column is a little darker, the others bluer."""
+    third = np.arange(patch.shape[1]) % 3 == 0
+    shift = np.where(third[:, None], np.array([-7, -7, -7]), np.array([0, 0, 6]))
+    return patch + shift[None]
+
+
+ZOO: dict[str, Callable[[Ints], Ints]] = {**GENERATORS, "scanlines": scanlines, "levels": levels, "columns": columns}
+
+
+def make_zoo(seed: int) -> Path:
+    """The zoo's folder; what is there is kept, so that a run that was ended goes on."""
+    home, backbone = HOME / f"zoo-{seed}", open_backbone(Params().backbone)
+    patches = cut_patches("train", 1000 + seed)
+    for number, (name, generator) in enumerate(ZOO.items()):
+        for member, count in enumerate(SIZES):
+            place = home / f"{name}-{member}"
+            real, synthetic = _drawn(patches, np.asarray, count), _drawn(patches, generator, count)
+            if not place.exists():
+                a_seed = 0 if member < SHARED else 1 + len(SIZES) * number + member
+                _learn(place, backbone, real, synthetic, seed, a_seed)
+    return home
+
+
+def _drawn(patches: Iterator[Pixels], generator: Callable[..., Ints], count: int) -> list[Pixels]:
+    images = (generator(next(patches).astype(np.int64)).clip(0, 255).astype(np.uint8) for _ in range(count))
+    return list(images)
+
+
+def _learn(
+    place: Path, backbone: Backbone, real: list[Pixels], synthetic: list[Pixels], seed: int, a_seed: int
+) -> None:
+    began = time.perf_counter()
+    lora = LoraParams(targets=TARGETS)
+    with whole_directory(place) as draft:
+        paths: dict[str, Path] = {}
+        kinds = [_written(draft / "images", kind, pixels, paths) for kind, pixels in enumerate((real, synthetic))]
+        fetch = lambda samples: {s.md5: paths[s.md5] for s in samples}  # noqa: E731
+        branch, rows = train_probe(
+            backbone.identity, kinds[1], kinds[0], fetch, lora, Recipe(seed=seed), RunParams(), branch_seed=a_seed
+        )
+        for name, data in branch.files().items():
+            (draft / name).write_bytes(data)
+        safetensors.torch.save_file(_features(backbone, kinds[1], paths), draft / "features.safetensors")
+        seconds = time.perf_counter() - began
+        record = {"images": len(real), "accuracy": rows[-1].train_accuracy, "a_seed": a_seed, "seconds": seconds}
+        (draft / "zoo.json").write_text(canonical_json(record))
+    print(f"  {place.name}: {json.dumps(record)}", flush=True)
+
+
+def _written(folder: Path, kind: int, pixels: list[Pixels], paths: dict[str, Path]) -> list[Sample]:
+    samples = []
+    for number, image in enumerate(pixels):
+        path = folder / ("0_real", "1_fake")[kind] / f"{number:04d}.bmp"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+        md5 = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+        paths[md5] = path
+        samples.append(Sample(str(path), md5, "zoo", kind))
+    return samples
+
+
+def _features(backbone: Backbone, samples: list[Sample], paths: dict[str, Path]) -> dict[str, torch.Tensor]:
+    images = Images.load(samples, paths, backbone.identity.crop)
+    pixels = images.batch(range(len(images)), images.center()[:, 0])
+    return {"feature": backbone.plain_feature(pixels).mean(0), "texture": backbone.texture(pixels).mean(0)}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("seeds", nargs="*", type=int, default=[0, 1, 2])
+    for each in parser.parse_args().seeds:
+        print(f"zoo {each}", flush=True)
+        make_zoo(each)
