@@ -84,5 +84,5 @@ def digest_of(layers: Sequence[Layer], factors: Sequence[Factors]) -> str:
     for layer, pair in zip(layers, factors, strict=True):
         digest.update(f"{layer.place} {layer.rank}\n".encode())
         for factor in pair:
-            digest.update(memoryview(factor.detach().float().contiguous().numpy()))
+            digest.update(factor.detach().float().contiguous().numpy().data)
     return digest.hexdigest()
