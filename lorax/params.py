@@ -54,6 +54,9 @@ class TrainingParams(_Section):
     diversity_weight: float = Field(0.1, ge=0)
     views: int = Field(1, ge=1, description="random crops drawn once per image; epoch e shows view e mod views")
     augmentation: float = Field(0.0, ge=0, le=1, description="share of the views after the first that are perturbed")
+    branch_init: Literal["fresh", "nearest"] = Field(
+        "fresh", description="what a new branch starts from: A seeded and B zero, or the nearest known one's weights"
+    )
     drop_last: bool = Field(False, description="leave out an epoch's last incomplete batch, as published")
     mixed_precision: bool = Field(False, description="matrix products in bfloat16, in training and for features")
 
@@ -79,6 +82,14 @@ class RobustnessParams(_Section):
     """The robustness card: test images perturbed as the world perturbs them."""
 
     per_class: int = Field(25, ge=0, description="test images of each class looked at under each perturbation")
+
+
+class AtlasParams(_Section):
+    """Probes: branches learned in seconds, by which an unknown data set is compared with known generators."""
+
+    probe_images: int = Field(40, ge=2, description="images of a generator, and as many real ones, that a probe sees")
+    probe_shown: int = Field(960, ge=1, description="images that training a probe shows in all")
+    probe_rate: float = Field(4e-3, gt=0, description="peak learning rate of a probe")
 
 
 class RunParams(_Section):
@@ -152,6 +163,7 @@ class Params(_Section):
     exemplars: ExemplarParams = ExemplarParams()
     calibration: CalibrationParams = CalibrationParams()
     robustness: RobustnessParams = RobustnessParams()
+    atlas: AtlasParams = AtlasParams()
     run: RunParams = RunParams()
     features: FeaturesParams = FeaturesParams()
     registry: RegistryParams = RegistryParams()

@@ -22,7 +22,7 @@ from PIL import Image
 from lorax.data.generators import GENERATORS, Ints
 from lorax.data.images import Images
 from lorax.data.simulate import Pixels, cut_patches
-from lorax.learning.probe import Recipe, train_probe
+from lorax.learning.probe import Context, train_probe
 from lorax.network.backbone import Backbone, open_backbone
 from lorax.params import LoraParams, Params, RunParams
 from lorax.storage import canonical_json, whole_directory
@@ -81,14 +81,13 @@ def _learn(
     place: Path, backbone: Backbone, real: list[Pixels], synthetic: list[Pixels], seed: int, a_seed: int
 ) -> None:
     began = time.perf_counter()
-    lora = LoraParams(targets=TARGETS)
+    params = Params(lora=LoraParams(targets=TARGETS), run=RunParams(seed=seed))
     with whole_directory(place) as draft:
         paths: dict[str, Path] = {}
         kinds = [_written(draft / "images", kind, pixels, paths) for kind, pixels in enumerate((real, synthetic))]
         fetch = lambda samples: {s.md5: paths[s.md5] for s in samples}  # noqa: E731
-        branch, rows = train_probe(
-            backbone.identity, kinds[1], kinds[0], fetch, lora, Recipe(seed=seed), RunParams(), branch_seed=a_seed
-        )
+        context = Context(backbone.identity, tuple(kinds[0]), params)
+        branch, rows = train_probe(context, kinds[1], fetch, branch_seed=a_seed)
         for name, data in branch.files().items():
             (draft / name).write_bytes(data)
         safetensors.torch.save_file(_features(backbone, kinds[1], paths), draft / "features.safetensors")

@@ -134,9 +134,10 @@ class Describer:
         ends = np.cumsum(widths)
         return np.concatenate([np.arange(ends[i] - widths[i], ends[i]) for i in self.groups[group]])
 
-    def width(self, descriptor: str) -> int:
-        """F."""
-        return sum(self._layer_widths(descriptor))
+    @property
+    def widths(self) -> dict[str, int]:
+        """Each descriptor's F."""
+        return {name: sum(self._layer_widths(name)) for name in self.descriptors}
 
     def blocks(self, descriptor: str, group: str) -> list[int]:
         """How many columns each layer of the group has, in order."""

@@ -92,6 +92,8 @@ def train_branch(
     episode, classes = len(base.tasks), base.classes.with_task(task.name, task.classes)
     head_seed = epoch_seed(params.run.seed, episode, params.training.epochs + 1)
     modules = network.grow(params.lora, len(task.classes), branch_seed=params.run.seed, head_seed=head_seed)
+    if start := folder.plan().start:
+        network.backbone.start_branch(episode, _branch_of(base, start).weights)
     task, _ = hold_out(task, base, params)
     samples = [*task.train, *(e.sample for e in base.exemplars)]
     views = min(params.training.views, params.training.epochs)  # no epoch would show the others
@@ -201,6 +203,19 @@ def look_at_tests(
     return network, question.answers(store, network, read, params.run.batch_size, _told(on_progress), team)
 
 
+def _branch_of(base: LearnerState, task: str) -> Branch:
+    """The base's branch of a task, for another to start from.
+
+    Raises:
+        StateError: it has none.
+    """
+    for branch in base.branches:
+        if branch.task == task:
+            return branch
+    known = ", ".join(branch.task for branch in base.branches) or "none"
+    raise StateError(f"a branch can't start from that of task {task!r}: the learner state has {known}. Plan it anew.")
+
+
 def _base_answers(base: LearnerState, features: Tensor) -> Tensor:
     """What the base state says: its branches are the first of the grown network's, so only its head is missing."""
     weight, bias = base.head_weight.to(features.device), base.head_bias.to(features.device)
@@ -226,7 +241,7 @@ def _grown_state(folder: EpisodeFolder, base: LearnerState, task: Task, params: 
     _, held = hold_out(task, base, params)
     return replace(
         base,
-        branches=(*base.branches, Branch(task.name, config, weights, params.run.seed)),
+        branches=(*base.branches, Branch(task.name, config, weights, params.run.seed, plan.start)),
         classes=classes,
         calibration_memory=extended_memory(base.calibration_memory, held, classes),
         calibration=None,

@@ -47,17 +47,22 @@ class Report:
 
 @dataclass(frozen=True)
 class Plan:
-    """What an episode is: which task on top of which state, with which parameters, at which data revision."""
+    """What an episode is: which task on top of which state, with which parameters, at which data revision.
+
+    `start` names the base's task whose branch the new branch starts from; None: it starts fresh.
+    """
 
     base: str | None
     task: LearnedTask
     parameters: Mapping[str, Any]
     revision: Revision
+    start: str | None = None
 
     @property
     def key(self) -> str:
         """Equal for equal work: a later data revision that holds the same task is the same episode."""
         content = {"base": self.base, "task": asdict(self.task), "parameters": self.parameters}
+        content |= {"start": self.start} if self.start else {}
         return hashlib.sha256(canonical_json(content).encode()).hexdigest()[:16]
 
 
@@ -110,4 +115,5 @@ class EpisodeFolder:
 
     def plan(self) -> Plan:
         record = json.loads(self.plan_path.read_text())
-        return Plan(record["base"], LearnedTask(**record["task"]), record["parameters"], Revision(**record["revision"]))
+        task, revision = LearnedTask(**record["task"]), Revision(**record["revision"])
+        return Plan(record["base"], task, record["parameters"], revision, record.get("start"))

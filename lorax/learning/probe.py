@@ -6,6 +6,7 @@ same real images, the same number of steps. So what differs between two of them 
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,80 +16,106 @@ from tempfile import TemporaryDirectory
 import torch
 
 from lorax.data.images import Images
+from lorax.errors import StateError
 from lorax.learning.asking import Fetch
 from lorax.learning.batches import Showing, TrainingSet
 from lorax.learning.opening import device_of
-from lorax.learning.state import Branch
+from lorax.learning.state import Branch, Exemplar, LearnerState
 from lorax.learning.training import EpochRow, Fit, epoch_seed
 from lorax.network.backbone import BackboneIdentity, reopen_backbone
 from lorax.network.features import FeatureStore
 from lorax.network.network import Network
-from lorax.params import LoraParams, RunParams, TrainingParams
+from lorax.params import Params, TrainingParams
+from lorax.storage import canonical_json
 from lorax.stream import Sample
+
+_BATCH = 32
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How a probe is learned.
+class Context:
+    """What all probes that are compared have in common.
 
     Args:
-        shown: how many images training shows in all, however few there are.
-        learning_rate: peak.
-        batch_size: images a step.
-        seed: where branch and head start, and the order of images.
+        backbone: that they adapt.
+        real: the real images that synthetic ones are told from.
+        params: sections `lora`, `atlas` and `run` say how.
     """
 
-    shown: int = 960
-    learning_rate: float = 4e-3
-    batch_size: int = 32
-    seed: int = 0
+    backbone: BackboneIdentity
+    real: tuple[Sample, ...]
+    params: Params
 
-    def training(self, images: int) -> TrainingParams:
-        """As an episode's parameters: enough epochs over so many images."""
-        return TrainingParams(
-            epochs=max(1, math.ceil(self.shown / images)),
-            batch_size=self.batch_size,
-            learning_rate_first=self.learning_rate,
-            learning_rate=self.learning_rate,
-            warmup_epochs=1,
-        )
+    @classmethod
+    def of_state(cls, state: LearnerState, params: Params) -> Context:
+        """The context that a learner state's exemplars give.
+
+        Raises:
+            StateError: its memory has no real image.
+        """
+        real = _first(state, [e.id for e in state.classes.entries if e.is_real], params.atlas.probe_images)
+        if not real:
+            raise StateError(
+                "the exemplar memory has no real images, from which a probe could tell synthetic ones. "
+                "Set a larger exemplars.budget and learn a task that brings real images."
+            )
+        return cls(state.backbone, real, params)
+
+    @property
+    def digest(self) -> str:
+        """Equal for probes that may be compared."""
+        sections = self.params.model_dump(mode="json", include={"lora", "atlas", "run"})
+        content = [self.backbone.sha256, [s.md5 for s in self.real], sections["lora"], sections["atlas"]]
+        return hashlib.sha256(canonical_json([*content, self.params.run.seed]).encode()).hexdigest()
+
+    @property
+    def training(self) -> TrainingParams:
+        """As an episode's parameters; how many epochs depends on how many images there are."""
+        rate = self.params.atlas.probe_rate
+        return TrainingParams(batch_size=_BATCH, learning_rate_first=rate, learning_rate=rate)
+
+
+def known_images(state: LearnerState, params: Params) -> dict[str, tuple[Sample, ...]]:
+    """Each known generator's label -> the exemplars that stand for it."""
+    synthetic = [entry for entry in state.classes.entries if not entry.is_real]
+    found = {entry.label: _first(state, [entry.id], params.atlas.probe_images) for entry in synthetic}
+    return {label: samples for label, samples in found.items() if samples}
 
 
 def train_probe(
-    backbone: BackboneIdentity,
-    synthetic: Sequence[Sample],
-    real: Sequence[Sample],
-    fetch: Fetch,
-    lora: LoraParams,
-    recipe: Recipe,
-    run: RunParams,
-    branch_seed: int | None = None,
+    context: Context, synthetic: Sequence[Sample], fetch: Fetch, branch_seed: int | None = None
 ) -> tuple[Branch, list[EpochRow]]:
-    """Learn to tell `synthetic` from `real` images with one branch on the frozen backbone.
+    """Learn to tell `synthetic` images from the context's real ones with one branch on the frozen backbone.
 
     Args:
-        backbone: what the branch is learned on.
-        synthetic, real: samples; a handful of each will do.
-        fetch: gives their files.
-        lora: of the branch.
-        recipe: how it is learned.
-        run: threads and device.
-        branch_seed: of the branch's A; the recipe's if None.
+        context: all else that matters.
+        synthetic: samples; a handful will do.
+        fetch: gives the files of these and of the real ones.
+        branch_seed: of the branch's A; the context's if None.
 
     Returns:
         The branch, and what each epoch measured.
     """
+    run = context.params.run
     torch.set_num_threads(run.threads)
-    network = Network.empty(reopen_backbone(backbone))
-    start = recipe.seed if branch_seed is None else branch_seed
-    network.grow(lora, 2, branch_seed=start, head_seed=epoch_seed(recipe.seed, 0, 0))
+    network = Network.empty(reopen_backbone(context.backbone))
+    start = run.seed if branch_seed is None else branch_seed
+    network.grow(context.params.lora, 2, branch_seed=start, head_seed=epoch_seed(run.seed, 0, 0))
     network.to(device_of(run.device))
-    samples = [*real, *synthetic]
+    samples = [*context.real, *synthetic]
     images = Images.load(samples, fetch(samples), network.crop)
-    labels = torch.tensor([0] * len(real) + [1] * len(synthetic))
-    showing = Showing.draw(samples, 1, 0.0, recipe.seed)
+    labels = torch.tensor([0] * len(context.real) + [1] * len(synthetic))
+    showing = Showing.draw(samples, 1, 0.0, run.seed)
+    epochs = max(1, math.ceil(context.params.atlas.probe_shown / len(samples)))
     with TemporaryDirectory(prefix="lorax-probe-") as folder:
         data = TrainingSet.build(network, images, labels, showing.shown, run, FeatureStore(Path(folder)))
-        rows = Fit(network, 0, recipe.training(len(samples)), run, 0).run_epochs(data, Path(folder) / "checkpoint")
+        fit = Fit(network, 0, context.training.model_copy(update={"epochs": epochs}), run, 0)
+        rows = fit.run_epochs(data, Path(folder) / "checkpoint")
     learned = network.backbone.branch(0)
     return Branch("probe", learned.config, learned.weights, start), rows
+
+
+def _first(state: LearnerState, classes: Sequence[int], most: int) -> tuple[Sample, ...]:
+    """The exemplars of some classes that were herded first, at most so many of them."""
+    chosen: list[Exemplar] = [e for e in state.exemplars if e.class_id in classes]
+    return tuple(e.sample for e in sorted(chosen, key=lambda e: (e.rank, e.class_id))[:most])

@@ -30,18 +30,23 @@ from lorax.network.backbone import BackboneIdentity
 from lorax.storage import canonical_json, whole_directory
 from lorax.stream import ClassEntry, ClassTable, Sample, check_task_name
 
-FORMAT = 2
-"""1 had no calibration."""
+FORMAT = 3
+"""1 had no calibration, 2 no branch that started from another's weights."""
 
 
 @dataclass(frozen=True)
 class Branch:
-    """One generator's LoRA: PEFT's configuration and weights, and the seed of the A factors it started from."""
+    """One generator's LoRA: PEFT's configuration and weights, and what its training started from.
+
+    `seed` is that of the A factors it started from; a branch that started from another's weights names its task in
+    `start`.
+    """
 
     task: str
     config: Mapping[str, Any]
     weights: Mapping[str, torch.Tensor]
     seed: int
+    start: str | None = None
 
     def files(self) -> dict[str, bytes]:
         """The branch in PEFT's format, the same bytes every time (PEFT's own writer orders a set by hash)."""
@@ -162,7 +167,7 @@ def _state_files(state: LearnerState) -> dict[str, bytes]:
     record = {
         "format": FORMAT,
         "backbone": asdict(state.backbone),
-        "branches": [{"task": b.task, "seed": b.seed, "folder": folder} for folder, b in _folders(state)],
+        "branches": [{"task": b.task, "seed": b.seed, "start": b.start, "folder": f} for f, b in _folders(state)],
         "classes": [asdict(e) | {"kind": "real" if e.is_real else "synthetic"} for e in state.classes.entries],
         "tasks": [asdict(t) for t in state.tasks],
         "accuracy": [list(row) for row in state.accuracy],
@@ -198,7 +203,7 @@ def _read_format_1(directory: Path, record: Mapping[str, Any]) -> LearnerState:
         folder = f"branches/{k:02d}-{check_task_name(entry['task'])}"
         config = json.loads(_read(directory, f"{folder}/adapter_config.json", sha256))
         weights = _tensors(_read(directory, f"{folder}/adapter_model.safetensors", sha256))
-        branches.append(Branch(entry["task"], config, weights, entry["seed"]))
+        branches.append(Branch(entry["task"], config, weights, entry["seed"], entry.get("start")))
     for name in ("calibration.csv", "calibration.json"):
         _read(directory, name, sha256)
     state = LearnerState(
@@ -218,7 +223,7 @@ def _read_format_1(directory: Path, record: Mapping[str, Any]) -> LearnerState:
     return state
 
 
-_READERS = {1: _read_format_1, 2: _read_format_2}
+_READERS = {1: _read_format_1, 2: _read_format_2, 3: _read_format_2}
 
 
 def _check_fit(directory: Path, state: LearnerState) -> None:

@@ -109,13 +109,24 @@ class Backbone(nn.Module):
         """
         self._branches.append(Branch(config, weights, self._linears))
 
+    def start_branch(self, k: int, weights: Mapping[str, Tensor]) -> None:
+        """Let branch k start from another's weights instead.
+
+        Raises:
+            BackboneError: they are of another rank, or of other layers.
+        """
+        self._replace(k, weights)
+
     def live_branch(self, k: int) -> LiveBranch:
         """Branch k in a form that learns; `keep_branch` takes over what it learned."""
         return LiveBranch(self.model, self._branches[k], self._normalised)
 
     def keep_branch(self, k: int, live: LiveBranch) -> None:
         """Replace branch k by what `live` has learned."""
-        self._branches[k] = Branch(self._branches[k].config, live.export(), self._linears)
+        self._replace(k, live.export())
+
+    def _replace(self, k: int, weights: Mapping[str, Tensor]) -> None:
+        self._branches[k] = Branch(self._branches[k].config, weights, self._linears)
         self._stack = _Stack()
 
     @torch.no_grad()

@@ -125,6 +125,34 @@ def test_steps_that_are_done_are_not_done_again(
     assert again.accuracy == load_state(learned[1].state_dir).accuracy
 
 
+def started_from(start: str, learned: list[EpisodeFolder], stream, params: Params, home: Path) -> EpisodeFolder:
+    base, task = learned[0].state_dir, stream.tasks[1]
+    state = base_state(base, params)
+    folder = EpisodeFolder.open(home, replace(plan_of(state, base, task, params), start=start))
+    learn_episode(folder, state, task, stream.tasks[:1], stream.fetch, params)
+    return folder
+
+
+def test_a_branch_may_start_from_another_and_the_state_says_so(
+    learned: list[EpisodeFolder], stream, params: Params, tmp_path: Path
+) -> None:
+    rates = {"learning_rate": 1e-9, "warmup_rate": 1e-9, "minimum_rate": 0.0}
+    hardly = params.model_copy(update={"training": params.training.model_copy(update=rates)})
+    old, new = load_state(started_from("stripes", learned, stream, hardly, tmp_path).state_dir).branches
+    assert (old.start, new.start) == (None, "stripes")
+    for name, value in new.weights.items():
+        torch.testing.assert_close(value, old.weights[name], atol=1e-6, rtol=0)
+    fresh = load_state(learned[1].state_dir).branches[1]
+    assert any(not torch.allclose(v, old.weights[n], atol=1e-6, rtol=0) for n, v in fresh.weights.items())
+
+
+def test_a_start_that_the_state_does_not_know_is_refused(
+    learned: list[EpisodeFolder], stream, params: Params, tmp_path: Path
+) -> None:
+    with pytest.raises(StateError, match="that of task 'dots': the learner state has stripes"):
+        started_from("dots", learned, stream, params, tmp_path)
+
+
 def test_a_known_task_is_refused(learned: list[EpisodeFolder], stream, params: Params, tmp_path: Path) -> None:
     base = base_state(learned[0].state_dir, params)
     folder = EpisodeFolder.open(tmp_path, plan_of(base, learned[0].state_dir, stream.tasks[0], params))

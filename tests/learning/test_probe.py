@@ -1,0 +1,56 @@
+"""Probes: the same images in the same context give the same weights; what the context is."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lorax.errors import StateError
+from lorax.learning.folder import EpisodeFolder
+from lorax.learning.opening import base_state
+from lorax.learning.probe import Context, known_images, train_probe
+from lorax.learning.state import load_state
+from lorax.params import Params
+
+
+@pytest.fixture(scope="module")
+def quick(params: Params) -> Params:
+    atlas = params.atlas.model_copy(update={"probe_images": 4, "probe_shown": 16})
+    return params.model_copy(update={"atlas": atlas})
+
+
+def test_the_context_takes_the_real_exemplars_that_were_herded_first(
+    learned: list[EpisodeFolder], quick: Params
+) -> None:
+    state = load_state(learned[2].state_dir)
+    real = Context.of_state(state, quick).real
+    expected = {e.sample.md5 for e in state.exemplars if state.classes.entries[e.class_id].is_real and e.rank == 0}
+    assert len(real) == 4
+    assert {s.md5 for s in real[:3]} == expected  # one of each task's reals comes before any second
+
+
+def test_every_known_generator_has_images(learned: list[EpisodeFolder], quick: Params) -> None:
+    state = load_state(learned[2].state_dir)
+    assert list(known_images(state, quick)) == [e.label for e in state.classes.entries if not e.is_real]
+
+
+def test_a_probe_is_the_same_again_and_another_of_other_images(
+    learned: list[EpisodeFolder], stream, quick: Params
+) -> None:
+    state = load_state(learned[2].state_dir)
+    context, images = Context.of_state(state, quick), known_images(state, quick)
+    (first, rows), (again, _) = (train_probe(context, images["stripes"], stream.fetch) for _ in range(2))
+    other, _ = train_probe(context, images["bars"], stream.fetch)
+    assert all(torch.equal(first.weights[n], again.weights[n]) for n in first.weights)
+    assert any(not torch.equal(first.weights[n], other.weights[n]) for n in first.weights)
+    assert len(rows) == 16 // (4 + 2) + 1
+
+
+def test_other_real_images_are_another_context(learned: list[EpisodeFolder], quick: Params) -> None:
+    digests = {Context.of_state(load_state(folder.state_dir), quick).digest for folder in learned[1:]}
+    assert len(digests) == 2
+
+
+def test_a_memory_without_real_images_is_an_error(quick: Params) -> None:
+    with pytest.raises(StateError, match="no real images"):
+        Context.of_state(base_state(None, quick), quick)
