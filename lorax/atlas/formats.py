@@ -1,0 +1,266 @@
+"""LoRA files as adapters: PEFT folders, single files of diffusers and kohya, and the branches of learner states.
+
+    PEFT        adapter_config.json and adapter_model.safetensors: base_model.model.<path>.lora_A.weight, .lora_B.weight
+    diffusers   one file: unet.<path>.lora_A.weight, or .lora.down.weight, or .processor.to_q_lora.down.weight
+    kohya       one file: lora_unet_<path, '_' for '.'>.lora_down.weight, .lora_up.weight, .alpha
+
+The header is read and checked at once, tensors only when factors are asked for. Nothing but safetensors and JSON is
+ever opened.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lorax.atlas.adapter import Adapter
+from lorax.atlas.layers import Found, assemble, reader
+from lorax.atlas.names import PEFT_PREFIX, Key, canonical, family, other_kind, part_of, single_file_key, split
+from lorax.atlas.scales import Settings, parse_settings
+from lorax.atlas.tensors import Stored, TensorFile, adapter_errors, open_tensors, parse_json, read_json, shown
+from lorax.errors import AdapterError, StateError
+from lorax.learning.state import Branch, load_state
+
+_CONFIG, _WEIGHTS, _STATE = "adapter_config.json", "adapter_model.safetensors", "learner.json"
+_SAFE = ".safetensors"
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+_NO_NAMES = ("adapter_model", "pytorch_lora_weights")
+"""Files that every writer calls the same; their folder says more."""
+
+_BASE_KEYS = ("ss_base_model_version", "modelspec.architecture", "ss_sd_model_name")
+_SETTINGS_KEY = "lora_adapter_metadata"
+_CONVERT = "Ask its author for a safetensors file, or convert it where you trust it."
+
+
+def read_adapter(path: Path, base: str | None = None) -> Adapter:
+    """Read an adapter's layers; its factors are read when they are asked for.
+
+    Args:
+        path: a PEFT folder, or a safetensors file.
+        base: the base model, where the file doesn't say or is not to be believed.
+
+    Raises:
+        AdapterError: it is missing, damaged, or no plain LoRA.
+    """
+    with adapter_errors(path):
+        if path.is_dir():
+            return _peft_folder(path, base)
+        if not path.exists():
+            raise AdapterError(f"{path} doesn't exist. Expected a PEFT folder or a safetensors file; check the path.")
+        if path.name == _WEIGHTS and (path.parent / _CONFIG).is_file():
+            return _peft_folder(path.parent, base)
+    if path.suffix.lower() in _PICKLES:
+        raise AdapterError(f"{path} is a pickle by its name; pickles are never opened. {_CONVERT}")
+    if path.suffix.lower() != _SAFE:
+        raise AdapterError(f"{path} is no adapter by its name; expected a PEFT folder or a safetensors file.")
+    return _single_file(path, base)
+
+
+def read_all(path: Path, base: str | None = None) -> list[Adapter]:
+    """The adapter at `path`, or every branch of the learner state in this directory.
+
+    Raises:
+        AdapterError: as `read_adapter`, or the state is damaged.
+    """
+    if not _is_state(path):
+        return [read_adapter(path, base)]
+    try:
+        state = load_state(path)
+    except StateError as error:
+        raise AdapterError(str(error)) from error
+    known = family(base) if base else f"{state.backbone.name}@{state.backbone.sha256[:12]}"
+    return [_branch(path, branch, known) for branch in state.branches]
+
+
+def find_adapters(paths: Iterable[Path]) -> Iterator[Path]:
+    """What `read_all` reads at each path: the path itself, or all PEFT folders, states and files below a folder.
+
+    Hidden folders and those reached by links are passed over, and an adapter's own folder is not searched further.
+
+    Raises:
+        AdapterError: a path doesn't exist, or is a folder without any adapter.
+    """
+    for path in paths:
+        with adapter_errors(path):
+            if not path.exists():
+                raise AdapterError(f"{path} doesn't exist. Check the path.")
+            found = list(_below(path)) if path.is_dir() else [path]
+            if not found:
+                raise AdapterError(_nothing_in(path))
+        yield from sorted(found)
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    for place, folders, files in os.walk(folder, onerror=_raise):
+        if _CONFIG in files or _STATE in files:
+            folders.clear()
+            yield Path(place)
+            continue
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(place, name) for name in files if name.lower().endswith(_SAFE) and not name.startswith("."))
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _nothing_in(folder: Path) -> str:
+    pickles = sum(path.suffix.lower() in _PICKLES for path in folder.rglob("*"))
+    beside = f", but {pickles} pickles, which are never opened" if pickles else ""
+    return (
+        f"{folder} holds no adapter{beside}; expected PEFT folders, learner states or safetensors files. "
+        "Check the path."
+    )
+
+
+def _is_state(path: Path) -> bool:
+    with adapter_errors(path):
+        return (path / _STATE).is_file()
+
+
+def _peft_folder(folder: Path, base: str | None) -> Adapter:
+    config, weights = folder / _CONFIG, folder / _WEIGHTS
+    if _is_state(folder):
+        raise AdapterError(f"{folder} is a learner state, which has many branches; name one of {folder / 'branches'}.")
+    if not config.is_file():
+        raise AdapterError(f"{folder} holds no {_CONFIG}; expected a PEFT folder. Name a file, or another folder.")
+    if not weights.is_file():
+        pickle = folder / "adapter_model.bin"
+        beside = f" It has {pickle.name}, a pickle, which is never opened. {_CONVERT}" if pickle.exists() else ""
+        raise AdapterError(f"{folder} holds no {_WEIGHTS}; expected it beside {_CONFIG}.{beside}")
+    record = read_json(config)
+    settings = parse_settings(record, str(config))
+    file = open_tensors(weights)
+    found = assemble(_peft_keys(file.tensors, _model_class(record), str(weights)), file.tensors, str(weights))
+    _check_ranks(found, {each.layer.part: settings for each in found}, str(folder))
+    read = reader(found, file.read, lambda each, _: settings.scale(each.path, each.layer.rank), str(weights))
+    stated = base or _stated_base([record.get("base_model_name_or_path")], config)
+    layers = tuple(each.layer for each in found)
+    return Adapter(_name(folder), str(folder), "peft", family(stated) if stated else None, layers, read)
+
+
+def _branch(directory: Path, branch: Branch, base: str) -> Adapter:
+    source = f"{directory}: branch {branch.task}"
+    settings = parse_settings(branch.config, source)
+    tensors = {name: Stored(value.dtype, tuple(value.shape), 0, 0) for name, value in branch.weights.items()}
+    found = assemble(_peft_keys(tensors, None, source), tensors, source)
+    read = reader(
+        found,
+        lambda names: [branch.weights[name] for name in names],
+        lambda each, _: settings.scale(each.path, each.layer.rank),
+        source,
+    )
+    return Adapter(branch.task, source, "branch", base, tuple(each.layer for each in found), read)
+
+
+def _single_file(path: Path, base: str | None) -> Adapter:
+    file = open_tensors(path)
+    keys = {name: key for name in file.tensors if (key := single_file_key(name)) is not None}
+    _check_plain(file.tensors, keys, "unet., transformer., text_encoder., lora_unet_, lora_te_ or so", str(path))
+    found = assemble(keys, file.tensors, str(path))
+    settings = _settings_by_part(file, {key.part for key in keys.values()})
+    _check_ranks([each for each in found if each.alpha is None], settings, str(path))
+
+    def scale(each: Found, alpha: float | None) -> float:
+        if alpha is not None:
+            return alpha / each.layer.rank
+        given = settings.get(each.layer.part)
+        return given.scale(each.path, each.layer.rank) if given else 1.0
+
+    form = next(iter(keys.values())).format
+    stated = base or _stated_base([file.metadata.get(key) for key in _BASE_KEYS], path)
+    layers = tuple(each.layer for each in found)
+    read = reader(found, file.read, scale, str(path))
+    return Adapter(_name(path), str(path), form, family(stated) if stated else None, layers, read)
+
+
+def _peft_keys(tensors: Iterable[str], model_class: str | None, source: str) -> dict[str, Key]:
+    names = list(tensors)
+    split_names = {
+        name: found
+        for name in names
+        if name.startswith(PEFT_PREFIX) and (found := split(name.removeprefix(PEFT_PREFIX))) and found[1] in "AB"
+    }
+    _check_plain(names, split_names, PEFT_PREFIX, source)
+    part = part_of((path for path, _ in split_names.values()), model_class)
+    return {name: Key("peft", part, canonical(part, path), path, role) for name, (path, role) in split_names.items()}
+
+
+def _check_plain(names: Iterable[str], known: Mapping[str, object], expected: str, source: str) -> None:
+    """Refuse a file with tensors whose names say that they are something else than a LoRA's factors.
+
+    Args:
+        names: of all tensors.
+        known: those that are a LoRA's, by name.
+        expected: what names begin with.
+        source: where the tensors are, for messages.
+    """
+    strange = [name for name in names if name not in known]
+    for name in strange:
+        if kind := other_kind(name):
+            raise AdapterError(
+                f"{source} is of another kind: {kind}, as tensor {shown(name)} shows; only plain LoRA can be "
+                "described. Leave it out, or convert it to a plain LoRA."
+            )
+    if of_lora := [name for name in strange if split(name)]:
+        raise AdapterError(
+            f"{source}: tensor {shown(of_lora[0])} is of no part that is known here; expected a name that begins with "
+            f"{expected}. If it is PEFT's, put its {_CONFIG} and it into one folder."
+        )
+    if not known:
+        first = f", such as {shown(strange[0])}" if strange else ""
+        raise AdapterError(
+            f"{source} holds no LoRA: {len(strange)} tensors{first}; expected LoRA factors. "
+            "A whole model can't be compared: name a LoRA's file."
+        )
+    if strange:
+        raise AdapterError(
+            f"{source} holds tensor {shown(strange[0])} beside its LoRA factors, so they don't say all that it does; "
+            "expected a plain LoRA. Leave it out, or convert it to a plain LoRA."
+        )
+
+
+def _settings_by_part(file: TensorFile, parts: Iterable[str]) -> dict[str, Settings]:
+    """What newer diffusers write of PEFT's settings: by part, or plain where the file has no prefixes."""
+    if _SETTINGS_KEY not in file.metadata:
+        return {}
+    where = f"{_SETTINGS_KEY} in {file.path}"
+    record, settings = parse_json(file.metadata[_SETTINGS_KEY], where), {}
+    for part in parts:
+        own = {key.removeprefix(f"{part}."): value for key, value in record.items() if key.startswith(f"{part}.")}
+        if own or "lora_alpha" in record:
+            settings[part] = parse_settings(own or record, where)
+    return settings
+
+
+def _check_ranks(found: Iterable[Found], settings: Mapping[str, Settings], source: str) -> None:
+    for each in found:
+        given = settings.get(each.layer.part)
+        if given and each.layer.rank not in given.ranks:
+            raise AdapterError(
+                f"{source}: layer {shown(each.path)} has rank {each.layer.rank}, its settings say "
+                f"{' or '.join(map(str, given.ranks))}. Settings and tensors are of two adapters: fetch both again."
+            )
+
+
+def _model_class(record: Mapping[str, Any]) -> str | None:
+    mapping = record.get("auto_mapping")
+    return str(mapping.get("base_model_class")) if isinstance(mapping, dict) else None
+
+
+def _stated_base(stated: Iterable[Any], where: Path) -> str | None:
+    for base in stated:
+        if base is None or base in ("", "None"):
+            continue
+        if not isinstance(base, str) or not base.isprintable() or len(base) > 300:
+            raise AdapterError(f"{where}: its base model is {shown(str(base))}; expected a name. Give one with --base.")
+        return base
+    return None
+
+
+def _name(path: Path) -> str:
+    path = path.resolve()
+    name = path.name.removesuffix(_SAFE)
+    return path.parent.name if name in _NO_NAMES else name

@@ -1,0 +1,269 @@
+"""A safetensors file from a stranger: its header is read and checked at once, its tensors when they are asked for.
+
+The safetensors library maps the file into memory, where a file cut short under it kills the process; it takes a name
+that stands twice, and its errors don't say what to do. Reading ranges of bytes is as fast.
+
+Source: the format's own description (huggingface/safetensors, README).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from math import prod
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from lorax.errors import AdapterError
+
+MOST_BYTES = 8 * 2**30
+"""Of a whole file: more is no LoRA, and would have to fit into memory."""
+
+_MOST_HEADER = 16 * 2**20
+_MOST_NAME = 400
+_MOST_CONFIG = 2**20
+_METADATA = "__metadata__"
+_LENGTH = 8  # bytes at the start that say how long the header is
+
+_TYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+
+_OTHER_FILES = {
+    b"PK\x03\x04": "a zip archive, as torch.save writes them: pickles, which are never opened",
+    b"\x80\x02": "a pickle, which is never opened",
+    b"\x80\x03": "a pickle, which is never opened",
+    b"\x80\x04": "a pickle, which is never opened",
+    b"\x80\x05": "a pickle, which is never opened",
+    b"GGUF": "a GGUF file",
+    b"\x93NUMPY": "a NumPy file",
+    b"\x89HDF": "an HDF5 file",
+    b"version https://git-lfs": "a pointer of git-lfs, not the file itself (fetch it with 'git lfs pull')",
+    b"<": "a web page, not the file itself",
+}
+"""How files begin that are often found under this name -> what they are."""
+
+_AGAIN = "Fetch the file again, or ask its author for a safetensors file."
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where a tensor lies in its file; `start` counts from the file's first byte."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class TensorFile:
+    """A file whose header was read and found good.
+
+    Args:
+        path: of the file.
+        tensors: by name, in the header's order.
+        metadata: free text by key.
+        stamp: of the file's content; it must be the same when tensors are read.
+    """
+
+    path: Path
+    tensors: Mapping[str, Stored]
+    metadata: Mapping[str, str]
+    stamp: tuple[int, int, int]
+
+    def read(self, names: Sequence[str]) -> list[Tensor]:
+        """The named tensors, in order; they may share memory with each other, but not with the file.
+
+        Raises:
+            AdapterError: the file can't be read, or was changed since it was opened.
+        """
+        wanted = [self.tensors[name] for name in names]
+        found: dict[int, Tensor] = {}
+        with adapter_errors(self.path), self.path.open("rb", buffering=0) as file:
+            if _stamp(file) != self.stamp:
+                raise AdapterError(f"{self.path} was changed while it was read. Run again when it is whole.")
+            for run in _runs(wanted):
+                data = _bytes(file, self.path, run[0].start, run[-1].end)
+                found |= {stored.start: _tensor(data, stored, run[0].start) for stored in run}
+        return [found[stored.start] for stored in wanted]
+
+
+def open_tensors(path: Path) -> TensorFile:
+    """Read a safetensors file's header, and check it against the file's size.
+
+    Raises:
+        AdapterError: it can't be read, is no safetensors file, or is damaged.
+    """
+    with adapter_errors(path):
+        if not path.is_file():  # a pipe or a device would never end
+            raise AdapterError(f"{path} is no file. Expected a safetensors file.")
+        file = path.open("rb", buffering=0)
+    with adapter_errors(path), file:
+        stamp = _stamp(file)
+        size, first = stamp[0], file.read(64)
+        length = int.from_bytes(first[:_LENGTH], "little")
+        if size > MOST_BYTES:
+            raise AdapterError(
+                f"{path} has {size / 2**30:.1f} GiB; a LoRA has less than {MOST_BYTES // 2**30} GiB. "
+                "A whole model can't be compared: name a LoRA's file."
+            )
+        if len(first) <= _LENGTH or length > min(size - _LENGTH, _MOST_HEADER) or first[_LENGTH : _LENGTH + 1] != b"{":
+            raise AdapterError(_no_safetensors(path, size, first, length))
+        file.seek(_LENGTH)
+        text = file.read(length)
+    header = parse_json(text, f"the header of {path}")
+    metadata = header.pop(_METADATA, {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise _damaged(path, "its metadata is not a table of texts")
+    return TensorFile(path, _tensors(path, header, _LENGTH + length, size), metadata, stamp)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A small JSON file that holds one object.
+
+    Raises:
+        AdapterError: it can't be read, is too large, or is something else.
+    """
+    with adapter_errors(path), path.open("rb") as file:
+        text = file.read(_MOST_CONFIG + 1)
+    if len(text) > _MOST_CONFIG:
+        raise AdapterError(f"{path} has more than {_MOST_CONFIG // 2**20} MiB; expected a LoRA's settings. {_AGAIN}")
+    return parse_json(text, str(path))
+
+
+def parse_json(text: bytes | str, where: str) -> dict[str, Any]:
+    """One JSON object, strictly: no key twice, no NaN.
+
+    Args:
+        text: of the object.
+        where: it was found, for the message.
+
+    Raises:
+        AdapterError: it is something else.
+    """
+    try:
+        value = json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise AdapterError(f"{where} is damaged: no JSON ({shown(str(error))}). {_AGAIN}") from error
+    if not isinstance(value, dict):
+        raise AdapterError(f"{where} is damaged: JSON, but not an object. {_AGAIN}")
+    return value
+
+
+def shown(text: str) -> str:
+    """A stranger's text as it may stand in a message: on one line, and short."""
+    return ascii(text if len(text) <= 80 else text[:77] + "...")
+
+
+@contextmanager
+def adapter_errors(path: Path) -> Iterator[None]:
+    """Turn what the disk raises inside the block into an AdapterError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise AdapterError(f"{path} can't be read: {error.strerror}. Check the path and its permissions.") from error
+
+
+def _no_safetensors(path: Path, size: int, first: bytes, length: int) -> str:
+    other = next((what for magic, what in _OTHER_FILES.items() if first.startswith(magic)), None)
+    if not size:
+        found = "is empty"
+    elif other:
+        found = f"is {other}"
+    elif len(first) < _LENGTH:
+        found = f"has only {size} bytes"
+    elif length > min(size - _LENGTH, _MOST_HEADER):
+        found = f"claims a header of {length} bytes, but has {size} bytes, and no LoRA's header exceeds {_MOST_HEADER}"
+    else:
+        found = "begins with something else than a header"
+    return f"{path} {found}: no whole safetensors file, whatever its name says. {_AGAIN}"
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        raise ValueError(f"{Counter(key for key, _ in pairs).most_common(1)[0][0][:40]} stands there twice")
+    return table
+
+
+def _no_constant(text: str) -> Any:
+    raise ValueError(f"{text} is no JSON number")
+
+
+def _tensors(path: Path, header: Mapping[str, Any], data: int, size: int) -> dict[str, Stored]:
+    """Check that the tensors fill the file from `data` to its end, one after the other, as the format demands."""
+    tensors = {name: _stored(path, name, entry, data) for name, entry in header.items()}
+    reached = data
+    for stored in sorted(tensors.values(), key=lambda stored: (stored.start, stored.end)):
+        if stored.start != reached:
+            what = "belongs to two tensors" if stored.start < reached else "belongs to no tensor"
+            raise _damaged(path, f"byte {min(stored.start, reached)} {what}")
+        reached = stored.end
+    if reached != size:
+        raise _damaged(path, f"its tensors end at byte {reached}, the file at byte {size}")
+    return tensors
+
+
+def _stored(path: Path, name: str, entry: Any, data: int) -> Stored:
+    try:
+        dtype, shape, (start, end) = _TYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
+        numbers = [*shape, start, end]
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, f"the entry of tensor {shown(name)} can't be understood") from error
+    if any(type(number) is not int or number < 0 for number in numbers) or len(name) > _MOST_NAME or len(shape) > 8:
+        raise _damaged(path, f"tensor {shown(name)} has an impossible name, shape or place")
+    if end - start != prod(shape) * dtype.itemsize:
+        raise _damaged(
+            path, f"tensor {shown(name)} of shape {list(shape)} needs {prod(shape) * dtype.itemsize} bytes, has "
+            f"{end - start}"
+        )  # fmt: skip
+    return Stored(dtype, tuple(shape), data + start, data + end)
+
+
+def _damaged(path: Path, why: str) -> AdapterError:
+    return AdapterError(f"{path} is damaged, or was cut short: {why}. {_AGAIN}")
+
+
+def _stamp(file: BinaryIO) -> tuple[int, int, int]:
+    status = os.fstat(file.fileno())
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def _runs(wanted: Sequence[Stored]) -> Iterator[list[Stored]]:
+    """Neighbours in the file together: one read costs less than many."""
+    order = sorted(set(wanted), key=lambda stored: stored.start)
+    cuts = [i + 1 for i, (left, right) in enumerate(pairwise(order)) if left.end != right.start]
+    for start, end in pairwise([0, *cuts, len(order)]):
+        yield order[start:end]
+
+
+def _bytes(file: BinaryIO, path: Path, start: int, end: int) -> Tensor:
+    try:
+        data = torch.empty(end - start, dtype=torch.uint8)
+    except RuntimeError as error:
+        raise AdapterError(f"{path}: no memory for the {end - start} bytes of its tensors.") from error
+    view, done = data.numpy().data, 0
+    while done < len(view):
+        count = os.preadv(file.fileno(), [view[done:]], start + done)
+        if not count:
+            raise _damaged(path, f"it ends at byte {start + done}")
+        done += count
+    return data
+
+
+def _tensor(data: Tensor, stored: Stored, start: int) -> Tensor:
+    piece = data[stored.start - start : stored.end - start]
+    if (stored.start - start) % stored.dtype.itemsize:
+        piece = piece.clone()
+    return piece.view(stored.dtype).view(stored.shape)
