@@ -1,0 +1,178 @@
+"""How adapters come into an atlas: each is judged, described and written; the atlas knows of them all, or of none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lorax.atlas.adapter import Adapter, Factors, digest_of
+from lorax.atlas.descriptor import Describer, pooled_spectrum
+from lorax.atlas.entry import ADAPTER, BRANCH, Entry, printable
+from lorax.atlas.known import Known
+from lorax.atlas.record import Record
+from lorax.atlas.segments import Rows, Segment, Segments, now, remove_leftovers, write_segment
+from lorax.atlas.view import POOLED
+from lorax.errors import AdapterError, AtlasError
+
+MARKS = "marks"
+"""The kind of rows that `Known` tells duplicates by."""
+
+_SEGMENT_ENTRIES = 256
+_SEGMENT_BYTES = 2**26
+
+
+class Newcomers:
+    """One call's additions. Memory is bounded: what is described goes to disk in segments that nothing names yet."""
+
+    def __init__(self, atlas_dir: Path, record: Record, descriptors: Sequence[str]) -> None:
+        self._dir, self._record, self._descriptors = atlas_dir, record, descriptors
+        held = Segments(atlas_dir, record.segments)
+        entries = held.entries()
+        self._known, self._held = Known(entries, held.blocks(MARKS), self._product), len(entries)
+        self._describer = Describer.from_record(record.describer) if record.describer else None
+        lacking = set(descriptors) - set(self._describer.descriptors if self._describer else descriptors)
+        if lacking:
+            raise AtlasError(
+                f"the atlas at {atlas_dir} keeps no {', '.join(lacking)}: that was settled by its first add. "
+                "Make a new atlas with 'lorax atlas add --with-factors'."
+            )
+        self._waiting: list[tuple[Entry, dict[str, Rows]]] = []
+        self._written: list[Segment] = []
+        self.added: list[Entry] = []
+        self.refused: list[str] = []
+
+    def offer(self, adapter: Adapter, label: str | None = None, kind: str | None = None) -> Entry:
+        """Take an adapter in.
+
+        Args:
+            adapter: its factors are read now.
+            label: what it is known to have learned; of a branch its name, if not given.
+            kind: see `Entry`; by its format, if not given.
+
+        Raises:
+            AdapterError: it is damaged, has other layers or another base model, or is in the atlas already.
+            StorageError: the disk is full.
+        """
+        describer = self._describer or Describer(adapter.layers, self._descriptors)
+        describer.check(adapter)
+        check_base(self._record.base, adapter)
+        factors = adapter.factors()
+        rows = _described(describer, adapter, factors)
+        is_branch = adapter.format == BRANCH
+        entry = Entry(
+            digest=digest_of(adapter.layers, factors),
+            name=printable(adapter.name),
+            label=printable(label if label is not None else adapter.name if is_branch else ""),
+            kind=kind or (BRANCH if is_branch else ADAPTER),
+            source=printable(adapter.source),
+            format=adapter.format,
+            base=adapter.base or "",
+            rank=max(layer.rank for layer in adapter.layers),
+            length=float(np.linalg.norm(rows["product"].astype(np.float64))),
+            added=now(),
+        )
+        entry, rows[MARKS] = self._known.take(entry, rows["product"])
+        self._describer, self._record = describer, replace(self._record, base=self._record.base or entry.base)
+        self._waiting.append((entry, rows))
+        self.added.append(entry)
+        size = sum(row.nbytes for row in rows.values())
+        if len(self._waiting) >= _SEGMENT_ENTRIES or size * len(self._waiting) >= _SEGMENT_BYTES:
+            self._flush()
+        return entry
+
+    @contextmanager
+    def judging(self) -> Iterator[None]:
+        """Note an AdapterError of the block among the refused, and go on."""
+        try:
+            yield
+        except AdapterError as error:
+            self.refused.append(str(error))
+
+    def finish(self, *, keep_going: bool = False) -> None:
+        """Make all that was added known to the atlas.
+
+        Args:
+            keep_going: also if some were refused.
+
+        Raises:
+            AdapterError: some were refused; each is named, and the atlas is as it was.
+            StorageError: the disk is full; the atlas is as it was.
+        """
+        if self.refused and not keep_going:
+            raise AdapterError(self._refusal())
+        if not self.added:
+            return
+        self._flush()
+        assert self._describer is not None
+        replace(
+            self._record,
+            describer=self._describer.record(),
+            segments=(*self._record.segments, *self._written),
+            revision=self._record.revision + 1,
+        ).write(self._dir)
+
+    def discard(self) -> None:
+        """Remove what was written and did not become known."""
+        if self._written:
+            remove_leftovers(self._dir, self._record.segments)
+
+    def _flush(self) -> None:
+        if not self._waiting:
+            return
+        entries = [entry for entry, _ in self._waiting]
+        rows = {kind: np.stack([of[kind] for _, of in self._waiting]) for kind in self._waiting[0][1]}
+        number = len(self._record.segments) + len(self._written) + 1
+        self._written.append(write_segment(self._dir, number, entries, rows))
+        self._waiting.clear()
+
+    def _product(self, number: int) -> Rows:
+        """The product row (F,) of an entry of the atlas, or of this add."""
+        waiting = number - self._held - len(self.added) + len(self._waiting)
+        if waiting >= 0:
+            return self._waiting[waiting][1]["product"]
+        return Segments(self._dir, (*self._record.segments, *self._written)).row("product", number)
+
+    def _refusal(self) -> str:
+        if len(self.refused) == 1 and not self.added:
+            return self.refused[0]
+        lines = "\n".join(f"- {reason}" for reason in self.refused)
+        return (
+            f"{len(self.refused)} were refused, so nothing was added "
+            f"('--keep-going' adds the other {len(self.added)}):\n"
+            f"{lines}"
+        )
+
+
+def check_base(expected: str, adapter: Adapter) -> None:
+    """Refuse an adapter that states another base model than the atlas's adapters; what states none may pass.
+
+    Raises:
+        AdapterError: it does.
+    """
+    if expected and adapter.base and adapter.base != expected:
+        raise AdapterError(
+            f"{adapter.source} states the base model {adapter.base!r}, the atlas's adapters {expected!r}. If both "
+            "names are one model's, say '--base NAME'. Else it belongs in an atlas of its own (--atlas DIR), or is "
+            "compared through its spectrum: 'lorax atlas search --descriptor spectrum'."
+        )
+
+
+def _described(describer: Describer, adapter: Adapter, factors: list[Factors]) -> dict[str, Rows]:
+    try:
+        found = describer.describe(factors)
+        found[POOLED] = pooled_spectrum(adapter.layers, found["spectrum"])
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # finite numbers whose products are not
+        found = {"product": torch.full((1,), torch.inf)}
+    rows = {kind: row.float().numpy() for kind, row in found.items()}
+    if not all(np.isfinite(row).all() for row in rows.values()):
+        raise AdapterError(f"{adapter.source}: its numbers are too large to be compared. Leave this adapter out.")
+    if not rows["product"].any():
+        raise AdapterError(
+            f"{adapter.source}: its product B A is zero in every layer, as before training; expected a trained LoRA."
+        )
+    return rows

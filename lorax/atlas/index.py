@@ -1,0 +1,264 @@
+"""The atlas on disk: adapters of one base model and one set of layers, described, to be searched and compared.
+
+    atlas.json                     format, describer, base model, ordered segments with the sha256 of their files
+    segments/000001-<hash8>/       what one add brought: entries.csv, product, spectrum, ... .safetensors
+    bases/                         derived: principal components, fitted when they are needed first
+    atlas.lock                     held by the one add at work
+
+Entries are only ever added, an add is whole or not at all, and readers never wait.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fcntl
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lorax.atlas.adapter import Adapter
+from lorax.atlas.adding import Newcomers
+from lorax.atlas.descriptor import Describer
+from lorax.atlas.entry import COLUMNS, Entry
+from lorax.atlas.known import AlreadyThereError
+from lorax.atlas.record import read_record
+from lorax.atlas.searching import Neighbour, search
+from lorax.atlas.segments import Rows, Segments, remove_leftovers
+from lorax.atlas.space import LEAST_FITTED
+from lorax.atlas.view import DIMS, POOLED, POOLED_BLOCKS, Lens, View, fit_view, open_view
+from lorax.errors import AtlasError
+from lorax.storage import storage_errors
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+KEPT = ("product", "spectrum")
+"""The descriptors that every atlas keeps."""
+
+
+class Atlas:
+    """An atlas at one revision. An add by this object brings it to the next; adds by others show when it is reopened.
+
+    A folder that doesn't exist yet, or is empty, is an empty atlas; its first adapter settles its layers.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._load()
+
+    @classmethod
+    def open(cls, folder: Path) -> Atlas:
+        """Read an atlas's record and entries; rows are read when they are needed.
+
+        Raises:
+            AtlasError: it is damaged or of an unknown format, or the folder holds something else.
+        """
+        return cls(folder)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    @property
+    def base(self) -> str:
+        """The base model that its adapters state, or ""."""
+        return self._record.base
+
+    @property
+    def revision(self) -> int:
+        """How many adds there were."""
+        return self._record.revision
+
+    @cached_property
+    def describer(self) -> Describer:
+        """What is computed of every adapter.
+
+        Raises:
+            AtlasError: the atlas is empty.
+        """
+        if self._record.describer is None:
+            raise AtlasError(f"the atlas at {self.folder} holds nothing yet: 'lorax atlas add PATH'.")
+        return Describer.from_record(self._record.describer)
+
+    def entry(self, name: str) -> Entry:
+        """The entry of this name.
+
+        Raises:
+            AtlasError: there is none.
+        """
+        if name not in self._numbers:
+            near = difflib.get_close_matches(name, self._numbers, n=3)
+            hint = f" Near it: {', '.join(near)}." if near else ""
+            raise AtlasError(f"the atlas at {self.folder} has no entry {name!r} among its {len(self)}.{hint}")
+        return self.entries[self._numbers[name]]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._numbers
+
+    @contextmanager
+    def adding(
+        self, *, with_factors: bool = False, keep_going: bool = False, on_wait: Callable[[], None] = lambda: None
+    ) -> Iterator[Newcomers]:
+        """Add in a block: what is offered in it becomes known at its end, all of it or nothing.
+
+        Args:
+            with_factors: keep the factors, too; settled by the first add.
+            keep_going: add the rest if some are refused.
+            on_wait: called if another add is at work, before waiting for it.
+
+        Raises:
+            AdapterError: some were refused; the atlas is as it was.
+            AtlasError: it is damaged, or keeps no factors.
+            StorageError: the disk is full; the atlas is as it was.
+        """
+        wanted = (*KEPT, *(("factors",) if with_factors else ()))
+        with self._locked(on_wait):
+            record = read_record(self.folder)
+            remove_leftovers(self.folder, record.segments)
+            newcomers = Newcomers(self.folder, record, wanted)
+            try:
+                yield newcomers
+                newcomers.finish(keep_going=keep_going)
+            except BaseException:
+                newcomers.discard()
+                raise
+            self._load()
+
+    def add(
+        self,
+        adapters: Iterable[Adapter],
+        labels: Mapping[str, str] | None = None,
+        kinds: Mapping[str, str] | None = None,
+    ) -> list[Entry]:
+        """Add adapters, all or none.
+
+        Args:
+            adapters: read one after the other.
+            labels: by an adapter's name: what it is known to have learned.
+            kinds: by an adapter's name; see `Entry`.
+
+        Raises:
+            AdapterError: some are refused.
+            StorageError: the disk is full.
+        """
+        with self.adding() as newcomers:
+            for adapter in adapters:
+                with newcomers.judging():
+                    newcomers.offer(adapter, (labels or {}).get(adapter.name), (kinds or {}).get(adapter.name))
+        return newcomers.added
+
+    def add_missing(
+        self,
+        adapters: Iterable[Adapter],
+        labels: Mapping[str, str] | None = None,
+        kinds: Mapping[str, str] | None = None,
+    ) -> list[Entry]:
+        """The same, but those that are there already are passed over; so it may be called again and again."""
+        with self.adding() as newcomers:
+            for adapter in adapters:
+                with newcomers.judging(), suppress(AlreadyThereError):
+                    newcomers.offer(adapter, (labels or {}).get(adapter.name), (kinds or {}).get(adapter.name))
+        return newcomers.added
+
+    def table(self) -> pd.DataFrame:
+        """One row per entry, in the order of adding."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(entry) for entry in self.entries], columns=list(COLUMNS))
+
+    def frame(self, descriptor: str = "product", group: str = "all") -> pd.DataFrame:
+        """Every entry's descriptor as it is stored: one row per name."""
+        import pandas as pd
+
+        lens = self._lens(descriptor, group)
+        rows = np.concatenate([block[:, lens.columns] for block in self._segments.blocks(lens.kind)])
+        return pd.DataFrame(rows, index=pd.Index([entry.name for entry in self.entries], name="name"))
+
+    def row(self, name: str, descriptor: str = "product") -> Rows:
+        """One entry's descriptor (F,), over all layers."""
+        self.entry(name)
+        return self._segments.row(self._lens(descriptor, "all").kind, self._numbers[name])
+
+    def view(self, descriptor: str = "product", group: str = "all") -> View:
+        """Its entries as vectors.
+
+        Args:
+            descriptor: one of those kept, or "pooled": spectra in the form that all base models have in common.
+            group: of modules; see `lorax.atlas.groups`.
+
+        Raises:
+            AtlasError: the atlas is empty or damaged, or doesn't keep this descriptor.
+            AdapterError: there is no such group.
+        """
+        if (descriptor, group) not in self._views:
+            lens = self._lens(descriptor, group)
+            self._views[descriptor, group] = open_view(self.folder, lens, self._record.segments)
+        return self._views[descriptor, group]
+
+    def fit(self, descriptor: str = "product", group: str = "all", dims: int = DIMS) -> View:
+        """Fit the view's principal components over all entries anew.
+
+        Raises:
+            AtlasError: there are too few entries for principal components, or a segment is damaged.
+        """
+        lens = self._lens(descriptor, group)
+        if len(self) < LEAST_FITTED:
+            raise AtlasError(
+                f"the atlas at {self.folder} holds {len(self)} entries; a basis needs {LEAST_FITTED}. Until then they "
+                "are compared by the plain cosine of their descriptors, and nothing has to be fitted."
+            )
+        self._views[descriptor, group] = view = fit_view(self.folder, lens, self._record.segments, dims)
+        return view
+
+    def nearest(
+        self, query: str | Adapter, k: int = 5, descriptor: str = "product", group: str = "all"
+    ) -> list[Neighbour]:
+        """The k entries most similar to one of them, which is left out, or to an adapter; the nearest first.
+
+        Raises:
+            AtlasError: the atlas is empty or damaged, or has no entry of this name.
+            AdapterError: the adapter is damaged, or of another base model or other layers.
+        """
+        return search(self, query, k, descriptor, group).neighbours
+
+    def number(self, name: str) -> int:
+        """Of the entry of this name, in the order of adding."""
+        return self._numbers[self.entry(name).name]
+
+    def _load(self) -> None:
+        self._record = read_record(self.folder)
+        self._segments = Segments(self.folder, self._record.segments)
+        self.entries = self._segments.entries()
+        self._numbers = {entry.name: number for number, entry in enumerate(self.entries)}
+        self._views: dict[tuple[str, str], View] = {}
+        self.__dict__.pop("describer", None)
+
+    def _lens(self, descriptor: str, group: str) -> Lens:
+        describer = self.describer
+        if descriptor == POOLED:
+            return Lens(POOLED, group, np.arange(sum(POOLED_BLOCKS)), POOLED_BLOCKS)
+        if descriptor not in describer.descriptors:
+            raise AtlasError(
+                f"the atlas at {self.folder} keeps no {descriptor!r}, but {', '.join(describer.descriptors)}. "
+                "What it keeps was settled by its first add: 'factors' needs 'lorax atlas add --with-factors'."
+            )
+        return Lens(descriptor, group, describer.columns(descriptor, group), describer.blocks(descriptor, group))
+
+    @contextmanager
+    def _locked(self, on_wait: Callable[[], None]) -> Iterator[None]:
+        """The kernel lets go of the lock when its holder dies, however it dies."""
+        read_record(self.folder)  # refuses a folder of something else before anything is written to it
+        with storage_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file = (self.folder / "atlas.lock").open("w")
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                on_wait()
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield

@@ -1,0 +1,91 @@
+"""Which entries of an atlas are most similar to a query."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lorax.atlas.adapter import Adapter
+from lorax.atlas.adding import check_base
+from lorax.atlas.descriptor import Describer, pooled_spectrum, spectrum
+from lorax.atlas.segments import Rows
+from lorax.atlas.view import POOLED
+from lorax.errors import AdapterError
+
+if TYPE_CHECKING:
+    from lorax.atlas.index import Atlas
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """An entry near a query; `similarity` is a cosine in [-1, 1]."""
+
+    name: str
+    label: str
+    similarity: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a search found.
+
+    Args:
+        neighbours: the nearest first.
+        described: by what the query was compared, in words.
+        residual: the share of the query that lies outside the view's basis, in [0, 1]; None without a basis.
+        limit: the residual that one adapter in a hundred like those of the basis exceeds; None without a basis.
+    """
+
+    neighbours: list[Neighbour]
+    described: str
+    residual: float | None
+    limit: float | None
+
+
+def search(atlas: Atlas, query: str | Adapter, k: int, descriptor: str, group: str) -> Answer:
+    """The k entries most similar to the query.
+
+    Args:
+        atlas: to be searched.
+        query: an entry's name, which is left out of the answer; or an adapter, which need not be in the atlas.
+        k: neighbours at most.
+        descriptor: one that the atlas keeps; or "pooled", by which adapters of any base model can be compared.
+        group: of modules.
+
+    Raises:
+        AtlasError: the atlas is empty or damaged, or has no such entry or descriptor.
+        AdapterError: the adapter is damaged, or can't be compared by this descriptor.
+    """
+    view = atlas.view(descriptor, group)
+    if isinstance(query, Adapter):
+        own, (vector, residual) = None, view.place(_row(atlas, query, descriptor))
+    else:
+        own = atlas.number(query)
+        vector, residual = view.vectors[own], float(view.residuals[own])
+    found = view.similarities(vector[None])[0]
+    if own is not None:
+        found[own] = -np.inf
+    nearest = np.argsort(-found, kind="stable")[: min(k, len(atlas) - (own is not None))]
+    neighbours = [Neighbour(atlas.entries[i].name, atlas.entries[i].label, float(found[i])) for i in nearest]
+    if view.basis is None:
+        return Answer(neighbours, view.described, None, None)
+    return Answer(neighbours, view.described, residual, view.basis.limit)
+
+
+def _row(atlas: Atlas, adapter: Adapter, descriptor: str) -> Rows:
+    """The adapter's descriptor (F,)."""
+    ours = atlas.describer
+    if descriptor == POOLED:
+        row = pooled_spectrum(adapter.layers, spectrum(adapter.factors()))
+    else:
+        ours.check(adapter)
+        check_base(atlas.base, adapter)
+        row = Describer(ours.layers, (descriptor,), ours.side, ours.seed).describe(adapter.factors())[descriptor]
+    found: Rows = row.float().numpy()
+    if not np.isfinite(found).all() or not found.any():
+        raise AdapterError(
+            f"{adapter.source}: its {descriptor} is zero or not finite; expected a trained LoRA. It can't be compared."
+        )
+    return found

@@ -1,0 +1,147 @@
+"""An atlas's segments: what one add brought, written once and never changed.
+
+segments/000001-<hash8>/    entries.csv, and one matrix (n, F) as safetensors for each kind of row
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from lorax.atlas.entry import Entry, from_csv, to_csv
+from lorax.errors import AtlasError
+from lorax.storage import storage_errors, whole_directory
+
+Rows = NDArray[np.float32]
+
+_FOLDER = "segments"
+_ENTRIES = "entries.csv"
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Its folder's name, how many entries it holds, when it was written, and the sha256 of each of its files."""
+
+    name: str
+    count: int
+    when: str
+    files: Mapping[str, str]
+
+
+def write_segment(atlas_dir: Path, number: int, entries: Sequence[Entry], rows: Mapping[str, Rows]) -> Segment:
+    """Write n entries with their rows (n, F) of each kind. Nothing knows of the segment yet.
+
+    Raises:
+        StorageError: the disk is full; nothing is left.
+    """
+    files = {_ENTRIES: to_csv(entries).encode()}
+    files |= {f"{kind}.safetensors": safetensors.numpy.save({"rows": matrix}) for kind, matrix in rows.items()}
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    name = f"{number:06d}-{hashlib.sha256(''.join(sorted(digests.values())).encode()).hexdigest()[:8]}"
+    with whole_directory(atlas_dir / _FOLDER / name) as draft:
+        for file, data in files.items():
+            (draft / file).write_bytes(data)
+    return Segment(name, len(entries), now(), digests)
+
+
+def remove_leftovers(atlas_dir: Path, known: Sequence[Segment]) -> None:
+    """Remove segments, whole or half written, that no revision came to name: their add was killed, or failed.
+
+    Raises:
+        StorageError: the disk refuses to be written.
+    """
+    names = {segment.name for segment in known}
+    folder = atlas_dir / _FOLDER
+    with storage_errors(folder):
+        for path in list(folder.iterdir()) if folder.is_dir() else []:
+            if path.name not in names:
+                shutil.rmtree(path)
+
+
+class Segments:
+    """All segments of one revision, read. A file's sha256 is checked when it is read first."""
+
+    def __init__(self, atlas_dir: Path, segments: Sequence[Segment]) -> None:
+        self._folder, self._segments = atlas_dir / _FOLDER, tuple(segments)
+        self._checked: set[Path] = set()
+
+    def entries(self) -> list[Entry]:
+        """In the order of adding.
+
+        Raises:
+            AtlasError: a file is missing or damaged.
+        """
+        found: list[Entry] = []
+        for segment in self._segments:
+            entries = from_csv(self._read(segment, _ENTRIES).decode())
+            if len(entries) != segment.count:
+                raise self._damage(segment, _ENTRIES, f"it has {len(entries)} rows, {segment.count} are expected")
+            found += entries
+        return found
+
+    def blocks(self, kind: str, start: int = 0) -> Iterator[Rows]:
+        """Rows (n, F) of one kind from entry number `start` on, one segment after the other.
+
+        Raises:
+            AtlasError: a file is missing or damaged.
+        """
+        first = 0
+        for segment in self._segments:
+            if first + segment.count > start:
+                yield self._matrix(segment, kind)[max(0, start - first) :]
+            first += segment.count
+
+    def row(self, kind: str, number: int) -> Rows:
+        """The row (F,) of one entry.
+
+        Raises:
+            AtlasError: a file is missing or damaged.
+        """
+        first = 0
+        for segment in self._segments:
+            if number < first + segment.count:
+                found: Rows = self._matrix(segment, kind)[number - first]
+                return found
+            first += segment.count
+        raise IndexError(number)
+
+    def _matrix(self, segment: Segment, kind: str) -> Rows:
+        file = f"{kind}.safetensors"
+        data: dict[str, Any] = safetensors.numpy.load(self._read(segment, file))
+        matrix: Rows = data["rows"]
+        if len(matrix) != segment.count:
+            raise self._damage(segment, file, f"it has {len(matrix)} rows, {segment.count} are expected")
+        return matrix
+
+    def _read(self, segment: Segment, file: str) -> bytes:
+        path = self._folder / segment.name / file
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            raise self._damage(segment, file, "it is missing") from None
+        if path not in self._checked:
+            found, stated = hashlib.sha256(data).hexdigest(), segment.files.get(file, "none")
+            if found != stated:
+                raise self._damage(segment, file, f"its sha256 is {found[:12]}, atlas.json states {stated[:12]}")
+            self._checked.add(path)
+        return data
+
+    def _damage(self, segment: Segment, file: str, what: str) -> AtlasError:
+        return AtlasError(
+            f"{self._folder / segment.name / file}: {what}. The atlas is damaged: bring this file back from a copy, "
+            "or make the atlas anew from its adapters."
+        )
+
+
+def now() -> str:
+    """UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

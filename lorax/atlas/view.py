@@ -1,0 +1,198 @@
+"""A view of an atlas: its entries as vectors, by one descriptor and one module group.
+
+    bases/<descriptor>-<group>.safetensors    the basis, every entry's scores in it, and their residuals
+
+Views are derived from the segments. Their files may be removed at any time; one that is damaged, or was made of other
+segments, counts as removed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from lorax.atlas.descriptor import SINGULAR_VALUES
+from lorax.atlas.segments import Rows, Segment, Segments
+from lorax.atlas.space import LEAST_FITTED, MOST_FITTED, Basis, fit_basis, similarity
+from lorax.errors import StorageError
+from lorax.storage import write_whole
+
+POOLED, POOLED_BLOCKS = "pooled", (1 + SINGULAR_VALUES,) * 6
+"""The kind of rows by which base models are compared, and how many columns each of its cells has."""
+
+DIMS = 32
+"""Principal components of a basis, if not asked for others."""
+
+_FOLDER = "bases"
+_EQUAL = 1e-4
+
+
+@dataclass(frozen=True)
+class Lens:
+    """Which columns of which rows are looked at, and how many of them each layer has."""
+
+    kind: str
+    group: str
+    columns: np.ndarray
+    blocks: Sequence[int]
+
+    @property
+    def file(self) -> str:
+        return f"{_FOLDER}/{self.kind}-{self.group}.safetensors"
+
+
+@dataclass(frozen=True)
+class View:
+    """Entries' vectors (N, d), and what of each lies outside the basis (N,).
+
+    Without a basis, in a small collection, vectors are the descriptors' own columns, and nothing lies outside.
+    """
+
+    lens: Lens
+    basis: Basis | None
+    vectors: Rows
+    residuals: Rows
+
+    def place(self, row: Rows) -> tuple[Rows, float]:
+        """A descriptor row (F,) -> its vector (d,), and its residual."""
+        if self.basis is None:
+            return row[self.lens.columns], 0.0
+        scores, residuals = self.basis.project(row[None, self.lens.columns], newcomers=False)
+        apart = np.abs(self.vectors - scores).max(axis=1) + np.abs(self.residuals - residuals)
+        if apart.min() <= _EQUAL * np.abs(scores).max():  # one that the basis was fitted on is no newcomer
+            return scores[0], float(residuals[0])
+        return scores[0] * self.basis.stretch, float(residuals[0])
+
+    def similarities(self, vectors: Rows) -> Rows:
+        """Cosines (n, N) of vectors (n, d) with every entry's, in [-1, 1]."""
+        return similarity(vectors, self.vectors)
+
+    def is_drifting(self, newcomers: Sequence[int]) -> bool:
+        """Whether the entries with these numbers lie outside what the basis was fitted on."""
+        return self.basis is not None and self.basis.is_drifting(self.residuals[list(newcomers)])
+
+    @property
+    def described(self) -> str:
+        """By what its entries are compared, in words."""
+        of = f"{self.lens.kind} of {self.lens.group} layers"
+        if self.basis is None:
+            return f"{of}: plain cosine, since {len(self.vectors)} entries are too few for principal components"
+        dims, fitted = len(self.basis.components), self.basis.collection
+        return f"{of}: cosine in {dims} principal components fitted on {fitted} entries"
+
+
+def open_view(atlas_dir: Path, lens: Lens, segments: Sequence[Segment]) -> View:
+    """The view as it was last fitted, with what was added since placed in it; fitted now if it never was.
+
+    Raises:
+        AtlasError: a segment is damaged.
+    """
+    rows = Segments(atlas_dir, segments)
+    count = sum(segment.count for segment in segments)
+    if count < LEAST_FITTED:
+        plain = _stacked(rows, lens)
+        return View(lens, None, plain, np.zeros(count, np.float32))
+    kept = _read(atlas_dir / lens.file, lens, segments)
+    if kept is None or kept.basis is None:
+        return fit_view(atlas_dir, lens, segments)
+    if len(kept.vectors) == count:
+        return kept
+    vectors, residuals = _projected(kept.basis, lens, rows, len(kept.vectors), np.array([], int))
+    view = replace(
+        kept,
+        vectors=np.concatenate([kept.vectors, vectors]),
+        residuals=np.concatenate([kept.residuals, residuals]),
+    )
+    with suppress(StorageError):  # an atlas that may only be read
+        _write(atlas_dir / lens.file, view, segments)
+    return view
+
+
+def fit_view(atlas_dir: Path, lens: Lens, segments: Sequence[Segment], dims: int = DIMS) -> View:
+    """Fit the basis over all entries and place them in it.
+
+    Args:
+        atlas_dir: the basis is kept there, where that can be written.
+        lens: what to look at.
+        segments: all of the atlas.
+        dims: principal components at most.
+
+    Raises:
+        AtlasError: a segment is damaged.
+    """
+    rows = Segments(atlas_dir, segments)
+    count = sum(segment.count for segment in segments)
+    chosen = np.unique(np.linspace(0, count - 1, min(count, MOST_FITTED)).astype(int))
+    basis = replace(fit_basis(_sample(rows, lens, chosen), dims, lens.blocks), collection=count)
+    vectors, residuals = _projected(basis, lens, rows, 0, chosen)
+    view = View(lens, basis, vectors, residuals)
+    with suppress(StorageError):
+        _write(atlas_dir / lens.file, view, segments)
+    return view
+
+
+def _sample(rows: Segments, lens: Lens, chosen: np.ndarray) -> Rows:
+    first, found = 0, []
+    for block in rows.blocks(lens.kind):
+        here = chosen[(chosen >= first) & (chosen < first + len(block))] - first
+        found.append(block[np.ix_(here, lens.columns)])
+        first += len(block)
+    return np.concatenate(found)
+
+
+def _projected(basis: Basis, lens: Lens, rows: Segments, start: int, fitted: np.ndarray) -> tuple[Rows, Rows]:
+    """Scores and residuals of the entries from number `start` on; all but the `fitted` ones are newcomers."""
+    scores, residuals = [], []
+    for block in rows.blocks(lens.kind, start):
+        plain, residual = basis.project(block[:, lens.columns], newcomers=False)
+        is_new = ~np.isin(np.arange(start, start + len(block)), fitted)
+        scores.append(np.where(is_new[:, None], plain * basis.stretch, plain))
+        residuals.append(residual)
+        start += len(block)
+    return np.concatenate(scores), np.concatenate(residuals)
+
+
+def _stacked(rows: Segments, lens: Lens) -> Rows:
+    blocks = [block[:, lens.columns] for block in rows.blocks(lens.kind)]
+    return np.concatenate([np.empty((0, len(lens.columns)), np.float32), *blocks])
+
+
+def _write(path: Path, view: View, segments: Sequence[Segment]) -> None:
+    assert view.basis is not None
+    tensors = {**view.basis.tensors(), "vectors": view.vectors, "residuals": view.residuals}
+    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    about = {"segments": str(len(segments)), "made_of": _names(segments), "sha256": _digest(tensors)}
+    write_whole(path, safetensors.numpy.save(tensors, about))
+
+
+def _read(path: Path, lens: Lens, segments: Sequence[Segment]) -> View | None:
+    """The view that was kept, of all of these segments or of the first ones; None if there is none that can be used."""
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            about, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        of = segments[: int(about["segments"])]
+        if about["made_of"] != _names(of) or about["sha256"] != _digest(tensors):
+            return None
+        view = View(lens, Basis.parse(tensors), tensors["vectors"], tensors["residuals"])
+    except (FileNotFoundError, safetensors.SafetensorError, KeyError, ValueError, TypeError):
+        return None
+    return view if len(view.vectors) == sum(segment.count for segment in of) else None
+
+
+def _names(segments: Sequence[Segment]) -> str:
+    return hashlib.sha256(json.dumps([segment.name for segment in segments]).encode()).hexdigest()
+
+
+def _digest(tensors: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode() + np.ascontiguousarray(tensors[name]).data)
+    return digest.hexdigest()
