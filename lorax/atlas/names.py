@@ -53,7 +53,7 @@ _OTHER_KINDS = {
     ".lora_mid.": "LoRA of convolutions in CP form (lora_mid)", ".hada_": "LoHa (hada_)", ".lokr_": "LoKr (lokr_)",
     ".dora_scale": "DoRA (dora_scale)", ".lora_magnitude_vector": "DoRA (lora_magnitude_vector)",
     ".oft_": "OFT (oft_)", ".vera_lambda_": "VeRA (vera_lambda_)", ".ia3_": "IA3 (ia3_)", ".on_input": "IA3 (on_input)",
-    ".lora_embedding_": "LoRA of an embedding (lora_embedding_)", ".diff": "whole weights (diff)",
+    ".lora_embedding_": "LoRA of an embedding (lora_embedding_)", ".diff.": "whole weights (diff)",
     ".lora_B.bias": "LoRA with biases", ".lora_up.bias": "LoRA with biases", ".modules_to_save.": "whole modules",
 }  # fmt: skip
 """What a tensor's name holds -> the kind of adapter that has such tensors, none a plain LoRA."""
@@ -151,7 +151,7 @@ def canonical(part: str, path: str) -> str:
 
 def other_kind(name: str) -> str | None:
     """The kind of adapter that a tensor's name gives away; None where it tells nothing."""
-    return next((kind for mark, kind in _OTHER_KINDS.items() if mark in name), None)
+    return next((kind for mark, kind in _OTHER_KINDS.items() if mark in f"{name}."), None)
 
 
 def family(base: str) -> str:

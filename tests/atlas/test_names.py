@@ -1,0 +1,128 @@
+"""One canonical name for a layer, a part and a base model, whatever a file's writer called them."""
+
+from __future__ import annotations
+
+import pytest
+
+from lorax.atlas.names import MODEL, Key, canonical, family, other_kind, part_of, single_file_key
+
+BLOCK = "transformer_blocks_0_attn1_to_q"
+
+
+@pytest.mark.parametrize(
+    ("original", "diffusers"),
+    [
+        (f"input_blocks_4_1_{BLOCK}", f"down_blocks_1_attentions_0_{BLOCK}"),
+        (f"input_blocks_5_1_{BLOCK}", f"down_blocks_1_attentions_1_{BLOCK}"),
+        (f"input_blocks_8_1_{BLOCK}", f"down_blocks_2_attentions_1_{BLOCK}"),
+        (f"middle_block_1_{BLOCK}", f"mid_block_attentions_0_{BLOCK}"),
+        (f"output_blocks_0_1_{BLOCK}", f"up_blocks_0_attentions_0_{BLOCK}"),
+        (f"output_blocks_5_1_{BLOCK}", f"up_blocks_1_attentions_2_{BLOCK}"),
+        ("input_blocks_4_1_proj_in", "down_blocks_1_attentions_0_proj_in"),
+        ("input_blocks_1_0_in_layers_2", "down_blocks_0_resnets_0_conv1"),
+        ("input_blocks_2_0_emb_layers_1", "down_blocks_0_resnets_1_time_emb_proj"),
+        ("input_blocks_4_0_skip_connection", "down_blocks_1_resnets_0_conv_shortcut"),
+        ("input_blocks_3_0_op", "down_blocks_0_downsamplers_0_conv"),
+        ("output_blocks_8_0_out_layers_3", "up_blocks_2_resnets_2_conv2"),
+        ("output_blocks_2_2_conv", "up_blocks_0_upsamplers_0_conv"),
+        ("output_blocks_2_1_conv", "up_blocks_0_upsamplers_0_conv"),
+        ("middle_block_2_in_layers_2", "mid_block_resnets_1_conv1"),
+        ("input_blocks_0_0", "conv_in"),
+        ("out_2", "conv_out"),
+        ("time_embed_2", "time_embedding_linear_2"),
+        ("label_emb_0_0", "add_embedding_linear_1"),
+    ],
+)
+def test_a_layer_of_the_original_u_net_has_the_name_that_diffusers_gives_it(original: str, diffusers: str) -> None:
+    assert canonical("unet", original) == diffusers == canonical("unet", diffusers)
+
+
+def test_every_layer_of_a_whole_sdxl_u_net_keeps_a_name_of_its_own() -> None:
+    inner = [(i, 1) for i in (4, 5, 7, 8)], [(i, 1) for i in range(6)]
+    names = [f"input_blocks_{i}_{j}_{BLOCK}" for i, j in inner[0]]
+    names += [f"output_blocks_{i}_{j}_{BLOCK}" for i, j in inner[1]] + [f"middle_block_1_{BLOCK}"]
+    expected = {f"{side}_blocks_{level}_attentions_{place}_{BLOCK}" for side, level, place in
+                [("down", 1, 0), ("down", 1, 1), ("down", 2, 0), ("down", 2, 1)]
+                + [("up", level, place) for level in (0, 1) for place in (0, 1, 2)]}  # fmt: skip
+    assert {canonical("unet", name) for name in names} == expected | {f"mid_block_attentions_0_{BLOCK}"}
+
+
+def test_names_that_only_resemble_the_original_u_nets_are_kept() -> None:
+    for name in ("input_blocks_0_1_op", "input_blocks_x_1_op", "middle_block_3_a", "down_blocks_0_attn", "out_2_more"):
+        assert canonical("unet", name) == name
+    assert canonical("transformer", "input_blocks_4_1_x") == "input_blocks_4_1_x"
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "layer", "role"),
+    [
+        ("unet.mid_block.attn1.to_q.lora_A.weight", "unet", "mid_block_attn1_to_q", "A"),
+        ("unet.mid_block.attn1.to_out.0.lora.up.weight", "unet", "mid_block_attn1_to_out_0", "B"),
+        ("unet.mid_block.attn1.processor.to_out_lora.up.weight", "unet", "mid_block_attn1_to_out_0", "B"),
+        ("mid_block.attn1.processor.to_k_lora.down.weight", "unet", "mid_block_attn1_to_k", "A"),
+        ("unet.mid_block.attn1.to_q.alpha", "unet", "mid_block_attn1_to_q", "alpha"),
+        ("lora_unet_mid_block_attn1_to_q.lora_down.weight", "unet", "mid_block_attn1_to_q", "A"),
+        ("transformer.x.attn.to_q.lora_B.weight", "transformer", "x_attn_to_q", "B"),
+        ("transformer.x.attn.to_q.lora_B.default.weight", "transformer", "x_attn_to_q", "B"),
+        ("lora_transformer_x_attn_to_q.lora_up.weight", "transformer", "x_attn_to_q", "B"),
+        ("lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight", "transformer", "double_blocks_0_img_attn_qkv", "B"),
+        ("diffusion_model.double_blocks.0.mod.lora_A.weight", "transformer", "double_blocks_0_mod", "A"),
+        ("lora_te_text_model_encoder_layers_0_mlp_fc1.alpha", "text_encoder", "encoder_layers_0_mlp_fc1", "alpha"),
+        ("lora_te1_text_model_encoder_layers_0_mlp_fc1.alpha", "text_encoder", "encoder_layers_0_mlp_fc1", "alpha"),
+        ("lora_te2_text_model_encoder_layers_0_mlp_fc1.alpha", "text_encoder_2", "encoder_layers_0_mlp_fc1", "alpha"),
+        ("text_encoder.text_model.encoder.a.to_q_lora.up.weight", "text_encoder", "encoder_a_q_proj", "B"),
+        ("text_encoder.encoder.a.out_proj.lora_linear_layer.up.weight", "text_encoder", "encoder_a_out_proj", "B"),
+        ("text_encoder_2.text_model.encoder.a.lora_A.weight", "text_encoder_2", "encoder_a", "A"),
+    ],
+)
+def test_every_spelling_of_a_tensors_name_gives_its_part_layer_and_role(
+    name: str, part: str, layer: str, role: str
+) -> None:
+    key = single_file_key(name)
+    assert key and (key.part, key.layer, key.role) == (part, layer, role)
+
+
+def test_a_name_with_kohyas_prefix_is_kohyas_and_others_are_diffusers() -> None:
+    kohya, diffusers = single_file_key("lora_te_x.alpha"), single_file_key("unet.x.alpha")
+    assert kohya == Key("kohya", "text_encoder", "x", "x", "alpha")
+    assert diffusers == Key("diffusers", "unet", "x", "x", "alpha")
+
+
+@pytest.mark.parametrize("name", ["unet.x.weight", "x.lora_A.weight", "vae.x.alpha", ".alpha", "", "unet.x.lora_A"])
+def test_a_name_of_no_known_part_or_role_says_nothing(name: str) -> None:
+    assert single_file_key(name) is None
+
+
+def test_a_part_is_told_by_its_modules_or_by_the_adapted_models_class() -> None:
+    assert part_of(["conv_in", "up_blocks.0.x"]) == "unet"
+    assert part_of(["text_model.encoder.layers.0.x", "text_projection"]) == "text_encoder"
+    assert part_of(["single_transformer_blocks.0.x"]) == "transformer"
+    assert part_of(["blocks.0.attn.qk"]) == MODEL
+    assert part_of(["encoder.layers.0.x"], "CLIPTextModel") == "text_encoder"
+
+
+def test_adapters_that_are_no_lora_are_known_by_their_tensors() -> None:
+    assert other_kind("lora_unet_x.hada_w1_a") == "LoHa (hada_)"
+    assert other_kind("lora_unet_x.lora_mid.weight") == "LoRA of convolutions in CP form (lora_mid)"
+    assert other_kind("lora_unet_x.diff") == "whole weights (diff)"
+    assert other_kind("lora_unet_x.lora_up.weight") is other_kind("model.diffusion_model.x.weight") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "spellings"),
+    [
+        ("sd-1", ["sd_v1", "SD 1.5", "runwayml/stable-diffusion-v1-5", "stable-diffusion-v1/lora",
+                  "CompVis/stable-diffusion-v1-4", "v1-5-pruned-emaonly.safetensors", "sd-1"]),
+        ("sd-2", ["sd_v2", "sd_v2_v", "stabilityai/stable-diffusion-2-1-base", "stable-diffusion-v2-768-v/lora"]),
+        ("sdxl", ["sdxl_base_v1-0", "stabilityai/stable-diffusion-xl-base-1.0", "stable-diffusion-xl-v1-base/lora",
+                  "sd_xl_base_1.0.safetensors", "SDXL"]),
+        ("flux-1", ["flux1", "black-forest-labs/FLUX.1-dev", "flux-1-dev/lora", "FLUX.1-schnell"]),
+    ],
+)  # fmt: skip
+def test_the_spellings_of_one_base_model_give_one_name(name: str, spellings: list[str]) -> None:
+    assert {family(spelling) for spelling in spellings} == {name}
+
+
+@pytest.mark.parametrize("base", ["Lykon/dreamshaper-xl-1-0", "stable-diffusion-xl-refiner-1.0", "gpt2", "1", ""])
+def test_any_other_base_model_keeps_its_name(base: str) -> None:
+    assert family(base) == base
