@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows import reconcile, running
+from flows.records import nearest_line, nearest_record
 from flows.tables import HEADLINES, TRUST
 from lorax.learning.state import LearnerState, load_state
 from lorax.params import Params
@@ -33,6 +34,7 @@ def record(workspace: Workspace, params: Params, numbers: Sequence[int], console
         "tasks": _tasks(versions),
         "metrics": {name: [version.metrics.get(name) for version in versions] for name in (*HEADLINES, *TRUST)},
         "calibrated": [version.calibrated for version in versions],
+        "newest": [{"task": v.task, "nearest": nearest_record(v), "start": v.start or None} for v in versions],
         "classes": _classes(states),
         "data": [{"digest": version.data_digest, "commit": version.data_commit} for version in versions],
         "parameters": {
@@ -61,6 +63,9 @@ def print_differences(found: Mapping[str, Any], out: Console) -> None:
     for name, calibrated in zip(names, found["calibrated"], strict=True):
         if not calibrated:
             out.print(f"{name} is uncalibrated")
+    for name, newest in zip(names, found["newest"], strict=True):
+        if near := nearest_line(newest):
+            out.print(f"{name} +{newest['task']}: {near}", markup=False)
     for kind, labels in found["classes"].items():
         if labels:
             out.print(f"classes {kind}: {', '.join(labels)}", markup=False)

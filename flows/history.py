@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from flows.records import brief, entry_record, hold_line, hold_record, version_record
+from flows.records import brief, entry_record, hold_line, hold_record, nearest_line, version_record
 from lorax.errors import RegistryError
 from lorax.registry import CHAMPION, Look
 
@@ -92,14 +92,15 @@ def _trees(versions: Sequence[Mapping[str, Any]], moves: Mapping[int, str], gate
 
 
 def _label(version: Mapping[str, Any], outcome: str) -> Text:
-    """A version in a line: number, task, aliases, accuracy, and what became of it."""
+    """A version in a line: number, task, aliases, accuracy, what its branch is like, and what became of it."""
     metrics = version["metrics"]
     label = Text(f"version {version['version']} ")
     label.append(f"+{version['task']}", style="bold")
     for alias in version["aliases"]:
         label.append(f"  [{alias}]", style="bold green" if alias == CHAMPION else "yellow")
     average, forgetting = 100 * metrics["average_accuracy"], 100 * metrics["forgetting"]
-    label.append(f"  average {average:.1f} %, forgetting {forgetting:.1f} %{_trust(version)}  ")
+    nearest = f", {near}" if (near := nearest_line(version)) else ""
+    label.append(f"  average {average:.1f} %, forgetting {forgetting:.1f} %{_trust(version)}{nearest}  ")
     return label.append(outcome, style=_STYLES.get(version["outcome"], ""))
 
 

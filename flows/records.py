@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from lorax.registry import Entry, Hold, ModelVersion, TaskVerdict
+from lorax.registry.comparison import NEAREST_SIMILARITY
 from lorax.registry.journal import GATE
 
 
@@ -23,6 +24,8 @@ def version_record(version: ModelVersion) -> dict[str, Any]:
         "parent_digest": version.parent_digest,
         "line": version.line,
         "calibrated": version.calibrated,
+        "nearest": nearest_record(version),
+        "start": version.start or None,
         "data_digest": version.data_digest,
         "data_commit": version.data_commit,
         "metrics": {name: _number(value) for name, value in version.metrics.items()},
@@ -33,6 +36,13 @@ def version_record(version: ModelVersion) -> dict[str, Any]:
         "promoted_at": version.promoted_at.isoformat() if version.promoted_at else None,
         "promoted_by": version.promoted_by,
     }
+
+
+def nearest_record(version: ModelVersion) -> dict[str, Any] | None:
+    """Which task's branch is most like the version's newest, and how much so; None where that was not looked up."""
+    if not version.nearest:
+        return None
+    return {"task": version.nearest, "similarity": version.metrics.get(NEAREST_SIMILARITY)}
 
 
 def verdict_record(verdict: TaskVerdict) -> dict[str, Any]:
@@ -56,6 +66,16 @@ def hold_record(hold: Hold) -> dict[str, Any]:
 def entry_record(entry: Entry) -> dict[str, Any]:
     """A line of the journal."""
     return asdict(entry) | {"at": entry.at.isoformat()}
+
+
+def nearest_line(version: Mapping[str, Any]) -> str:
+    """What the newest branch of a version's record is like, or what it started from; '' where that is not known."""
+    if version["start"]:
+        return f"started from {version['start']}"
+    near = version["nearest"]
+    if not near:
+        return ""
+    return f"nearest {near['task']}" + ("" if near["similarity"] is None else f" {near['similarity']:.2f}")
 
 
 def hold_line(hold: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """The model registry and the tracking of runs: the only room that knows MLflow."""
 
+from lorax.registry.comparison import BranchNeighbours, Comparison, Neighbour
 from lorax.registry.gate import TaskVerdict
 from lorax.registry.journal import Entry, Hold
 from lorax.registry.look import Look
@@ -7,4 +8,17 @@ from lorax.registry.reading import CHALLENGER, CHAMPION
 from lorax.registry.registry import Registry
 from lorax.registry.versions import KnownTask, ModelVersion
 
-__all__ = ["CHALLENGER", "CHAMPION", "Entry", "Hold", "KnownTask", "Look", "ModelVersion", "Registry", "TaskVerdict"]
+__all__ = [
+    "CHALLENGER",
+    "CHAMPION",
+    "BranchNeighbours",
+    "Comparison",
+    "Entry",
+    "Hold",
+    "KnownTask",
+    "Look",
+    "ModelVersion",
+    "Neighbour",
+    "Registry",
+    "TaskVerdict",
+]

@@ -13,6 +13,7 @@ from lorax.learning.state import LearnerState, load_state, state_digest
 from lorax.params import GateParams
 from lorax.registry import tracking
 from lorax.registry.card import model_card
+from lorax.registry.comparison import Comparison, comparison_metrics, write_comparison
 from lorax.registry.gate import TaskVerdict, judge
 from lorax.registry.package import CARD, logged_model, model_address, replace_card
 from lorax.registry.reading import CHALLENGER
@@ -22,6 +23,7 @@ from lorax.registry.versions import (
     KnownTask,
     ModelVersion,
     describe,
+    nearest_tags,
     newer_metric_tags,
     version_tags,
 )
@@ -32,7 +34,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A learner state that is to become a version, and all that was measured of it."""
+    """A learner state that is to become a version, and all that was measured of it.
+
+    `atlas_dir` is the folder that `comparison` was read from, with what else its run is to keep of the atlas.
+    """
 
     state_dir: Path
     state: LearnerState
@@ -40,6 +45,8 @@ class Candidate:
     report: Report
     assessment: Assessment | None
     git_commit: str | None
+    atlas_dir: Path | None = None
+    comparison: Comparison | None = None
 
     @property
     def names(self) -> list[str]:
@@ -49,7 +56,13 @@ class Candidate:
     @property
     def metrics(self) -> dict[str, float]:
         """All that is logged of it, by name."""
-        return tracking.episode_metrics(self.state.accuracy, self.names, self.report) | trust_metrics(self.assessment)
+        measured = trust_metrics(self.assessment) | comparison_metrics(self.comparison)
+        return tracking.episode_metrics(self.state.accuracy, self.names, self.report) | measured
+
+    @property
+    def nearest_tags(self) -> dict[str, str]:
+        """The tags that tell what its new branch is like, or what it started from."""
+        return nearest_tags(self.comparison.nearest if self.comparison else None, self.state.branches[-1].start)
 
     def judged(self, gate: GateParams) -> list[TaskVerdict]:
         """What the gate says of it."""
@@ -57,20 +70,26 @@ class Candidate:
         return judge(self.report, self.state.accuracy, self.names, gate, robustness)
 
 
-def open_candidate(state_dir: Path, report: Report, assessment: Assessment | None, git_commit: str | None) -> Candidate:
-    """Read the state and hold report and assessment to it.
+def open_candidate(
+    state_dir: Path,
+    report: Report,
+    assessment: Assessment | None,
+    git_commit: str | None,
+    atlas_dir: Path | None = None,
+) -> Candidate:
+    """Read the state and hold to it what was measured of it.
 
     Raises:
-        StateError: the state is damaged, or one of the two belongs to another episode.
+        StateError: the state is damaged, or something belongs to another episode.
     """
-    state = load_state(state_dir)
-    check_fits(state, report)
-    if assessment:
-        check_fits(state, assessment)
-    return Candidate(state_dir, state, state_digest(state_dir), report, assessment, git_commit)
+    state, comparison = load_state(state_dir), Comparison.read(atlas_dir) if atlas_dir else None
+    for measured in (report, assessment, comparison):
+        if measured:
+            check_fits(state, measured)
+    return Candidate(state_dir, state, state_digest(state_dir), report, assessment, git_commit, atlas_dir, comparison)
 
 
-def check_fits(state: LearnerState, measured: Report | Assessment) -> None:
+def check_fits(state: LearnerState, measured: Report | Assessment | Comparison) -> None:
     """Refuse what was measured after another episode than the state's last.
 
     Raises:
@@ -99,7 +118,7 @@ def make_version(registry: Registry, candidate: Candidate, gate: GateParams) -> 
 
 
 def measured_anew(registry: Registry, version: ModelVersion, candidate: Candidate) -> ModelVersion:
-    """The version with what a newer assessment found: in its run, its card and its tags, which come last.
+    """The version with what was measured since: in its run, its card and its tags, which come last.
 
     A point that the run has already stays as it is, since MLflow would keep both: the newest figures are the version's.
     """
@@ -111,7 +130,7 @@ def measured_anew(registry: Registry, version: ModelVersion, candidate: Candidat
     replace_card(client, registry.name, version.version, card)
     text = describe(version.tasks, metrics, version.verdicts)
     client.update_model_version(registry.name, str(version.version), text)
-    for tag, value in newer_metric_tags(metrics).items():
+    for tag, value in (candidate.nearest_tags | newer_metric_tags(metrics)).items():
         client.set_model_version_tag(registry.name, str(version.version), tag, value)
     return replace(version, metrics=metrics)
 
@@ -122,6 +141,8 @@ def _fill_run(registry: Registry, run_id: str, candidate: Candidate, card: str) 
     tracking.write_episode(client, run_id, candidate.state, candidate.report, candidate.metrics)
     if assessment:
         write_trust(client, run_id, assessment)
+    if candidate.atlas_dir:
+        write_comparison(client, run_id, candidate.atlas_dir)
     client.log_text(run_id, card, CARD)
 
 
@@ -140,6 +161,7 @@ def _create_version(
         calibrated=state.calibration is not None,
         metrics=metrics,
         verdicts=verdicts,
+        nearest=candidate.nearest_tags,
     )
     if registry._model() is None:
         client.create_registered_model(registry.name, description=MODEL_DESCRIPTION)

@@ -11,6 +11,7 @@ import lorax
 from lorax.learning.assessment import ALL, Assessment, CardRow
 from lorax.learning.state import LearnerState
 from lorax.network.backbone import BackboneIdentity, import_timm
+from lorax.registry.comparison import Comparison
 from lorax.registry.limits import limits
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def model_card(model: str, candidate: Candidate) -> str:
         _learning(state),
         _accuracy(candidate),
         *(section(assessment) for section in (_calibration, _unknown, _robustness) if assessment),
+        *([_neighbours(candidate.comparison)] if candidate.comparison and candidate.comparison.nearest else []),
         ["## Limits", "", *(f"- {limit}" for limit in limits(state, assessment))],
         _use(state),
     ]
@@ -103,13 +105,15 @@ def _learning(state: LearnerState) -> list[str]:
     known = ((section, key, state.parameters.get(section, {}).get(key)) for section in _PARAMETERS
              for key in _PARAMETERS[section])  # fmt: skip
     values = [f"`{section}.{key}` {value}" for section, key, value in known if value is not None]
+    start = state.branches[-1].start
+    began = f" The newest began at the weights of {start}'s." if start else ""
     return [
         "## How it was learned",
         "",
         f"One LoRA branch for each task on a frozen {backbone.name} (weights: {Path(backbone.source).name}, sha256 "
         f"`{backbone.sha256[:_DIGITS]}`), which sees squares of {backbone.crop} pixels; one linear "
-        f"head over all classes. Last episode: {', '.join(values)}. All parameters are in the state's learner.json and "
-        "in the run.",
+        f"head over all classes.{began} Last episode: {', '.join(values)}. All parameters are in the state's "
+        "learner.json and in the run.",
         "",
         f"Licence of the backbone's weights: {backbone_licence(backbone)}.",
     ]
@@ -197,6 +201,21 @@ def _robustness(found: Assessment) -> list[str]:
         "Accuracy on each task:",
         "",
         *(f"- {row.perturbation}: {_by_task(found.card, row.perturbation)}" for row in of_all),
+    ]
+
+
+def _neighbours(found: Comparison) -> list[str]:
+    rows = (
+        (near.task, near.generators, f"{near.similarity:.2f}")
+        for near in (found.newest.nearest if found.newest else ())
+    )
+    return [
+        "## Nearest known generators",
+        "",
+        f"How alike the weights of {found.task}'s branch and of others are (1: the same, 0: unrelated), by "
+        f"{found.described}.",
+        "",
+        *_table(("task", "generators", "similarity"), rows),
     ]
 
 

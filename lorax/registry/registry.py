@@ -31,6 +31,7 @@ class Registry(RegisteredModel):
         gate: GateParams,
         git_commit: str | None = None,
         assessment: Assessment | None = None,
+        atlas_dir: Path | None = None,
     ) -> ModelVersion:
         """Register a learner state with its runs and figures, and make it champion if the gate lets it.
 
@@ -43,18 +44,20 @@ class Registry(RegisteredModel):
             gate: when it may become champion.
             git_commit: commit of the workspace, or None.
             assessment: how far its verdicts can be trusted, or None where that was not measured.
+            atlas_dir: a folder that holds the `Comparison` of its branches and what else its run is to keep of the
+                atlas, or None where they were not compared.
 
         Returns:
             The version; its `outcome` says whether it is champion now.
 
         Raises:
-            StateError: the state is damaged, or the report or assessment belongs to another episode.
+            StateError: the state is damaged, or what was measured belongs to another episode.
             RegistryError: MLflow doesn't answer or refuses.
         """
         from lorax.registry.candidate import make_version, measured_anew, open_candidate
 
         self._require_server()
-        candidate = open_candidate(state_dir, report, assessment, git_commit)
+        candidate = open_candidate(state_dir, report, assessment, git_commit, atlas_dir)
         with self._talking(f"register the state after {report.task!r}"):
             found = self.find(candidate.digest)
             if found is None:

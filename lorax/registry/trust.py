@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
+
+from lorax.registry.tables import show_tables, write_table
 
 if TYPE_CHECKING:  # these import torch, which a look-up can do without
     from lorax.learning.assessment import Assessment, Reliability
@@ -19,8 +19,6 @@ _UNKNOWN = {
     "unknown_detection_at_5": "detection_at_5",
     "unknown_false_alarms": "false_alarms",
 }
-_TABLES_TAG = "mlflow.loggedArtifacts"
-"""Names the files that MLflow's page shows as tables, and that `client.load_table` finds."""
 
 
 def trust_metrics(assessment: Assessment | None) -> dict[str, float]:
@@ -38,24 +36,21 @@ def trust_metrics(assessment: Assessment | None) -> dict[str, float]:
 
 
 def write_trust(client: Any, run_id: str, assessment: Assessment) -> None:
-    """Fill an episode's run with an assessment: the record itself, tables, figures; the same files every time.
-
-    MLflow's own `log_table` would append to a table that is there already.
-    """
+    """Fill an episode's run with an assessment: the record itself, tables, figures; the same files every time."""
     from lorax.registry.figures import save_trust_figures
 
-    tables = {
-        "calibration.json": [asdict(row) for row in assessment.reliability],
-        "robustness.json": [asdict(row) for row in assessment.card],
-    }
-    shown = [name for name, rows in tables.items() if rows]
+    reliability = [
+        {key: value for key, value in asdict(row).items() if key != "bins"} for row in assessment.reliability
+    ]
+    card = [asdict(row) for row in assessment.card]
+    tables = {name: rows for name, rows in (("calibration.json", reliability), ("robustness.json", card)) if rows}
     with TemporaryDirectory(prefix="lorax-") as folder:
         assessment.write(Path(folder) / "assessment.json")
         save_trust_figures(Path(folder) / "figures", assessment)
-        for name in shown:
-            _write_table(Path(folder) / name, tables[name])
+        for name, rows in tables.items():
+            write_table(Path(folder) / name, rows)
         client.log_artifacts(run_id, folder)
-    client.set_tag(run_id, _TABLES_TAG, json.dumps([{"path": name, "type": "table"} for name in shown]))
+    show_tables(client, run_id, tables)
 
 
 def _reliability_metrics(found: Reliability) -> dict[str, float | None]:
@@ -67,9 +62,3 @@ def _reliability_metrics(found: Reliability) -> dict[str, float | None]:
         f"{under}log_loss": found.loss_after,
         f"{under}log_loss_before": found.loss_before,
     }
-
-
-def _write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Rows of equal keys as the table that MLflow reads; what holds no plain value is left out."""
-    columns = [key for key in rows[0] if key != "bins"]
-    path.write_text(json.dumps({"columns": columns, "data": [[row[key] for key in columns] for row in rows]}))

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from lorax.errors import RegistryError
+from lorax.registry.comparison import Neighbour
 from lorax.registry.gate import TaskVerdict
 
 DIGEST_TAG = "lorax.state_digest"
@@ -30,6 +31,7 @@ _PART_LENGTH = 4000
 """MLflow keeps up to 5000 characters of a tag; what may be longer, as with fifty tasks, goes into several."""
 
 _CALIBRATED_TAG = "lorax.calibrated"
+_NEAREST_TAG, _START_TAG = "lorax.nearest", "lorax.start"
 _HEADLINES = (
     *("average_accuracy", "average_incremental_accuracy", "forgetting"),
     *("calibration_error", "unknown_auroc", "robustness"),
@@ -58,7 +60,9 @@ class ModelVersion:
     `outcome` is "promoted", "refused", "base moved" (the champion was no longer its parent), "waiting" (for approval),
     or '' where registering was cut off; `reason` says why, `verdicts` is the gate's part of it. `promoted_by` and
     `promoted_at` tell of the last promotion. `calibrated` says whether its probabilities are. `line` names the line of
-    descent, '' until promoted: the digest of its first state.
+    descent, '' until promoted: the digest of its first state. `nearest` names the task whose branch is most like the
+    one that its episode added, '' where that was not looked up; `start` the one from whose weights that branch started,
+    '' for none.
     """
 
     version: int
@@ -79,6 +83,8 @@ class ModelVersion:
     promoted_at: datetime | None = None
     promoted_by: str = ""
     calibrated: bool = False
+    nearest: str = ""
+    start: str = ""
     aliases: tuple[str, ...] = ()
 
     @property
@@ -97,8 +103,9 @@ def version_tags(
     calibrated: bool,
     metrics: Mapping[str, float],
     verdicts: Sequence[TaskVerdict],
+    nearest: Mapping[str, str],
 ) -> dict[str, str]:
-    """The tags of a new version, from which `read_version` makes the record again."""
+    """The tags of a new version, from which `read_version` makes the record again; `nearest` are `nearest_tags`."""
     return {
         DIGEST_TAG: state_digest,
         "lorax.parent_digest": parent_digest or "",
@@ -111,7 +118,14 @@ def version_tags(
         **_parts(_METRICS_TAG, dict(sorted(metrics.items()))),
         **_parts(_VERDICTS_TAG, _values(verdicts)),
         **_headlines(metrics),
+        **nearest,
     }
+
+
+def nearest_tags(nearest: Neighbour | None, start: str | None) -> dict[str, str]:
+    """The tags of what a version's new branch is like, such as "tiles 0.63", and of what it started from."""
+    told = {_NEAREST_TAG: f"{nearest.task} {nearest.similarity:.2f}"} if nearest else {}
+    return told | ({_START_TAG: start} if start else {})
 
 
 def newer_verdict_tags(verdicts: Sequence[TaskVerdict]) -> dict[str, str]:
@@ -161,6 +175,8 @@ def read_version(found: Any, aliases: tuple[str, ...]) -> ModelVersion:
             promoted_at=datetime.fromisoformat(tags[_PROMOTED_AT_TAG]) if _PROMOTED_AT_TAG in tags else None,
             promoted_by=tags.get(_PROMOTED_BY_TAG, ""),
             calibrated=tags.get(_CALIBRATED_TAG) == "yes",
+            nearest=tags.get(_NEAREST_TAG, "").split(" ")[0],
+            start=tags.get(_START_TAG, ""),
             aliases=aliases,
         )
     except (KeyError, ValueError, TypeError) as error:

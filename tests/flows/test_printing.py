@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from flows import outcomes, status
+from flows import outcomes, records, status
 
 HOLD = {
     "task": "tiles",
@@ -57,3 +57,10 @@ def test_status_says_what_to_do_about_changed_data_and_which_holds_are_of_bytes_
     said = "\n".join(printed(status.print_status, record))
     assert "tiles landed with other bytes than were learned; to learn these: 'lorax relearn tiles'" in said
     assert "other bytes have landed since, or none" in said
+
+
+def test_a_branch_that_started_from_another_s_weights_is_told_by_its_start_and_not_as_a_likeness() -> None:
+    near = {"task": "tiles", "similarity": 0.912}
+    assert records.nearest_line({"start": None, "nearest": near}) == "nearest tiles 0.91"
+    assert records.nearest_line({"start": "tiles", "nearest": None}) == "started from tiles"
+    assert records.nearest_line({"start": None, "nearest": None}) == ""

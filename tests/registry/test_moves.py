@@ -302,7 +302,7 @@ def test_a_version_that_knows_many_tasks_fits_mlflow_s_tags() -> None:
     verdicts = [TaskVerdict(name, kind, 0.91, 0.9, 0.4, True) for name in names for kind in ("drop", "forgetting")]
     tags = version_tags(
         state_digest="s", parent_digest=None, tasks=tasks, data_digest="d", data_commit=None, calibrated=False,
-        metrics=metrics, verdicts=verdicts,
+        metrics=metrics, verdicts=verdicts, nearest={},
     )  # fmt: skip
     assert max(map(len, tags.values())) <= 4000
     tags |= promotion_tags("ann", "why")

@@ -23,7 +23,7 @@ from lorax.data import versions
 from lorax.data.landing import land
 from lorax.learning.assessment import Assessment
 from lorax.params import GateParams
-from lorax.registry import CHAMPION, Registry
+from lorax.registry import CHAMPION, BranchNeighbours, Comparison, Neighbour, Registry
 from lorax.workspace import Workspace
 from tests.conftest import SMALL_CONTRACT, write_task_files
 from tests.registry.assessments import FORESEEN, assessed
@@ -57,10 +57,14 @@ def workspace(
 
 
 def register(
-    registry: Registry, *episodes: Learned, gate: GateParams = OPEN, assessment: Assessment | None = None
+    registry: Registry,
+    *episodes: Learned,
+    gate: GateParams = OPEN,
+    assessment: Assessment | None = None,
+    atlas_dir: Path | None = None,
 ) -> None:
     for e in episodes:
-        registry.register(e.state_dir, e.report, gate=gate, assessment=assessment)
+        registry.register(e.state_dir, e.report, gate=gate, assessment=assessment, atlas_dir=atlas_dir)
 
 
 def lorax(*arguments: str, code: int = 0, answer: str | None = None) -> str:
@@ -131,7 +135,9 @@ def test_history_draws_the_tree_and_lists_the_journal(
         state_dir=calibrated(other_second.state_dir, tmp_path / "calibrated"),  # which tiny tasks don't suffice for
         report=replace(other_second.report, against_base={}),
     )
-    register(registry, bad, assessment=assessed(1, "delta", foreseen=FORESEEN))
+    like_alpha = BranchNeighbours("delta", "delta", None, (Neighbour("alpha", "alpha", 0.6251),))
+    Comparison(1, "delta", "product", (like_alpha,)).write(tmp_path)
+    register(registry, bad, assessment=assessed(1, "delta", foreseen=FORESEEN), atlas_dir=tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(console.out, "width", 80)
         assert "robustness 79.6 %" in " ".join(lorax("history").replace("│", "").split())  # wrapped, not cut off
@@ -143,7 +149,10 @@ def test_history_draws_the_tree_and_lists_the_journal(
     assert second.startswith("├── version 2 +beta  average ")
     assert third.startswith("│   └── version 3 +gamma  average ")
     assert fourth.startswith("└── version 4 +delta  [challenger]  average ")
-    assert fourth.endswith(", calibration error 2.0 %, unknown AUROC 91.0 %, robustness 79.6 %  refused")
+    assert fourth.endswith(
+        ", calibration error 2.0 %, unknown AUROC 91.0 %, robustness 79.6 %, nearest alpha 0.63  refused"
+    )
+    assert ["nearest" in line for line in (first, second, third)] == [False, False, False]
     assert ["uncalibrated" in line for line in (first, second, third, fourth)] == [True, True, True, False]
     assert because.strip() == "└── alpha: could not be compared with the champion"
     assert [line.split()[2:4] for line in rest if line.startswith("20")][-2:] == [["rolled", "back"], ["refused", "4"]]
@@ -151,6 +160,8 @@ def test_history_draws_the_tree_and_lists_the_journal(
     assert "beta: accuracy" in lorax("history", "--gate")
     record = lorax_json("history")
     assert [version["calibrated"] for version in record["versions"]] == [False, False, False, True]
+    nearest = {"task": "alpha", "similarity": 0.6251}
+    assert [version["nearest"] for version in record["versions"]] == [None, None, None, nearest]
     [new, drop] = record["versions"][3]["verdicts"]
     assert (new["passed"], drop["passed"], drop["before"]) == (True, False, None)
     assert [hold["task"] for hold in record["held"]] == ["delta"]
@@ -201,12 +212,18 @@ def test_diff_sets_two_versions_side_by_side(workspace: Workspace, registry: Reg
     }  # fmt: skip
     assert record["parameters"] == {}
     assert record["calibrated"] == [False, True]
+    assert record["newest"] == [
+        {"task": "beta", "nearest": None, "start": None},
+        {"task": "delta", "nearest": {"task": "alpha", "similarity": 0.6251}, "start": None},
+    ]
     assert record["metrics"]["robustness"] == [None, pytest.approx((0.9 + 0.57 + 0.8) / 3 / 0.95)]
     shown = lorax("diff", "2", "4")
     assert "classes new: delta/real, delta" in shown
     assert f"data revision: {'0' * 32} (commit c0ffee) in both" in shown
     assert "the same parameters" in shown
     assert "version 2 is uncalibrated" in shown
+    assert "version 4 +delta: nearest alpha 0.63" in shown
+    assert "version 2 +beta" not in shown
     assert ["robustness", "79.6"] in [line.replace("│", " ").split() for line in shown.splitlines()]
 
 
