@@ -94,8 +94,9 @@ class TensorFile:
             if _stamp(file) != self.stamp:
                 raise AdapterError(f"{self.path} was changed while it was read. Run again when it is whole.")
             for run in _runs(wanted):
-                data = _bytes(file, self.path, run[0].start, run[-1].end)
-                found |= {stored.start: _tensor(data, stored, run[0].start) for stored in run}
+                data = _bytes(file, self.path, run[0].start, run[-1].end).view(run[0].dtype)
+                pieces = data.split([prod(stored.shape) for stored in run])
+                found |= {s.start: piece.view(s.shape) for s, piece in zip(run, pieces, strict=True)}
         return [found[stored.start] for stored in wanted]
 
 
@@ -241,10 +242,10 @@ def _stamp(file: BinaryIO) -> tuple[int, int, int]:
 
 
 def _runs(wanted: Sequence[Stored]) -> Iterator[list[Stored]]:
-    """Neighbours in the file together: one read costs less than many."""
-    order = sorted(set(wanted), key=lambda stored: stored.start)
-    cuts = [i + 1 for i, (left, right) in enumerate(pairwise(order)) if left.end != right.start]
-    for start, end in pairwise([0, *cuts, len(order)]):
+    """Neighbours of one type in the file together: one read costs less than many."""
+    order = sorted(wanted, key=lambda stored: stored.start)
+    cuts = [i for i, (x, y) in enumerate(pairwise(order), 1) if (x.end, x.dtype) != (y.start, y.dtype)]
+    for start, end in pairwise(sorted({0, *cuts, len(order)})):
         yield order[start:end]
 
 
@@ -260,10 +261,3 @@ def _bytes(file: BinaryIO, path: Path, start: int, end: int) -> Tensor:
             raise _damaged(path, f"it ends at byte {start + done}")
         done += count
     return data
-
-
-def _tensor(data: Tensor, stored: Stored, start: int) -> Tensor:
-    piece = data[stored.start - start : stored.end - start]
-    if (stored.start - start) % stored.dtype.itemsize:
-        piece = piece.clone()
-    return piece.view(stored.dtype).view(stored.shape)

@@ -178,7 +178,7 @@ def test_only_the_bytes_of_the_layers_that_are_asked_for_are_read(
 
     monkeypatch.setattr(os, "preadv", counting)
     adapter = read_adapter(write_diffusers(tmp_path / "x.safetensors", weights(), alpha="in B"))
-    assert counted == []
+    assert adapter.read([]) == counted == []
     chosen = [adapter.layers[4], adapter.layers[1]]
     found = adapter.read(chosen)
     assert sum(counted) == sum(4 * layer.rank * (layer.inputs + layer.outputs) for layer in chosen)
@@ -318,3 +318,9 @@ def test_a_folder_that_holds_pickles_only_says_so(tmp_path: Path) -> None:
     (tmp_path / "model.ckpt").write_bytes(b"")
     with pytest.raises(AdapterError, match="holds no adapter, but 1 pickles, which are never opened"):
         list(find_adapters([tmp_path]))
+
+
+def test_numbers_whose_sum_overflows_are_finite_all_the_same(tmp_path: Path) -> None:
+    large = torch.full((RANK, 8), 3e38)
+    save_file({"unet.q.lora_A.weight": large, "unet.q.lora_B.weight": large.T.contiguous()}, tmp_path / "x.safetensors")
+    assert len(read_adapter(tmp_path / "x.safetensors").factors()) == 1
