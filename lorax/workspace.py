@@ -58,3 +58,8 @@ class Workspace:
     def states_dir(self) -> Path:
         """Local copies of registered learner states, one folder per state digest."""
         return self.work_dir / "states"
+
+    @property
+    def atlas_dir(self) -> Path:
+        """The branches of every episode as an atlas, and what `lorax atlas add` brought."""
+        return self.work_dir / "atlas"
