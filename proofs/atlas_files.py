@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,11 +15,27 @@ from torch import Tensor
 from lorax.atlas.adapter import Layer
 from lorax.atlas.descriptor import DESCRIPTORS, Describer
 from lorax.atlas.formats import read_adapter
-from tests.atlas.files import convolution, weights, write_diffusers, write_kohya, write_peft
+from proofs.bench import lorax
+from tests.atlas.bad_files import NOT_FINITE, UNFIT, UNREADABLE, WriteBad
+from tests.atlas.files import (
+    TEXT_ENCODER,
+    UNET,
+    Weights,
+    convolution,
+    weights,
+    write_diffusers,
+    write_kohya,
+    write_peft,
+)
+
+HOME = Path("work/proofs/atlas/files").resolve()
 
 CONDITIONS, RANKS, DRAWS = (1.0, 10.0, 100.0, 1000.0), (4, 8, 16), 5
 EXACT = 1e-10
 """How far a descriptor in float64 may move, relative to its length."""
+
+GOOD = 4
+"""Entries of the atlas that bad files are added to."""
 
 BLOCK = "unet.down_blocks.1.attentions.0.transformer_blocks.0"
 ORIGINAL = "lora_unet_input_blocks_4_1_transformer_blocks_0"
@@ -34,6 +54,84 @@ def prove_exact() -> bool:
     """`product` is the same for every choice of factors, and every descriptor the same from every file format."""
     is_invariant = _same_for_all_factors()
     return _same_from_all_formats() and is_invariant
+
+
+def prove_bad_files() -> bool:
+    """Bad files through the real command: one clear error each, and not a byte of the atlas changes."""
+    shutil.rmtree(HOME, ignore_errors=True)
+    good, bad = HOME / "good", HOME / "bad"
+    for seed in range(GOOD):
+        write_kohya(good / f"good{seed}.safetensors", weights(seed=seed), base="sd_v1")
+    lorax("atlas", "add", str(good), "--atlas", str(HOME / "atlas"), cwd=HOME)
+    listed, before = _listed(), _bytes()
+    print(f"an atlas of {len(listed)} entries; what 'lorax atlas add' says of each, and whether it is as it was:")
+    files = {what: write for what, (write, _) in (UNREADABLE | UNFIT | NOT_FINITE).items()} | _UNWANTED
+    failed = []
+    for what, write in files.items():
+        shutil.rmtree(bad, ignore_errors=True)
+        bad.mkdir()
+        done = lorax("atlas", "add", str(write(bad)), "--atlas", str(HOME / "atlas"), cwd=HOME, check=False)
+        said = done.stderr.strip().replace(f"{HOME}/", "")
+        is_clear = done.returncode == 1 and said.startswith("lorax: error: ") and "Traceback" not in said
+        if not is_clear or said.count("lorax: error:") != 1 or _bytes() != before:
+            failed.append(what)
+        print(
+            f"  {'FAILED' if what in failed else 'as it was'}  {what}: {said.removeprefix('lorax: error: ')}",
+            flush=True,
+        )
+    is_same = _listed() == listed
+    print(f"{len(files)} bad files, {len(failed)} failed {failed}; 'lorax atlas list' as before: {is_same}")
+    return is_same and not failed
+
+
+def _listed() -> list[dict[str, Any]]:
+    """`lorax atlas list --json`."""
+    return list(json.loads(lorax("atlas", "list", "--json", "--atlas", str(HOME / "atlas"), cwd=HOME).stdout))
+
+
+def _bytes() -> dict[str, str]:
+    """Every file of the atlas, and the sha256 of its bytes."""
+    files = sorted(path for path in (HOME / "atlas").rglob("*") if path.is_file())
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def _turned(made: Weights) -> Weights:
+    """Other factors of the same product: (R⁻¹ A, B R)."""
+    r = _conditioned(4, 3.0, torch.Generator().manual_seed(0)).float()
+    return {name: (torch.linalg.solve(r, a), b @ r) for name, (a, b) in made.items()}
+
+
+def _twice(folder: Path) -> Path:
+    """Two files of one adapter that the atlas doesn't hold."""
+    write_kohya(folder / "both" / "one.safetensors", weights(seed=77), base="sd_v1")
+    write_diffusers(folder / "both" / "other.safetensors", weights(seed=77))
+    return folder / "both"
+
+
+def _one_bad(folder: Path) -> Path:
+    """A good new file, and one that was cut short."""
+    good = write_kohya(folder / "both" / "good.safetensors", weights(seed=78), base="sd_v1")
+    (folder / "both" / "short.safetensors").write_bytes(good.read_bytes()[:-1])
+    return folder / "both"
+
+
+_WIDER = {name: (outputs, inputs + 8) for name, (outputs, inputs) in UNET.items()}
+
+_UNWANTED: dict[str, WriteBad] = {
+    "another base model": lambda folder: write_kohya(folder / "x.safetensors", weights(seed=99), base="sdxl_base_v1-0"),
+    "a duplicate": lambda folder: write_kohya(folder / "x.safetensors", weights(seed=0), base="sd_v1"),
+    "a duplicate, as a PEFT folder": lambda folder: write_peft(folder / "x", weights(seed=0)),
+    "a duplicate in other factors": lambda folder: write_diffusers(folder / "x.safetensors", _turned(weights(seed=0))),
+    "one new adapter twice": _twice,
+    "one good, one bad": _one_bad,
+    "other layers": lambda folder: write_kohya(folder / "x.safetensors", weights(TEXT_ENCODER)),
+    "fewer layers": lambda folder: write_kohya(folder / "x.safetensors", dict(list(weights(seed=9).items())[:4])),
+    "other shapes": lambda folder: write_kohya(folder / "x.safetensors", weights(_WIDER)),
+    "not trained": lambda folder: write_kohya(
+        folder / "x.safetensors", {name: (a, torch.zeros_like(b)) for name, (a, b) in weights().items()}
+    ),
+}
+"""Whole LoRA files that this atlas can't take in."""
 
 
 def _same_for_all_factors() -> bool:

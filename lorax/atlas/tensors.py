@@ -53,7 +53,7 @@ _OTHER_FILES = {
 }
 """How files begin that are often found under this name -> what they are."""
 
-_AGAIN = "Fetch the file again, or ask its author for a safetensors file."
+_AGAIN = "Fetch it again, or leave this adapter out."
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,9 @@ def _no_safetensors(path: Path, size: int, first: bytes, length: int) -> str:
         found = f"claims a header of {length} bytes, but has {size} bytes, and no LoRA's header exceeds {_MOST_HEADER}"
     else:
         found = "begins with something else than a header"
-    return f"{path} {found}: no whole safetensors file, whatever its name says. {_AGAIN}"
+    return (
+        f"{path} {found}: no whole safetensors file, whatever its name says. Fetch it again, or ask its author for one."
+    )
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
-import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from tests.atlas.files import RANK, weights, write_diffusers, write_kohya, write_peft
 
@@ -64,6 +64,19 @@ def _only(*names: str) -> WriteBad:
     def write(folder: Path) -> Path:
         save_file({name: torch.ones(3, 3) for name in names}, folder / "bad.safetensors")
         return folder / "bad.safetensors"
+
+    return write
+
+
+def _with_number(end: str, number: float) -> WriteBad:
+    """A good kohya file, but for one number of the last tensor whose name ends so."""
+
+    def write(folder: Path) -> Path:
+        path = write_kohya(folder / "bad.safetensors", weights(seed=55))
+        found = load_file(path)
+        found[max(name for name in found if name.endswith(end))].view(-1)[-1] = number
+        save_file(found, path)
+        return path
 
     return write
 
@@ -149,7 +162,6 @@ _OVERLAP = f'{{"a": {{{_ENTRY}: [0, 4]}}, "b": {{{_ENTRY}: [2, 6]}}}}'
 _HOLE = f'{{"a": {{{_ENTRY}: [0, 4]}}, "b": {{{_ENTRY}: [6, 10]}}}}'
 _LYING = f'{{"a": {{{_ENTRY}: [0, 10000000000]}}}}'
 _SHAPE = '{"a": {"dtype": "F32", "shape": [99999, 99999], "data_offsets": [0, 4]}}'
-_NAN, _INF = torch.tensor(float("nan")), torch.tensor(float("inf"))
 
 UNREADABLE: dict[str, tuple[WriteBad, str]] = {
     "missing": (lambda folder: folder / "none.safetensors", "doesn't exist"),
@@ -228,15 +240,10 @@ UNFIT: dict[str, tuple[WriteBad, str]] = {
 """Whole files whose header says that they are no plain LoRA."""
 
 NOT_FINITE: dict[str, tuple[WriteBad, str]] = {
-    "NaN": (_tensors(a=torch.full((RANK, 8), float("nan"))), "holds NaN or infinite numbers"),
-    "infinite": (_tensors(b=torch.full((8, RANK), float("inf"))), "holds NaN or infinite numbers"),
-    "alpha 0": (_tensors(alpha=torch.tensor(0.0)), "expected a finite number other than 0"),
-    "alpha NaN": (_tensors(alpha=_NAN), "expected a finite number other than 0"),
-    "alpha infinite": (_tensors(alpha=_INF), "expected a finite number other than 0"),
+    "NaN": (_with_number(".lora_down.weight", math.nan), "holds NaN or infinite numbers"),
+    "infinite": (_with_number(".lora_up.weight", math.inf), "holds NaN or infinite numbers"),
+    "alpha 0": (_with_number(".alpha", 0), "is 0.0; expected a finite number other than 0"),
+    "alpha NaN": (_with_number(".alpha", math.nan), "is nan; expected a finite number other than 0"),
+    "alpha infinite": (_with_number(".alpha", math.inf), "is inf; expected a finite number other than 0"),
 }
 """Files that only their numbers tell from good ones: found when these are read."""
-
-
-def copied(path: Path, folder: Path) -> Path:
-    """The file or folder at `path`, in another folder."""
-    return Path(shutil.copytree(path, folder / path.name) if path.is_dir() else shutil.copy(path, folder / path.name))
