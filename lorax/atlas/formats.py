@@ -21,7 +21,7 @@ from lorax.atlas.names import PEFT_PREFIX, Key, canonical, family, other_kind, p
 from lorax.atlas.scales import Settings, parse_settings
 from lorax.atlas.tensors import Stored, TensorFile, adapter_errors, open_tensors, parse_json, read_json, shown
 from lorax.errors import AdapterError, StateError
-from lorax.learning.state import Branch, load_state
+from lorax.learning.state import Branch, LearnerState, load_state
 
 _CONFIG, _WEIGHTS, _STATE = "adapter_config.json", "adapter_model.safetensors", "learner.json"
 _SAFE = ".safetensors"
@@ -70,8 +70,13 @@ def read_all(path: Path, base: str | None = None) -> list[Adapter]:
         state = load_state(path)
     except StateError as error:
         raise AdapterError(str(error)) from error
-    known = family(base) if base else f"{state.backbone.name}@{state.backbone.sha256[:12]}"
-    return [_branch(path, branch, known) for branch in state.branches]
+    return branches_of(state, path, family(base) if base else None)
+
+
+def branches_of(state: LearnerState, directory: Path, base: str | None = None) -> list[Adapter]:
+    """Every branch of a learner state that was read from `directory`, named by its task."""
+    known = base or f"{state.backbone.name}@{state.backbone.sha256[:12]}"
+    return [_branch(directory, branch, known) for branch in state.branches]
 
 
 def find_adapters(paths: Iterable[Path]) -> Iterator[Path]:

@@ -1,0 +1,71 @@
+"""A learner state's branches as an atlas takes them in: labelled by their generators, marked where they are derived."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from lorax.atlas.adapter import Adapter
+from lorax.atlas.entry import DERIVED
+from lorax.atlas.formats import branches_of
+from lorax.atlas.index import Atlas
+from lorax.atlas.known import AlreadyThereError
+from lorax.learning.state import load_state
+
+
+@dataclass(frozen=True)
+class StateBranches:
+    """Every branch of a state, the newest last.
+
+    Args:
+        adapters: named by their tasks.
+        labels: of each, by name: the synthetic classes of its task.
+        starts: of those whose training began at another's weights, by name: the task of that other.
+    """
+
+    adapters: list[Adapter]
+    labels: Mapping[str, str]
+    starts: Mapping[str, str]
+
+    @classmethod
+    def read(cls, directory: Path) -> StateBranches:
+        """Read the state in this directory.
+
+        Raises:
+            StateError: it is damaged.
+            AdapterError: a branch is no plain LoRA.
+        """
+        state = load_state(directory)
+        synthetic = [entry for entry in state.classes.entries if not entry.is_real]
+        labels = {b.task: "+".join(e.label for e in synthetic if e.task == b.task) for b in state.branches}
+        starts = {branch.task: branch.start for branch in state.branches if branch.start}
+        return cls(branches_of(state, directory), labels, starts)
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """Of those that are not plain branches, by name."""
+        return dict.fromkeys(self.starts, DERIVED)
+
+    def add_missing(self, atlas: Atlas, on_wait: Callable[[], None] = lambda: None) -> list[str]:
+        """Add what the atlas lacks, also where some can't be taken in.
+
+        Args:
+            atlas: of the same base model.
+            on_wait: called if another add is at work, before waiting for it.
+
+        Returns:
+            Why the others were refused, a message each.
+
+        Raises:
+            AtlasError: the atlas is damaged.
+            StorageError: the disk is full; the atlas is as it was.
+        """
+        known = {entry.digest for entry in atlas.entries}
+        with atlas.adding(keep_going=True, on_wait=on_wait) as newcomers:
+            for adapter in self.adapters:
+                with newcomers.judging(), suppress(AlreadyThereError):
+                    if adapter.digest not in known:  # to describe it takes far longer
+                        newcomers.offer(adapter, self.labels[adapter.name], self.kinds.get(adapter.name))
+        return newcomers.refused
