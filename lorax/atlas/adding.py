@@ -62,10 +62,12 @@ class Newcomers:
         describer.check(adapter)
         check_base(self._record.base, adapter)
         factors = adapter.factors()
+        digest = digest_of(adapter.layers, factors)
+        self._known.check(digest, adapter.source)  # to describe it takes far longer
         rows = _described(describer, adapter, factors)
         is_branch = adapter.format == BRANCH
         entry = Entry(
-            digest=digest_of(adapter.layers, factors),
+            digest=digest,
             name=printable(adapter.name),
             label=printable(label if label is not None else adapter.name if is_branch else ""),
             kind=kind or (BRANCH if is_branch else ADAPTER),

@@ -39,21 +39,28 @@ class Known:
         self._digests = {entry.digest: entry for entry in entries}
         self._marks = np.concatenate([np.empty((0, _MARKS), np.float32), *marks])
 
+    def check(self, digest: str, source: str) -> None:
+        """Refuse numbers that are there.
+
+        Raises:
+            AlreadyThereError: they are.
+        """
+        same = self._digests.get(digest)
+        if same is not None:
+            raise AlreadyThereError(
+                f"{source} is in the atlas already, number for number, as {same.name!r}. Leave it out."
+            )
+
     def take(self, entry: Entry, row: Rows) -> tuple[Entry, Rows]:
-        """Count an adapter in; gives it back under a name that is free, and its marks.
+        """Count an adapter in whose numbers are new; gives it back under a name that is free, and its marks.
 
         Args:
             entry: of the adapter.
             row: its product's (F,).
 
         Raises:
-            AlreadyThereError: the same numbers, or the same product from other factors, are there.
+            AlreadyThereError: the same product, from other factors, is there.
         """
-        same = self._digests.get(entry.digest)
-        if same is not None:
-            raise AlreadyThereError(
-                f"{entry.source} is in the atlas already, number for number, as {same.name!r}. Leave it out."
-            )
         marks = marks_of(row, entry.length)
         same = self._with_product(entry.length, marks, row)
         if same is not None:

@@ -21,14 +21,18 @@ import safetensors.numpy
 
 from lorax.atlas.descriptor import SINGULAR_VALUES
 from lorax.atlas.segments import Rows, Segment, Segments
-from lorax.atlas.space import LEAST_FITTED, MOST_FITTED, Basis, fit_basis, similarity
+from lorax.atlas.space import MOST_FITTED, Basis, fit_basis, similarity
 from lorax.errors import StorageError
 from lorax.storage import write_whole
 
 POOLED, POOLED_BLOCKS = "pooled", (1 + SINGULAR_VALUES,) * 6
 """The kind of rows by which base models are compared, and how many columns each of its cells has."""
 
-DIMS = 32
+LEAST = 24
+"""Entries from which on a basis is fitted unasked. With fewer, neighbours are found less often by principal components
+than by the descriptors themselves (docs/log.md): what they leave out is not only noise."""
+
+DIMS = 128
 """Principal components of a basis, if not asked for others."""
 
 _FOLDER = "bases"
@@ -53,18 +57,20 @@ class Lens:
 class View:
     """Entries' vectors (N, d), and what of each lies outside the basis (N,).
 
-    Without a basis, in a small collection, vectors are the descriptors' own columns, and nothing lies outside.
+    Without a basis, in a small collection, vectors are the descriptors' own columns times `scale` (d,), which makes
+    all layers count the same; nothing lies outside.
     """
 
     lens: Lens
     basis: Basis | None
     vectors: Rows
     residuals: Rows
+    scale: Rows
 
     def place(self, row: Rows) -> tuple[Rows, float]:
         """A descriptor row (F,) -> its vector (d,), and its residual."""
         if self.basis is None:
-            return row[self.lens.columns], 0.0
+            return row[self.lens.columns] * self.scale, 0.0
         scores, residuals = self.basis.project(row[None, self.lens.columns], newcomers=False)
         apart = np.abs(self.vectors - scores).max(axis=1) + np.abs(self.residuals - residuals)
         if apart.min() <= _EQUAL * np.abs(scores).max():  # one that the basis was fitted on is no newcomer
@@ -97,12 +103,9 @@ def open_view(atlas_dir: Path, lens: Lens, segments: Sequence[Segment]) -> View:
     """
     rows = Segments(atlas_dir, segments)
     count = sum(segment.count for segment in segments)
-    if count < LEAST_FITTED:
-        plain = _stacked(rows, lens)
-        return View(lens, None, plain, np.zeros(count, np.float32))
     kept = _read(atlas_dir / lens.file, lens, segments)
     if kept is None or kept.basis is None:
-        return fit_view(atlas_dir, lens, segments)
+        return fit_view(atlas_dir, lens, segments) if count >= LEAST else _plain(lens, rows)
     if len(kept.vectors) == count:
         return kept
     vectors, residuals = _projected(kept.basis, lens, rows, len(kept.vectors), np.array([], int))
@@ -133,7 +136,7 @@ def fit_view(atlas_dir: Path, lens: Lens, segments: Sequence[Segment], dims: int
     chosen = np.unique(np.linspace(0, count - 1, min(count, MOST_FITTED)).astype(int))
     basis = replace(fit_basis(_sample(rows, lens, chosen), dims, lens.blocks), collection=count)
     vectors, residuals = _projected(basis, lens, rows, 0, chosen)
-    view = View(lens, basis, vectors, residuals)
+    view = View(lens, basis, vectors, residuals, basis.scale)
     with suppress(StorageError):
         _write(atlas_dir / lens.file, view, segments)
     return view
@@ -160,9 +163,14 @@ def _projected(basis: Basis, lens: Lens, rows: Segments, start: int, fitted: np.
     return np.concatenate(scores), np.concatenate(residuals)
 
 
-def _stacked(rows: Segments, lens: Lens) -> Rows:
+def _plain(lens: Lens, rows: Segments) -> View:
     blocks = [block[:, lens.columns] for block in rows.blocks(lens.kind)]
-    return np.concatenate([np.empty((0, len(lens.columns)), np.float32), *blocks])
+    stacked = np.concatenate([np.empty((0, len(lens.columns)), np.float32), *blocks])
+    starts = np.concatenate([[0], np.cumsum(lens.blocks)[:-1]])
+    lengths = np.sqrt(np.add.reduceat(np.square(stacked).mean(0), starts))
+    lengths = np.where(lengths > 0, lengths, 1)
+    scale = np.repeat(1 / lengths, lens.blocks).astype(np.float32)
+    return View(lens, None, stacked * scale, np.zeros(len(stacked), np.float32), scale)
 
 
 def _write(path: Path, view: View, segments: Sequence[Segment]) -> None:
@@ -181,7 +189,8 @@ def _read(path: Path, lens: Lens, segments: Sequence[Segment]) -> View | None:
         of = segments[: int(about["segments"])]
         if about["made_of"] != _names(of) or about["sha256"] != _digest(tensors):
             return None
-        view = View(lens, Basis.parse(tensors), tensors["vectors"], tensors["residuals"])
+        basis = Basis.parse(tensors)
+        view = View(lens, basis, tensors["vectors"], tensors["residuals"], basis.scale)
     except (FileNotFoundError, safetensors.SafetensorError, KeyError, ValueError, TypeError):
         return None
     return view if len(view.vectors) == sum(segment.count for segment in of) else None

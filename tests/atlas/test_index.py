@@ -35,13 +35,13 @@ def atlas(tmp_path: Path) -> Atlas:
 @pytest.fixture(scope="module")
 def _filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("filled") / "atlas"
-    Atlas.open(folder).add(*zoo(4, 4))
+    Atlas.open(folder).add(*zoo(4, 6))
     return folder
 
 
 @pytest.fixture
 def filled(_filled: Path, tmp_path: Path) -> Atlas:
-    """Four families of four, f0-0 to f3-3, in an atlas of one's own."""
+    """Four families of six, f0-0 to f3-5, in an atlas of one's own."""
     folder = tmp_path / "filled"
     subprocess.run(["cp", "-r", _filled, folder], check=True)
     return Atlas.open(folder)
@@ -87,9 +87,11 @@ def test_the_nearest_entries_are_of_the_family_with_few_entries_and_with_many(at
         assert {n.name for n in found} == {"f1-0", "f1-1", "f1-2"}
         assert [n.similarity for n in found] == sorted((n.similarity for n in found), reverse=True)
         assert {n.label for n in found} == {"f1"}
-        atlas.add_missing([made(f"f{family}-{member}", family, member) for family in (2, 3) for member in range(3)])
-    assert "components fitted on 12 entries" in atlas.view().described
-    assert len(atlas.nearest("f1-0", 100)) == 11
+        atlas.add_missing(
+            [made(f"f{family}-{member}", family, member) for family in range(2, 8) for member in range(3)]
+        )
+    assert "components fitted on 24 entries" in atlas.view().described
+    assert len(atlas.nearest("f1-0", 100)) == 23
 
 
 def test_an_adapter_of_the_atlas_is_its_own_nearest_neighbour(filled: Atlas) -> None:
@@ -175,8 +177,8 @@ def test_a_branch_is_labelled_by_its_own_name(atlas: Atlas) -> None:
 
 
 def test_adding_what_is_missing_may_be_repeated(filled: Atlas) -> None:
-    adapters, labels = zoo(5, 4)
-    assert [entry.label for entry in filled.add_missing(adapters, labels)] == ["f4"] * 4
+    adapters, labels = zoo(5, 6)
+    assert [entry.label for entry in filled.add_missing(adapters, labels)] == ["f4"] * 6
     before = files(filled.folder)
     assert filled.add_missing(adapters, labels) == []
     assert files(filled.folder) == before
@@ -220,19 +222,19 @@ def test_segments_are_bounded_and_duplicates_are_found_across_them(
 def test_newcomers_are_placed_in_the_basis_that_was_fitted_and_drift_is_seen(filled: Atlas) -> None:
     before = filled.view().basis
     filled.add([made("near", 1, 9)])
-    assert not filled.view().is_drifting([16])
+    assert not filled.view().is_drifting([24])
     filled.add([made("far", 9), made("far too", 10)])
     view = Atlas.open(filled.folder).view()
     assert before is not None
     assert view.basis is not None
     assert np.array_equal(view.basis.components, before.components)
-    assert view.is_drifting([17, 18])
-    assert view.residuals[17] > view.basis.limit > view.residuals[16]
+    assert view.is_drifting([25, 26])
+    assert view.residuals[25] > view.basis.limit > view.residuals[24]
     vector, residual = view.place(filled.row("far"))
-    assert np.allclose(vector, view.vectors[17], atol=1e-5)
-    assert residual == pytest.approx(view.residuals[17], abs=1e-6)
+    assert np.allclose(vector, view.vectors[25], atol=1e-5)
+    assert residual == pytest.approx(view.residuals[25], abs=1e-6)
     fitted = filled.fit(dims=4)
-    assert fitted.vectors.shape == (19, 4)
+    assert fitted.vectors.shape == (27, 4)
     assert np.array_equal(Atlas.open(filled.folder).view().vectors, fitted.vectors)
 
 
@@ -320,8 +322,8 @@ def test_of_two_adds_at_once_one_waits_and_both_are_kept(filled: Atlas) -> None:
         assert waits.wait(10)
     thread.join(10)
     found = names(Atlas.open(filled.folder))
-    assert found[16] == "first"
-    assert found[17].startswith("f0-0@")
+    assert found[24] == "first"
+    assert found[25].startswith("f0-0@")
 
 
 @pytest.mark.parametrize("kind", ["entries.csv", "product.safetensors"])
@@ -369,7 +371,7 @@ def test_an_empty_atlas_and_an_unknown_name_say_what_to_do(atlas: Atlas, filled:
     with pytest.raises(AtlasError, match="holds nothing yet: 'lorax atlas add PATH'"):
         atlas.nearest("gaugan")
     assert not atlas.folder.exists()
-    with pytest.raises(AtlasError, match=r"no entry 'f0-00' among its 16. Near it: f0-0"):
+    with pytest.raises(AtlasError, match=r"no entry 'f0-00' among its 24. Near it: f0-0"):
         filled.nearest("f0-00")
     with pytest.raises(AdapterError, match="no module group 'nonsense'"):
         filled.nearest("f0-0", group="nonsense")

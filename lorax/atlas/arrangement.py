@@ -1,0 +1,212 @@
+"""What a map of an atlas shows, laid out once for the picture and the page: places, colours, tree, similarities."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lorax.atlas.clustering import MOST_CLUSTERED, Tree, find_families
+from lorax.atlas.index import Atlas
+from lorax.atlas.space import LEAST_FITTED, similarity
+
+Floats = NDArray[np.floating]
+
+MOST_SHOWN = 200
+"""Entries in the heatmap and its tree at most; of a larger collection they are drawn evenly along the tree."""
+
+MOST_COLOURED = 20
+_FEW = 12
+UNLABELLED, OTHERS = "no label", "others"
+
+_LAST = (UNLABELLED, OTHERS)
+_NEAREST = 3
+_AT_ONCE = 512
+_NAME_SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
+_NAME_CHARACTER, _NAME_HEIGHT = 0.0125, 0.04
+"""A name's size, as shares of the plane."""
+
+_LONGEST_NAME = 24
+
+_PERPLEXITY = 30
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """A map's content.
+
+    Args:
+        names: of N entries.
+        groups: by which each is coloured: its label, or its cluster where no entry has a label.
+        kinds: the groups that have a colour of their own, the largest first; at the end what has none.
+        places: (N, 2).
+        rule: how the places were found, in words.
+        nearest: of each entry, the nearest others in words.
+        shown: numbers of the entries in the heatmap, in the order of its rows.
+        heat: their similarities (M, M).
+        tree: lines of the dendrogram: (joins, 4) rows and (joins, 4) distances, each a bracket.
+        title: what the map is of.
+        described: by what entries are compared.
+    """
+
+    names: list[str]
+    groups: list[str]
+    kinds: list[str]
+    places: Floats
+    rule: str
+    nearest: list[str]
+    shown: list[int]
+    heat: Floats
+    tree: tuple[Floats, Floats]
+    title: str
+    described: str
+
+    @property
+    def is_small(self) -> bool:
+        """Whether there is room to write every name and every similarity."""
+        return len(self.names) <= _FEW
+
+    @property
+    def frame(self) -> list[tuple[float, float]]:
+        """Across and up, from where to where the plane goes; beside a few points there is room for their names."""
+        low, high = self.places.min(0), self.places.max(0)
+        room = np.maximum(high - low, np.finfo(np.float32).eps) * ((0.25, 0.1) if self.is_small else (0.05, 0.05))
+        return [(float(a), float(b)) for a, b in zip(low - room, high + room, strict=True)]
+
+    @property
+    def name_sides(self) -> list[tuple[int, int]]:
+        """At which side of its point (-1, 0 or 1 across and up) each name covers the least of the others; of a few."""
+        corners = np.array(self.frame)
+        points = (self.places - corners[:, 0]) / np.ptp(corners, axis=1)
+        taken = [(x - 0.01, y - 0.01, x + 0.01, y + 0.01) for x, y in points]
+        found = []
+        for name, (x, y) in zip(self.names, points, strict=True):
+            boxes = {side: _name_box(x, y, _NAME_CHARACTER * len(clipped(name)), side) for side in _NAME_SIDES}
+            side = min(_NAME_SIDES, key=lambda side: sum(_shared(boxes[side], other) for other in taken))
+            taken.append(boxes[side])
+            found.append(side)
+        return found
+
+    def members(self, kind: str) -> list[int]:
+        """The numbers of the entries of one colour."""
+        return [i for i, group in enumerate(self.groups) if group == kind]
+
+
+def arrange(atlas: Atlas, descriptor: str = "product", group: str = "all") -> Arrangement:
+    """Lay out a map of an atlas of two entries or more."""
+    view = atlas.view(descriptor, group)
+    labels = [entry.label for entry in atlas.entries]
+    shown = _shown(view.vectors)
+    tree = Tree.grow(view.vectors[shown])
+    rows = [shown[i] for i in tree.order()]
+    known = len({label for label in labels if label})
+    places, rule = places_of(view.vectors)
+    groups = _groups(labels, view.vectors)
+    return Arrangement(
+        names=[entry.name for entry in atlas.entries],
+        groups=groups,
+        kinds=[kind for kind, _ in sorted(Counter(groups).items(), key=lambda item: (item[0] in _LAST, -item[1]))],
+        places=places,
+        rule=rule,
+        nearest=_nearest(atlas, view.vectors),
+        shown=rows,
+        heat=similarity(view.vectors[rows], view.vectors[rows]),
+        tree=_brackets(tree),
+        title=f"{len(atlas)} adapters, {f'{known} label' + 's' * (known != 1) if known else 'coloured by cluster'}",
+        described=view.described,
+    )
+
+
+def places_of(vectors: Floats) -> tuple[Floats, str]:
+    """Vectors (N, d), N at least 2, as points of a plane (N, 2); and the rule in words.
+
+    t-SNE by cosine distance, begun at the principal components; of a large collection over a sample, beside which the
+    others are put. Too few for that are laid out along the two directions in which they differ most.
+
+    Source: van der Maaten and Hinton, Visualizing data using t-SNE (JMLR, 2008).
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    if len(vectors) < LEAST_FITTED:
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        places = PCA(2, svd_solver="full").fit_transform(vectors / np.maximum(lengths, np.finfo(np.float32).tiny))
+        return places, "the two directions in which they differ most"
+    chosen = np.unique(np.linspace(0, len(vectors) - 1, min(len(vectors), MOST_CLUSTERED)).astype(int))
+    perplexity = min(_PERPLEXITY, (len(chosen) - 1) / 3)
+    fitted = TSNE(2, metric="cosine", init="pca", perplexity=perplexity, random_state=0).fit_transform(vectors[chosen])
+    places = np.empty((len(vectors), 2), np.float32)
+    for start in range(0, len(vectors), _AT_ONCE):
+        near = similarity(vectors[start : start + _AT_ONCE], vectors[chosen])
+        best = np.argsort(-near, axis=1)[:, :_NEAREST]
+        places[start : start + _AT_ONCE] = fitted[best].mean(1)
+    places[chosen] = fitted
+    return places, "t-SNE: who lies together counts, how far groups lie apart does not"
+
+
+def clipped(name: str) -> str:
+    """A name that fits beside a row or a point."""
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
+
+
+def _name_box(x: float, y: float, wide: float, side: tuple[int, int]) -> tuple[float, float, float, float]:
+    """Left, bottom, right and top of a name beside a point."""
+    across, up = side
+    left, bottom = x + across * 0.02 + (across - 1) * wide / 2, y + (up - 0.5) * _NAME_HEIGHT
+    return left, bottom, left + wide, bottom + _NAME_HEIGHT
+
+
+def _shared(one: tuple[float, ...], other: tuple[float, ...]) -> float:
+    """The area that two boxes (left, bottom, right, top) share."""
+    wide = min(one[2], other[2]) - max(one[0], other[0])
+    high = min(one[3], other[3]) - max(one[1], other[1])
+    return max(0.0, wide) * max(0.0, high)
+
+
+def _groups(labels: Sequence[str], vectors: Floats) -> list[str]:
+    """What each entry is coloured by: labels; where there are none at all, clusters."""
+    if not any(labels):
+        labels = [f"cluster {number + 1}" for number in find_families(vectors).members]
+    ranked = Counter(label for label in labels if label).most_common()
+    coloured = {label for label, _ in (ranked if len(ranked) <= MOST_COLOURED else ranked[: MOST_COLOURED - 1])}
+    return [label if label in coloured else OTHERS if label else UNLABELLED for label in labels]
+
+
+def _shown(vectors: Floats) -> list[int]:
+    """The numbers of the entries in the heatmap: all, or some drawn evenly along the tree of a sample."""
+    if len(vectors) <= MOST_SHOWN:
+        return list(range(len(vectors)))
+    sample = np.unique(np.linspace(0, len(vectors) - 1, min(len(vectors), MOST_CLUSTERED)).astype(int))
+    order = Tree.grow(vectors[sample]).order()
+    along = np.linspace(0, len(order) - 1, MOST_SHOWN).astype(int)
+    return sorted(int(sample[order[i]]) for i in along)
+
+
+def _brackets(tree: Tree) -> tuple[Floats, Floats]:
+    """A tree over M entries as brackets: rows (M - 1, 4), in the order of its leaves, and distances (M - 1, 4)."""
+    row = {entry: float(place) for place, entry in enumerate(tree.order())}
+    height = dict.fromkeys(row, 0.0)
+    rows, heights = [], []
+    for number, ((one, other), top) in enumerate(
+        zip(tree.joins.tolist(), tree.heights.tolist(), strict=True), len(row)
+    ):
+        rows.append([row[one], row[one], row[other], row[other]])
+        heights.append([height[one], top, top, height[other]])
+        row[number], height[number] = (row[one] + row[other]) / 2, top
+    return np.array(rows), np.array(heights)
+
+
+def _nearest(atlas: Atlas, vectors: Floats) -> list[str]:
+    """Of each entry, its nearest others: their names, labels and similarities."""
+    found, most = [], min(_NEAREST, len(vectors) - 1)
+    for start in range(0, len(vectors), _AT_ONCE):
+        near = similarity(vectors[start : start + _AT_ONCE], vectors)
+        near[np.arange(len(near)), np.arange(start, start + len(near))] = -np.inf
+        for row in near:
+            best = np.argpartition(-row, most - 1)[:most]
+            ranked = best[np.argsort(-row[best])]
+            found.append(", ".join(f"{atlas.entries[i].name} {row[i]:.2f}" for i in ranked))
+    return found

@@ -1,0 +1,141 @@
+"""The map of an atlas as a PNG: entries in the plane, and their similarities beside the tree that orders them."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from lorax.atlas.arrangement import OTHERS, UNLABELLED, Arrangement, Floats, clipped
+from lorax.storage import write_whole
+
+MOST_NAMED = 80
+"""Rows of the heatmap that have their names beside them, at most."""
+
+_DPI = 110
+_SIZE_IN = (17.5, 8.4)
+_PLANE, _TREE, _STRIP, _HEAT, _BAR = (
+    (0.03, 0.17, 0.38, 0.70), (0.445, 0.17, 0.075, 0.70), (0.523, 0.17, 0.008, 0.70), (0.533, 0.17, 0.336, 0.70),
+    (0.60, 0.095, 0.20, 0.014),
+)  # fmt: skip
+"""Where the parts are: left, bottom, width, height, as shares of the figure."""
+
+_GREY, _LIGHT_GREY = "#8a8a8a", "#c9c9c9"
+_SHAPES = "os^DvPXp<>"
+_FEW_COLOURS = [("tab10", i) for i in range(10) if i != 7]  # 7 is grey, which means "no label" here
+_MANY_COLOURS = [("tab20", i) for i in range(20)]
+
+
+def save_picture(arrangement: Arrangement, path: Path) -> None:
+    """Draw a map and write it."""
+    figure = Figure(figsize=_SIZE_IN, dpi=_DPI)
+    figure.text(0.03, 0.955, arrangement.title, fontsize=15, fontweight="bold")
+    figure.text(0.03, 0.915, arrangement.described, fontsize=11, color="#555555")
+    _draw_plane(figure, arrangement)
+    _draw_tree(figure.add_axes(_TREE), arrangement)
+    _draw_strip(figure.add_axes(_STRIP), arrangement)
+    _draw_heat(figure, arrangement)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    data = io.BytesIO()
+    Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").save(data, format="PNG")
+    write_whole(path, data.getvalue())
+
+
+def looks(arrangement: Arrangement) -> dict[str, tuple[str, str]]:
+    """The colour and the shape of each kind; colours repeat only with other shapes beside them."""
+    coloured = [kind for kind in arrangement.kinds if kind not in (UNLABELLED, OTHERS)]
+    colours = _FEW_COLOURS if len(coloured) <= len(_FEW_COLOURS) else _MANY_COLOURS
+    palette = [matplotlib.colormaps[name](i) for name, i in colours]
+    both = zip(coloured, palette, _SHAPES * 2, strict=False)
+    found = {kind: (matplotlib.colors.to_hex(colour), shape) for kind, colour, shape in both}
+    return found | {UNLABELLED: (_LIGHT_GREY, "o"), OTHERS: (_GREY, "o")}
+
+
+def _draw_plane(figure: Figure, arrangement: Arrangement) -> None:
+    axes, look = figure.add_axes(_PLANE), looks(arrangement)
+    size = float(np.clip(2600 / len(arrangement.names), 8, 70))
+    for kind in reversed(arrangement.kinds):
+        members = arrangement.members(kind)
+        x, y = arrangement.places[members].T
+        colour, shape = look[kind]
+        axes.scatter(x, y, s=size, c=colour, marker=shape, label=kind, edgecolors="white", linewidths=0.4, alpha=0.9)
+    _frame(axes)
+    axes.set(xlim=arrangement.frame[0], ylim=arrangement.frame[1])
+    axes.set_title(arrangement.rule, fontsize=9, color="#555555", loc="left")
+    if arrangement.is_small:
+        _name_points(axes, arrangement)
+    handles, kinds = axes.get_legend_handles_labels()
+    figure.legend(
+        handles[::-1], [clipped(kind) for kind in kinds[::-1]], loc="upper left", bbox_to_anchor=(0.025, 0.155),
+        ncols=5, fontsize=9, frameon=False, markerscale=1.0 if size >= 30 else 2.0, handletextpad=0.3,
+    )  # fmt: skip
+
+
+def _draw_tree(axes: Axes, arrangement: Arrangement) -> None:
+    for rows, distances in zip(*arrangement.tree, strict=True):
+        axes.plot(distances, rows, color="#555555", linewidth=0.9, solid_capstyle="butt")
+    rows = len(arrangement.shown)
+    axes.set(ylim=(rows - 0.5, -0.5), xlim=(max(1.0, float(np.max(arrangement.tree[1], initial=0))) * 1.03, 0))
+    axes.set_yticks([])
+    axes.tick_params(labelsize=8)
+    axes.set_xlabel("1 − mean cosine", fontsize=9)
+    axes.set_title("tree", fontsize=9, color="#555555", loc="left")
+    for side in ("top", "left", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _draw_strip(axes: Axes, arrangement: Arrangement) -> None:
+    """The colour of each row."""
+    look = looks(arrangement)
+    colours = [matplotlib.colors.to_rgb(look[arrangement.groups[i]][0]) for i in arrangement.shown]
+    axes.imshow(np.array(colours)[:, None], aspect="auto", interpolation="nearest")
+    axes.set_axis_off()
+
+
+def _draw_heat(figure: Figure, arrangement: Arrangement) -> None:
+    axes, rows = figure.add_axes(_HEAT), len(arrangement.shown)
+    image = axes.imshow(arrangement.heat, vmin=-1, vmax=1, cmap="RdBu_r", aspect="auto", interpolation="nearest")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    total = len(arrangement.names)
+    some = "" if rows == total else f": {rows} of the {total} entries, drawn evenly along their tree"
+    axes.set_title(f"similarity{some}", fontsize=9, color="#555555", loc="left")
+    if rows <= MOST_NAMED:
+        axes.yaxis.tick_right()
+        names = [clipped(arrangement.names[i]) for i in arrangement.shown]
+        axes.set_yticks(range(rows), names, fontsize=min(10.0, 400 / rows))
+        axes.tick_params(length=0)
+    if arrangement.is_small:
+        _write_cells(axes, arrangement.heat)
+    bar = figure.colorbar(image, cax=figure.add_axes(_BAR), orientation="horizontal")
+    bar.set_label("cosine", fontsize=9)
+    bar.ax.tick_params(labelsize=8)
+
+
+def _write_cells(axes: Axes, heat: Floats) -> None:
+    for (row, column), value in np.ndenumerate(heat):
+        color = "white" if abs(value) > 0.65 else "black"
+        axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=9, color=color)
+
+
+def _name_points(axes: Axes, arrangement: Arrangement) -> None:
+    """Write each point's name at the side where it is furthest from the other points and names."""
+    for i, side in enumerate(arrangement.name_sides):
+        axes.annotate(
+            clipped(arrangement.names[i]), arrangement.places[i], xytext=(7 * side[0], 9 * side[1]),
+            textcoords="offset points", fontsize=10, va="center", ha={1: "left", 0: "center", -1: "right"}[side[0]],
+        )  # fmt: skip
+
+
+def _frame(axes: Axes) -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_color("#dddddd")

@@ -1,0 +1,108 @@
+"""The map: readable as a picture, and as one page that asks nothing of the network."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lorax.atlas import arrangement
+from lorax.atlas.arrangement import OTHERS, UNLABELLED, arrange
+from lorax.atlas.index import Atlas
+from lorax.atlas.page import save_map
+from lorax.atlas.picture import looks
+from tests.atlas.made import made, zoo
+
+
+@pytest.fixture(scope="module")
+def atlas(tmp_path_factory: pytest.TempPathFactory) -> Atlas:
+    """Three families of three, and one without a label whose name is markup."""
+    found = Atlas.open(tmp_path_factory.mktemp("map") / "atlas")
+    found.add(*zoo(3, 3))
+    found.add([made("</script><b>x", 7)])
+    return found
+
+
+def test_a_picture_and_a_page_are_written(atlas: Atlas, tmp_path: Path) -> None:
+    picture, page = save_map(atlas, tmp_path / "new")
+    assert (picture.name, page.name) == ("map.png", "map.html")
+    pixels = np.asarray(Image.open(picture))
+    assert pixels.shape[1] > 1500
+    for colour, _ in (looks(arrange(atlas))[kind] for kind in ("f0", "f1", "f2", UNLABELLED)):
+        rgb = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+        assert (np.abs(pixels.astype(int) - rgb).max(-1) <= 1).sum() > 50, colour
+
+
+def test_the_page_brings_its_scripts_and_asks_for_nothing(atlas: Atlas, tmp_path: Path) -> None:
+    _, path = save_map(atlas, tmp_path)
+    page = path.read_text()
+    own = re.sub(r"<script[^>]*>.*?</script>", "", page, flags=re.DOTALL)
+    assert "plotly.js v" in page
+    assert not re.search(r"""(src|href)=["'](?!data:)""", own)
+    assert not re.search(r"<script[^>]*src=", page)
+    [call] = re.findall(r"Plotly\.newPlot\((.*)\)", page, flags=re.DOTALL)
+    assert "https" not in call
+    assert '"modeBarButtons"' in call
+    assert "f1-2 0." in call
+    assert "</script><b>x" not in page
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_a_map_of_very_few_can_be_drawn_and_of_one_there_is_none(tmp_path: Path, count: int) -> None:
+    few = Atlas.open(tmp_path / "atlas")
+    few.add([made("first")])
+    assert save_map(few, tmp_path) == []
+    few.add([made(f"a name that goes on and on and on {i}", i) for i in range(1, count)])
+    assert [path.exists() for path in save_map(few, tmp_path / "out")] == [True, True]
+
+
+def test_by_hand_rows_stand_in_the_order_of_the_tree(atlas: Atlas) -> None:
+    found = arrange(atlas)
+    names = [found.names[i] for i in found.shown]
+    families = [name[:2] for name in names]
+    assert all(families[i : i + 3] == [family] * 3 for family in ("f0", "f1", "f2") for i in [families.index(family)])
+    assert np.allclose(np.diag(found.heat), 1, atol=1e-5)
+    assert found.heat[names.index("f0-0"), names.index("f0-1")] == pytest.approx(
+        next(n.similarity for n in atlas.nearest("f0-0", 9) if n.name == "f0-1"), abs=1e-6
+    )
+    rows, heights = found.tree
+    assert rows.shape == heights.shape == (9, 4)
+    assert sorted(rows[heights == 0]) == list(range(10))
+    assert found.nearest[found.names.index("f2-0")].startswith("f2-")
+
+
+def test_names_avoid_each_other(atlas: Atlas) -> None:
+    few = arrange(atlas)
+    crowded = replace(few, places=np.array([[0, 0], [0.1, 0]] + [[9, i] for i in range(8)], float))
+    first, second = crowded.name_sides[:2]
+    assert first != second
+
+
+def test_a_large_collection_shows_an_even_part_and_the_most_frequent_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrangement, "MOST_SHOWN", 8)
+    monkeypatch.setattr(arrangement, "MOST_COLOURED", 3)
+    monkeypatch.setattr(arrangement, "MOST_CLUSTERED", 12)
+    large = Atlas.open(tmp_path / "atlas")
+    large.add(*zoo(5, 4))
+    large.add([made("unlabelled", 9)])
+    found = arrange(large)
+    assert len(found.shown) == len(set(found.shown)) == 8
+    assert {found.names[i][:2] for i in found.shown} >= {"f0", "f1", "f2", "f3", "f4"}
+    assert found.kinds[:2] == ["f0", "f1"]
+    assert sorted(found.kinds[2:]) == sorted([OTHERS, UNLABELLED])
+    assert np.isfinite(found.places).all()
+    assert [path.exists() for path in save_map(large, tmp_path)] == [True, True]
+
+
+def test_without_labels_clusters_are_coloured(tmp_path: Path) -> None:
+    plain = Atlas.open(tmp_path / "atlas")
+    plain.add(zoo(3, 4)[0])
+    found = arrange(plain)
+    assert found.title == "12 adapters, coloured by cluster"
+    assert sorted(set(found.groups)) == ["cluster 1", "cluster 2", "cluster 3"]
