@@ -1,0 +1,144 @@
+"""Two adapters layer by layer: how alike their products B A are, how large, and how many directions they use."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from lorax.atlas.adapter import Adapter, Factors, Layer
+from lorax.atlas.descriptor import Describer, singular_values
+from lorax.atlas.segments import Rows
+from lorax.errors import AdapterError
+
+_ZERO = 1e-12
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """Of one layer's products, of the first adapter and the second.
+
+    Args:
+        name: of the layer, behind its part.
+        cosine: in [-1, 1]; None where one of them is zero.
+        norms: Frobenius.
+        ranks: squared norm over squared largest singular value: how many directions are used, were all used alike;
+            None where it is zero.
+    """
+
+    name: str
+    cosine: float | None
+    norms: tuple[float, float]
+    ranks: tuple[float | None, float | None]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two adapters over the layers that both have.
+
+    Args:
+        layers: one by one.
+        cosine: of all layers' products as one vector; None where one adapter is zero.
+        norms: of all layers.
+        only: layers that only the first has, and only the second.
+        error: what a layer's cosine may be off by, typically: least and most; None where it is exact.
+    """
+
+    layers: list[Likeness]
+    cosine: float | None
+    norms: tuple[float, float]
+    only: tuple[list[str], list[str]]
+    error: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Sketched:
+    """An adapter by its rows: `product` (L · side²,) and `spectrum` (L · 9,)."""
+
+    product: Rows
+    spectrum: Rows
+
+
+def compare_factors(one: Adapter, other: Adapter) -> Comparison:
+    """Compare two adapters exactly, without ever forming a product.
+
+    ⟨B A, B' A'⟩ = tr((Bᵀ B')(A' Aᵀ)), of matrices whose sides are ranks.
+
+    Raises:
+        AdapterError: one is damaged, or they have no layer in common.
+    """
+    mine, theirs = ({layer.place: pair for layer, pair in _read(of)} for of in (one, other))
+    both = [layer for layer in one.layers if layer.place in theirs]
+    if not both:
+        raise AdapterError(
+            f"{one.source} and {other.source} have no layer in common: {_first(one)} against {_first(other)}. They are "
+            "of different base models; 'lorax atlas search --descriptor spectrum' compares across those."
+        )
+    found, inner = [], 0.0
+    for layer in both:
+        pairs = mine[layer.place], theirs[layer.place]
+        product = _inner(*pairs)
+        norms = [math.sqrt(max(0.0, _inner(pair, pair))) for pair in pairs]
+        tops = [float(singular_values(a[None], b[None])[0, 0]) for a, b in pairs]
+        inner += product
+        found.append(_likeness(layer, product, norms, [_ratio(n, top) for n, top in zip(norms, tops, strict=True)]))
+    only = [_names(of.layers, {layer.place for layer in both}) for of in (one, other)]
+    return _compared(found, inner, (only[0], only[1]), None)
+
+
+def compare_rows(describer: Describer, one: Sketched, other: Sketched) -> Comparison:
+    """Compare two adapters of one atlas by what it keeps of them; norms and ranks are exact, cosines estimates."""
+    count = len(describer.layers)
+    found, inner = [], 0.0
+    products = [of.product.reshape(count, -1).astype(np.float64) for of in (one, other)]
+    spectra = [of.spectrum.reshape(count, -1) for of in (one, other)]
+    for i, layer in enumerate(describer.layers):
+        norms = [10 ** float(table[i, 0]) for table in spectra]
+        norms = [norm if norm > _ZERO else 0.0 for norm in norms]
+        sketched = float(np.prod([np.linalg.norm(rows[i]) for rows in products]))
+        cosine = float(products[0][i] @ products[1][i]) / sketched if sketched else 0.0
+        inner += cosine * norms[0] * norms[1]
+        ranks = [_ratio(1.0, float(table[i, 1])) for table in spectra]
+        found.append(_likeness(layer, cosine * norms[0] * norms[1], norms, ranks))
+    return _compared(found, inner, ([], []), (1 / describer.side, 0.7 / math.sqrt(describer.side)))
+
+
+def _compared(
+    found: list[Likeness], inner: float, only: tuple[list[str], list[str]], error: tuple[float, float] | None
+) -> Comparison:
+    first, second = (math.sqrt(sum(like.norms[i] ** 2 for like in found)) for i in (0, 1))
+    return Comparison(found, _cosine(inner, first, second), (first, second), only, error)
+
+
+def _likeness(layer: Layer, inner: float, norms: Sequence[float], ranks: Sequence[float | None]) -> Likeness:
+    name = f"{layer.part}.{layer.name}"
+    return Likeness(name, _cosine(inner, *norms), (norms[0], norms[1]), (ranks[0], ranks[1]))
+
+
+def _read(adapter: Adapter) -> list[tuple[Layer, Factors]]:
+    return [(layer, (a.double(), b.double())) for layer, (a, b) in zip(adapter.layers, adapter.factors(), strict=True)]
+
+
+def _inner(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> float:
+    (a, b), (a2, b2) = one, other
+    return float(((b.T @ b2) * (a @ a2.T)).sum())
+
+
+def _cosine(inner: float, first: float, second: float) -> float | None:
+    return max(-1.0, min(1.0, inner / (first * second))) if first * second > 0 else None
+
+
+def _ratio(norm: float, top: float) -> float | None:
+    return (norm / top) ** 2 if top > _ZERO else None
+
+
+def _names(layers: Sequence[Layer], both: set[tuple[str, str, int, int]]) -> list[str]:
+    return [f"{layer.part}.{layer.name}" for layer in layers if layer.place not in both]
+
+
+def _first(adapter: Adapter) -> str:
+    layer = adapter.layers[0]
+    return f"{layer.part}.{layer.name} ({layer.outputs}x{layer.inputs})"
