@@ -89,7 +89,7 @@ class PublishedNetwork(nn.Module):
                 nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=generator)
                 parameter.data.copy_(start)
         generator = torch.Generator().manual_seed(head_seed)
-        self.head = grown_head(self.head.cpu(), self.width, classes, generator)
+        self.head = grown_head(self.head.cpu(), self.width, classes, generator, branch_seed=branch_seed)
         self.to(device)
 
     def newest_branch(self) -> dict[str, nn.Parameter]:

@@ -52,7 +52,7 @@ def learn_without_branches(
         features |= _features(backbone, [*task.train, *task.test], fetch, params)
         classes = classes.with_task(task.name, task.classes)
         generator = torch.Generator().manual_seed(epoch_seed(params.run.seed, episode, 0))
-        head = grown_head(head, 0, len(task.classes), generator)
+        head = grown_head(head, 0, len(task.classes), generator, branch_seed=0)  # which no branch has
         samples = [*task.train, *(e.sample for e in memory)]
         inputs = torch.stack([features[s.md5] for s in samples])
         _fit(head, inputs, torch.tensor(classes.ids(samples)), params, generator, epochs, learning_rate)

@@ -91,7 +91,13 @@ def train_branch(
     network = open_for_episode(base, params)
     episode, classes = len(base.tasks), base.classes.with_task(task.name, task.classes)
     head_seed = epoch_seed(params.run.seed, episode, params.training.epochs + 1)
-    modules = network.grow(params.lora, len(task.classes), branch_seed=params.run.seed, head_seed=head_seed)
+    modules = network.grow(
+        params.lora,
+        len(task.classes),
+        branch_seed=params.run.seed,
+        head_seed=head_seed,
+        brings_real=task.classes[0].is_real,
+    )
     if start := folder.plan().start:
         network.backbone.start_branch(episode, _branch_of(base, start).weights)
     task, _ = hold_out(task, base, params)

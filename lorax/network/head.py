@@ -18,14 +18,34 @@ def fresh_head(width: int, classes: int, generator: torch.Generator) -> nn.Linea
     return head
 
 
-def grown_head(old: nn.Linear, width: int, classes: int, generator: torch.Generator) -> nn.Linear:
+def grown_head(
+    old: nn.Linear, width: int, classes: int, generator: torch.Generator, *, branch_seed: int, brings_real: bool = True
+) -> nn.Linear:
     """The head with `width` more input columns and `classes` more outputs; the old block is copied bit for bit.
+
+    Between the new branch and the new classes the head starts from the branch's seed alone, the same in every episode:
+    which way a branch learns to point is decided there, so that branches started otherwise could not be compared.
+
+    Args:
+        old: the head so far.
+        width: D.
+        classes: how many the task brings.
+        generator: for all other new entries.
+        branch_seed: of the new branch.
+        brings_real: the first new class is the real one; if not, its row of the common start is left out.
 
     Source: LoRAX (arXiv 2504.08149), "expandable classifier": old weights and biases are inherited, new entries start
     fresh, and the whole head trains on.
     """
     head = fresh_head(old.in_features + width, old.out_features + classes, generator)
+    common = torch.Generator().manual_seed(branch_seed + _APART)
+    start = fresh_head(width, classes + (not brings_real), common)
     with torch.no_grad():
         head.weight[: old.out_features, : old.in_features] = old.weight
         head.bias[: old.out_features] = old.bias
+        head.weight[old.out_features :, old.in_features :] = start.weight[not brings_real :]
     return head
+
+
+_APART = 2**32
+"""Between the seed of a branch's A and that of the head's start for it, whose numbers would else be the same."""

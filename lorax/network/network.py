@@ -47,8 +47,17 @@ class Network(nn.Module):
     def device(self) -> torch.device:
         return self.head.weight.device
 
-    def grow(self, lora: LoraParams, classes: int, *, branch_seed: int, head_seed: int) -> int:
+    def grow(
+        self, lora: LoraParams, classes: int, *, branch_seed: int, head_seed: int, brings_real: bool = True
+    ) -> int:
         """Add a branch and `classes` outputs; what is there keeps its numbers bit for bit.
+
+        Args:
+            lora: of the branch.
+            classes: how many the task brings; the first is real if it `brings_real` images.
+            branch_seed: decides A, and how the head between the branch and these classes starts.
+            head_seed: decides the head's other new entries.
+            brings_real: see `classes`.
 
         Returns:
             How many modules carry the new branch.
@@ -56,7 +65,8 @@ class Network(nn.Module):
         device = self.device
         branch = self.backbone.add_branch(lora, branch_seed)
         generator = torch.Generator().manual_seed(head_seed)
-        self.head = grown_head(self.head.cpu(), self.backbone.width, classes, generator)
+        old, width = self.head.cpu(), self.backbone.width
+        self.head = grown_head(old, width, classes, generator, branch_seed=branch_seed, brings_real=brings_real)
         self.to(device)
         return len(branch.layers)
 

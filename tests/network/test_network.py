@@ -35,6 +35,15 @@ def test_growing_keeps_the_old_block_bit_for_bit(backbone: Backbone) -> None:
     assert torch.count_nonzero(network.head.weight[:, 2 * width :]) == 7 * width
 
 
+def test_the_head_between_a_new_branch_and_its_classes_starts_alike_in_every_episode(backbone: Backbone) -> None:
+    network, width = _grown(backbone, 2), backbone.width
+    first, second = network.head.weight[:2, :width], network.head.weight[2:, width:]
+    assert torch.equal(first, second)
+    assert not torch.equal(network.head.weight[2:, :width], first)
+    network.grow(LORA, 1, branch_seed=0, head_seed=9, brings_real=False)
+    assert torch.equal(network.head.weight[4:, 2 * width :], first[1:]), "without a real class, the synthetic one's row"
+
+
 def test_probabilities_sum_to_one(backbone: Backbone, images: torch.Tensor) -> None:
     probabilities = _grown(backbone, 2).predict(images)
     assert probabilities.shape == (5, 4)
