@@ -1,4 +1,4 @@
-"""The episode flow: one task learned on top of the champion, in six steps.
+"""The episode flow: one task learned on top of the champion, in seven steps.
 
 Kept apart from the learn flow, which imports it once there is something to learn.
 """
@@ -24,4 +24,5 @@ def episode(workspace_root: str, model: str, task: str, index: int, parameters: 
     steps.update_exemplars(workspace_root, home, base)
     steps.evaluate(workspace_root, home, base)
     steps.assess(workspace_root, home, base)
+    steps.update_atlas(workspace_root, home)
     return steps.register(workspace_root, model, home)

@@ -1,6 +1,6 @@
 """The learn flow: whatever landed and is not known yet is learned, in order, one episode each.
 
-prefect worker or `lorax learn`  ->  learn  ->  episode (one for each missing task)  ->  six steps
+prefect worker or `lorax learn`  ->  learn  ->  episode (one for each missing task)  ->  seven steps
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from prefect.artifacts import create_progress_artifact, create_table_artifact, u
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 
-from flows import reconcile, terminal
+from flows import likeness, reconcile, terminal
 from lorax.data import versions
 from lorax.errors import DataVersionError, LoraxError, RegistryError
 from lorax.learning import assessment, episode, opening
@@ -147,6 +147,15 @@ def assess(root: str, home: str, base: str | None) -> None:
         get_run_logger().info("verdicts: %s", shown.outcome)
 
 
+@step("update atlas")
+def update_atlas(root: str, home: str) -> None:
+    """Say which branches are alike, and add them to the workspace's atlas; what goes wrong here fails no episode."""
+    with terminal.step("update atlas") as shown:
+        folder, log = EpisodeFolder(Path(home)), get_run_logger()
+        shown.outcome = likeness.update(folder, Workspace(Path(root)).atlas_dir, log.warning)
+        log.info("atlas: %s", shown.outcome)
+
+
 @step("register")
 def register(root: str, model: str, home: str) -> int:
     """Register the episode's learner state as a model version, champion if the gate lets it; returns its number."""
@@ -155,8 +164,10 @@ def register(root: str, model: str, home: str) -> int:
         registry, gate = reconcile.registry_of_server(workspace, model), load_params(workspace.params_path).gate
         report = Report.read(folder.report_path)
         commit = folder.plan().revision.commit
-        assessed = assessment.Assessment.read(folder.assessment_path)
-        version = registry.register(folder.state_dir, report, gate=gate, git_commit=commit, assessment=assessed)
+        assessed, atlas_dir = assessment.Assessment.read(folder.assessment_path), likeness.compared_dir(folder)
+        version = registry.register(
+            folder.state_dir, report, gate=gate, git_commit=commit, assessment=assessed, atlas_dir=atlas_dir
+        )
         _show_verdicts(version)
         shown.outcome = f"version {version.version} {version.outcome}"
         log = get_run_logger()

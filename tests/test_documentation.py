@@ -14,6 +14,7 @@ from lorax.cli import app
 from lorax.learning.folder import Report
 from lorax.learning.training import EpochRow
 from lorax.registry import tracking
+from lorax.registry.comparison import NEAREST_SIMILARITY
 from lorax.registry.trust import trust_metrics
 from tests.registry.assessments import FORESEEN, assessed
 
@@ -79,6 +80,7 @@ def test_every_logged_metric_is_explained() -> None:
     logged = set(tracking.episode_metrics([[1.0]], ["a-task"], report))
     logged |= {point.key for point in tracking._curves(report)}
     trust = trust_metrics(assessed(1, "a-task", foreseen=FORESEEN))
+    logged.add(NEAREST_SIMILARITY)
     logged |= {re.sub("jpeg-75|jpeg-95|blur-100|clean", "<perturbation>", name) for name in trust}
     assert len(logged) >= 30
     assert {name.replace("a-task", "<task>").replace("a-part", "<part>") for name in logged} <= explained

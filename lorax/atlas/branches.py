@@ -62,10 +62,8 @@ class StateBranches:
             AtlasError: the atlas is damaged.
             StorageError: the disk is full; the atlas is as it was.
         """
-        known = {entry.digest for entry in atlas.entries}
         with atlas.adding(keep_going=True, on_wait=on_wait) as newcomers:
             for adapter in self.adapters:
                 with newcomers.judging(), suppress(AlreadyThereError):
-                    if adapter.digest not in known:  # to describe it takes far longer
-                        newcomers.offer(adapter, self.labels[adapter.name], self.kinds.get(adapter.name))
+                    newcomers.offer(adapter, self.labels[adapter.name], self.kinds.get(adapter.name))
         return newcomers.refused

@@ -24,6 +24,7 @@ from PIL import Image
 from flows import reconcile
 from flows.records import version_record
 from lorax import services
+from lorax.atlas.index import Atlas
 from lorax.data import versions
 from lorax.data.admission import Terms
 from lorax.data.landing import land
@@ -45,6 +46,7 @@ STEPS = (
     "update exemplars",
     "evaluate all past tasks",
     "assess verdicts",
+    "update atlas",
     "register",
 )
 EPOCHS = 100  # long enough that a signal sent at the first checkpoint arrives during training
@@ -147,6 +149,8 @@ def test_every_landed_task_is_learned_in_order_each_on_top_of_the_last(workspace
     assert printed["champion"]["tasks"] == list(TASKS[:2])
     history = json.loads(lorax(workspace, "history", "--json"))["versions"]
     assert [row["parent_digest"] for row in history] == [None, history[0]["state_digest"]]
+    assert [row["nearest"] and row["nearest"]["task"] for row in history] == [None, TASKS[0]]
+    assert f"nearest {TASKS[0]} " in lorax(workspace, "history")
 
 
 def test_the_flow_learns_what_the_plain_functions_learn(workspace: Workspace, tmp_path: Path) -> None:
@@ -167,6 +171,11 @@ def test_every_run_and_step_is_in_prefects_database_with_progress_and_accuracies
     [alone] = json.loads(artifacts[f"accuracy-after-{TASKS[0]}"])
     assert [first["task"], second["task"]] == list(TASKS[:2])
     assert first["when learned"] == alone["accuracy"]
+
+
+def test_every_branch_is_in_the_workspace_s_atlas(workspace: Workspace) -> None:
+    entries = Atlas.open(workspace.atlas_dir).entries
+    assert [(entry.name, entry.label, entry.format) for entry in entries] == [(n, n, "branch") for n in TASKS[:2]]
 
 
 def test_a_learner_predicts_files_and_skips_a_bad_one_with_exit_code_1(workspace: Workspace) -> None:
@@ -263,6 +272,7 @@ def test_a_task_that_changed_is_shown_and_learned_anew_only_when_asked_with_what
     assert {task for task in after["tasks"] if after["digests"][task] != before["digests"][task]} == {name}
     status = json.loads(lorax(workspace, "status", "--json"))
     assert (status["changed"], [hold["task"] for hold in status["held"]]) == ([], ["poisoned"])
+    assert len([e for e in Atlas.open(workspace.atlas_dir).entries if e.name.startswith(f"{name}@")]) == 1
 
 
 def test_a_scenario_is_reproduced_by_dvc_and_leaves_the_registry_alone(workspace: Workspace) -> None:

@@ -1,0 +1,119 @@
+"""How alike an episode's branches are: what its run is to log of that, and the workspace's atlas brought up to date.
+
+A side line of the episode: whatever is wrong with an atlas, the branch that was learned is whole. So whatever goes
+wrong here is a warning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NoReturn
+
+from lorax.atlas.branches import StateBranches
+from lorax.atlas.index import Atlas
+from lorax.errors import AtlasError, LoraxError
+from lorax.learning.folder import EpisodeFolder, Report
+from lorax.registry import BranchNeighbours, Comparison, Neighbour
+from lorax.storage import whole_directory
+
+_FOLDER = "atlas"
+_NEAREST = 5
+_DIGITS = 4
+"""A cosine's last digits depend on the machine, and a version's figures must not."""
+
+
+def update(folder: EpisodeFolder, atlas_dir: Path, warn: Callable[[str], None]) -> str:
+    """Compare the branches of the episode's state, unless that was done, and add them to an atlas that lacks them.
+
+    Args:
+        folder: the episode's, with its state.
+        atlas_dir: the workspace's atlas.
+        warn: told of what went wrong.
+
+    Returns:
+        What came of it, in a few words.
+    """
+    told = []
+    if not compared_dir(folder):
+        with _harmless(warn, "the branches were not compared"):
+            compare(folder, warn)
+    if compared := compared_dir(folder):
+        told.append(_told(Comparison.read(compared)))
+    with _harmless(warn, f"the atlas at {atlas_dir} was not updated"):
+        told.append(f"{keep(folder, atlas_dir, warn)} in the atlas")
+    return ", ".join(told)
+
+
+def compared_dir(folder: EpisodeFolder) -> Path | None:
+    """What the episode's run is to log of its comparison; None where there is none."""
+    found = folder.root / _FOLDER
+    return found if found.is_dir() else None
+
+
+def compare(folder: EpisodeFolder, warn: Callable[[str], None]) -> None:
+    """Compare the branches of the episode's state with each other; leave the record, and of two or more a map.
+
+    They are compared in an atlas of their own, which is thrown away: so what is told of a version follows from its
+    state alone, on whatever machine it was learned and whatever lies in the workspace's atlas.
+    """
+    report, branches = Report.read(folder.report_path), StateBranches.read(folder.state_dir)
+    with TemporaryDirectory(prefix="lorax-") as made, whole_directory(folder.root / _FOLDER) as draft:
+        atlas = Atlas.open(Path(made))
+        for reason in branches.add_missing(atlas):
+            warn(f"a branch can't be compared: {reason}")
+        neighbours = tuple(_neighbours(atlas, branches, entry.name) for entry in atlas.entries)
+        described = atlas.view().described if neighbours else "nothing"
+        Comparison(report.episode, report.task, described, neighbours).write(draft)
+        if len(atlas) > 1:
+            with _harmless(warn, "no map was drawn"):
+                from lorax.atlas.page import save_map
+
+                save_map(atlas, draft)
+
+
+def keep(folder: EpisodeFolder, atlas_dir: Path, warn: Callable[[str], None]) -> int:
+    """Add what an atlas lacks of the branches of the episode's state; returns how many entries it has then.
+
+    Raises:
+        AtlasError: it is damaged, or another add is at work in it.
+        StorageError: it can't be written.
+    """
+    atlas = Atlas.open(atlas_dir)
+    refused = StateBranches.read(folder.state_dir).add_missing(atlas, on_wait=_refuse_to_wait)
+    if refused:
+        warn(
+            f"the atlas at {atlas_dir} refused {len(refused)} of the branches, the first of them since {refused[0]} "
+            "Where the backbone or lora.targets changed, rename that folder: the next episode begins a new atlas."
+        )
+    return len(atlas)
+
+
+@contextmanager
+def _harmless(warn: Callable[[str], None], what: str) -> Iterator[None]:
+    """Turn whatever the block raises into a warning."""
+    try:
+        yield
+    except Exception as error:
+        kind = "" if isinstance(error, LoraxError) else f"{type(error).__name__}: "
+        warn(f"{what}: {kind}{error} The episode goes on.")
+
+
+def _neighbours(atlas: Atlas, branches: StateBranches, name: str) -> BranchNeighbours:
+    """The others that are most similar to one of the branches, but for those that started from another's weights."""
+    found = (near for near in atlas.nearest(name, len(atlas)) if near.name not in branches.starts)
+    nearest = tuple(Neighbour(near.name, near.label, round(near.similarity, _DIGITS)) for near in found)[:_NEAREST]
+    return BranchNeighbours(name, branches.labels[name], branches.starts.get(name), nearest)
+
+
+def _told(found: Comparison) -> str:
+    if found.nearest:
+        return f"nearest {found.nearest.task} {found.nearest.similarity:.2f}"
+    start = found.newest.start if found.newest else None
+    return f"started from {start}" if start else "nothing to compare with"
+
+
+def _refuse_to_wait() -> NoReturn:
+    raise AtlasError("another 'lorax atlas add' is at work in it; the next episode adds what is missing.")
