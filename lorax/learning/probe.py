@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import safetensors.torch
 import torch
+from torch import Tensor
 
 from lorax.data.images import Images
 from lorax.errors import StateError
@@ -26,7 +28,7 @@ from lorax.network.backbone import BackboneIdentity, reopen_backbone
 from lorax.network.features import FeatureStore
 from lorax.network.network import Network
 from lorax.params import Params, TrainingParams
-from lorax.storage import canonical_json
+from lorax.storage import canonical_json, whole_directory
 from lorax.stream import Sample
 
 _BATCH = 32
@@ -69,17 +71,42 @@ class Context:
         return hashlib.sha256(canonical_json([*content, self.params.run.seed]).encode()).hexdigest()
 
     @property
+    def start(self) -> dict[str, Tensor]:
+        """The weights that all of its probes start from, by PEFT's names; an episode's fresh branches do, too."""
+        return reopen_backbone(self.backbone).add_branch(self.params.lora, self.params.run.seed).weights
+
+    @property
     def training(self) -> TrainingParams:
         """As an episode's parameters; how many epochs depends on how many images there are."""
         rate = self.params.atlas.probe_rate
         return TrainingParams(batch_size=_BATCH, learning_rate_first=rate, learning_rate=rate)
 
 
-def known_images(state: LearnerState, params: Params) -> dict[str, tuple[Sample, ...]]:
-    """Each known generator's label -> the exemplars that stand for it."""
-    synthetic = [entry for entry in state.classes.entries if not entry.is_real]
-    found = {entry.label: _first(state, [entry.id], params.atlas.probe_images) for entry in synthetic}
-    return {label: samples for label, samples in found.items() if samples}
+def kept_probe(home: Path, context: Context, synthetic: Sequence[Sample], fetch: Fetch) -> dict[str, Tensor]:
+    """A probe's weights by PEFT's names, learned unless it lies below `home`, where it is left in PEFT's format.
+
+    Raises:
+        StateError: what lies there is damaged.
+    """
+    named = hashlib.sha256("\n".join([context.digest, *sorted(s.md5 for s in synthetic)]).encode()).hexdigest()
+    place = home / named[:16]
+    if not place.is_dir():
+        branch, _ = train_probe(context, synthetic, fetch)
+        with whole_directory(place) as draft:
+            for name, data in branch.files().items():
+                (draft / name).write_bytes(data)
+    try:
+        return dict(safetensors.torch.load_file(place / "adapter_model.safetensors"))
+    except (OSError, safetensors.SafetensorError) as error:
+        raise StateError(
+            f"the probe in {place} can't be read ({error}). Remove that folder; it is learned anew."
+        ) from error
+
+
+def known_images(state: LearnerState, task: str, params: Params) -> tuple[Sample, ...]:
+    """The exemplars that stand for a known task's generators; there may be none."""
+    synthetic = [entry.id for entry in state.classes.entries if entry.task == task and not entry.is_real]
+    return _first(state, synthetic, params.atlas.probe_images)
 
 
 def train_probe(

@@ -31,15 +31,16 @@ from lorax.storage import canonical_json, whole_directory
 from lorax.stream import ClassEntry, ClassTable, Sample, check_task_name
 
 FORMAT = 3
-"""1 had no calibration, 2 no branch that started from another's weights."""
+"""1 had no calibration; before 3 branches had no common start."""
 
 
 @dataclass(frozen=True)
 class Branch:
     """One generator's LoRA: PEFT's configuration and weights, and what its training started from.
 
-    `seed` is that of the A factors it started from; a branch that started from another's weights names its task in
-    `start`.
+    `seed` is that of the A factors it started from. `start` names the task whose branch it started from instead; None
+    where it started fresh, "" where that was before format 3: then the head started otherwise in every episode, so that
+    its weights can't be compared with others'.
     """
 
     task: str
@@ -203,7 +204,7 @@ def _read_format_1(directory: Path, record: Mapping[str, Any]) -> LearnerState:
         folder = f"branches/{k:02d}-{check_task_name(entry['task'])}"
         config = json.loads(_read(directory, f"{folder}/adapter_config.json", sha256))
         weights = _tensors(_read(directory, f"{folder}/adapter_model.safetensors", sha256))
-        branches.append(Branch(entry["task"], config, weights, entry["seed"], entry.get("start")))
+        branches.append(Branch(entry["task"], config, weights, entry["seed"], entry.get("start", "")))
     for name in ("calibration.csv", "calibration.json"):
         _read(directory, name, sha256)
     state = LearnerState(

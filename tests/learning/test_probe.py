@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from lorax.errors import StateError
 from lorax.learning.folder import EpisodeFolder
 from lorax.learning.opening import base_state
-from lorax.learning.probe import Context, known_images, train_probe
+from lorax.learning.probe import Context, kept_probe, known_images, train_probe
 from lorax.learning.state import load_state
 from lorax.params import Params
 
@@ -29,18 +31,34 @@ def test_the_context_takes_the_real_exemplars_that_were_herded_first(
     assert {s.md5 for s in real[:3]} == expected  # one of each task's reals comes before any second
 
 
-def test_every_known_generator_has_images(learned: list[EpisodeFolder], quick: Params) -> None:
+def test_a_known_task_is_stood_for_by_its_synthetic_exemplars(learned: list[EpisodeFolder], quick: Params) -> None:
     state = load_state(learned[2].state_dir)
-    assert list(known_images(state, quick)) == [e.label for e in state.classes.entries if not e.is_real]
+    found = known_images(state, "bars", quick)
+    assert found and all((s.task, s.class_index) == ("bars", 1) for s in found)
+
+
+def test_a_probe_is_learned_once_and_found_again(
+    learned: list[EpisodeFolder], stream, quick: Params, tmp_path: Path
+) -> None:
+    state = load_state(learned[2].state_dir)
+    context, images = Context.of_state(state, quick), known_images(state, "bars", quick)
+    first = kept_probe(tmp_path, context, images, stream.fetch)
+
+    def fetch(_: object) -> dict[str, Path]:
+        raise AssertionError("it is there")
+
+    again = kept_probe(tmp_path, context, images, fetch)
+    assert all(torch.equal(first[name], again[name]) for name in first)
 
 
 def test_a_probe_is_the_same_again_and_another_of_other_images(
     learned: list[EpisodeFolder], stream, quick: Params
 ) -> None:
     state = load_state(learned[2].state_dir)
-    context, images = Context.of_state(state, quick), known_images(state, quick)
-    (first, rows), (again, _) = (train_probe(context, images["stripes"], stream.fetch) for _ in range(2))
-    other, _ = train_probe(context, images["bars"], stream.fetch)
+    context = Context.of_state(state, quick)
+    stripes, bars = (known_images(state, task, quick) for task in ("stripes", "bars"))
+    (first, rows), (again, _) = (train_probe(context, stripes, stream.fetch) for _ in range(2))
+    other, _ = train_probe(context, bars, stream.fetch)
     assert all(torch.equal(first.weights[n], again.weights[n]) for n in first.weights)
     assert any(not torch.equal(first.weights[n], other.weights[n]) for n in first.weights)
     assert len(rows) == 16 // (4 + 2) + 1
