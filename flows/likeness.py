@@ -102,10 +102,11 @@ def _harmless(warn: Callable[[str], None], what: str) -> Iterator[None]:
 
 
 def _neighbours(atlas: Atlas, branches: StateBranches, name: str) -> BranchNeighbours:
-    """The others that are most similar to one of the branches, but for those that started from another's weights."""
-    found = (near for near in atlas.nearest(name, len(atlas)) if near.name not in branches.starts)
-    nearest = tuple(Neighbour(near.name, near.label, round(near.similarity, _DIGITS)) for near in found)[:_NEAREST]
-    return BranchNeighbours(name, branches.labels[name], branches.starts.get(name), nearest)
+    """The branches that started as fresh ones do and are most similar to one that can be compared with them."""
+    start = branches.starts.get(name)
+    near = atlas.nearest(name, len(atlas)) if start != "" else []
+    found = [Neighbour(n.name, n.label, round(n.similarity, _DIGITS)) for n in near if n.name not in branches.starts]
+    return BranchNeighbours(name, branches.labels[name], start, tuple(found[:_NEAREST]))
 
 
 def _told(found: Comparison) -> str:

@@ -22,7 +22,8 @@ class StateBranches:
     Args:
         adapters: named by their tasks.
         labels: of each, by name: the synthetic classes of its task.
-        starts: of those whose training began at another's weights, by name: the task of that other.
+        starts: of those that did not start as fresh branches do, by name: the task whose branch they started from, or
+            "" of those from before fresh branches had a common start.
     """
 
     adapters: list[Adapter]
@@ -40,13 +41,13 @@ class StateBranches:
         state = load_state(directory)
         synthetic = [entry for entry in state.classes.entries if not entry.is_real]
         labels = {b.task: "+".join(e.label for e in synthetic if e.task == b.task) for b in state.branches}
-        starts = {branch.task: branch.start for branch in state.branches if branch.start}
+        starts = {branch.task: branch.start for branch in state.branches if branch.start is not None}
         return cls(branches_of(state, directory), labels, starts)
 
     @property
     def kinds(self) -> dict[str, str]:
         """Of those that are not plain branches, by name."""
-        return dict.fromkeys(self.starts, DERIVED)
+        return {name: DERIVED for name, start in self.starts.items() if start}
 
     def add_missing(self, atlas: Atlas, on_wait: Callable[[], None] = lambda: None) -> list[str]:
         """Add what the atlas lacks, also where some can't be taken in.

@@ -33,8 +33,9 @@ class Neighbour:
 class BranchNeighbours:
     """A branch and the others of its learner state, the most similar first, as far as they were looked up.
 
-    `start` names the task from whose weights its training started, or is None. Such a branch is like its start whatever
-    it learned, so it is nobody's neighbour, and its own neighbours make no claim.
+    `start` is None for a branch that started as all fresh ones do. Else it names the task from whose weights it
+    started: such a branch is like its start whatever it learned, so it is nobody's neighbour, and its own ones make no
+    claim. Or it is "", of a branch from before there was a common start, which can't be compared at all.
     """
 
     task: str

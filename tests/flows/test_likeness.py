@@ -111,6 +111,17 @@ def test_a_branch_that_started_from_another_s_weights_is_marked_and_nobody_s_nei
     assert likeness.update(newest, atlas_dir, never).startswith("started from alpha")
 
 
+def test_a_branch_from_before_there_was_a_common_start_is_not_compared(
+    learned: list[Learned], tmp_path: Path, atlas_dir: Path
+) -> None:
+    alpha, beta, gamma = load_state(learned[2].state_dir).branches
+    folder = episode_of(learned[2], tmp_path / "e", [replace(alpha, start=""), beta, gamma])
+    likeness.update(folder, atlas_dir, never)
+    near = {branch.task: [near.task for near in branch.nearest] for branch in compared(folder).branches}
+    assert near == {"alpha": [], "beta": ["gamma"], "gamma": ["beta"]}
+    assert {entry.kind for entry in Atlas.open(atlas_dir).entries} == {"branch"}
+
+
 def test_an_atlas_of_another_backbone_is_left_alone_with_a_warning_that_says_what_to_do(
     learned: list[Learned], tmp_path: Path, atlas_dir: Path
 ) -> None:
