@@ -18,7 +18,7 @@ from lorax.learning.probe import Context, kept_probe, known_images
 from lorax.learning.state import LearnerState
 from lorax.params import Params
 from lorax.predictor import Predictor
-from lorax.stream import Sample
+from lorax.stream import Sample, Task
 from lorax.workspace import Workspace
 
 Fetch = Callable[[Iterable[Sample]], Mapping[str, Path]]
@@ -102,6 +102,23 @@ def nearest(
             known[branch.task] = kept_probe(home, context, stand_ins, fetch)
     told("a probe of the images")
     return rank(kept_probe(home, context, images, fetch), start, known)
+
+
+def startable(
+    workspace: Workspace, state: LearnerState, params: Params, task: Task, fetch: Fetch, told: Told
+) -> list[Match]:
+    """The known tasks whose branch a new task's could start from, the one that its probe is most like first.
+
+    Args:
+        workspace, state, params, fetch, told: as for `nearest`.
+        task: the new one; its probe sees synthetic training images, chosen by their bytes alone.
+    """
+    synthetic = {c.index for c in task.classes if not c.is_real}
+    images = sorted((s for s in task.train if s.class_index in synthetic), key=lambda s: s.md5)
+    matches = nearest(workspace, state, params, images[: params.atlas.probe_images], fetch, told)
+    start = Context.of_state(state, params).start
+    usable = {branch.task for branch in state.branches if fits(branch.weights, start)}
+    return [match for match in matches if match.task in usable]
 
 
 def attribute(workspace: Workspace, state_dir: Path, params: Params, folder: Path, told: Told) -> dict[str, Any]:

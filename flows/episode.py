@@ -19,7 +19,9 @@ def episode(workspace_root: str, model: str, task: str, index: int, parameters: 
     """Learn one task on top of the champion and register what comes of it; returns the model version."""
     terminal.say(f"[bold]episode {index}: {task}[/bold]")
     base = steps.open_base_state(workspace_root, model)
-    home = steps.plan_episode(workspace_root, Workspace(Path(workspace_root)).episodes_dir, base, task, parameters)
+    start = steps.choose_start(workspace_root, base, task, parameters)
+    parent = Workspace(Path(workspace_root)).episodes_dir
+    home = steps.plan_episode(workspace_root, parent, base, task, parameters, start)
     steps.train_branch(workspace_root, home, base)
     steps.update_exemplars(workspace_root, home, base)
     steps.evaluate(workspace_root, home, base)

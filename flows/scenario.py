@@ -55,7 +55,8 @@ def episode(
 ) -> str:
     """Learn one task on top of the state in `base`; returns the episode's folder."""
     terminal.say(f"[bold]episode {index}: {task}[/bold]")
-    home = steps.plan_episode(workspace_root, Path(parent), base, task, parameters)
+    start = steps.choose_start(workspace_root, base, task, parameters)
+    home = steps.plan_episode(workspace_root, Path(parent), base, task, parameters, start)
     steps.train_branch(workspace_root, home, base)
     steps.update_exemplars(workspace_root, home, base)
     steps.evaluate(workspace_root, home, base)

@@ -18,7 +18,7 @@ from prefect.artifacts import create_progress_artifact, create_table_artifact, u
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 
-from flows import likeness, reconcile, terminal
+from flows import attribution, likeness, reconcile, terminal
 from lorax.data import versions
 from lorax.errors import DataVersionError, LoraxError, RegistryError
 from lorax.learning import assessment, episode, opening
@@ -66,6 +66,27 @@ def open_base_state(root: str, model: str) -> str | None:
         shown.outcome = f"version {champion.version}" if champion else "none: the first task"
         get_run_logger().info("base state: %s", shown.outcome)
         return str(registry.download_state(champion.version, workspace.states_dir)) if champion else None
+
+
+def choose_start(root: str, base: str | None, name: str, parameters: Mapping[str, Any]) -> str | None:
+    """The known task whose branch the new one starts from; None, for a fresh start, unless params.yaml asks for one."""
+    if base is None or Params.model_validate(parameters).training.branch_init == "fresh":
+        return None
+    return find_nearest(root, base, name, parameters)
+
+
+@step("find nearest branch")
+def find_nearest(root: str, base: str, name: str, parameters: Mapping[str, Any]) -> str | None:
+    """The known task whose branch the new task's probe is most like; None where none could be started from."""
+    with terminal.step("find nearest branch") as shown:
+        workspace = Workspace(Path(root))
+        atlas = load_params(workspace.params_path).atlas
+        params = Params.model_validate(parameters).model_copy(update={"atlas": atlas})
+        new, state = versions.read_task(workspace, name), load_state(Path(base))
+        found = attribution.startable(workspace, state, params, new, _fetch(root), get_run_logger().info)
+        shown.outcome = ", ".join(f"{m.task} {m.similarity:.2f}" for m in found) or "none that fits: a fresh start"
+        get_run_logger().info("nearest to its probe: %s", shown.outcome)
+        return found[0].task if found else None
 
 
 @step("train branch")
@@ -176,7 +197,9 @@ def register(root: str, model: str, home: str) -> int:
         return version.version
 
 
-def plan_episode(root: str, parent: Path, base: str | None, name: str, parameters: Mapping[str, Any]) -> str:
+def plan_episode(
+    root: str, parent: Path, base: str | None, name: str, parameters: Mapping[str, Any], start: str | None = None
+) -> str:
     """The folder of the episode that learns task `name` on top of `base`; the same work has the same folder.
 
     Args:
@@ -185,12 +208,13 @@ def plan_episode(root: str, parent: Path, base: str | None, name: str, parameter
         base: directory of the base state, or None.
         name: a landed task.
         parameters: the sections of params.yaml that an episode depends on (`Params.learning`).
+        start: the task whose branch the new one starts from (`choose_start`), or None.
     """
     workspace = Workspace(Path(root))
     learned = LearnedTask(name, versions.read_task(workspace, name).digest)
     revision = versions.revision(workspace)
     digest = state_digest(Path(base)) if base else None
-    plan = Plan(digest, learned, parameters, Revision(revision.digest, revision.commit))
+    plan = Plan(digest, learned, parameters, Revision(revision.digest, revision.commit), start)
     return str(EpisodeFolder.open(parent, plan).root)
 
 

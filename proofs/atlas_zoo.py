@@ -1,8 +1,9 @@
 """A zoo for the atlas: LoRAs of simulated generators, each learned from a data set of its own.
 
 Eight generators, six LoRAs each, from 20 to 150 images of either kind. Within a generator the first three start from
-one shared A, the others each from one of its own. Beside every LoRA lies what image features say of its data set: the
-mean of the frozen backbone's class-token feature, and of its texture, over the synthetic images.
+one shared A, the others each from one of its own; the head starts alike for all. Beside every LoRA lies what image
+features say of its data set: the mean of the frozen backbone's class-token feature, and of its texture, over the
+synthetic images.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +69,7 @@ def make_zoo(seed: int) -> Path:
             place = home / f"{name}-{member}"
             real, synthetic = _drawn(patches, np.asarray, count), _drawn(patches, generator, count)
             if not place.exists():
-                a_seed = 0 if member < SHARED else 1 + len(SIZES) * number + member
+                a_seed = 0 if member < SHARED else 1000 + len(SIZES) * number + member
                 _learn(place, backbone, real, synthetic, seed, a_seed)
     return home
 
@@ -87,7 +89,8 @@ def _learn(
         kinds = [_written(draft / "images", kind, pixels, paths) for kind, pixels in enumerate((real, synthetic))]
         fetch = lambda samples: {s.md5: paths[s.md5] for s in samples}  # noqa: E731
         context = Context(backbone.identity, tuple(kinds[0]), params)
-        branch, rows = train_probe(context, kinds[1], fetch, branch_seed=a_seed)
+        other = replace(context, params=params.model_copy(update={"run": RunParams(seed=a_seed)})).start
+        branch, rows = train_probe(context, kinds[1], fetch, other if a_seed else None)
         for name, data in branch.files().items():
             (draft / name).write_bytes(data)
         safetensors.torch.save_file(_features(backbone, kinds[1], paths), draft / "features.safetensors")

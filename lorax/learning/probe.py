@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -110,7 +110,7 @@ def known_images(state: LearnerState, task: str, params: Params) -> tuple[Sample
 
 
 def train_probe(
-    context: Context, synthetic: Sequence[Sample], fetch: Fetch, branch_seed: int | None = None
+    context: Context, synthetic: Sequence[Sample], fetch: Fetch, start: Mapping[str, Tensor] | None = None
 ) -> tuple[Branch, list[EpochRow]]:
     """Learn to tell `synthetic` images from the context's real ones with one branch on the frozen backbone.
 
@@ -118,7 +118,7 @@ def train_probe(
         context: all else that matters.
         synthetic: samples; a handful will do.
         fetch: gives the files of these and of the real ones.
-        branch_seed: of the branch's A; the context's if None.
+        start: weights to start from instead of the context's.
 
     Returns:
         The branch, and what each epoch measured.
@@ -126,8 +126,9 @@ def train_probe(
     run = context.params.run
     torch.set_num_threads(run.threads)
     network = Network.empty(reopen_backbone(context.backbone))
-    start = run.seed if branch_seed is None else branch_seed
-    network.grow(context.params.lora, 2, branch_seed=start, head_seed=epoch_seed(run.seed, 0, 0))
+    network.grow(context.params.lora, 2, branch_seed=run.seed, head_seed=epoch_seed(run.seed, 0, 0))
+    if start is not None:
+        network.backbone.start_branch(0, start)
     network.to(device_of(run.device))
     samples = [*context.real, *synthetic]
     images = Images.load(samples, fetch(samples), network.crop)
@@ -139,7 +140,7 @@ def train_probe(
         fit = Fit(network, 0, context.training.model_copy(update={"epochs": epochs}), run, 0)
         rows = fit.run_epochs(data, Path(folder) / "checkpoint")
     learned = network.backbone.branch(0)
-    return Branch("probe", learned.config, learned.weights, start), rows
+    return Branch("probe", learned.config, learned.weights, run.seed), rows
 
 
 def _first(state: LearnerState, classes: Sequence[int], most: int) -> tuple[Sample, ...]:

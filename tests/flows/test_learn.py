@@ -32,7 +32,7 @@ from lorax.initialize import initialize, with_values
 from lorax.learning.episode import learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan
 from lorax.learning.opening import base_state
-from lorax.learning.state import LearnedTask, Revision, state_digest
+from lorax.learning.state import LearnedTask, Revision, load_state, state_digest
 from lorax.params import load_params
 from lorax.stream import SCENARIOS
 from lorax.workspace import Workspace
@@ -258,13 +258,14 @@ def test_a_refused_task_is_held_and_the_next_one_grows_from_the_champion(workspa
 def test_a_task_that_changed_is_shown_and_learned_anew_only_when_asked_with_what_came_after_it(
     workspace: Workspace,
 ) -> None:
-    name, folder = TASKS[2], workspace.root.parent / "raw" / "changed"
+    name, folder, path = TASKS[2], workspace.root.parent / "raw" / "changed", workspace.params_path
     write_plain_images(folder, train=(20, 180), val=(20, 180))
     before = champion(workspace)
     land(workspace, folder, name, terms=Terms(replace=True))
     assert json.loads(lorax(workspace, "status", "--json"))["changed"] == [name]
     idle = json.loads(lorax(workspace, "learn", "--json"))
     assert (idle["learned"], idle["champion"]) == ([], before)
+    path.write_text(with_values(path.read_text(), {"training": {"branch_init": "nearest"}}))
     printed = json.loads(lorax(workspace, "relearn", name, "--json"))
     assert (printed["before"]["version"], printed["champion"]["version"]) == (before["version"], 2)
     after = printed["learning"]["champion"]
@@ -273,6 +274,22 @@ def test_a_task_that_changed_is_shown_and_learned_anew_only_when_asked_with_what
     status = json.loads(lorax(workspace, "status", "--json"))
     assert (status["changed"], [hold["task"] for hold in status["held"]]) == ([], ["poisoned"])
     assert len([e for e in Atlas.open(workspace.atlas_dir).entries if e.name.startswith(f"{name}@")]) == 1
+    first, second, third, fourth = load_state(workspace.states_dir / after["state_digest"]).branches
+    assert (first.start, second.start) == (None, None)
+    assert (third.start in TASKS[:2], fourth.start in TASKS) == (True, True), "as params.yaml asked, from the nearest"
+
+
+def test_unknown_images_are_attributed_by_a_probe(workspace: Workspace) -> None:
+    images = workspace.data_dir / TASKS[0] / "train" / "1_fake"
+    told = lorax(workspace, "atlas", "attribute", str(images), code=1)
+    assert "holds 3 images that can be read (0 files can't); a probe needs at least 5" in told
+    several = workspace.root.parent / "several"
+    write_task_files(several, {"0_real": 3, "1_fake": 6}, seed=0, side=20)
+    (several / "broken.png").write_bytes(b"no image")
+    found = json.loads(lorax(workspace, "atlas", "attribute", str(several / "train"), "--json"))
+    assert sorted(g["task"] for g in found["generators"]) == sorted(champion(workspace)["tasks"])
+    assert (found["images"], sum(found["classifier"].values())) == (6, 6)
+    assert len(list((workspace.work_dir / "probes").iterdir())) > 1, "branches that started elsewhere have stand-ins"
 
 
 def test_a_scenario_is_reproduced_by_dvc_and_leaves_the_registry_alone(workspace: Workspace) -> None:
