@@ -10,7 +10,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench data prove-main prove-loop prove-speed prove-verdicts clean
+.PHONY: help setup demo test check bench data prove-main prove-loop prove-speed prove-verdicts prove-atlas clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -56,6 +56,9 @@ prove-loop: setup ## the loop's slow proofs: real servers, workers, kills (an ho
 
 prove-speed: setup ## the published way and ours learn the demo's stream over five seeds (an hour)
 	$(BIN)/python -m proofs.speed
+
+prove-atlas: setup ## the atlas's slow proofs: a zoo of LoRAs, exactness, bad files, 10,000 adapters (an hour or more)
+	$(BIN)/python -m proofs.atlas
 
 prove-verdicts: setup ## verdicts' slow proofs: calibration, unknown generators, the server under load (an hour or more)
 	$(BIN)/python -m proofs.verdicts

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,19 +33,27 @@ def demo_files(folder: Path) -> TaskFiles:
     return files
 
 
-def learned(files: TaskFiles, tasks: Sequence[Task], params: Params, home: Path) -> list[EpisodeFolder]:
-    """One episode for each of `tasks`, beginning with nothing."""
+def learned(
+    files: TaskFiles,
+    tasks: Sequence[Task],
+    params: Params,
+    home: Path,
+    start: Callable[[LearnerState, Task], str | None] = lambda *_: None,
+) -> list[EpisodeFolder]:
+    """One episode for each of `tasks`, beginning with nothing; `start` says which known task's branch it starts from."""
     folders: list[EpisodeFolder] = []
     for k, task in enumerate(tasks):
         base = folders[-1].state_dir if folders else None
+        state = base_state(base, params)
         plan = Plan(
             state_digest(base) if base else None,
             LearnedTask(task.name, task.digest),
             params.learning(),
             Revision("simulated", "none"),
+            start(state, task) if base else None,
         )
         folders.append(EpisodeFolder.open(home, plan))
-        learn_episode(folders[-1], base_state(base, params), task, tasks[:k], files.fetch, params)
+        learn_episode(folders[-1], state, task, tasks[:k], files.fetch, params)
     return folders
 
 
