@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from lorax.atlas_commands import atlas_commands
 from lorax.console import Commands, Json, Preset, err, here, opened, out, print_json
 from lorax.serve_commands import serve_commands
 from lorax.verdict_commands import verdict_commands
@@ -176,6 +177,7 @@ def status(as_json: Json = False) -> None:
 app.add_typer(version_commands)
 app.add_typer(serve_commands)
 app.add_typer(verdict_commands)
+app.add_typer(atlas_commands, name="atlas", help="Compare LoRA adapters by their weights: search, cluster, draw a map.")
 
 
 @app.command()

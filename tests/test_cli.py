@@ -19,7 +19,7 @@ from lorax.workspace import Workspace
 
 COMMANDS = (
     *("init", "simulate", "land", "learn", "scenario", "status", "predict", "watch-verdicts", "up", "down", "demo"),
-    *("history", "diff", "rollback", "promote", "refuse", "release", "relearn", "delete"),
+    *("history", "diff", "rollback", "promote", "refuse", "release", "relearn", "delete", "atlas"),
 )
 HEAVY = {"torch", "timm", "peft", "prefect", "dvc", "matplotlib", "sklearn", "skimage"}
 """What takes a second or more to import, and neither help nor a look-up has a use for."""

@@ -93,7 +93,7 @@ class Newcomers:
         try:
             yield
         except AdapterError as error:
-            self.refused.append(str(error))
+            self.refused.append(printable(str(error)))
 
     def finish(self, *, keep_going: bool = False) -> None:
         """Make all that was added known to the atlas.

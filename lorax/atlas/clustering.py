@@ -16,7 +16,9 @@ Numbers = NDArray[np.int64]
 MOST_CLUSTERED = 1000
 """Entries that are clustered at most, drawn evenly; the others join the cluster that they are most similar to."""
 
-_MOST_CLUSTERS = 60
+_EVERY, _SOME = 50, 20
+"""Every number of clusters is tried up to the first; beyond, so many in equal ratios."""
+
 _DRAWS = {200: 20, MOST_CLUSTERED: 5}
 """Up to so many entries -> how many clouds without families are drawn."""
 
@@ -143,8 +145,10 @@ def silhouettes(vectors: Floats, tree: Tree) -> dict[int, float]:
     """
     from sklearn.metrics import silhouette_score
 
-    distances, most = _distances(vectors), min(max(2, len(vectors) // 2), _MOST_CLUSTERS)
-    return {n: float(silhouette_score(distances, tree.cut(n), metric="precomputed")) for n in range(2, most + 1)}
+    distances, most = _distances(vectors), max(2, len(vectors) // 2)
+    counts = [*range(2, min(most, _EVERY) + 1), *np.geomspace(_EVERY, most, _SOME).astype(int)[1:]]
+    tried = [n for n in dict.fromkeys(counts) if n <= most]
+    return {int(n): float(silhouette_score(distances, tree.cut(n), metric="precomputed")) for n in tried}
 
 
 def _chance(vectors: Floats, random: np.random.Generator) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 
 from lorax.atlas.adapter import Adapter
 from lorax.atlas.adding import check_base
-from lorax.atlas.descriptor import Describer, pooled_spectrum, spectrum
+from lorax.atlas.descriptor import flattened, pooled_spectrum, spectrum
 from lorax.atlas.segments import Rows
 from lorax.atlas.view import POOLED
 from lorax.errors import AdapterError
@@ -34,7 +34,8 @@ class Answer:
     Args:
         neighbours: the nearest first.
         described: by what the query was compared, in words.
-        residual: the share of the query that lies outside the view's basis, in [0, 1]; None without a basis.
+        residual: the share of the query that lies outside the view's basis, in [0, 1]; None without a basis, and of an
+            entry that it was fitted on.
         limit: the residual that one adapter in a hundred like those of the basis exceeds; None without a basis.
     """
 
@@ -60,18 +61,17 @@ def search(atlas: Atlas, query: str | Adapter, k: int, descriptor: str, group: s
     """
     view = atlas.view(descriptor, group)
     if isinstance(query, Adapter):
-        own, (vector, residual) = None, view.place(_row(atlas, query, descriptor))
+        own, (vector, outside) = None, view.place(_row(atlas, query, descriptor))
+        residual = outside if view.basis else None
     else:
         own = atlas.number(query)
-        vector, residual = view.vectors[own], float(view.residuals[own])
+        vector, residual = view.vectors[own], view.residual_of(own)
     found = view.similarities(vector[None])[0]
     if own is not None:
         found[own] = -np.inf
     nearest = np.argsort(-found, kind="stable")[: min(k, len(atlas) - (own is not None))]
     neighbours = [Neighbour(atlas.entries[i].name, atlas.entries[i].label, float(found[i])) for i in nearest]
-    if view.basis is None:
-        return Answer(neighbours, view.described, None, None)
-    return Answer(neighbours, view.described, residual, view.basis.limit)
+    return Answer(neighbours, view.described, residual, view.basis.limit if view.basis else None)
 
 
 def _row(atlas: Atlas, adapter: Adapter, descriptor: str) -> Rows:
@@ -82,7 +82,8 @@ def _row(atlas: Atlas, adapter: Adapter, descriptor: str) -> Rows:
     else:
         ours.check(adapter)
         check_base(atlas.base, adapter)
-        row = Describer(ours.layers, (descriptor,), ours.side, ours.seed).describe(adapter.factors())[descriptor]
+        made = {"product": ours.product, "spectrum": spectrum, "factors": flattened}
+        row = made[descriptor](adapter.factors())
     found: Rows = row.float().numpy()
     if not np.isfinite(found).all() or not found.any():
         raise AdapterError(

@@ -32,7 +32,7 @@ LEAST = 24
 """Entries from which on a basis is fitted unasked. With fewer, neighbours are found less often by principal components
 than by the descriptors themselves (docs/log.md): what they leave out is not only noise."""
 
-DIMS = 128
+DIMS = 64
 """Principal components of a basis, if not asked for others."""
 
 _FOLDER = "bases"
@@ -81,9 +81,14 @@ class View:
         """Cosines (n, N) of vectors (n, d) with every entry's, in [-1, 1]."""
         return similarity(vectors, self.vectors)
 
+    def residual_of(self, number: int) -> float | None:
+        """What of an entry lies outside the basis; None without a basis, and of entries that it was fitted on."""
+        return float(self.residuals[number]) if self.basis and number >= self.basis.collection else None
+
     def is_drifting(self, newcomers: Sequence[int]) -> bool:
-        """Whether the entries with these numbers lie outside what the basis was fitted on."""
-        return self.basis is not None and self.basis.is_drifting(self.residuals[list(newcomers)])
+        """Whether the newcomers among the entries with these numbers lie outside what the basis was fitted on."""
+        found = [residual for number in newcomers if (residual := self.residual_of(number)) is not None]
+        return self.basis is not None and self.basis.is_drifting(np.array(found))
 
     @property
     def described(self) -> str:

@@ -1,0 +1,307 @@
+"""What `lorax atlas` does: records for scripts, made of the atlas's rooms; `flows.atlas_tables` prints them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flows.atlas_labels import Labels
+from lorax.atlas.adapter import Adapter
+from lorax.atlas.adding import check_base
+from lorax.atlas.branches import StateBranches
+from lorax.atlas.clustering import agreement, find_families
+from lorax.atlas.comparing import Comparison, Sketched, compare_factors, compare_rows
+from lorax.atlas.entry import BRANCH, DERIVED, Entry, printable
+from lorax.atlas.formats import find_adapters, read_all
+from lorax.atlas.groups import ALL
+from lorax.atlas.index import Atlas
+from lorax.atlas.searching import search
+from lorax.atlas.view import DIMS, POOLED, View
+from lorax.errors import AdapterError, AtlasError, WorkspaceError
+from lorax.workspace import Workspace
+
+Progress = Callable[[int, int, str], None]
+Record = dict[str, Any]
+
+_AT_ONCE = 512
+
+
+def folder_of(atlas_dir: Path | None) -> Path:
+    """The atlas that was named, or the workspace's own.
+
+    Raises:
+        AtlasError: none was named, outside a workspace.
+    """
+    if atlas_dir is not None:
+        return atlas_dir
+    try:
+        return Workspace.find().atlas_dir
+    except WorkspaceError as error:
+        raise AtlasError(
+            f"{Path.cwd()} is not inside a workspace, which would have an atlas of its own. Name one: --atlas DIR."
+        ) from error
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How `add` takes adapters in."""
+
+    labels: Labels
+    base: str | None = None
+    keep_going: bool = False
+    with_factors: bool = False
+
+
+def add(atlas_dir: Path, paths: list[Path], terms: Terms, on_wait: Callable[[], None], progress: Progress) -> Record:
+    """Add all adapters at paths, and say what each newcomer is nearest to.
+
+    Raises:
+        AdapterError: some were refused, and the rest is not to be added.
+        AtlasError: the atlas is damaged.
+        StorageError: the disk is full.
+    """
+    atlas = Atlas.open(atlas_dir)
+    with atlas.adding(with_factors=terms.with_factors, keep_going=terms.keep_going, on_wait=on_wait) as newcomers:
+        found: list[Path] = []
+        for path in paths:
+            with newcomers.judging():
+                found += find_adapters([path])
+        for number, path in enumerate(found):
+            progress(number, len(found), f"reading {printable(path.name)}")
+            with newcomers.judging():
+                for offered in _read(path, terms.base):
+                    with newcomers.judging():
+                        label = terms.labels.of(offered.adapter.name, path, offered.label)
+                        newcomers.offer(offered.adapter, label, offered.kind)
+    progress(len(found), len(found), "comparing")
+    return _added(atlas, newcomers.added, newcomers.refused) | {"unused labels": terms.labels.unused}
+
+
+@dataclass(frozen=True)
+class _Offered:
+    adapter: Adapter
+    label: str | None = None
+    kind: str | None = None
+
+
+def _read(path: Path, base: str | None) -> Iterator[_Offered]:
+    adapters = read_all(path, base)
+    if adapters and adapters[0].format != BRANCH:
+        yield from (_Offered(adapter) for adapter in adapters)
+        return
+    branches = StateBranches.read(path)
+    for adapter in adapters:
+        yield _Offered(adapter, branches.labels[adapter.name], branches.kinds.get(adapter.name))
+
+
+def _added(atlas: Atlas, added: list[Entry], refused: list[str]) -> Record:
+    record: Record = {"atlas": str(atlas.folder), "entries": len(atlas), "base": atlas.base, "refused": refused}
+    if not added:
+        return record | {"added": []}
+    view = atlas.view()
+    numbers = [atlas.number(entry.name) for entry in added]
+    nearest = _nearest(atlas, view, numbers)
+    limit = None if view.basis is None else view.basis.limit
+    residuals = [view.residual_of(number) for number in numbers]
+    return record | {
+        "compared by": view.described,
+        "usual residual": limit,
+        "refit advised": view.is_drifting(numbers),
+        "added": [
+            asdict(entry) | {"nearest": near, "residual": residual}
+            for entry, near, residual in zip(added, nearest, residuals, strict=True)
+        ],
+    }
+
+
+def _nearest(atlas: Atlas, view: View, numbers: list[int]) -> list[Record | None]:
+    """Of each of some entries, the nearest other one; None in an atlas of one."""
+    found: list[Record | None] = []
+    for start in range(0, len(numbers), _AT_ONCE):
+        some = numbers[start : start + _AT_ONCE]
+        near = view.similarities(view.vectors[some])
+        near[np.arange(len(some)), some] = -np.inf
+        for row in near:
+            best = atlas.entries[int(row.argmax())]
+            similarity = float(row.max())
+            found.append({"name": best.name, "label": best.label, "similarity": similarity} if len(row) > 1 else None)
+    return found
+
+
+@dataclass(frozen=True)
+class Query:
+    """What is looked for: an entry of an atlas by its name, or an adapter from elsewhere."""
+
+    text: str
+    adapter: Adapter | None = None
+
+    @classmethod
+    def of(cls, text: str, atlas: Atlas | None, base: str | None = None) -> Query:
+        """An entry's name comes first; what is no entry is a path.
+
+        Raises:
+            AdapterError: nothing that can be read lies there.
+            AtlasError: it is neither.
+        """
+        path = Path(text)
+        if atlas is not None and text in atlas:
+            return cls(text)
+        if atlas is not None and not path.exists():
+            if len(atlas) == 0:
+                raise AdapterError(f"{text} doesn't exist, and the atlas at {atlas.folder} is empty. Check the path.")
+            atlas.entry(text)
+        adapters = read_all(path, base)
+        if len(adapters) == 1:
+            return cls(text, adapters[0])
+        named = ", ".join(adapter.name for adapter in adapters)
+        raise AdapterError(
+            f"{text} holds {len(adapters)} branches; expected one adapter. Name one: {path / 'branches'}/NUMBER-TASK, "
+            f"of {named}."
+        )
+
+
+def look_up(atlas: Atlas, query: Query, k: int, descriptor: str, group: str) -> Record:
+    """The entries nearest to a query.
+
+    Raises:
+        AdapterError: it is damaged, or can't be compared with the atlas's adapters by this descriptor.
+        AtlasError: the atlas is empty or damaged, or doesn't keep the descriptor.
+    """
+    note = ""
+    if descriptor == "spectrum" and query.adapter is not None:
+        try:
+            atlas.describer.check(query.adapter)
+            check_base(atlas.base, query.adapter)
+        except AdapterError as error:
+            descriptor, group, note = POOLED, ALL, _why_pooled(str(error))
+    answer = search(atlas, query.adapter or query.text, k, descriptor, group)
+    same = query.adapter and next((e.name for e in atlas.entries if e.digest == query.adapter.digest), None)
+    return {
+        "query": printable(query.text),
+        "compared by": answer.described,
+        "note": note,
+        "in the atlas as": same,
+        "residual": answer.residual,
+        "usual residual": answer.limit,
+        "neighbours": [asdict(neighbour) for neighbour in answer.neighbours],
+    }
+
+
+def _why_pooled(refusal: str) -> str:
+    return f"Only pooled spectra can be compared: {refusal.partition('. ')[0]}."
+
+
+def cluster(atlas: Atlas, count: int | None, descriptor: str, group: str) -> Record:
+    """Families of the entries; those whose training began at another's weights are left out.
+
+    Raises:
+        AdapterError: there is no such group.
+        AtlasError: the atlas is empty or damaged, or there are fewer entries than clusters.
+    """
+    view = atlas.view(descriptor, group)
+    numbers = [i for i, entry in enumerate(atlas.entries) if entry.kind != DERIVED]
+    if count is not None and count > len(numbers):
+        raise AtlasError(f"{count} clusters of {len(numbers)} entries can't be. Ask for {len(numbers)} at most.")
+    entries = [atlas.entries[i] for i in numbers]
+    found = find_families(view.vectors[numbers], count)
+    agreed = agreement(found.members, [entry.label for entry in entries])
+    groups = [[e for e, member in zip(entries, found.members, strict=True) if member == i] for i in range(found.count)]
+    return {
+        "compared by": view.described,
+        "entries": len(entries),
+        "left out": len(atlas) - len(entries),
+        "asked for": count,
+        "count": found.count,
+        "silhouette": found.silhouette,
+        "best": [{"clusters": n, "silhouette": s} for n, s in found.best],
+        "curve": {str(n): s for n, s in found.curve.items()},
+        "without families": found.chance,
+        "nmi": agreed and agreed[0],
+        "ari": agreed and agreed[1],
+        "clusters": [
+            {"members": [e.name for e in some], "labels": dict(Counter(e.label for e in some if e.label).most_common())}
+            for some in groups
+        ],
+    }
+
+
+def compare(first: str, second: str, atlas_dir: Path | None) -> Record:
+    """Two adapters layer by layer: exactly, where both are files, of which no atlas has to know.
+
+    Raises:
+        AdapterError: one is damaged, or they can't be compared.
+        AtlasError: the atlas is damaged.
+    """
+    try:
+        atlas = Atlas.open(folder_of(atlas_dir))
+    except AtlasError:
+        if atlas_dir is not None or not (Path(first).exists() and Path(second).exists()):
+            raise
+        atlas = None
+    one, other = Query.of(first, atlas), Query.of(second, atlas)
+    if one.adapter is not None and other.adapter is not None:
+        found = compare_factors(one.adapter, other.adapter)
+    else:
+        assert atlas is not None  # one of them is an entry of it
+        found = compare_rows(atlas.describer, _sketched(atlas, one), _sketched(atlas, other))
+    return {"first": printable(one.text), "second": printable(other.text), **_compared(found)}
+
+
+def _sketched(atlas: Atlas, query: Query) -> Sketched:
+    if query.adapter is None:
+        return Sketched(atlas.row(query.text), atlas.row(query.text, "spectrum"))
+    atlas.describer.check(query.adapter)
+    rows = atlas.describer.describe(query.adapter.factors())
+    return Sketched(rows["product"].float().numpy(), rows["spectrum"].float().numpy())
+
+
+def _compared(found: Comparison) -> Record:
+    return {
+        "exact": found.error is None,
+        "error": found.error,
+        "cosine": found.cosine,
+        "norms": found.norms,
+        "only first": found.only[0],
+        "only second": found.only[1],
+        "layers": [asdict(like) for like in found.layers],
+    }
+
+
+def draw(atlas: Atlas, out_dir: Path, descriptor: str, group: str) -> Record:
+    """Draw the map.
+
+    Raises:
+        AtlasError: there are fewer than two entries, or the atlas is damaged.
+        StorageError: the disk is full.
+    """
+    from lorax.atlas.page import save_map
+
+    paths = save_map(atlas, out_dir, descriptor, group)
+    if not paths:
+        raise AtlasError(
+            f"the atlas at {atlas.folder} holds {len(atlas)} of the two entries or more that a map needs: "
+            "'lorax atlas add PATH'."
+        )
+    return {"files": [str(path) for path in paths], "compared by": atlas.view(descriptor, group).described}
+
+
+def fit(atlas: Atlas, descriptor: str, group: str, dims: int | None) -> Record:
+    """Fit a basis over all entries anew.
+
+    Raises:
+        AtlasError: there are too few, or the atlas is damaged.
+    """
+    view = atlas.fit(descriptor, group, dims or DIMS)
+    assert view.basis is not None
+    return {
+        "compared by": view.described,
+        "entries": len(atlas),
+        "dims": len(view.basis.components),
+        "median residual": float(np.median(view.basis.usual)),
+        "usual residual": view.basis.limit,
+    }
