@@ -40,7 +40,7 @@ def learned(
     home: Path,
     start: Callable[[LearnerState, Task], str | None] = lambda *_: None,
 ) -> list[EpisodeFolder]:
-    """One episode for each of `tasks`, beginning with nothing; `start` says which known task's branch it starts from."""
+    """One episode for each of `tasks`, beginning with nothing; `start` says from which known task's branch."""
     folders: list[EpisodeFolder] = []
     for k, task in enumerate(tasks):
         base = folders[-1].state_dir if folders else None

@@ -9,6 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
 from lorax.atlas.attribution import Match, Weights, fits, rank
 from lorax.data import versions
 from lorax.data.images import decode_bytes, read
@@ -159,3 +163,17 @@ def _labels(state: LearnerState) -> dict[str, str]:
         task.name: "+".join(e.label for e in state.classes.entries if e.task == task.name and not e.is_real)
         for task in state.tasks
     }
+
+
+def print_attribution(record: Mapping[str, Any], out: Console) -> None:
+    """For people: the generators, the most similar first, and the classifier's answer beside them."""
+    for problem in record["problems"]:
+        out.print(f"passed over: {problem}", style="yellow", markup=False)
+    table = Table(title=f"{record['images']} images, by a probe", title_justify="left")
+    for name in ("known generator", "similarity"):
+        table.add_column(name, justify="right" if name == "similarity" else "left")
+    for match in record["generators"]:
+        table.add_row(Text(match["label"]), f"{match['similarity']:.2f}")
+    out.print(table)
+    said = ", ".join(f"{verdict} {count}" for verdict, count in record["classifier"].items())
+    out.print(f"the classifier says: {said}", markup=False)

@@ -139,7 +139,7 @@ def _search(zoo: Zoo, atlas: Atlas) -> float:
         path.unlink()
     print(
         f"  basis fitted in {fitting:.1f} s; {QUERIES} searches: median {1000 * statistics.median(took):.1f} ms, "
-        f"slowest {1000 * max(took):.1f} ms (asked 50); of ten neighbours {10 * np.mean(right):.1f} are of the query's family"
+        f"slowest {1000 * max(took):.1f} ms (asked 50); of ten neighbours {10 * np.mean(right):.1f} are of its family"
     )
     return max(took)
 
