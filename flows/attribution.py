@@ -49,8 +49,10 @@ class Handful:
         What lies in a folder 0_real is left out, as in a data set that is laid out as CDDB is.
 
         Raises:
-            ImageError: there are fewer than `LEAST_IMAGES`.
+            ImageError: there is no such folder, or it holds fewer than `LEAST_IMAGES`.
         """
+        if not folder.is_dir():
+            raise ImageError(f"{folder} is no folder; expected one that holds images of one generator.")
         found: dict[str, Path] = {}
         problems: list[str] = []
         for file in files_named([str(folder)], patterns=False):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lorax.console import Json, err, out, print_json
+from lorax.console import Json, err, opened, out, print_json
 
 if TYPE_CHECKING:
     from lorax.atlas.index import Atlas
@@ -81,8 +81,8 @@ def search(
     from flows import atlas as doing
     from flows import atlas_tables
 
-    opened = _opened(atlas)
-    record = doing.look_up(opened, doing.Query.of(query, opened, base), k, descriptor, group)
+    found = _opened(atlas)
+    record = doing.look_up(found, doing.Query.of(query, found, base), k, descriptor, group)
     _print(record, atlas_tables.print_found, as_json)
 
 
@@ -120,9 +120,9 @@ def draw(
     """
     from flows import atlas as doing
 
-    opened = _opened(atlas)
+    found = _opened(atlas)
     with err.status("drawing"):
-        record = doing.draw(opened, out_dir or opened.folder, descriptor, group)
+        record = doing.draw(found, out_dir or found.folder, descriptor, group)
     _print(record, lambda record, out: out.print("\n".join(record["files"]), markup=False), as_json)
 
 
@@ -146,6 +146,26 @@ def compare(
 
 
 @atlas_commands.command()
+def attribute(
+    folder: Annotated[Path, typer.Argument(help="Images of one unknown generator; a handful will do.")],
+    version: Annotated[str, typer.Option(metavar="V|@ALIAS", help="Whose branches to compare with.")] = "@champion",
+    as_json: Json = False,
+) -> None:
+    """Say which known generators made images most like these, by a quick branch learned from them.
+
+    The probe learns, in seconds, to tell the images from real exemplars, and its weights are compared with those of
+    the version's branches. Example: `lorax atlas attribute ~/unknown`
+    """
+    from flows import attribution, running
+
+    workspace, params = opened()
+    _, state_dir = running.fetched(workspace, params, version, err)
+    with err.status("learning a probe") as status:
+        record = attribution.attribute(workspace, state_dir, params, folder, lambda what: status.update(what))
+    _print(record, attribution.print_attribution, as_json)
+
+
+@atlas_commands.command()
 def fit(
     descriptor: Descriptor = "product",
     group: Group = "all",
@@ -160,9 +180,9 @@ def fit(
     from flows import atlas as doing
     from flows import atlas_tables
 
-    opened = _opened(atlas)
+    found = _opened(atlas)
     with err.status("fitting"):
-        record = doing.fit(opened, descriptor, group, dims)
+        record = doing.fit(found, descriptor, group, dims)
     _print(record, atlas_tables.print_fitted, as_json)
 
 
@@ -179,8 +199,8 @@ def show(
     from flows import atlas_tables
     from lorax.storage import write_whole
 
-    opened = _opened(atlas)
-    table = opened.table()
+    found = _opened(atlas)
+    table = found.table()
     if csv is not None:
         write_whole(csv, table.to_csv(index=False))
     _print(table.to_dict("records"), atlas_tables.print_entries, as_json)
