@@ -39,11 +39,7 @@ def print_added(record: Record, out: Console) -> None:
         out.print(f"labels of {len(record['unused labels'])} that were not among them: {names}", markup=False)
     out.print(f"{len(added)} added: {record['entries']} in {record['atlas']}", markup=False)
     if record.get("refit advised"):
-        out.print(
-            "The newcomers lie outside what the basis was fitted on "
-            f"(up to {_share(record['usual residual'])} is usual): a refit is advised: 'lorax atlas fit'.",
-            markup=False,
-        )
+        out.print(f"A refit is advised, 'lorax atlas fit': {record['refit advised']}.", markup=False)
 
 
 def print_found(record: Record, out: Console) -> None:

@@ -78,11 +78,10 @@ def search(
 
     Example: `lorax atlas search downloads/style.safetensors -k 5 --atlas ~/styles`
     """
-    from flows import atlas as doing
-    from flows import atlas_tables
+    from flows import atlas_queries, atlas_tables
 
     found = _opened(atlas)
-    record = doing.look_up(found, doing.Query.of(query, found, base), k, descriptor, group)
+    record = atlas_queries.look_up(found, atlas_queries.Query.of(query, found, base), k, descriptor, group)
     _print(record, atlas_tables.print_found, as_json)
 
 
@@ -139,10 +138,9 @@ def compare(
 
     Example: `lorax atlas compare a.safetensors b.safetensors`
     """
-    from flows import atlas as doing
-    from flows import atlas_tables
+    from flows import atlas_queries, atlas_tables
 
-    _print(doing.compare(first, second, atlas), atlas_tables.print_compared, as_json)
+    _print(atlas_queries.compare(first, second, atlas), atlas_tables.print_compared, as_json)
 
 
 @atlas_commands.command()

@@ -37,6 +37,8 @@ DIMS = 64
 
 _FOLDER = "bases"
 _EQUAL = 1e-4
+_OUTGROWN = 2
+"""A basis of few entries leaves so much of any newcomer outside that drift can't show; it is refitted for its age."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,17 @@ class View:
         """Whether the newcomers among the entries with these numbers lie outside what the basis was fitted on."""
         found = [residual for number in newcomers if (residual := self.residual_of(number)) is not None]
         return self.basis is not None and self.basis.is_drifting(np.array(found))
+
+    def refit_advice(self, newcomers: Sequence[int]) -> str:
+        """Why the basis should be fitted anew after these entries came in; "" if it need not be."""
+        if self.basis is None:
+            return ""
+        if self.is_drifting(newcomers):
+            usual = f"{100 * self.basis.limit:.1f} %"
+            return f"the newcomers lie outside what the basis was fitted on (up to {usual} outside is usual)"
+        if len(self.vectors) >= _OUTGROWN * self.basis.collection:
+            return f"the basis was fitted on {self.basis.collection} of now {len(self.vectors)} entries"
+        return ""
 
     @property
     def described(self) -> str:

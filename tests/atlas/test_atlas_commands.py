@@ -112,7 +112,8 @@ def test_newcomers_unlike_the_rest_bring_the_advice_to_refit(tmp_path: Path) -> 
     shown = said("add", str(write_peft(tmp_path / "like", 1, 9)), *atlas)
     assert "outside the basis" in shown
     assert "refit" not in shown
-    assert "a refit is advised: 'lorax atlas fit'" in said("add", str(write_peft(tmp_path / "unlike", 9, 0)), *atlas)
+    shown = said("add", str(write_peft(tmp_path / "unlike", 9, 0)), *atlas)
+    assert "A refit is advised, 'lorax atlas fit': the newcomers lie outside what the basis was fitted on" in shown
     assert "fitted on 26 entries" in said("fit", *atlas)
     assert told("fit", "--dims", "5", *atlas)["dims"] == 5
     other = str(write_peft(tmp_path / "still other", 11, 0))

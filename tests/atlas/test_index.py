@@ -229,12 +229,16 @@ def test_newcomers_are_placed_in_the_basis_that_was_fitted_and_drift_is_seen(fil
     assert view.basis is not None
     assert np.array_equal(view.basis.components, before.components)
     assert view.is_drifting([25, 26])
+    assert "outside" in view.refit_advice([25, 26])
+    assert view.refit_advice([24]) == ""
+    filled.add([made(f"more {i}", i % 4, 10 + i) for i in range(21)])
+    assert filled.view().refit_advice(range(27, 48)) == "the basis was fitted on 24 of now 48 entries"
     assert view.residuals[25] > view.basis.limit > view.residuals[24]
     vector, residual = view.place(filled.row("far"))
     assert np.allclose(vector, view.vectors[25], atol=1e-5)
     assert residual == pytest.approx(view.residuals[25], abs=1e-6)
     fitted = filled.fit(dims=4)
-    assert fitted.vectors.shape == (27, 4)
+    assert fitted.vectors.shape == (48, 4)
     assert np.array_equal(Atlas.open(filled.folder).view().vectors, fitted.vectors)
 
 
