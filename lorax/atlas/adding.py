@@ -14,7 +14,7 @@ from lorax.atlas.adapter import Adapter, Factors, digest_of
 from lorax.atlas.descriptor import Describer, pooled_spectrum
 from lorax.atlas.entry import ADAPTER, BRANCH, Entry, printable
 from lorax.atlas.known import Known
-from lorax.atlas.record import Record
+from lorax.atlas.record import Record, read_record
 from lorax.atlas.segments import Rows, Segment, Segments, now, remove_leftovers, write_segment
 from lorax.atlas.view import POOLED
 from lorax.errors import AdapterError, AtlasError
@@ -119,9 +119,9 @@ class Newcomers:
         ).write(self._dir)
 
     def discard(self) -> None:
-        """Remove what was written and did not become known."""
+        """Remove what was written and did not become known; an interruption may come after it did."""
         if self._written:
-            remove_leftovers(self._dir, self._record.segments)
+            remove_leftovers(self._dir, read_record(self._dir).segments)
 
     def _flush(self) -> None:
         if not self._waiting:

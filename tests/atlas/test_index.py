@@ -21,6 +21,7 @@ from lorax.atlas import adding
 from lorax.atlas.adapter import Adapter
 from lorax.atlas.descriptor import Describer
 from lorax.atlas.index import Atlas
+from lorax.atlas.record import Record
 from lorax.errors import AdapterError, AtlasError, StorageError
 from tests.atlas.made import PLACES, adapter, layers_of, made, zoo
 
@@ -290,6 +291,23 @@ def test_a_killed_add_leaves_nothing_that_counts_and_the_next_one_tidies_up(fill
     again.add([made("lost", 9)])
     assert len(list((filled.folder / "segments").iterdir())) == 2
     assert names(Atlas.open(filled.folder)) == [*before, "lost"]
+
+
+def test_an_interruption_right_after_the_atlas_was_written_takes_nothing_back(
+    filled: Atlas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Record.write
+
+    def interrupted(record: Record, atlas_dir: Path) -> None:
+        write(record, atlas_dir)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Record, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        filled.add([made("new", 9)])
+    again = Atlas.open(filled.folder)
+    assert names(again)[-1] == "new"
+    assert len(again.row("new")) == len(again.row("f0-0"))
 
 
 @contextmanager
