@@ -83,8 +83,8 @@ class Describer:
         )
         if lacking or extra:
             raise AdapterError(
-                f"{adapter.source} adapts {len(theirs)} layers, the atlas's adapters {len(ours)}: "
-                f"{_differing('it lacks', lacking)}{_differing('it has beside them', extra)}"
+                f"{adapter.source} adapts {len(theirs)} layers, the atlas's adapters {len(ours)}; it "
+                f"{_differing(lacking, extra)}. "
                 "Adapters of other base models or targets belong in an atlas of their own (--atlas DIR), or are "
                 "compared through their spectra: 'lorax atlas search --descriptor spectrum'."
             )
@@ -216,8 +216,10 @@ def _stacked(factors: Sequence[Factors]) -> list[tuple[list[int], Tensor, Tensor
     ]
 
 
-def _differing(what: str, layers: Sequence[Layer]) -> str:
-    if not layers:
-        return ""
-    named = ", ".join(f"{x.part}.{x.name} ({x.outputs}x{x.inputs})" for x in layers[:2])
-    return f"{what} {len(layers)}, such as {named}. "
+def _differing(lacking: Sequence[Layer], extra: Sequence[Layer]) -> str:
+    told = []
+    for what, layers in (("lacks", lacking), ("has beside them", extra)):
+        if layers:
+            named = ", ".join(f"{x.part}.{x.name} ({x.outputs}x{x.inputs})" for x in layers[:2])
+            told.append(f"{what} {len(layers)}, such as {named}")
+    return " and ".join(told)
