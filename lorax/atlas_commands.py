@@ -81,7 +81,8 @@ def search(
     from flows import atlas_queries, atlas_tables
 
     found = _opened(atlas)
-    record = atlas_queries.look_up(found, atlas_queries.Query.of(query, found, base), k, descriptor, group)
+    with err.status("comparing"):
+        record = atlas_queries.look_up(found, atlas_queries.Query.of(query, found, base), k, descriptor, group)
     _print(record, atlas_tables.print_found, as_json)
 
 
@@ -100,7 +101,9 @@ def cluster(
     from flows import atlas as doing
     from flows import atlas_tables
 
-    _print(doing.cluster(_opened(atlas), clusters, descriptor, group), atlas_tables.print_clusters, as_json)
+    with err.status("clustering"):
+        record = doing.cluster(_opened(atlas), clusters, descriptor, group)
+    _print(record, atlas_tables.print_clusters, as_json)
 
 
 @atlas_commands.command(name="map")
