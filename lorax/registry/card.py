@@ -212,8 +212,8 @@ def _neighbours(found: Comparison) -> list[str]:
     return [
         "## Nearest known generators",
         "",
-        f"How alike the weights of {found.task}'s branch and of others are (1: the same, 0: unrelated), by "
-        f"{found.described}.",
+        f"How alike the weights of {found.task}'s branch and of others are, by {found.described}. 1: the same, 0: "
+        "unrelated; small numbers are no likeness (docs/method.md).",
         "",
         *_table(("task", "generators", "similarity"), rows),
     ]

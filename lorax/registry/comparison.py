@@ -95,17 +95,17 @@ def write_comparison(client: Any, run_id: str, folder: Path) -> None:
 
 
 def _rows(branches: Sequence[BranchNeighbours]) -> Iterator[dict[str, Any]]:
-    """One for each branch and neighbour."""
+    """One for each branch and neighbour; what matters most comes first, since MLflow's page shows few columns."""
     for branch in branches:
         for place, near in enumerate(branch.nearest, 1):
             yield {
                 "branch": branch.task,
-                "generators": branch.generators,
-                "started from": branch.start,
                 "place": place,
                 "neighbour": near.task,
-                "its generators": near.generators,
                 "similarity": near.similarity,
+                "generators": branch.generators,
+                "neighbour's generators": near.generators,
+                "branch started from": branch.start or "",
             }
 
 
