@@ -6,6 +6,7 @@ wrong here is a warning.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,20 +38,23 @@ def update(folder: EpisodeFolder, atlas_dir: Path, warn: Callable[[str], None]) 
         What came of it, in a few words.
     """
     told = []
-    if not compared_dir(folder):
-        with _harmless(warn, "the branches were not compared"):
+    with _harmless(warn, "the branches were not compared"):
+        if not compared_dir(folder):
             compare(folder, warn)
-    if compared := compared_dir(folder):
-        told.append(_told(Comparison.read(compared)))
+        told.append(_told(Comparison.read(folder.root / _FOLDER)))
     with _harmless(warn, f"the atlas at {atlas_dir} was not updated"):
         told.append(f"{keep(folder, atlas_dir, warn)} in the atlas")
     return ", ".join(told)
 
 
 def compared_dir(folder: EpisodeFolder) -> Path | None:
-    """What the episode's run is to log of its comparison; None where there is none."""
+    """What the episode's run is to log of its comparison; None where there is none that can be read."""
     found = folder.root / _FOLDER
-    return found if found.is_dir() else None
+    try:
+        Comparison.read(found)
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return found
 
 
 def compare(folder: EpisodeFolder, warn: Callable[[str], None]) -> None:
@@ -60,6 +64,7 @@ def compare(folder: EpisodeFolder, warn: Callable[[str], None]) -> None:
     state alone, on whatever machine it was learned and whatever lies in the workspace's atlas.
     """
     report, branches = Report.read(folder.report_path), StateBranches.read(folder.state_dir)
+    shutil.rmtree(folder.root / _FOLDER, ignore_errors=True)  # one that can't be read
     with TemporaryDirectory(prefix="lorax-") as made, whole_directory(folder.root / _FOLDER) as draft:
         atlas = Atlas.open(Path(made))
         for reason in branches.add_missing(atlas):

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -83,24 +85,20 @@ class Context:
 
 
 def kept_probe(home: Path, context: Context, synthetic: Sequence[Sample], fetch: Fetch) -> dict[str, Tensor]:
-    """A probe's weights by PEFT's names, learned unless it lies below `home`, where it is left in PEFT's format.
+    """A probe's weights by PEFT's names, learned unless they lie below `home`, where they are left in PEFT's format.
 
-    Raises:
-        StateError: what lies there is damaged.
+    What lies there is derived: a damaged one is learned anew, and one that can't be left there is no error.
     """
     named = hashlib.sha256("\n".join([context.digest, *sorted(s.md5 for s in synthetic)]).encode()).hexdigest()
     place = home / named[:16]
-    if not place.is_dir():
-        branch, _ = train_probe(context, synthetic, fetch)
-        with whole_directory(place) as draft:
-            for name, data in branch.files().items():
-                (draft / name).write_bytes(data)
-    try:
+    with suppress(OSError, safetensors.SafetensorError):
         return dict(safetensors.torch.load_file(place / "adapter_model.safetensors"))
-    except (OSError, safetensors.SafetensorError) as error:
-        raise StateError(
-            f"the probe in {place} can't be read ({error}). Remove that folder; it is learned anew."
-        ) from error
+    branch, _ = train_probe(context, synthetic, fetch)
+    shutil.rmtree(place, ignore_errors=True)  # a damaged one
+    with suppress(OSError), whole_directory(place) as draft:  # another process may have been faster, the disk be full
+        for name, data in branch.files().items():
+            (draft / name).write_bytes(data)
+    return dict(branch.weights)
 
 
 def known_images(state: LearnerState, task: str, params: Params) -> tuple[Sample, ...]:

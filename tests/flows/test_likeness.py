@@ -168,3 +168,14 @@ def test_branches_that_can_t_be_compared_leave_no_record_or_half_a_one(
     assert len(warnings) == 2
     assert likeness.compared_dir(folder) is None
     assert sorted(path.name for path in folder.root.iterdir()) == ["report.json", "state"]
+
+
+def test_a_comparison_that_can_not_be_read_is_made_again(
+    learned: list[Learned], tmp_path: Path, atlas_dir: Path
+) -> None:
+    folder = episode_of(learned[1], tmp_path / "episode")
+    told = likeness.update(folder, atlas_dir, never)
+    (folder.root / "atlas" / "neighbours.json").write_text('{"episode": 1}')
+    assert likeness.compared_dir(folder) is None
+    assert likeness.update(folder, atlas_dir, never) == told
+    assert compared(folder).task == "beta"
