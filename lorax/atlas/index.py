@@ -26,7 +26,7 @@ from lorax.atlas.adding import Newcomers
 from lorax.atlas.descriptor import Describer
 from lorax.atlas.entry import COLUMNS, Entry
 from lorax.atlas.known import AlreadyThereError
-from lorax.atlas.record import read_record
+from lorax.atlas.record import FILE, read_record
 from lorax.atlas.searching import Neighbour, search
 from lorax.atlas.segments import Rows, Segments, remove_leftovers
 from lorax.atlas.space import LEAST_FITTED
@@ -118,6 +118,8 @@ class Atlas:
         wanted = (*KEPT, *(("factors",) if with_factors else ()))
         with self._locked(on_wait):
             record = read_record(self.folder)
+            if not (self.folder / FILE).exists():
+                record.write(self.folder)  # before any segment: where there are some and no record, it was lost
             remove_leftovers(self.folder, record.segments)
             newcomers = Newcomers(self.folder, record, wanted)
             try:

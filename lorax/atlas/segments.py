@@ -6,6 +6,7 @@ segments/000001-<hash8>/    entries.csv, and one matrix (n, F) as safetensors fo
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ Rows = NDArray[np.float32]
 
 _FOLDER = "segments"
 _ENTRIES = "entries.csv"
+_OURS = re.compile(r"\d{6,}-[0-9a-f]{8}|\.\d{6,}-[0-9a-f]{8}-\w+")
+"""How segments and their drafts are named; whatever else lies beside them is somebody's."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,14 @@ def remove_leftovers(atlas_dir: Path, known: Sequence[Segment]) -> None:
     folder = atlas_dir / _FOLDER
     with storage_errors(folder):
         for path in list(folder.iterdir()) if folder.is_dir() else []:
-            if path.name not in names:
+            if path.name not in names and _OURS.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
+
+
+def has_segments(atlas_dir: Path) -> bool:
+    """Whether anything lies where segments do, hidden files aside."""
+    folder = atlas_dir / _FOLDER
+    return folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
 
 
 class Segments:
@@ -128,6 +137,8 @@ class Segments:
             data = path.read_bytes()
         except FileNotFoundError:
             raise self._damage(segment, file, "it is missing") from None
+        except OSError as error:
+            raise self._damage(segment, file, f"it can't be read ({error.strerror})") from error
         if path not in self._checked:
             found, stated = hashlib.sha256(data).hexdigest(), segment.files.get(file, "none")
             if found != stated:

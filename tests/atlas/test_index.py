@@ -370,6 +370,9 @@ def test_damage_is_refused_and_named(filled: Atlas, kind: str, harm: str) -> Non
         ('{"format": 1, "segm', "is damaged"),
         ('{"format": 1}', "is damaged ('segments')"),
         ("[]", "is damaged"),
+        ('{"format": 1, "segments": [], "describer": {"layers": 3}, "base": "", "revision": 1}', "is damaged ('side')"),
+        ('{"format": 1, "segments": [], "describer": null, "base": "", "revision": "x"}', "revision is no int"),
+        ('{"format": 1, "segments": [{"name": 1, "count": 1, "when": "", "files": {}}]}', "name is no str"),
     ],
 )
 def test_a_record_that_cannot_be_read_is_refused(filled: Atlas, text: str, why: str) -> None:
@@ -379,6 +382,34 @@ def test_a_record_that_cannot_be_read_is_refused(filled: Atlas, text: str, why: 
     assert why in str(caught.value)
     with pytest.raises(AtlasError):
         filled.add([made("new", 9)])
+
+
+def test_what_others_put_beside_the_segments_is_let_be(filled: Atlas) -> None:
+    beside = filled.folder / "segments"
+    (beside / ".DS_Store").touch()
+    (beside / "mydata").mkdir()
+    (beside / "mydata" / "f").write_text("x")
+    filled.add([made("new", 9)])
+    assert (beside / "mydata" / "f").read_text() == "x"
+    assert names(Atlas.open(filled.folder))[-1] == "new"
+
+
+def test_segments_whose_record_was_lost_are_not_added_to_but_kept(filled: Atlas) -> None:
+    (filled.folder / "atlas.json").unlink()
+    before = files(filled.folder)
+    with pytest.raises(AtlasError, match="has segments, but no atlas.json"):
+        filled.add([made("new", 9)])
+    with pytest.raises(AtlasError, match="Bring atlas.json back"):
+        Atlas.open(filled.folder)
+    assert files(filled.folder) == before
+
+
+def test_an_atlas_whose_first_add_failed_is_an_empty_one(atlas: Atlas) -> None:
+    with pytest.raises(AdapterError):
+        atlas.add([made("one"), made("one")])
+    assert (len(Atlas.open(atlas.folder)), Atlas.open(atlas.folder).revision) == (0, 0)
+    atlas.add([made("one")])
+    assert Atlas.open(atlas.folder).revision == 1
 
 
 def test_a_folder_of_something_else_is_no_atlas(tmp_path: Path) -> None:
