@@ -12,13 +12,14 @@ import numpy as np
 
 from flows.atlas_labels import Labels
 from lorax.atlas.adapter import Adapter
+from lorax.atlas.adding import refusal
 from lorax.atlas.branches import StateBranches
 from lorax.atlas.clustering import agreement, find_families
 from lorax.atlas.entry import BRANCH, DERIVED, Entry, printable
 from lorax.atlas.formats import find_adapters, read_all
 from lorax.atlas.index import Atlas
 from lorax.atlas.view import DIMS, View
-from lorax.errors import AtlasError, WorkspaceError
+from lorax.errors import AdapterError, AtlasError, WorkspaceError
 from lorax.workspace import Workspace
 
 Progress = Callable[[int, int, str], None]
@@ -62,11 +63,11 @@ def add(atlas_dir: Path, paths: list[Path], terms: Terms, on_wait: Callable[[], 
         StorageError: the disk is full.
     """
     atlas = Atlas.open(atlas_dir)
+    found, missing = _found(paths)
+    if not found:  # so that no atlas is begun at a place where nothing comes
+        raise AdapterError(refusal(missing, 0))
     with atlas.adding(with_factors=terms.with_factors, keep_going=terms.keep_going, on_wait=on_wait) as newcomers:
-        found: list[Path] = []
-        for path in paths:
-            with newcomers.judging():
-                found += find_adapters([path])
+        newcomers.refused += missing
         for number, path in enumerate(found):
             progress(number, len(found), f"reading {printable(path.name)}")
             with newcomers.judging():
@@ -76,6 +77,18 @@ def add(atlas_dir: Path, paths: list[Path], terms: Terms, on_wait: Callable[[], 
                         newcomers.offer(offered.adapter, label, offered.kind)
     progress(len(found), len(found), "comparing")
     return _added(atlas, newcomers.added, newcomers.refused) | {"unused labels": terms.labels.unused}
+
+
+def _found(paths: list[Path]) -> tuple[list[Path], list[str]]:
+    """Where adapters lie, and what is wrong with the other paths."""
+    found: list[Path] = []
+    missing = []
+    for path in paths:
+        try:
+            found += find_adapters([path])
+        except AdapterError as error:
+            missing.append(printable(str(error)))
+    return found, missing
 
 
 @dataclass(frozen=True)

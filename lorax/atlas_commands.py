@@ -18,6 +18,14 @@ atlas_commands = typer.Typer(no_args_is_help=True)
 AtlasDir = Annotated[
     Path | None, typer.Option("--atlas", metavar="DIR", help="The atlas; the workspace's own, if not given.")
 ]
+
+
+def _path(text: str) -> Path:
+    if not text:
+        raise typer.BadParameter("an empty path was given; expected a file or folder.")
+    return Path(text)
+
+
 Descriptor = Annotated[str, typer.Option(help="Compare by product, spectrum or factors.")]
 Group = Annotated[str, typer.Option(help="Of which layers: all, attention, feed-forward, early, late, qk, ...")]
 Base = Annotated[str | None, typer.Option(metavar="NAME", help="The base model, whatever the files say.")]
@@ -26,7 +34,10 @@ Base = Annotated[str | None, typer.Option(metavar="NAME", help="The base model, 
 @atlas_commands.command()
 def add(
     paths: Annotated[
-        list[Path], typer.Argument(help="Safetensors files, PEFT folders, learner states, folders of them.")
+        list[Path],
+        typer.Argument(
+            metavar="PATHS...", parser=_path, help="Safetensors files, PEFT folders, learner states, folders of them."
+        ),
     ],
     label: Annotated[str | None, typer.Option(help="What all of them learned.")] = None,
     labels: Annotated[

@@ -106,7 +106,7 @@ class Newcomers:
             StorageError: the disk is full; the atlas is as it was.
         """
         if self.refused and not keep_going:
-            raise AdapterError(self._refusal())
+            raise AdapterError(refusal(self.refused, len(self.added)))
         if not self.added:
             return
         self._flush()
@@ -139,15 +139,19 @@ class Newcomers:
             return self._waiting[waiting][1]["product"]
         return Segments(self._dir, (*self._record.segments, *self._written)).row("product", number)
 
-    def _refusal(self) -> str:
-        if len(self.refused) == 1 and not self.added:
-            return self.refused[0]
-        lines = "\n".join(f"- {reason}" for reason in self.refused)
-        return (
-            f"{len(self.refused)} were refused, so nothing was added "
-            f"('--keep-going' adds the other {len(self.added)}):\n"
-            f"{lines}"
-        )
+
+def refusal(refused: Sequence[str], others: int) -> str:
+    """What is said of an add of which nothing comes.
+
+    Args:
+        refused: why, a message each; one at least.
+        others: how many could be added.
+    """
+    if len(refused) == 1 and not others:
+        return refused[0]
+    lines = "\n".join(f"- {reason}" for reason in refused)
+    were = f"{len(refused)} {'was' if len(refused) == 1 else 'were'} refused, so nothing was added"
+    return f"{were} ('--keep-going' adds the other {others}):\n{lines}" if others else f"{were}:\n{lines}"
 
 
 def check_base(expected: str, adapter: Adapter) -> None:

@@ -24,6 +24,7 @@ from lorax.errors import AdapterError, StateError
 from lorax.learning.state import Branch, LearnerState, load_state
 
 _CONFIG, _WEIGHTS, _STATE = "adapter_config.json", "adapter_model.safetensors", "learner.json"
+_ATLAS = "atlas.json"
 _SAFE = ".safetensors"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _NO_NAMES = ("adapter_model", "pytorch_lora_weights")
@@ -82,7 +83,8 @@ def branches_of(state: LearnerState, directory: Path, base: str | None = None) -
 def find_adapters(paths: Iterable[Path]) -> Iterator[Path]:
     """What `read_all` reads at each path: the path itself, or all PEFT folders, states and files below a folder.
 
-    Hidden folders and those reached by links are passed over, and an adapter's own folder is not searched further.
+    Hidden folders, those reached by links and atlases are passed over, and an adapter's own folder is not searched
+    further.
 
     Raises:
         AdapterError: a path doesn't exist, or is a folder without any adapter.
@@ -102,6 +104,9 @@ def _below(folder: Path) -> Iterator[Path]:
         if _CONFIG in files or _STATE in files:
             folders.clear()
             yield Path(place)
+            continue
+        if _ATLAS in files:
+            folders.clear()
             continue
         folders[:] = [name for name in folders if not name.startswith(".")]
         yield from (Path(place, name) for name in files if name.lower().endswith(_SAFE) and not name.startswith("."))

@@ -135,6 +135,21 @@ def test_one_bad_adapter_refuses_all_unless_the_good_ones_are_wanted(loras: Path
     assert [entry["name"] for entry in told("list", *atlas)] == ["f0-0", "f1-0"]
 
 
+def test_an_add_of_what_is_not_there_leaves_no_atlas_behind(tmp_path: Path) -> None:
+    assert "nowhere doesn't exist" in said("add", "nowhere", "--keep-going", "--atlas", "new", code=1)
+    assert "empty path" in said("add", "", "--atlas", "new", code=2)
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_atlas_may_lie_below_the_collection_that_it_is_of(tmp_path: Path) -> None:
+    write_peft(tmp_path / "coll" / "one", 0, 0)
+    told("add", "coll", "--atlas", "coll/atlas")
+    write_peft(tmp_path / "coll" / "two", 1, 0)
+    shown = said("add", "coll", "--keep-going", "--atlas", "coll/atlas", code=1)
+    assert shown.count("refused: ") == 1
+    assert "1 added: 2 in coll/atlas" in shown
+
+
 def test_labels_may_be_told_by_path_and_a_csv_of_something_else_is_refused(loras: Path, tmp_path: Path) -> None:
     (tmp_path / "paths.csv").write_text(f"label,path\nby path,{os.path.relpath(loras / 'f2-1', tmp_path)}\n")
     (tmp_path / "other.csv").write_text("who,what\n1,2\n")

@@ -119,7 +119,7 @@ def test_what_is_refused_leaves_the_atlas_as_it_was(filled: Atlas, offered: Adap
     with pytest.raises(AdapterError) as caught:
         filled.add([offered])
     assert why in str(caught.value)
-    with pytest.raises(AdapterError, match="1 were refused, so nothing was added") as caught:
+    with pytest.raises(AdapterError, match="1 was refused, so nothing was added") as caught:
         filled.add([offered, made("good", 8)])
     assert why in str(caught.value)
     assert files(filled.folder) == before
