@@ -14,7 +14,7 @@ from flows.atlas_labels import Labels
 from lorax.atlas.adapter import Adapter
 from lorax.atlas.adding import refusal
 from lorax.atlas.branches import StateBranches
-from lorax.atlas.clustering import agreement, find_families
+from lorax.atlas.clustering import agreement, find_families, most_clusters
 from lorax.atlas.entry import BRANCH, DERIVED, Entry, printable
 from lorax.atlas.formats import find_adapters, read_all
 from lorax.atlas.index import Atlas
@@ -147,12 +147,12 @@ def cluster(atlas: Atlas, count: int | None, descriptor: str, group: str) -> Rec
 
     Raises:
         AdapterError: there is no such group.
-        AtlasError: the atlas is empty or damaged, or there are fewer entries than clusters.
+        AtlasError: the atlas is empty or damaged, or can't be parted into so many clusters.
     """
     view = atlas.view(descriptor, group)
     numbers = [i for i, entry in enumerate(atlas.entries) if entry.kind != DERIVED]
-    if count is not None and count > len(numbers):
-        raise AtlasError(f"{count} clusters of {len(numbers)} entries can't be. Ask for {len(numbers)} at most.")
+    if count is not None and count > (most := most_clusters(len(numbers))):
+        raise AtlasError(f"{count} clusters of {len(numbers)} entries can't be. Ask for {most} at most.")
     entries = [atlas.entries[i] for i in numbers]
     found = find_families(view.vectors[numbers], count)
     agreed = agreement(found.members, [entry.label for entry in entries])

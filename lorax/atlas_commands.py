@@ -36,7 +36,7 @@ def add(
     paths: Annotated[
         list[Path],
         typer.Argument(
-            metavar="PATHS...", parser=_path, help="Safetensors files, PEFT folders, learner states, folders of them."
+            metavar="PATH", parser=_path, help="Safetensors files, PEFT folders, learner states, folders of them."
         ),
     ],
     label: Annotated[str | None, typer.Option(help="What all of them learned.")] = None,

@@ -106,7 +106,7 @@ def find_families(vectors: Floats, count: int | None = None, seed: int = 0) -> F
 
     Args:
         vectors: of N entries; fewer than `LEAST_FITTED` are one cluster, unless `count` is given.
-        count: of clusters, at most N.
+        count: of clusters, at most `most_clusters(N)`.
         seed: of the draws.
 
     Source: silhouettes: Rousseeuw (1987); one normal cloud of the same covariance as the null: Liu, Hayes, Nobel and
@@ -118,21 +118,29 @@ def find_families(vectors: Floats, count: int | None = None, seed: int = 0) -> F
     enough = len(sample) >= LEAST_FITTED
     curve = silhouettes(sample, tree) if enough else {}
     if count is not None:
-        return Families(_all(vectors, sample, tree.cut(count)), count, curve)
+        return Families(_all(vectors, chosen, tree.cut(count)), count, curve)
     if not enough:
         return Families(np.zeros(len(vectors), np.int64), 1)
     best, reached = max(curve.items(), key=lambda item: item[1])
     chance = _chance(sample, np.random.default_rng(seed))
     found = best if reached > chance else 1
-    return Families(_all(vectors, sample, tree.cut(found)), found, curve, chance)
+    return Families(_all(vectors, chosen, tree.cut(found)), found, curve, chance)
+
+
+def most_clusters(entries: int) -> int:
+    """How many clusters of so many entries there can be at most."""
+    return min(entries, MOST_CLUSTERED)
 
 
 def agreement(members: Numbers, labels: Sequence[str]) -> tuple[float, float] | None:
-    """NMI and ARI of clusters with the labels of those entries that have one; None where fewer than two have."""
+    """NMI and ARI of clusters with the labels of those entries that have one.
+
+    None where there are fewer than two clusters or two different labels, which would agree with anything.
+    """
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
     known = [i for i, label in enumerate(labels) if label]
-    if len(known) < 2:
+    if len(set(members)) < 2 or len({labels[i] for i in known}) < 2:
         return None
     ours, theirs = members[known], [labels[i] for i in known]
     return float(normalized_mutual_info_score(theirs, ours)), float(adjusted_rand_score(theirs, ours))
@@ -163,14 +171,23 @@ def _chance(vectors: Floats, random: np.random.Generator) -> float:
     return float(np.quantile(found, _QUANTILE))
 
 
-def _all(vectors: Floats, sample: Floats, members: Numbers) -> Numbers:
-    """Clusters of the sample -> of all entries: each joins the one whose members it is most similar to on average."""
-    if len(sample) == len(vectors):
+def _all(vectors: Floats, chosen: Numbers, members: Numbers) -> Numbers:
+    """Clusters of the chosen -> of all entries: others join the one whose members they are most similar to on average.
+
+    Args:
+        vectors: of N entries (N, d).
+        chosen: numbers of those that were clustered (n,).
+        members: their clusters (n,).
+    """
+    if len(chosen) == len(vectors):
         return members
+    sample = np.asarray(vectors[chosen], np.float32)
     lengths = np.linalg.norm(sample, axis=1, keepdims=True)
     units = sample / np.maximum(lengths, np.finfo(np.float32).tiny)
     middles = np.stack([units[members == number].mean(0) for number in range(members.max() + 1)])
-    return np.asarray(np.argmax(vectors @ middles.T, axis=1))
+    found = np.asarray(np.argmax(vectors @ middles.T, axis=1))
+    found[chosen] = members
+    return found
 
 
 def _distances(vectors: Floats) -> Floats:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lorax.atlas import clustering
-from lorax.atlas.clustering import Tree, agreement, find_families, silhouettes
+from lorax.atlas.clustering import Tree, agreement, find_families, most_clusters, silhouettes
 
 
 def clouds(families: int, members: int, spread: float = 0.3, seed: int = 0) -> np.ndarray:
@@ -74,9 +74,22 @@ def test_of_a_large_collection_a_sample_is_clustered_and_the_others_join(monkeyp
     assert agreement(found.members, np.repeat(list("abcd"), 25).tolist()) == pytest.approx((1, 1))
 
 
+def test_no_cluster_of_a_large_collection_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clustering, "MOST_CLUSTERED", 20)
+    assert most_clusters(100) == 20
+    for count in (7, 20):
+        members = find_families(clouds(1, 100, 1.0), count).members
+        assert sorted(set(members.tolist())) == list(range(count))
+
+
 def test_agreement_counts_what_is_labelled_only() -> None:
     assert agreement(np.array([0, 0, 1, 1, 0]), ["a", "a", "b", "b", ""]) == pytest.approx((1, 1))
     assert agreement(np.array([0, 1]), ["a", ""]) is None
+
+
+def test_one_cluster_or_one_label_has_nothing_to_agree_with() -> None:
+    assert agreement(np.array([0, 0, 0, 0]), ["a", "a", "b", "b"]) is None
+    assert agreement(np.array([0, 0, 1, 1]), ["a", "a", "a", ""]) is None
 
 
 def test_equal_vectors_are_one_cluster() -> None:
