@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +21,6 @@ MOST_SHOWN = 200
 
 MOST_COLOURED = 20
 _FEW = 12
-UNLABELLED, OTHERS = "no label", "others"
-
-_LAST = (UNLABELLED, OTHERS)
 _NEAREST = 3
 _AT_ONCE = 512
 _NAME_SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
@@ -32,6 +30,16 @@ _NAME_CHARACTER, _NAME_HEIGHT = 0.0125, 0.04
 _LONGEST_NAME = 24
 
 _PERPLEXITY = 30
+
+
+class Rest(Enum):
+    """Groups of entries that no label names; a label may well be the same text."""
+
+    UNLABELLED = "no label"
+    OTHERS = "others"
+
+
+Group = str | Rest
 
 
 @dataclass(frozen=True)
@@ -53,8 +61,8 @@ class Arrangement:
     """
 
     names: list[str]
-    groups: list[str]
-    kinds: list[str]
+    groups: list[Group]
+    kinds: list[Group]
     places: Floats
     rule: str
     nearest: list[str]
@@ -90,7 +98,7 @@ class Arrangement:
             found.append(side)
         return found
 
-    def members(self, kind: str) -> list[int]:
+    def members(self, kind: Group) -> list[int]:
         """The numbers of the entries of one colour."""
         return [i for i, group in enumerate(self.groups) if group == kind]
 
@@ -108,7 +116,9 @@ def arrange(atlas: Atlas, descriptor: str = "product", group: str = "all") -> Ar
     return Arrangement(
         names=[entry.name for entry in atlas.entries],
         groups=groups,
-        kinds=[kind for kind, _ in sorted(Counter(groups).items(), key=lambda item: (item[0] in _LAST, -item[1]))],
+        kinds=[
+            kind for kind, _ in sorted(Counter(groups).items(), key=lambda item: (isinstance(item[0], Rest), -item[1]))
+        ],
         places=places,
         rule=rule,
         nearest=_nearest(atlas, view.vectors),
@@ -147,9 +157,15 @@ def places_of(vectors: Floats) -> tuple[Floats, str]:
     return places, "t-SNE: who lies together counts, how far groups lie apart does not"
 
 
-def clipped(name: str) -> str:
+def clipped(name: Group) -> str:
     """A name that fits beside a row or a point."""
+    name = text_of(name)
     return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
+
+
+def text_of(group: Group) -> str:
+    """A group's name."""
+    return group.value if isinstance(group, Rest) else group
 
 
 def _name_box(x: float, y: float, wide: float, side: tuple[int, int]) -> tuple[float, float, float, float]:
@@ -166,13 +182,13 @@ def _shared(one: tuple[float, ...], other: tuple[float, ...]) -> float:
     return max(0.0, wide) * max(0.0, high)
 
 
-def _groups(labels: Sequence[str], vectors: Floats) -> list[str]:
+def _groups(labels: Sequence[str], vectors: Floats) -> list[Group]:
     """What each entry is coloured by: labels; where there are none at all, clusters."""
     if not any(labels):
         labels = [f"cluster {number + 1}" for number in find_families(vectors).members]
     ranked = Counter(label for label in labels if label).most_common()
     coloured = {label for label, _ in (ranked if len(ranked) <= MOST_COLOURED else ranked[: MOST_COLOURED - 1])}
-    return [label if label in coloured else OTHERS if label else UNLABELLED for label in labels]
+    return [label if label in coloured else Rest.OTHERS if label else Rest.UNLABELLED for label in labels]
 
 
 def _shown(vectors: Floats) -> list[int]:

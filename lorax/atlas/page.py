@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from lorax.atlas.arrangement import Arrangement, arrange, clipped
+from lorax.atlas.arrangement import Arrangement, arrange, clipped, text_of
 from lorax.atlas.index import Atlas
 from lorax.atlas.picture import MOST_NAMED, looks, save_picture
 from lorax.storage import write_whole
@@ -163,7 +163,7 @@ def _heat_title(arrangement: Arrangement) -> str:
 
 def _told(arrangement: Arrangement, number: int) -> str:
     """What hovering over an entry tells; names are anybody's, so they are escaped."""
-    name, group = html.escape(arrangement.names[number]), html.escape(arrangement.groups[number])
+    name, group = html.escape(arrangement.names[number]), html.escape(text_of(arrangement.groups[number]))
     near = html.escape(arrangement.nearest[number]).replace(", ", "<br>")
     return f"<b>{name}</b><br>{group}<br><br>nearest:<br>{near}"
 

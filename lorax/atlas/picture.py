@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from pathlib import Path
 
 import matplotlib
@@ -10,9 +11,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
-from lorax.atlas.arrangement import OTHERS, UNLABELLED, Arrangement, Floats, clipped
+from lorax.atlas.arrangement import Arrangement, Floats, Group, Rest, clipped
 from lorax.storage import write_whole
 
 MOST_NAMED = 80
@@ -41,41 +43,51 @@ def save_picture(arrangement: Arrangement, path: Path) -> None:
     _draw_tree(figure.add_axes(_TREE), arrangement)
     _draw_strip(figure.add_axes(_STRIP), arrangement)
     _draw_heat(figure, arrangement)
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a '$' in a name is a dollar
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # the page's fonts have it
+        canvas.draw()
     data = io.BytesIO()
     Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").save(data, format="PNG")
     write_whole(path, data.getvalue())
 
 
-def looks(arrangement: Arrangement) -> dict[str, tuple[str, str]]:
+def looks(arrangement: Arrangement) -> dict[Group, tuple[str, str]]:
     """The colour and the shape of each kind; colours repeat only with other shapes beside them."""
-    coloured = [kind for kind in arrangement.kinds if kind not in (UNLABELLED, OTHERS)]
+    coloured = [kind for kind in arrangement.kinds if not isinstance(kind, Rest)]
     colours = _FEW_COLOURS if len(coloured) <= len(_FEW_COLOURS) else _MANY_COLOURS
     palette = [matplotlib.colormaps[name](i) for name, i in colours]
     both = zip(coloured, palette, _SHAPES * 2, strict=False)
-    found = {kind: (matplotlib.colors.to_hex(colour), shape) for kind, colour, shape in both}
-    return found | {UNLABELLED: (_LIGHT_GREY, "o"), OTHERS: (_GREY, "o")}
+    found: dict[Group, tuple[str, str]] = {
+        kind: (matplotlib.colors.to_hex(colour), shape) for kind, colour, shape in both
+    }
+    return found | {Rest.UNLABELLED: (_LIGHT_GREY, "o"), Rest.OTHERS: (_GREY, "o")}
 
 
 def _draw_plane(figure: Figure, arrangement: Arrangement) -> None:
     axes, look = figure.add_axes(_PLANE), looks(arrangement)
     size = float(np.clip(2600 / len(arrangement.names), 8, 70))
+    handles = []
     for kind in reversed(arrangement.kinds):
         members = arrangement.members(kind)
         x, y = arrangement.places[members].T
         colour, shape = look[kind]
-        axes.scatter(x, y, s=size, c=colour, marker=shape, label=kind, edgecolors="white", linewidths=0.4, alpha=0.9)
+        handles.append(
+            axes.scatter(x, y, s=size, c=colour, marker=shape, edgecolors="white", linewidths=0.4, alpha=0.9)
+        )
     _frame(axes)
     axes.set(xlim=arrangement.frame[0], ylim=arrangement.frame[1])
     axes.set_title(arrangement.rule, fontsize=9, color="#555555", loc="left")
     if arrangement.is_small:
         _name_points(axes, arrangement)
-    handles, kinds = axes.get_legend_handles_labels()
-    figure.legend(
-        handles[::-1], [clipped(kind) for kind in kinds[::-1]], loc="upper left", bbox_to_anchor=(0.025, 0.155),
-        ncols=5, fontsize=9, frameon=False, markerscale=1.0 if size >= 30 else 2.0, handletextpad=0.3,
+    legend = figure.legend(
+        handles[::-1], ["kind"] * len(handles), loc="upper left", bbox_to_anchor=(0.025, 0.155), ncols=5, fontsize=9,
+        frameon=False, markerscale=1.0 if size >= 30 else 2.0, handletextpad=0.3,
     )  # fmt: skip
+    for text, kind in zip(legend.get_texts(), arrangement.kinds, strict=True):
+        text.set_text(clipped(kind))  # given as labels, those that begin with "_" would be left out
 
 
 def _draw_tree(axes: Axes, arrangement: Arrangement) -> None:

@@ -397,9 +397,9 @@ def test_what_others_put_beside_the_segments_is_let_be(filled: Atlas) -> None:
 def test_segments_whose_record_was_lost_are_not_added_to_but_kept(filled: Atlas) -> None:
     (filled.folder / "atlas.json").unlink()
     before = files(filled.folder)
-    with pytest.raises(AtlasError, match="has segments, but no atlas.json"):
+    with pytest.raises(AtlasError, match=r"has segments, but no atlas\.json"):
         filled.add([made("new", 9)])
-    with pytest.raises(AtlasError, match="Bring atlas.json back"):
+    with pytest.raises(AtlasError, match=r"Bring atlas\.json back"):
         Atlas.open(filled.folder)
     assert files(filled.folder) == before
 

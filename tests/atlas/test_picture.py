@@ -8,10 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
-from lorax.atlas import arrangement
-from lorax.atlas.arrangement import OTHERS, UNLABELLED, arrange
+from lorax.atlas import arrangement, picture
+from lorax.atlas.arrangement import Rest, arrange
 from lorax.atlas.index import Atlas
 from lorax.atlas.page import save_map
 from lorax.atlas.picture import looks
@@ -32,7 +35,7 @@ def test_a_picture_and_a_page_are_written(atlas: Atlas, tmp_path: Path) -> None:
     assert (picture.name, page.name) == ("map.png", "map.html")
     pixels = np.asarray(Image.open(picture))
     assert pixels.shape[1] > 1500
-    for colour, _ in (looks(arrange(atlas))[kind] for kind in ("f0", "f1", "f2", UNLABELLED)):
+    for colour, _ in (looks(arrange(atlas))[kind] for kind in ("f0", "f1", "f2", Rest.UNLABELLED)):
         rgb = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
         assert (np.abs(pixels.astype(int) - rgb).max(-1) <= 1).sum() > 50, colour
 
@@ -58,6 +61,22 @@ def test_a_map_of_very_few_can_be_drawn_and_of_one_there_is_none(tmp_path: Path,
     assert save_map(few, tmp_path) == []
     few.add([made(f"a name that goes on and on and on {i}", i) for i in range(1, count)])
     assert [path.exists() for path in save_map(few, tmp_path / "out")] == [True, True]
+
+
+@pytest.mark.filterwarnings("error")
+def test_any_text_may_be_a_name_or_a_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = ["$x_{$", "$\\frac$ $a^b$", "_hidden", "no label", "others", "中文 名字", "", "%s {} \\n"]
+    atlas = Atlas.open(tmp_path / "atlas")
+    adapters = [made(f"{text} {i}", i) for i, text in enumerate(odd)]
+    atlas.add(adapters, {a.name: text for a, text in zip(adapters, odd, strict=True)})
+    found = arrange(atlas)
+    assert len(found.kinds) == len(looks(found)) - 1 == len(odd)
+    drawn: list[Figure] = []
+    monkeypatch.setattr(picture, "FigureCanvasAgg", lambda figure: drawn.append(figure) or FigureCanvasAgg(figure))
+    save_map(atlas, tmp_path)
+    [legend] = drawn[0].legends
+    assert sorted(text.get_text() for text in legend.get_texts()) == sorted([*filter(None, odd), "no label"])
+    assert not any(text.get_parse_math() for text in drawn[0].findobj(Text))
 
 
 def test_by_hand_rows_stand_in_the_order_of_the_tree(atlas: Atlas) -> None:
@@ -95,7 +114,7 @@ def test_a_large_collection_shows_an_even_part_and_the_most_frequent_labels(
     assert len(found.shown) == len(set(found.shown)) == 8
     assert {found.names[i][:2] for i in found.shown} >= {"f0", "f1", "f2", "f3", "f4"}
     assert found.kinds[:2] == ["f0", "f1"]
-    assert sorted(found.kinds[2:]) == sorted([OTHERS, UNLABELLED])
+    assert set(found.kinds[2:]) == set(Rest)
     assert np.isfinite(found.places).all()
     assert [path.exists() for path in save_map(large, tmp_path)] == [True, True]
 
