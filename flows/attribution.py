@@ -13,14 +13,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lorax.atlas.attribution import Match, Weights, fits, rank
+from lorax.atlas.attribution import Match, Weights, rank
 from lorax.data import versions
 from lorax.data.images import decode_bytes, read
 from lorax.data.walk import files_named
 from lorax.errors import ImageError
 from lorax.learning.probe import Context, kept_probe, known_images
-from lorax.learning.state import LearnerState
-from lorax.params import Params
+from lorax.learning.state import Branch, LearnerState
+from lorax.params import LoraParams, Params
 from lorax.predictor import Predictor
 from lorax.stream import Sample, Task
 from lorax.workspace import Workspace
@@ -32,6 +32,9 @@ LEAST_IMAGES = 5
 """Fewer teach a probe what they show rather than what made them."""
 
 _REAL = "0_real"
+
+_PROBES = 2
+"""Of each known generator, from every other of its exemplars: two tell more than one of all of them (docs/log.md)."""
 
 
 @dataclass(frozen=True)
@@ -82,15 +85,15 @@ class Handful:
 def nearest(
     workspace: Workspace, state: LearnerState, params: Params, images: Sequence[Sample], fetch: Fetch, told: Told
 ) -> list[Match]:
-    """The tasks that a learner state knows, the one whose branch the images' probe is most like first.
+    """The generators that a learner state knows, the one whose probes the images' probe is most like first.
 
-    A branch that did not start as probes do (from another's weights, another seed, rank or set of layers) can't be
-    compared; a probe of its exemplars stands in for it.
+    Probes are compared with probes only: a branch was learned beside others, from its whole training set, and is less
+    like any probe than another probe is.
 
     Args:
         workspace: probes are kept below its work folder, so that none is learned twice.
         state: what is known.
-        params: how probes are learned; `lora` and `run` say how branches are.
+        params: sections `lora`, `atlas` and `run` say how probes are learned.
         images: of one generator.
         fetch: gives the files of these and of the exemplars.
         told: what is being done.
@@ -99,32 +102,39 @@ def nearest(
         StateError: the exemplar memory has no real images.
     """
     context, home = Context.of_state(state, params), workspace.work_dir / "probes"
-    start, known = context.start, dict[str, Weights]()
-    for branch in state.branches:
-        if branch.start is None and branch.seed == params.run.seed and fits(branch.weights, start):
-            known[branch.task] = branch.weights
-        elif stand_ins := known_images(state, branch.task, params):
-            told(f"a probe of {branch.task}, whose branch did not start as probes do")
-            known[branch.task] = kept_probe(home, context, stand_ins, fetch)
+    known: dict[str, list[Weights]] = {}
+    for number, (label, samples) in enumerate(stand_ins := known_images(state, params).items()):
+        told(f"probes of known generators: {label}, {number + 1} of {len(stand_ins)}")
+        parts = [samples[i::_PROBES] for i in range(_PROBES)]
+        known[label] = [kept_probe(home, context, part, fetch) for part in parts if part]
     told("a probe of the images")
-    return rank(kept_probe(home, context, images, fetch), start, known)
+    return rank(kept_probe(home, context, images, fetch), context.start, known)
 
 
 def startable(
     workspace: Workspace, state: LearnerState, params: Params, task: Task, fetch: Fetch, told: Told
-) -> list[Match]:
-    """The known tasks whose branch a new task's could start from, the one that its probe is most like first.
+) -> list[tuple[str, float]]:
+    """The known tasks whose branch a new task's could start from, the most similar first, each with its similarity.
 
     Args:
         workspace, state, params, fetch, told: as for `nearest`.
         task: the new one; its probe sees synthetic training images, chosen by their bytes alone.
     """
+    start = Context.of_state(state, params).start
+    usable = {branch.task for branch in state.branches if _has_form(branch, start, params.lora)}
+    if not usable:
+        return []
     synthetic = {c.index for c in task.classes if not c.is_real}
     images = sorted((s for s in task.train if s.class_index in synthetic), key=lambda s: s.md5)
     matches = nearest(workspace, state, params, images[: params.atlas.probe_images], fetch, told)
-    start = Context.of_state(state, params).start
-    usable = {branch.task for branch in state.branches if fits(branch.weights, start)}
-    return [match for match in matches if match.task in usable]
+    tasks = {entry.label: entry.task for entry in state.classes.entries}
+    return [(tasks[m.label], m.similarity) for m in matches if tasks[m.label] in usable]
+
+
+def _has_form(branch: Branch, start: Weights, lora: LoraParams) -> bool:
+    """Whether a branch adapts the same layers at the same rank, and as strongly, as a new one would."""
+    same = {n: w.shape for n, w in branch.weights.items()} == {n: w.shape for n, w in start.items()}
+    return same and bool(branch.config["lora_alpha"] == lora.alpha)
 
 
 def attribute(workspace: Workspace, state_dir: Path, params: Params, folder: Path, told: Told) -> dict[str, Any]:
@@ -136,9 +146,9 @@ def attribute(workspace: Workspace, state_dir: Path, params: Params, folder: Pat
     """
     predictor = Predictor.open(state_dir, params.run.device)
     state, handful = predictor.state, Handful.pick(folder, params.atlas.probe_images)
-    learned = params.model_copy(
-        update={name: getattr(Params.model_validate(state.parameters), name) for name in ("lora", "run")}
-    )
+    then = Params.model_validate(state.parameters)
+    run = params.run.model_copy(update={"seed": then.run.seed})
+    learned = params.model_copy(update={"lora": then.lora, "run": run})
 
     def fetch(samples: Iterable[Sample]) -> dict[str, Path]:
         wanted = list(samples)
@@ -149,21 +159,12 @@ def attribute(workspace: Workspace, state_dir: Path, params: Params, folder: Pat
     told("the classifier's answer")
     pixels = [decode_bytes(read(path), str(path)) for path in handful.paths.values()]
     verdicts = predictor.judge(pixels, [str(path) for path in handful.paths.values()])
-    labels = _labels(state)
     return {
         "folder": str(folder),
         "images": len(handful.samples),
-        "generators": [{"label": labels[m.task], **asdict(m)} for m in matches],
+        "generators": [asdict(match) for match in matches],
         "classifier": dict(Counter(v.verdict for v in verdicts).most_common()),
         "problems": list(handful.problems),
-    }
-
-
-def _labels(state: LearnerState) -> dict[str, str]:
-    """Task -> its generators' labels."""
-    return {
-        task.name: "+".join(e.label for e in state.classes.entries if e.task == task.name and not e.is_real)
-        for task in state.tasks
     }
 
 

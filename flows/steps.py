@@ -84,9 +84,9 @@ def find_nearest(root: str, base: str, name: str, parameters: Mapping[str, Any])
         params = Params.model_validate(parameters).model_copy(update={"atlas": atlas})
         new, state = versions.read_task(workspace, name), load_state(Path(base))
         found = attribution.startable(workspace, state, params, new, _fetch(root), get_run_logger().info)
-        shown.outcome = ", ".join(f"{m.task} {m.similarity:.2f}" for m in found) or "none that fits: a fresh start"
+        shown.outcome = ", ".join(f"{task} {cosine:.2f}" for task, cosine in found) or "none that fits: a fresh start"
         get_run_logger().info("nearest to its probe: %s", shown.outcome)
-        return found[0].task if found else None
+        return found[0][0] if found else None
 
 
 @step("train branch")

@@ -88,7 +88,7 @@ class AtlasParams(_Section):
     """Probes: branches learned in seconds, by which an unknown data set is compared with known generators."""
 
     probe_images: int = Field(40, ge=2, description="images of a generator, and as many real ones, that a probe sees")
-    probe_shown: int = Field(960, ge=1, description="images that training a probe shows in all")
+    probe_shown: int = Field(320, ge=1, description="images that training a probe shows in all")
     probe_rate: float = Field(4e-3, gt=0, description="peak learning rate of a probe")
 
 

@@ -16,7 +16,8 @@ from proofs.atlas_zoo import HOME
 
 SEEDS = (0, 1, 2)
 SIZES = (40, 10)
-_TEST_IMAGES = 80
+_LEAST_RECALL = 0.8
+"""Of probes of 40 images; chance is 0.2."""
 
 
 def prove_attribute() -> bool:
@@ -31,7 +32,7 @@ def prove_attribute() -> bool:
             f"  {size} images, mean: probe {mean([f[0] for f in found]):.3f}, "
             + f"classifier {mean([f[1] for f in found]):.3f}, one image {mean([f[2] for f in found]):.3f}"
         )
-    return all(row[3] > 1 / 5 for row in rows)
+    return mean([row[3] for row in rows if row[0] == SIZES[0]]) >= _LEAST_RECALL
 
 
 def _measured(seed: int, size: int) -> tuple[int, int, int, float, float, float]:
@@ -49,7 +50,7 @@ def _measured(seed: int, size: int) -> tuple[int, int, int, float, float, float]
             handful = Handful.pick(folder, size)
             fetch = lambda samples, own=handful.paths: {s.md5: own.get(s.md5) or files.paths[s.md5] for s in samples}  # noqa: E731
             found = nearest(workspace, state, params, handful.samples, fetch, lambda _: None)
-            right.append(found[0].task == task.name)
+            right.append(found[0].label == task.name)
             answers = [
                 v.generator for v in predictor.judge([decode(p) for p in images[start : start + size]], ["?"] * size)
             ]

@@ -75,7 +75,7 @@ def _learned(seed: int, epochs: int, how: str) -> Figures:
     def start(state: LearnerState, task: Task) -> str | None:
         if how == "fresh":
             return None
-        return startable(workspace, state, _fresh(params), task, files.fetch, lambda _: None)[0].task
+        return startable(workspace, state, _fresh(params), task, files.fetch, lambda _: None)[0][0]
 
     plain = _fresh(params) if how == "fresh" else params
     return Figures.of(learned(files, files.tasks, plain, home / f"seed-{seed}", start))

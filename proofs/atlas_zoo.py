@@ -26,7 +26,7 @@ from lorax.data.images import Images
 from lorax.data.simulate import Pixels, cut_patches
 from lorax.learning.probe import Context, train_probe
 from lorax.network.backbone import Backbone, open_backbone
-from lorax.params import LoraParams, Params, RunParams
+from lorax.params import AtlasParams, LoraParams, Params, RunParams
 from lorax.storage import canonical_json, whole_directory
 from lorax.stream import Sample
 
@@ -36,6 +36,9 @@ SIZES = (20, 72, 124, 46, 98, 150)
 """Images of either kind in a generator's six data sets; the first three LoRAs share their start."""
 
 SHARED = 3
+SHOWN = 960
+"""Images that training shows in all, however few there are: a LoRA learned in earnest, not a probe."""
+
 TARGETS = (r"blocks\.\d+\.attn\.(qk|v)", r"blocks\.\d+\.mlp\.fc[12]")
 
 
@@ -83,7 +86,8 @@ def _learn(
     place: Path, backbone: Backbone, real: list[Pixels], synthetic: list[Pixels], seed: int, a_seed: int
 ) -> None:
     began = time.perf_counter()
-    params = Params(lora=LoraParams(targets=TARGETS), run=RunParams(seed=seed))
+    atlas = AtlasParams(probe_shown=SHOWN)
+    params = Params(lora=LoraParams(targets=TARGETS), run=RunParams(seed=seed), atlas=atlas)
     with whole_directory(place) as draft:
         paths: dict[str, Path] = {}
         kinds = [_written(draft / "images", kind, pixels, paths) for kind, pixels in enumerate((real, synthetic))]

@@ -101,10 +101,11 @@ def kept_probe(home: Path, context: Context, synthetic: Sequence[Sample], fetch:
     return dict(branch.weights)
 
 
-def known_images(state: LearnerState, task: str, params: Params) -> tuple[Sample, ...]:
-    """The exemplars that stand for a known task's generators; there may be none."""
-    synthetic = [entry.id for entry in state.classes.entries if entry.task == task and not entry.is_real]
-    return _first(state, synthetic, params.atlas.probe_images)
+def known_images(state: LearnerState, params: Params) -> dict[str, tuple[Sample, ...]]:
+    """Each known generator's label -> the exemplars that stand for it; one whose memory is empty is not there."""
+    synthetic = [entry for entry in state.classes.entries if not entry.is_real]
+    found = {entry.label: _first(state, [entry.id], params.atlas.probe_images) for entry in synthetic}
+    return {label: samples for label, samples in found.items() if samples}
 
 
 def train_probe(

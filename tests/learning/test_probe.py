@@ -31,17 +31,18 @@ def test_the_context_takes_the_real_exemplars_that_were_herded_first(
     assert {s.md5 for s in real[:3]} == expected  # one of each task's reals comes before any second
 
 
-def test_a_known_task_is_stood_for_by_its_synthetic_exemplars(learned: list[EpisodeFolder], quick: Params) -> None:
+def test_every_known_generator_is_stood_for_by_its_exemplars(learned: list[EpisodeFolder], quick: Params) -> None:
     state = load_state(learned[2].state_dir)
-    found = known_images(state, "bars", quick)
-    assert found and all((s.task, s.class_index) == ("bars", 1) for s in found)
+    found = known_images(state, quick)
+    assert list(found) == [e.label for e in state.classes.entries if not e.is_real]
+    assert all((s.task, s.class_index) == ("bars", 1) for s in found["bars"])
 
 
 def test_a_probe_is_learned_once_and_found_again(
     learned: list[EpisodeFolder], stream, quick: Params, tmp_path: Path
 ) -> None:
     state = load_state(learned[2].state_dir)
-    context, images = Context.of_state(state, quick), known_images(state, "bars", quick)
+    context, images = Context.of_state(state, quick), known_images(state, quick)["bars"]
     first = kept_probe(tmp_path, context, images, stream.fetch)
 
     def fetch(_: object) -> dict[str, Path]:
@@ -49,6 +50,10 @@ def test_a_probe_is_learned_once_and_found_again(
 
     again = kept_probe(tmp_path, context, images, fetch)
     assert all(torch.equal(first[name], again[name]) for name in first)
+    [kept] = tmp_path.iterdir()
+    (kept / "adapter_model.safetensors").write_bytes(b"damaged")
+    anew = kept_probe(tmp_path, context, images, stream.fetch)
+    assert all(torch.equal(first[name], anew[name]) for name in first)
 
 
 def test_a_probe_is_the_same_again_and_another_of_other_images(
@@ -56,7 +61,7 @@ def test_a_probe_is_the_same_again_and_another_of_other_images(
 ) -> None:
     state = load_state(learned[2].state_dir)
     context = Context.of_state(state, quick)
-    stripes, bars = (known_images(state, task, quick) for task in ("stripes", "bars"))
+    stripes, bars = (known_images(state, quick)[label] for label in ("stripes", "bars"))
     (first, rows), (again, _) = (train_probe(context, stripes, stream.fetch) for _ in range(2))
     other, _ = train_probe(context, bars, stream.fetch)
     assert all(torch.equal(first.weights[n], again.weights[n]) for n in first.weights)
