@@ -57,12 +57,12 @@ def _measured(seed: int, size: int) -> tuple[int, int, int, float, float, float]
             named = [sum(a == e for a in answers) for e in (t.name for t in files.tasks)]
             majority.append(files.tasks[named.index(max(named))].name == task.name)
             each.append(mean([a == task.name for a in answers]))
-            shutil.rmtree(folder)
     return size, seed, len(right), mean(right), mean(majority), mean(each)
 
 
 def _folder(images: list[Path]) -> Path:
     folder = HOME / "attribute" / "query"
+    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for path in images:
         shutil.copy(path, folder)

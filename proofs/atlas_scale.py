@@ -29,7 +29,7 @@ from proofs.atlas_zoo import HOME
 COUNT, COMPARED, QUERIES = 10_000, 1_000, 50
 FAMILIES = 40
 RANKS = (4, 8)
-DIMS = 32
+DIMS = 64
 _OWN = 0.5
 """How large an adapter's own part is beside its family's."""
 
