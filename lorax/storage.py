@@ -28,8 +28,9 @@ def whole_directory(final: Path) -> Iterator[Path]:
         StorageError: the disk is full or refuses to be written; `final` is as it was.
     """
     with storage_errors(final):
-        final.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
+        with _place_errors(final):
+            final.parent.mkdir(parents=True, exist_ok=True)
+            draft = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
         try:
             draft.chmod(0o777 & ~_umask())
             yield draft
@@ -48,7 +49,7 @@ def write_whole(path: Path, data: bytes | memoryview | str) -> None:
     Raises:
         StorageError: the disk is full or refuses to be written; `path` is as it was.
     """
-    with storage_errors(path):
+    with storage_errors(path), _place_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
         draft = Path(name)
@@ -87,8 +88,23 @@ def storage_errors(path: Path) -> Iterator[None]:
     except StorageError:
         raise
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            cure = "free space and run again"
+        elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            cure = "make it writable, or name another place"
+        else:
+            raise
+        raise StorageError(f"could not write {path}: {error.strerror}. Nothing was changed; {cure}.") from error
+
+
+@contextmanager
+def _place_errors(path: Path) -> Iterator[None]:
+    """Turn what is raised where `path` can't be into a StorageError that names it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.ENAMETOOLONG):
             raise
         raise StorageError(
-            f"could not write {path}: {error.strerror}. Nothing was changed; free space and run again."
+            f"could not write {path}: {error.strerror}. Nothing was changed; name another place."
         ) from error
