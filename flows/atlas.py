@@ -115,11 +115,10 @@ def _added(atlas: Atlas, added: list[Entry], refused: list[str]) -> Record:
     view = atlas.view()
     numbers = [atlas.number(entry.name) for entry in added]
     nearest = _nearest(atlas, view, numbers)
-    limit = None if view.basis is None else view.basis.limit
     residuals = [view.residual_of(number) for number in numbers]
     return record | {
         "compared by": view.described,
-        "usual residual": limit,
+        "usual residual": view.limit,
         "refit advised": view.refit_advice(numbers),
         "added": [
             asdict(entry) | {"nearest": near, "residual": residual}
@@ -206,6 +205,6 @@ def fit(atlas: Atlas, descriptor: str, group: str, dims: int | None) -> Record:
         "compared by": view.described,
         "entries": len(atlas),
         "dims": len(view.basis.components),
-        "median residual": float(np.median(view.basis.usual)),
-        "usual residual": view.basis.limit,
+        "median residual": None if view.limit is None else float(np.median(view.basis.usual)),
+        "usual residual": view.limit,
     }

@@ -11,8 +11,7 @@ from lorax.atlas.adding import check_base
 from lorax.atlas.comparing import Comparison, Sketched, compare_factors, compare_rows
 from lorax.atlas.entry import printable
 from lorax.atlas.formats import read_all
-from lorax.atlas.groups import ALL
-from lorax.atlas.index import Atlas
+from lorax.atlas.index import KEPT, Atlas
 from lorax.atlas.searching import search
 from lorax.atlas.view import POOLED
 from lorax.errors import AdapterError, AtlasError
@@ -33,19 +32,19 @@ class Query:
             AdapterError: nothing that can be read lies there.
             AtlasError: it is neither.
         """
-        path = Path(text)
+        path, told = Path(text), printable(text)
         if atlas is not None and text in atlas:
             return cls(text)
-        if atlas is not None and not path.exists():
+        if atlas is not None and not _exists(text):
             if len(atlas) == 0:
-                raise AdapterError(f"{text} doesn't exist, and the atlas at {atlas.folder} is empty. Check the path.")
+                raise AdapterError(f"{told} doesn't exist, and the atlas at {atlas.folder} is empty. Check the path.")
             atlas.entry(text)
         adapters = read_all(path, base)
         if len(adapters) == 1:
             return cls(text, adapters[0])
         named = ", ".join(adapter.name for adapter in adapters)
         raise AdapterError(
-            f"{text} holds {len(adapters)} branches; expected one adapter. Name one: {path / 'branches'}/NUMBER-TASK, "
+            f"{told} holds {len(adapters)} branches; expected one adapter. Name one: {path / 'branches'}/NUMBER-TASK, "
             f"of {named}."
         )
 
@@ -60,10 +59,10 @@ def look_up(atlas: Atlas, query: Query, k: int, descriptor: str, group: str) -> 
     note = ""
     if descriptor == "spectrum" and query.adapter is not None:
         try:
-            atlas.describer.check(query.adapter)
+            atlas.describer.check(query.adapter, [descriptor])
             check_base(atlas.base, query.adapter)
         except AdapterError as error:
-            descriptor, group, note = POOLED, ALL, _why_pooled(str(error))
+            descriptor, note = POOLED, _why_pooled(str(error))
     answer = search(atlas, query.adapter or query.text, k, descriptor, group)
     same = query.adapter and next((e.name for e in atlas.entries if e.digest == query.adapter.digest), None)
     return {
@@ -90,9 +89,12 @@ def compare(first: str, second: str, atlas_dir: Path | None) -> Record:
     """
     try:
         atlas = Atlas.open(folder_of(atlas_dir))
-    except AtlasError:
-        if atlas_dir is not None or not (Path(first).exists() and Path(second).exists()):
+    except AtlasError as error:
+        lacking = next((text for text in (first, second) if not _exists(text)), None)
+        if atlas_dir is not None:
             raise
+        if lacking is not None:
+            raise AdapterError(f"{lacking!r} is no file or folder; and as for an atlas's entry: {error}") from error
         atlas = None
     one, other = Query.of(first, atlas), Query.of(second, atlas)
     if one.adapter is not None and other.adapter is not None:
@@ -103,10 +105,18 @@ def compare(first: str, second: str, atlas_dir: Path | None) -> Record:
     return {"first": printable(one.text), "second": printable(other.text), **_compared(found)}
 
 
+def _exists(text: str) -> bool:
+    """Whether a file or folder lies there; a text that no path can be is none, and neither is an empty one."""
+    try:
+        return bool(text) and Path(text).exists()
+    except OSError:
+        return False
+
+
 def _sketched(atlas: Atlas, query: Query) -> Sketched:
     if query.adapter is None:
         return Sketched(atlas.row(query.text), atlas.row(query.text, "spectrum"))
-    atlas.describer.check(query.adapter)
+    atlas.describer.check(query.adapter, KEPT)
     rows = atlas.describer.describe(query.adapter.factors())
     return Sketched(rows["product"].float().numpy(), rows["spectrum"].float().numpy())
 

@@ -117,6 +117,9 @@ def print_compared(record: Record, out: Console) -> None:
 def print_fitted(record: Record, out: Console) -> None:
     """What the new basis is."""
     out.print(f"{record['compared by']}", markup=False)
+    if record["usual residual"] is None:
+        out.print("outside the basis: nothing, it has as many components as there are columns")
+        return
     out.print(
         f"outside the basis: {_share(record['median residual'])} of a newcomer like them, up to "
         f"{_share(record['usual residual'])} of 99 in 100"

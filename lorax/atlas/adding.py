@@ -169,16 +169,33 @@ def check_base(expected: str, adapter: Adapter) -> None:
 
 
 def _described(describer: Describer, adapter: Adapter, factors: list[Factors]) -> dict[str, Rows]:
-    try:
+    with finite_numbers(adapter):
         found = describer.describe(factors)
         found[POOLED] = pooled_spectrum(adapter.layers, found["spectrum"])
-    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # finite numbers whose products are not
-        found = {"product": torch.full((1,), torch.inf)}
     rows = {kind: row.float().numpy() for kind, row in found.items()}
     if not all(np.isfinite(row).all() for row in rows.values()):
-        raise AdapterError(f"{adapter.source}: its numbers are too large to be compared. Leave this adapter out.")
+        raise too_large(adapter)
     if not rows["product"].any():
-        raise AdapterError(
-            f"{adapter.source}: its product B A is zero in every layer, as before training; expected a trained LoRA."
-        )
+        raise untrained(adapter)
     return rows
+
+
+@contextmanager
+def finite_numbers(adapter: Adapter) -> Iterator[None]:
+    """Refuse an adapter of finite numbers whose products, computed in the block, are not."""
+    try:
+        yield
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+        raise too_large(adapter) from error
+
+
+def too_large(adapter: Adapter) -> AdapterError:
+    """What is said of it."""
+    return AdapterError(f"{adapter.source}: its numbers are too large to be compared. Leave this adapter out.")
+
+
+def untrained(adapter: Adapter) -> AdapterError:
+    """What is said of it."""
+    return AdapterError(
+        f"{adapter.source}: its product B A is zero in every layer, as before training; expected a trained LoRA."
+    )

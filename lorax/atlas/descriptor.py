@@ -69,12 +69,15 @@ class Describer:
         layers = [Layer(*entry) for entry in record["layers"]]
         return cls(layers, record["descriptors"], record["side"], record["seed"])
 
-    def check(self, adapter: Adapter) -> None:
+    def check(self, adapter: Adapter, descriptors: Sequence[str] | None = None) -> None:
         """Refuse an adapter whose rows could not be compared with the others'.
 
+        Args:
+            adapter: to be described.
+            descriptors: by which it is to be compared; all, if not given.
+
         Raises:
-            AdapterError: it adapts other layers, or layers of other shapes; or, where factors are kept, its rank
-                differs.
+            AdapterError: it adapts other layers, or layers of other shapes; or, for factors, its rank differs.
         """
         ours, theirs = {x.place: x for x in self.layers}, {x.place: x for x in adapter.layers}
         lacking, extra = (
@@ -88,13 +91,13 @@ class Describer:
                 "Adapters of other base models or targets belong in an atlas of their own (--atlas DIR), or are "
                 "compared through their spectra: 'lorax atlas search --descriptor spectrum'."
             )
-        if "factors" in self.descriptors:
+        if "factors" in (self.descriptors if descriptors is None else descriptors):
             for place, layer in ours.items():
                 if theirs[place].rank != layer.rank:
                     raise AdapterError(
                         f"{adapter.source} has rank {theirs[place].rank} at {layer.name}, the atlas's adapters have "
-                        f"{layer.rank}, and it keeps their factors, which need one rank. Make an atlas without "
-                        "--with-factors for adapters of several ranks."
+                        f"{layer.rank}, and factors can be compared at one rank only. Compare it by product, or add it "
+                        "to an atlas that was begun without --with-factors."
                     )
 
     def describe(self, factors: Sequence[Factors]) -> dict[str, Tensor]:

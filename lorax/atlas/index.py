@@ -25,6 +25,7 @@ from lorax.atlas.adapter import Adapter
 from lorax.atlas.adding import Newcomers
 from lorax.atlas.descriptor import Describer
 from lorax.atlas.entry import COLUMNS, Entry
+from lorax.atlas.groups import ALL
 from lorax.atlas.known import AlreadyThereError
 from lorax.atlas.record import FILE, read_record
 from lorax.atlas.searching import Neighbour, search
@@ -242,6 +243,11 @@ class Atlas:
     def _lens(self, descriptor: str, group: str) -> Lens:
         describer = self.describer
         if descriptor == POOLED:
+            if group != ALL:
+                raise AtlasError(
+                    "pooled spectra, the only thing that base models have in common, are of all layers, not of "
+                    f"{group}. Leave --group out."
+                )
             return Lens(POOLED, group, np.arange(sum(POOLED_BLOCKS)), POOLED_BLOCKS)
         if descriptor not in describer.descriptors:
             raise AtlasError(

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lorax.atlas.adapter import Adapter
-from lorax.atlas.adding import check_base
-from lorax.atlas.descriptor import flattened, pooled_spectrum, spectrum
+from lorax.atlas.adding import check_base, finite_numbers, too_large, untrained
+from lorax.atlas.descriptor import SINGULAR_VALUES, flattened, pooled_spectrum, spectrum
 from lorax.atlas.segments import Rows
 from lorax.atlas.view import POOLED
-from lorax.errors import AdapterError
 
 if TYPE_CHECKING:
     from lorax.atlas.index import Atlas
@@ -34,9 +33,9 @@ class Answer:
     Args:
         neighbours: the nearest first.
         described: by what the query was compared, in words.
-        residual: the share of the query that lies outside the view's basis, in [0, 1]; None without a basis, and of an
-            entry that it was fitted on.
-        limit: the residual that one adapter in a hundred like those of the basis exceeds; None without a basis.
+        residual: the share of the query that lies outside the view's basis, in [0, 1]; None without a limit, and of an
+            entry that the basis was fitted on.
+        limit: see `View.limit`.
     """
 
     neighbours: list[Neighbour]
@@ -62,7 +61,7 @@ def search(atlas: Atlas, query: str | Adapter, k: int, descriptor: str, group: s
     view = atlas.view(descriptor, group)
     if isinstance(query, Adapter):
         own, (vector, outside) = None, view.place(_row(atlas, query, descriptor))
-        residual = outside if view.basis else None
+        residual = None if view.limit is None else outside
     else:
         own = atlas.number(query)
         vector, residual = view.vectors[own], view.residual_of(own)
@@ -71,22 +70,27 @@ def search(atlas: Atlas, query: str | Adapter, k: int, descriptor: str, group: s
         found[own] = -np.inf
     nearest = np.argsort(-found, kind="stable")[: min(k, len(atlas) - (own is not None))]
     neighbours = [Neighbour(atlas.entries[i].name, atlas.entries[i].label, float(found[i])) for i in nearest]
-    return Answer(neighbours, view.described, residual, view.basis.limit if view.basis else None)
+    return Answer(neighbours, view.described, residual, view.limit)
 
 
 def _row(atlas: Atlas, adapter: Adapter, descriptor: str) -> Rows:
     """The adapter's descriptor (F,)."""
     ours = atlas.describer
-    if descriptor == POOLED:
-        row = pooled_spectrum(adapter.layers, spectrum(adapter.factors()))
-    else:
-        ours.check(adapter)
+    if descriptor != POOLED:
+        ours.check(adapter, [descriptor])
         check_base(atlas.base, adapter)
-        made = {"product": ours.product, "spectrum": spectrum, "factors": flattened}
-        row = made[descriptor](adapter.factors())
-    found: Rows = row.float().numpy()
-    if not np.isfinite(found).all() or not found.any():
-        raise AdapterError(
-            f"{adapter.source}: its {descriptor} is zero or not finite; expected a trained LoRA. It can't be compared."
-        )
+    factors = adapter.factors()
+    made = {
+        "product": ours.product,
+        "spectrum": spectrum,
+        "factors": flattened,
+        POOLED: lambda factors: pooled_spectrum(adapter.layers, spectrum(factors)),
+    }
+    with finite_numbers(adapter):
+        found: Rows = made[descriptor](factors).float().numpy()
+    if not np.isfinite(found).all():
+        raise too_large(adapter)
+    shares = found.reshape(-1, 1 + SINGULAR_VALUES)[:, 1:] if descriptor in (POOLED, "spectrum") else found
+    if not shares.any():  # a spectrum's norms are logarithms, which are never zero
+        raise untrained(adapter)
     return found

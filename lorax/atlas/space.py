@@ -68,6 +68,11 @@ class Basis:
         return scores * (self.stretch if newcomers else 1), residuals.clip(0, 1)
 
     @property
+    def is_whole(self) -> bool:
+        """Whether it has as many components as there are columns with anything in them: nothing lies outside."""
+        return len(self.components) >= int(np.count_nonzero(self.scale))
+
+    @property
     def limit(self) -> float:
         """The residual that one newcomer in a hundred like those it was fitted on would exceed."""
         return float(np.quantile(self.usual, _STRANGE))

@@ -83,9 +83,16 @@ class View:
         """Cosines (n, N) of vectors (n, d) with every entry's, in [-1, 1]."""
         return similarity(vectors, self.vectors)
 
+    @property
+    def limit(self) -> float | None:
+        """The residual that one newcomer in a hundred exceeds; None without a basis, or with a whole one."""
+        return None if self.basis is None or self.basis.is_whole else self.basis.limit
+
     def residual_of(self, number: int) -> float | None:
-        """What of an entry lies outside the basis; None without a basis, and of entries that it was fitted on."""
-        return float(self.residuals[number]) if self.basis and number >= self.basis.collection else None
+        """What of an entry lies outside the basis; None without a limit, and of entries that it was fitted on."""
+        if self.basis is None or self.limit is None or number < self.basis.collection:
+            return None
+        return float(self.residuals[number])
 
     def is_drifting(self, newcomers: Sequence[int]) -> bool:
         """Whether the newcomers among the entries with these numbers lie outside what the basis was fitted on."""
@@ -209,7 +216,7 @@ def _read(path: Path, lens: Lens, segments: Sequence[Segment]) -> View | None:
             return None
         basis = Basis.parse(tensors)
         view = View(lens, basis, tensors["vectors"], tensors["residuals"], basis.scale)
-    except (FileNotFoundError, safetensors.SafetensorError, KeyError, ValueError, TypeError):
+    except (OSError, safetensors.SafetensorError, KeyError, ValueError, TypeError):
         return None
     return view if len(view.vectors) == sum(segment.count for segment in of) else None
 

@@ -183,6 +183,8 @@ def test_a_search_that_cannot_be_says_what_to_do(styles: Path, loras: Path, tmp_
     assert "keeps no 'factors'" in said("search", "f1-2", "--descriptor", "factors", *atlas, code=1)
     assert "holds nothing yet" in said("search", "f1-2", "--atlas", str(tmp_path / "none"), code=1)
     assert "--atlas DIR" in said("search", "f1-2", code=1)
+    assert "has no entry 'xxx" in said("search", "x" * 300, *atlas, code=1)
+    assert "has no entry ''" in said("search", "", *atlas, code=1)
     other = str(write_peft(tmp_path / "other", 1, 0, layers=made("x").layers[:5]))
     shown = said("search", other, *atlas, code=1)
     assert "adapts 5 layers, the atlas's adapters 12" in shown
@@ -220,6 +222,9 @@ def test_what_began_at_anothers_weights_is_left_out_of_families(tmp_path: Path) 
 def test_the_map_is_drawn_beside_the_atlas_or_elsewhere(styles: Path, loras: Path, tmp_path: Path) -> None:
     lines = said("map", "--atlas", str(styles), "--out", str(tmp_path / "out")).split()
     assert lines == [str(tmp_path / "out" / name) for name in ("map.png", "map.html")]
+    (tmp_path / "file").touch()
+    for place in ("file", "file/below", "n" * 300):
+        assert "name another place" in said("map", "--atlas", str(styles), "--out", place, code=1)
     one = ["--atlas", str(tmp_path / "one")]
     told("add", str(loras / "f0-0"), *one)
     assert "holds 1 of the two entries or more that a map needs" in said("map", *one, code=1)
@@ -238,7 +243,9 @@ def test_two_files_are_compared_exactly_and_without_an_atlas(loras: Path, styles
     assert "model.blocks_0_attn_qk" in shown
     assert "Name two files for exact cosines" in shown
     assert "has no entry 'nowhere'" in said("compare", "f0-0", "nowhere", "--atlas", str(styles), code=1)
-    assert "--atlas DIR" in said("compare", "f0-0", str(loras / "f0-1"), code=1)
+    shown = said("compare", "f0-0", str(loras / "f0-1"), code=1)
+    assert "'f0-0' is no file or folder" in shown
+    assert "--atlas DIR" in shown
 
 
 def test_the_entries_are_listed_and_written_as_a_table(styles: Path, tmp_path: Path) -> None:

@@ -158,6 +158,10 @@ def test_factors_are_kept_where_the_first_add_asked_for_them(atlas: Atlas, fille
     assert np.array_equal(atlas.row("first", "factors"), expected.numpy())
     with pytest.raises(AdapterError, match="rank 4"):
         atlas.add([made("wide", rank=4)])
+    with pytest.raises(AdapterError, match="rank 4"):
+        atlas.nearest(made("wide", rank=4), descriptor="factors")
+    for descriptor in ("product", "spectrum"):
+        assert [n.name for n in atlas.nearest(made("wide", rank=4), descriptor=descriptor)] == ["first"]
     with pytest.raises(AtlasError, match="keeps no factors"), filled.adding(with_factors=True):
         pass
     with pytest.raises(AtlasError, match="keeps no 'factors', but product, spectrum"):
@@ -199,8 +203,28 @@ def test_other_layers_are_compared_through_pooled_spectra_only(filled: Atlas) ->
     with pytest.raises(AdapterError, match="--descriptor spectrum"):
         filled.nearest(other, 1)
     assert len(filled.nearest(other, 3, "pooled")) == 3
+    with pytest.raises(AtlasError, match="are of all layers, not of late"):
+        filled.nearest(other, 3, "pooled", "late")
     [nearest] = filled.nearest(made("again", 2, 3), 1, "pooled")
     assert (nearest.name, round(nearest.similarity, 4)) == ("f2-3", 1)
+
+
+@pytest.mark.parametrize("descriptor", ["product", "spectrum", "pooled"])
+def test_what_is_zero_or_too_large_is_not_compared(filled: Atlas, descriptor: str) -> None:
+    factors = made("x").factors()
+    with pytest.raises(AdapterError, match="B A is zero in every layer"):
+        filled.nearest(adapter("untrained", [(a, 0 * b) for a, b in factors], layers_of()), descriptor=descriptor)
+    with pytest.raises(AdapterError, match="numbers are too large"):
+        filled.nearest(adapter("huge", [(a * 1e30, b * 1e30) for a, b in factors], layers_of()), descriptor=descriptor)
+
+
+def test_where_as_many_components_as_columns_are_fitted_nothing_lies_outside(atlas: Atlas) -> None:
+    one = PLACES[:1]
+    atlas.add([made(str(i), i, layers=layers_of(2, one)) for i in range(24)])
+    atlas.add([made("new", 99, layers=layers_of(2, one))])
+    view = atlas.view("spectrum")
+    assert view.basis is not None
+    assert (view.limit, view.residual_of(24), view.is_drifting([24])) == (None, None, False)
 
 
 def test_segments_are_bounded_and_duplicates_are_found_across_them(
@@ -243,12 +267,15 @@ def test_newcomers_are_placed_in_the_basis_that_was_fitted_and_drift_is_seen(fil
     assert np.array_equal(Atlas.open(filled.folder).view().vectors, fitted.vectors)
 
 
-@pytest.mark.parametrize("harm", ["removed", "damaged", "of other segments"])
+@pytest.mark.parametrize("harm", ["removed", "damaged", "a folder", "of other segments"])
 def test_what_is_derived_is_made_again_when_it_cannot_be_used(filled: Atlas, harm: str) -> None:
     vectors = filled.view().vectors
     path = filled.folder / "bases" / "product-all.safetensors"
     if harm == "removed":
         path.unlink()
+    elif harm == "a folder":
+        path.unlink()
+        path.mkdir()
     elif harm == "damaged":
         data = bytearray(path.read_bytes())
         data[-3] ^= 4
