@@ -28,7 +28,7 @@ LEAST_FITTED = 8
 """Rows below which principal components say more about chance than about adapters."""
 
 _FOLDS = 5
-_STRANGE = 0.99
+_STRANGE = 0.95
 _NONE = 1e-12
 
 
@@ -74,7 +74,7 @@ class Basis:
 
     @property
     def limit(self) -> float:
-        """The residual that one newcomer in a hundred like those it was fitted on would exceed."""
+        """The residual that one newcomer in twenty like those it was fitted on would exceed."""
         return float(np.quantile(self.usual, _STRANGE))
 
     def is_drifting(self, residuals: Floats) -> bool:
