@@ -15,7 +15,7 @@ from lorax.atlas.adapter import Adapter
 from lorax.atlas.adding import refusal
 from lorax.atlas.branches import StateBranches
 from lorax.atlas.clustering import agreement, find_families, most_clusters
-from lorax.atlas.entry import BRANCH, DERIVED, Entry, printable
+from lorax.atlas.entry import BRANCH, DERIVED, Entry, counted, printable
 from lorax.atlas.formats import find_adapters, read_all
 from lorax.atlas.index import Atlas
 from lorax.atlas.view import DIMS, View
@@ -151,7 +151,8 @@ def cluster(atlas: Atlas, count: int | None, descriptor: str, group: str) -> Rec
     view = atlas.view(descriptor, group)
     numbers = [i for i, entry in enumerate(atlas.entries) if entry.kind != DERIVED]
     if count is not None and count > (most := most_clusters(len(numbers))):
-        raise AtlasError(f"{count} clusters of {len(numbers)} entries can't be. Ask for {most} at most.")
+        of = counted(len(numbers), "entry", "entries")
+        raise AtlasError(f"{count} clusters of {of} can't be. Ask for {most} at most.")
     entries = [atlas.entries[i] for i in numbers]
     found = find_families(view.vectors[numbers], count)
     agreed = agreement(found.members, [entry.label for entry in entries])

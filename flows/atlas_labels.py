@@ -6,6 +6,7 @@ import csv
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lorax.atlas.entry import printable
 from lorax.errors import AdapterError
 
 
@@ -35,11 +36,11 @@ class Labels:
         try:
             with path.open(newline="", encoding="utf-8-sig") as file:
                 rows = csv.DictReader(file)
-                columns = set(rows.fieldnames or ())
-                if "label" not in columns or not columns & {"name", "path"}:
+                columns = list(rows.fieldnames or ())
+                if "label" not in columns or not {"name", "path"} & set(columns):
                     raise AdapterError(
-                        f"{path} has the columns {', '.join(columns) or 'none'}; expected label, and name or path. "
-                        "Its first line names them: 'name,label'."
+                        f"{path} has the columns {printable(', '.join(columns)) or 'none'}; expected label, and name or "
+                        "path. Its first line names them: 'name,label'."
                     )
                 for row in rows:
                     if row.get("name"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,6 +19,15 @@ from lorax.atlas.view import POOLED
 from lorax.errors import AdapterError, AtlasError
 
 
+@contextmanager
+def _on_one_line() -> Iterator[None]:
+    """Write out line breaks and escape sequences, which paths may hold, in the errors of a function."""
+    try:
+        yield
+    except (AdapterError, AtlasError) as error:
+        raise type(error)(printable(str(error))) from error
+
+
 @dataclass(frozen=True)
 class Query:
     """What is looked for: an entry of an atlas by its name, or an adapter from elsewhere."""
@@ -25,6 +36,7 @@ class Query:
     adapter: Adapter | None = None
 
     @classmethod
+    @_on_one_line()
     def of(cls, text: str, atlas: Atlas | None, base: str | None = None) -> Query:
         """An entry's name comes first; what is no entry is a path.
 
@@ -32,23 +44,24 @@ class Query:
             AdapterError: nothing that can be read lies there.
             AtlasError: it is neither.
         """
-        path, told = Path(text), printable(text)
+        path = Path(text)
         if atlas is not None and text in atlas:
             return cls(text)
         if atlas is not None and not _exists(text):
             if len(atlas) == 0:
-                raise AdapterError(f"{told} doesn't exist, and the atlas at {atlas.folder} is empty. Check the path.")
+                raise AdapterError(f"{text} doesn't exist, and the atlas at {atlas.folder} is empty. Check the path.")
             atlas.entry(text)
         adapters = read_all(path, base)
         if len(adapters) == 1:
             return cls(text, adapters[0])
         named = ", ".join(adapter.name for adapter in adapters)
         raise AdapterError(
-            f"{told} holds {len(adapters)} branches; expected one adapter. Name one: {path / 'branches'}/NUMBER-TASK, "
+            f"{text} holds {len(adapters)} branches; expected one adapter. Name one: {path / 'branches'}/NUMBER-TASK, "
             f"of {named}."
         )
 
 
+@_on_one_line()
 def look_up(atlas: Atlas, query: Query, k: int, descriptor: str, group: str) -> Record:
     """The entries nearest to a query.
 
@@ -80,6 +93,7 @@ def _why_pooled(refusal: str) -> str:
     return f"Only pooled spectra can be compared: {refusal.partition('. ')[0]}."
 
 
+@_on_one_line()
 def compare(first: str, second: str, atlas_dir: Path | None) -> Record:
     """Two adapters layer by layer: exactly, where both are files, of which no atlas has to know.
 

@@ -8,10 +8,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from lorax.atlas.entry import counted, printable
+
 Record = dict[str, Any]
 
 _MOST_LINES = 30
 _MOST_NAMES = 6
+_LONGEST = 80
 _COLUMNS = ("name", "label", "kind", "format", "rank", "base", "added")
 
 
@@ -63,10 +66,12 @@ def print_found(record: Record, out: Console) -> None:
 
 def print_clusters(record: Record, out: Console) -> None:
     """The clusters, and why so many."""
+    from rich.markup import escape
+
     table = _table("cluster", "entries", "labels", "members")
     for number, cluster in enumerate(record["clusters"], 1):
-        labels = ", ".join(f"{label} {count}" for label, count in cluster["labels"].items())
-        table.add_row(str(number), str(len(cluster["members"])), *_texts(labels, _some(cluster["members"])))
+        labels = ", ".join(f"{_short(label)} {count}" for label, count in cluster["labels"].items())
+        table.add_row(str(number), str(len(cluster["members"])), escape(labels), escape(_some(cluster["members"])))
     out.print(table)
     out.print(f"compared by {record['compared by']}", markup=False)
     if record["best"]:
@@ -82,10 +87,11 @@ def print_clusters(record: Record, out: Console) -> None:
 def _why(record: Record) -> str:
     if record["asked for"] is not None:
         of = "" if record["silhouette"] is None else f", of silhouette {record['silhouette']:.3f}"
-        return f"{record['count']} clusters, as asked for{of}."
+        return f"{counted(record['count'], 'cluster')}, as asked for{of}."
     part = "'--clusters N' parts them all the same."
     if record["without families"] is None:
-        return f"No families are seen: {record['entries']} entries are too few to tell. {part}"
+        few = "1 entry is" if record["entries"] == 1 else f"{record['entries']} entries are"
+        return f"No families are seen: {few} too few to tell. {part}"
     chance = f"a single cloud of the same spread reaches {record['without families']:.3f}"
     if record["count"] == 1:
         return f"No families are seen: {chance}. {part}"
@@ -103,7 +109,7 @@ def print_compared(record: Record, out: Console) -> None:
     out.print(table)
     for which, layers in (("first", record["only first"]), ("second", record["only second"])):
         if layers:
-            out.print(f"{len(layers)} layers that only the {which} has: {_some(layers)}", markup=False)
+            out.print(f"{counted(len(layers), 'layer')} that only the {which} has: {_some(layers)}", markup=False)
     if record["exact"]:
         out.print("exact, from the factors")
     else:
@@ -122,7 +128,7 @@ def print_fitted(record: Record, out: Console) -> None:
         return
     out.print(
         f"outside the basis: {_share(record['median residual'])} of a newcomer like them, up to "
-        f"{_share(record['usual residual'])} of 99 in 100"
+        f"{_share(record['usual residual'])} of 19 in 20"
     )
 
 
@@ -146,7 +152,13 @@ def _texts(*values: object) -> list[str]:
     """Cells without markup: names may hold brackets."""
     from rich.markup import escape
 
-    return [escape(str(value)) for value in values]
+    return [escape(_short(str(value))) for value in values]
+
+
+def _short(name: str) -> str:
+    """A name on one line, that leaves room for other columns."""
+    name = printable(name)
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
 
 
 def _number(value: float | None) -> str:
@@ -163,7 +175,7 @@ def _share(value: float | None) -> str:
 
 def _some(names: Sequence[str]) -> str:
     more = len(names) - _MOST_NAMES
-    return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(map(_short, names[:_MOST_NAMES])) + (f" and {more} more" if more > 0 else "")
 
 
 def _more(count: int, out: Console) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import torch
 from lorax.atlas.adapter import Adapter, Factors, digest_of
 from lorax.atlas.descriptor import Describer, pooled_spectrum
 from lorax.atlas.entry import ADAPTER, BRANCH, Entry, printable
-from lorax.atlas.known import Known
+from lorax.atlas.known import AlreadyThereError, Known
 from lorax.atlas.record import Record, read_record
 from lorax.atlas.segments import Rows, Segment, Segments, now, remove_leftovers, write_segment
 from lorax.atlas.view import POOLED
@@ -65,20 +65,8 @@ class Newcomers:
         digest = digest_of(adapter.layers, factors)
         self._known.check(digest, adapter.source)  # to describe it takes far longer
         rows = _described(describer, adapter, factors)
-        is_branch = adapter.format == BRANCH
-        entry = Entry(
-            digest=digest,
-            name=printable(adapter.name),
-            label=printable(label if label is not None else adapter.name if is_branch else ""),
-            kind=kind or (BRANCH if is_branch else ADAPTER),
-            source=printable(adapter.source),
-            format=adapter.format,
-            base=adapter.base or "",
-            rank=max(layer.rank for layer in adapter.layers),
-            length=float(np.linalg.norm(rows["product"].astype(np.float64))),
-            added=now(),
-        )
-        entry, rows[MARKS] = self._known.take(entry, rows["product"])
+        length = float(np.linalg.norm(rows["product"].astype(np.float64)))
+        entry, rows[MARKS] = self._known.take(_entry(adapter, digest, length, label, kind), rows["product"])
         self._describer, self._record = describer, replace(self._record, base=self._record.base or entry.base)
         self._waiting.append((entry, rows))
         self.added.append(entry)
@@ -86,6 +74,29 @@ class Newcomers:
         if len(self._waiting) >= _SEGMENT_ENTRIES or size * len(self._waiting) >= _SEGMENT_BYTES:
             self._flush()
         return entry
+
+    def offer_all(
+        self,
+        adapters: Iterable[Adapter],
+        labels: Mapping[str, str],
+        kinds: Mapping[str, str],
+        *,
+        missing_only: bool = False,
+    ) -> None:
+        """Take adapters in, and note those that are refused.
+
+        Args:
+            adapters: read one after the other.
+            labels: by an adapter's name.
+            kinds: by an adapter's name.
+            missing_only: pass over those that are there already.
+
+        Raises:
+            StorageError: the disk is full.
+        """
+        for adapter in adapters:
+            with self.judging(), suppress(*([AlreadyThereError] if missing_only else [])):
+                self.offer(adapter, labels.get(adapter.name), kinds.get(adapter.name))
 
     @contextmanager
     def judging(self) -> Iterator[None]:
@@ -166,6 +177,22 @@ def check_base(expected: str, adapter: Adapter) -> None:
             "names are one model's, say '--base NAME'. Else it belongs in an atlas of its own (--atlas DIR), or is "
             "compared through its spectrum: 'lorax atlas search --descriptor spectrum'."
         )
+
+
+def _entry(adapter: Adapter, digest: str, length: float, label: str | None, kind: str | None) -> Entry:
+    is_branch = adapter.format == BRANCH
+    return Entry(
+        digest=digest,
+        name=printable(adapter.name),
+        label=printable(label if label is not None else adapter.name if is_branch else ""),
+        kind=kind or (BRANCH if is_branch else ADAPTER),
+        source=printable(adapter.source),
+        format=adapter.format,
+        base=adapter.base or "",
+        rank=max(layer.rank for layer in adapter.layers),
+        length=length,
+        added=now(),
+    )
 
 
 def _described(describer: Describer, adapter: Adapter, factors: list[Factors]) -> dict[str, Rows]:

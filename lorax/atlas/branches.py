@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from lorax.atlas.adapter import Adapter
 from lorax.atlas.entry import DERIVED
 from lorax.atlas.formats import branches_of
 from lorax.atlas.index import Atlas
-from lorax.atlas.known import AlreadyThereError
 from lorax.learning.state import load_state
 
 
@@ -64,7 +62,5 @@ class StateBranches:
             StorageError: the disk is full; the atlas is as it was.
         """
         with atlas.adding(keep_going=True, on_wait=on_wait) as newcomers:
-            for adapter in self.adapters:
-                with newcomers.judging(), suppress(AlreadyThereError):
-                    newcomers.offer(adapter, self.labels[adapter.name], self.kinds.get(adapter.name))
+            newcomers.offer_all(self.adapters, self.labels, self.kinds, missing_only=True)
         return newcomers.refused

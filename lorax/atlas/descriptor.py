@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from lorax.atlas.adapter import Adapter, Factors, Layer
+from lorax.atlas.entry import counted
 from lorax.atlas.groups import groups
 from lorax.errors import AdapterError
 
@@ -86,7 +87,7 @@ class Describer:
         )
         if lacking or extra:
             raise AdapterError(
-                f"{adapter.source} adapts {len(theirs)} layers, the atlas's adapters {len(ours)}; it "
+                f"{adapter.source} adapts {counted(len(theirs), 'layer')}, the atlas's adapters {len(ours)}; it "
                 f"{_differing(lacking, extra)}. "
                 "Adapters of other base models or targets belong in an atlas of their own (--atlas DIR), or are "
                 "compared through their spectra: 'lorax atlas search --descriptor spectrum'."

@@ -51,6 +51,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def counted(count: int, one: str, many: str = "") -> str:
+    """A number and what is counted: "1 entry", "2 entries"; without `many`, an "s" is put behind `one`."""
+    return f"{count} {one if count == 1 else many or one + 's'}"
+
+
 def to_csv(entries: Iterable[Entry]) -> str:
     """The text of entries.csv."""
     text = io.StringIO()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lorax.atlas.adapter import Adapter
+from lorax.atlas.entry import counted
 from lorax.atlas.layers import Found, assemble, reader
 from lorax.atlas.names import PEFT_PREFIX, Key, canonical, family, other_kind, part_of, single_file_key, split
 from lorax.atlas.scales import Settings, parse_settings
@@ -222,7 +223,7 @@ def _check_plain(names: Iterable[str], known: Mapping[str, object], expected: st
     if not known:
         first = f", such as {shown(strange[0])}" if strange else ""
         raise AdapterError(
-            f"{source} holds no LoRA: {len(strange)} tensors{first}; expected LoRA factors. "
+            f"{source} holds no LoRA: {counted(len(strange), 'tensor')}{first}; expected LoRA factors. "
             "A whole model can't be compared: name a LoRA's file."
         )
     if strange:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import difflib
 import fcntl
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -24,9 +24,8 @@ import numpy as np
 from lorax.atlas.adapter import Adapter
 from lorax.atlas.adding import Newcomers
 from lorax.atlas.descriptor import Describer
-from lorax.atlas.entry import COLUMNS, Entry
+from lorax.atlas.entry import COLUMNS, Entry, counted
 from lorax.atlas.groups import ALL
-from lorax.atlas.known import AlreadyThereError
 from lorax.atlas.record import FILE, read_record
 from lorax.atlas.searching import Neighbour, search
 from lorax.atlas.segments import Rows, Segments, remove_leftovers
@@ -149,9 +148,7 @@ class Atlas:
             StorageError: the disk is full.
         """
         with self.adding() as newcomers:
-            for adapter in adapters:
-                with newcomers.judging():
-                    newcomers.offer(adapter, (labels or {}).get(adapter.name), (kinds or {}).get(adapter.name))
+            newcomers.offer_all(adapters, labels or {}, kinds or {})
         return newcomers.added
 
     def add_missing(
@@ -162,9 +159,7 @@ class Atlas:
     ) -> list[Entry]:
         """The same, but those that are there already are passed over; so it may be called again and again."""
         with self.adding() as newcomers:
-            for adapter in adapters:
-                with newcomers.judging(), suppress(AlreadyThereError):
-                    newcomers.offer(adapter, (labels or {}).get(adapter.name), (kinds or {}).get(adapter.name))
+            newcomers.offer_all(adapters, labels or {}, kinds or {}, missing_only=True)
         return newcomers.added
 
     def table(self) -> pd.DataFrame:
@@ -210,9 +205,10 @@ class Atlas:
         """
         lens = self._lens(descriptor, group)
         if len(self) < LEAST_FITTED:
+            held = counted(len(self), "entry", "entries")
             raise AtlasError(
-                f"the atlas at {self.folder} holds {len(self)} entries; a basis needs {LEAST_FITTED}. Until then they "
-                "are compared by the plain cosine of their descriptors, and nothing has to be fitted."
+                f"the atlas at {self.folder} holds {held}; a basis needs {LEAST_FITTED}. Until then they are compared "
+                "by the plain cosine of their descriptors, and nothing has to be fitted."
             )
         self._views[descriptor, group] = view = fit_view(self.folder, lens, self._record.segments, dims)
         return view

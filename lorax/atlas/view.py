@@ -85,7 +85,7 @@ class View:
 
     @property
     def limit(self) -> float | None:
-        """The residual that one newcomer in a hundred exceeds; None without a basis, or with a whole one."""
+        """The residual that one newcomer in twenty exceeds; None without a basis, or with a whole one."""
         return None if self.basis is None or self.basis.is_whole else self.basis.limit
 
     def residual_of(self, number: int) -> float | None:
@@ -115,7 +115,8 @@ class View:
         """By what its entries are compared, in words."""
         of = f"{self.lens.kind} of {self.lens.group} layers"
         if self.basis is None:
-            return f"{of}: plain cosine, since {len(self.vectors)} entries are too few for principal components"
+            few = "1 entry is" if len(self.vectors) == 1 else f"{len(self.vectors)} entries are"
+            return f"{of}: plain cosine, since {few} too few for principal components"
         dims, fitted = len(self.basis.components), self.basis.collection
         return f"{of}: cosine in {dims} principal components fitted on {fitted} entries"
 

@@ -156,7 +156,9 @@ def test_labels_may_be_told_by_path_and_a_csv_of_something_else_is_refused(loras
     atlas = ["--atlas", str(tmp_path / "new")]
     told("add", str(loras / "f2-1"), str(loras / "f0-0"), "--labels", "paths.csv", *atlas)
     assert [entry["label"] for entry in told("list", *atlas)] == ["by path", ""]
-    assert "expected label, and name or path" in said("add", str(loras), "--labels", "other.csv", *atlas, code=1)
+    assert "has the columns who, what; expected label, and name or path" in said(
+        "add", str(loras), "--labels", "other.csv", *atlas, code=1
+    )
     assert "can't be read" in said("add", str(loras), "--labels", "nowhere.csv", *atlas, code=1)
     assert "one of --label" in said("add", str(loras), "--labels", "paths.csv", "--label", "x", *atlas, code=2)
 
@@ -174,6 +176,19 @@ def test_a_query_is_an_entrys_name_or_a_file(styles: Path, loras: Path, tmp_path
     assert lines[0].split() == ["rank", "name", "label", "similarity"]
     assert lines[1].split()[0] == "1"
     assert "product of feed-forward layers: plain cosine" in lines[-1]
+
+
+def test_names_of_strangers_neither_break_lines_nor_fill_tables(tmp_path: Path) -> None:
+    write_peft(tmp_path / "many" / ("n" * 240), 0, 0)
+    atlas = ["--atlas", "atlas"]
+    shown = said("add", "many", *atlas)
+    assert "n" * 79 + "…" in shown
+    assert "n" * 80 not in shown + said("list", *atlas) + said("cluster", *atlas)
+    assert "since 1 entry is too few" in shown
+    odd = write_peft(tmp_path / "odd\nline\x1b[31m", 1, 0, layers=made("x").layers[:1])
+    for command in (["search", str(odd)], ["compare", str(odd), "n" * 240], ["add", str(odd)]):
+        shown = CliRunner().invoke(app, ["atlas", *command, *atlas]).output
+        assert "odd\\nline\\x1b[31m adapts 1 layer, the atlas's adapters 12" in shown
 
 
 def test_a_search_that_cannot_be_says_what_to_do(styles: Path, loras: Path, tmp_path: Path) -> None:
