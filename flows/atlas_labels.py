@@ -39,8 +39,8 @@ class Labels:
                 columns = list(rows.fieldnames or ())
                 if "label" not in columns or not {"name", "path"} & set(columns):
                     raise AdapterError(
-                        f"{path} has the columns {printable(', '.join(columns)) or 'none'}; expected label, and name or "
-                        "path. Its first line names them: 'name,label'."
+                        f"{path} has the columns {printable(', '.join(columns)) or 'none'}; expected label, and name "
+                        "or path. Its first line names them: 'name,label'."
                     )
                 for row in rows:
                     if row.get("name"):
