@@ -32,7 +32,8 @@ _PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Atlas: {title}</title>
 <style>
-body {{ margin: 0; padding: 1rem 1.5rem; font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff; }}
+body {{ margin: 0; min-width: 62rem; padding: 1rem 1.5rem; }}
+body {{ font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff; }}
 h1 {{ font-size: 1.25rem; margin: 0; }}
 p {{ margin: .2rem 0 .4rem; color: #555; }}
 </style>
@@ -70,7 +71,7 @@ def save_page(arrangement: Arrangement, path: Path) -> None:
     """Draw a map as a page and write it."""
     figure = make_subplots(
         1, 3, column_widths=[0.47, 0.09, 0.44], horizontal_spacing=0.012,
-        subplot_titles=[arrangement.rule, "tree: 1 − cosine", _heat_title(arrangement)],
+        subplot_titles=[arrangement.rule, "tree", _heat_title(arrangement)],
     )  # fmt: skip
     _draw_plane(figure, arrangement)
     _draw_tree(figure, arrangement)
