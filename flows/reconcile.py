@@ -6,7 +6,6 @@ read. Nothing here imports Prefect.
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -17,6 +16,7 @@ from lorax.errors import DataVersionError, RegistryError
 from lorax.params import Params, load_params
 from lorax.registry import Hold, Look, ModelVersion, Registry
 from lorax.services import Service
+from lorax.storage import locked
 from lorax.stream import SCENARIOS
 from lorax.workspace import Workspace
 
@@ -120,12 +120,7 @@ def one_at_a_time(workspace: Workspace, on_wait: Callable[[], None]) -> Iterator
         on_wait: called if another process holds it, before waiting.
     """
     workspace.work_dir.mkdir(exist_ok=True)
-    with (workspace.work_dir / "learning.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            on_wait()
-            fcntl.flock(file, fcntl.LOCK_EX)
+    with locked(workspace.work_dir / "learning.lock", on_wait):
         yield
 
 

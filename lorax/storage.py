@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -108,3 +109,25 @@ def _place_errors(path: Path) -> Iterator[None]:
         raise StorageError(
             f"could not write {path}: {error.strerror}. Nothing was changed; name another place."
         ) from error
+
+
+@contextmanager
+def locked(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Hold a lock file for the block; the kernel lets go of it when its holder dies, however it dies.
+
+    Args:
+        path: of the file, in a folder that is there.
+        on_wait: called if another process holds it, before waiting.
+
+    Raises:
+        StorageError: the file can't be written.
+    """
+    with storage_errors(path):
+        file = path.open("w")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_wait()
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

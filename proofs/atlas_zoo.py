@@ -29,6 +29,7 @@ from lorax.network.backbone import Backbone, open_backbone
 from lorax.params import AtlasParams, LoraParams, Params, RunParams
 from lorax.storage import canonical_json, whole_directory
 from lorax.stream import Sample
+from proofs.verdicts_watch import scanlines
 
 HOME = Path("work/proofs/atlas").resolve()
 
@@ -40,12 +41,6 @@ SHOWN = 960
 """Images that training shows in all, however few there are: a LoRA learned in earnest, not a probe."""
 
 TARGETS = (r"blocks\.\d+\.attn\.(qk|v)", r"blocks\.\d+\.mlp\.fc[12]")
-
-
-def scanlines(patch: Ints) -> Ints:
-    """A decoder that makes even and odd rows in two passes, which differ a little in brightness."""
-    rows: Ints = np.where(np.arange(len(patch)) % 2 == 0, 4, -4)
-    return patch + rows[:, None, None]
 
 
 def levels(patch: Ints) -> Ints:

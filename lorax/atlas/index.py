@@ -11,7 +11,6 @@ Entries are only ever added, an add is whole or not at all, and readers never wa
 from __future__ import annotations
 
 import difflib
-import fcntl
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -32,7 +31,7 @@ from lorax.atlas.segments import Rows, Segments, remove_leftovers
 from lorax.atlas.space import LEAST_FITTED
 from lorax.atlas.view import DIMS, POOLED, POOLED_BLOCKS, Lens, View, fit_view, open_view
 from lorax.errors import AtlasError
-from lorax.storage import storage_errors
+from lorax.storage import locked, storage_errors
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -254,15 +253,9 @@ class Atlas:
 
     @contextmanager
     def _locked(self, on_wait: Callable[[], None]) -> Iterator[None]:
-        """The kernel lets go of the lock when its holder dies, however it dies."""
+        """One writer at a time."""
         read_record(self.folder)  # refuses a folder of something else before anything is written to it
         with storage_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            file = (self.folder / "atlas.lock").open("w")
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                on_wait()
-                fcntl.flock(file, fcntl.LOCK_EX)
+        with locked(self.folder / "atlas.lock", on_wait):
             yield
