@@ -75,11 +75,6 @@ def _learned(seed: int, epochs: int, how: str) -> Figures:
     def start(state: LearnerState, task: Task) -> str | None:
         if how == "fresh":
             return None
-        return startable(workspace, state, _fresh(params), task, files.fetch, lambda _: None)[0][0]
+        return startable(workspace, state, params, task, files.fetch, lambda _: None)[0][0]
 
-    plain = _fresh(params) if how == "fresh" else params
-    return Figures.of(learned(files, files.tasks, plain, home / f"seed-{seed}", start))
-
-
-def _fresh(params: Params) -> Params:
-    return params.model_copy(update={"training": params.training.model_copy(update={"branch_init": "fresh"})})
+    return Figures.of(learned(files, files.tasks, params, home / f"seed-{seed}", start))
