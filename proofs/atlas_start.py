@@ -11,7 +11,7 @@ from benchmarks.demo_streams import demo_files, learned
 from flows.attribution import startable
 from lorax.learning.folder import EpisodeFolder, Report
 from lorax.learning.state import LearnerState, load_state
-from lorax.params import Params, load_params
+from lorax.params import load_params
 from lorax.stream import Task
 from lorax.workspace import Workspace
 from proofs.atlas_zoo import HOME
