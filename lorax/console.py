@@ -5,8 +5,12 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import signal
 import socket
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -32,7 +36,8 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with _interruption_insists():
+                return super().invoke(ctx)
         except LoraxError as error:
             if ctx.params.get("debug"):
                 raise
@@ -43,6 +48,29 @@ class Commands(TyperGroup):
                 raise
             err.print("lorax: interrupted; nothing is lost: run the same command again to continue.")
             sys.exit(130)
+
+
+@contextmanager
+def _interruption_insists() -> Iterator[None]:
+    """A Ctrl-C that was raised where nothing can be (a finaliser, a callback of an extension) comes once more.
+
+    Python drops such an exception with a message, and the command would go on to its end.
+    """
+    drop, main = sys.unraisablehook, threading.main_thread().ident
+
+    def again(unraisable: sys.UnraisableHookArgs) -> None:
+        if unraisable.exc_type is KeyboardInterrupt and main is not None:
+            later = threading.Timer(0.05, signal.pthread_kill, (main, signal.SIGINT))
+            later.daemon = True
+            later.start()
+        else:
+            drop(unraisable)
+
+    sys.unraisablehook = again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = drop
 
 
 def here() -> Workspace:

@@ -147,3 +147,28 @@ def test_landed_tasks_wait_until_they_are_learned(
     record = json.loads(runner.invoke(app, ["status", "--json"]).stdout)
     assert record["waiting"] == ["alpha", "beta"]
     assert "alpha, beta" in runner.invoke(app, ["status"]).stdout
+
+
+def test_ctrl_c_is_heard_even_where_python_drops_it(tmp_path: Path) -> None:
+    """A finaliser and an extension's callbacks can't raise: the exception is dropped, and the command would go on."""
+    script = tmp_path / "command.py"
+    script.write_text(
+        """import signal, time, typer
+from lorax.console import Commands
+class Dropping:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+app = typer.Typer(cls=Commands)
+@app.command()
+def work():
+    Dropping()
+    print("dropped", flush=True)
+    time.sleep(60)
+@app.command()
+def other(): ...
+app()
+"""
+    )
+    done = subprocess.run([sys.executable, script, "work"], capture_output=True, text=True, timeout=50)
+    assert (done.returncode, done.stdout) == (130, "dropped\n")
+    assert done.stderr.startswith("lorax: interrupted") and "Traceback" not in done.stderr
