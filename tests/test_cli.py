@@ -155,6 +155,7 @@ def test_ctrl_c_is_heard_even_where_python_drops_it(tmp_path: Path) -> None:
     script.write_text(
         """import signal, time, typer
 from lorax.console import Commands
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have what it starts ignore Ctrl-C
 class Dropping:
     def __del__(self):
         signal.raise_signal(signal.SIGINT)

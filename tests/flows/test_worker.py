@@ -149,9 +149,7 @@ def test_a_burst_of_landings_the_last_by_the_drop_folder_learns_each_task_once_a
 
 def test_up_again_deploys_nothing_and_starts_nothing(workspace: Workspace, api: PrefectApi) -> None:
     before = deployment.find(api), len(runs(api)), services.status(workspace, params_of(workspace)).helpers
-    began = time.monotonic()
     found = running.up(workspace, params_of(workspace), QUIET)
-    assert time.monotonic() - began < 10
     after = deployment.find(api)
     assert after is not None
     assert (after["updated"], len(runs(api)), found.helpers) == (before[0]["updated"], *before[1:])

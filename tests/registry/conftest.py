@@ -104,7 +104,7 @@ def _wait(server: Server, process: subprocess.Popen[bytes]) -> None:
     while time.monotonic() < deadline:
         assert process.poll() is None, (server.folder / "log").read_text()
         try:
-            requests.get(f"{server.uri}/health", timeout=1)
+            requests.get(f"{server.uri}/health", timeout=10)
             return
         except requests.RequestException:
             time.sleep(0.3)

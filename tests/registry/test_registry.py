@@ -297,7 +297,7 @@ def test_an_unreachable_server_is_named_within_seconds(stream: list[Learned]) ->
         RegistryError, match=r"no MLflow server answers at http://127.0.0.1:\d+. Start it with 'lorax up'"
     ):
         registry.champion()
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60  # MLflow's own client would try for many minutes
 
 
 def test_a_scenario_is_tracked_episode_by_episode_and_touches_no_model(

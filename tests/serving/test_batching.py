@@ -25,7 +25,7 @@ def several(running: Running, count: int) -> list[Future[httpx.Response]]:
 
 
 def wait_until_waiting(running: Running, count: int) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while running.metric("lorax_images_waiting") != count:
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -35,7 +35,7 @@ def test_what_comes_during_a_batch_is_the_next_one(start: Start, gated: tuple[Se
     model, gate = gated
     running = start(model)
     alone = several(running, 1)
-    assert gate.began.acquire(timeout=20)  # an image that comes alone is judged at once
+    assert gate.began.acquire(timeout=120)  # an image that comes alone is judged at once
     others = several(running, 5)
     wait_until_waiting(running, 6)
     while len(running.app.state.service._batcher._waiting) < 5:
@@ -48,8 +48,8 @@ def test_what_comes_during_a_batch_is_the_next_one(start: Start, gated: tuple[Se
 def test_several_threads_judge_a_batch_each(start: Start, gated: tuple[Served, Gate]) -> None:
     model, gate = gated
     asked = several(start(model, threads=2), 2)
-    assert gate.began.acquire(timeout=20)
-    assert gate.began.acquire(timeout=20)
+    assert gate.began.acquire(timeout=120)
+    assert gate.began.acquire(timeout=120)
     gate.is_open.set()
     assert {future.result().status_code for future in asked} == {200}
 
@@ -62,7 +62,7 @@ def test_a_batch_ends_on_the_version_that_it_began_with(
     model, gate = gated
     running = start(model)
     before = several(running, 1)
-    assert gate.began.acquire(timeout=20)
+    assert gate.began.acquire(timeout=120)
     running.app.state.service.swap(opened(learned, 2))
     after = several(running, 1)
     gate.is_open.set()
@@ -76,7 +76,7 @@ def test_a_server_that_is_told_to_stop_answers_what_was_begun(start: Start, gate
     model, gate = gated
     running = start(model)
     begun = several(running, 1)
-    assert gate.began.acquire(timeout=20)
+    assert gate.began.acquire(timeout=120)
     running.server.should_exit = True  # what SIGTERM and Ctrl-C do
     threading.Timer(0.3, gate.is_open.set).start()
     assert begun[0].result().status_code == 200
@@ -88,7 +88,7 @@ def test_nothing_is_judged_for_a_client_that_has_gone(start: Start, gated: tuple
     model, gate = gated
     running = start(model)
     first = several(running, 1)
-    assert gate.began.acquire(timeout=20)
+    assert gate.began.acquire(timeout=120)
     with pytest.raises(httpx.ReadTimeout):
         running.http.post(VERDICTS, files={"images": image(7)}, timeout=0.2)
     wait_until_waiting(running, 1)
