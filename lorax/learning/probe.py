@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -34,6 +35,9 @@ from lorax.storage import canonical_json, whole_directory
 from lorax.stream import Sample
 
 _BATCH = 32
+
+_KEPT_CONTEXTS = 8
+"""Each version of the model has a context of its own; the probes of those asked last stay on disk."""
 
 
 @dataclass(frozen=True)
@@ -87,18 +91,30 @@ class Context:
 def kept_probe(home: Path, context: Context, synthetic: Sequence[Sample], fetch: Fetch) -> dict[str, Tensor]:
     """A probe's weights by PEFT's names, learned unless they lie below `home`, where they are left in PEFT's format.
 
-    What lies there is derived: a damaged one is learned anew, and one that can't be left there is no error.
+    What lies there is derived: a damaged one is learned anew, one that can't be left there is no error, and those of
+    contexts that were not asked for long are removed.
     """
-    named = hashlib.sha256("\n".join([context.digest, *sorted(s.md5 for s in synthetic)]).encode()).hexdigest()
-    place = home / named[:16]
+    named = hashlib.sha256("\n".join(sorted(s.md5 for s in synthetic)).encode()).hexdigest()
+    place = home / context.digest[:16] / named[:16]
     with suppress(OSError, safetensors.SafetensorError):
-        return dict(safetensors.torch.load_file(place / "adapter_model.safetensors"))
+        found = dict(safetensors.torch.load_file(place / "adapter_model.safetensors"))
+        with suppress(OSError):  # a disk that can't be written to
+            os.utime(place.parent)
+        return found
     branch, _ = train_probe(context, synthetic, fetch)
     shutil.rmtree(place, ignore_errors=True)  # a damaged one
     with suppress(OSError), whole_directory(place) as draft:  # another process may have been faster, the disk be full
         for name, data in branch.files().items():
             (draft / name).write_bytes(data)
+    _forget_contexts(home)
     return dict(branch.weights)
+
+
+def _forget_contexts(home: Path) -> None:
+    with suppress(OSError):  # another process may be at it
+        asked = sorted((path for path in home.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
+        for path in asked[:-_KEPT_CONTEXTS]:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def known_images(state: LearnerState, params: Params) -> dict[str, tuple[Sample, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -50,10 +51,28 @@ def test_a_probe_is_learned_once_and_found_again(
 
     again = kept_probe(tmp_path, context, images, fetch)
     assert all(torch.equal(first[name], again[name]) for name in first)
-    [kept] = tmp_path.iterdir()
+    [kept] = tmp_path.glob("*/*")
     (kept / "adapter_model.safetensors").write_bytes(b"damaged")
     anew = kept_probe(tmp_path, context, images, stream.fetch)
     assert all(torch.equal(first[name], anew[name]) for name in first)
+
+
+def test_probes_of_contexts_that_were_not_asked_for_long_are_removed(
+    learned: list[EpisodeFolder], stream, quick: Params, tmp_path: Path
+) -> None:
+    state = load_state(learned[2].state_dir)
+    context, images = Context.of_state(state, quick), known_images(state, quick)["bars"]
+    kept_probe(tmp_path, context, images, stream.fetch)
+    [asked] = tmp_path.iterdir()
+    old = [tmp_path / f"old-{number}" for number in range(20)]
+    for number, path in enumerate(old):
+        path.mkdir()
+        os.utime(path, (number, number))
+    kept_probe(tmp_path, context, images[:1], stream.fetch)
+    left = set(tmp_path.iterdir())
+    assert asked in left
+    assert left - {asked} == set(old[-len(left) + 1 :]), "those asked last stay"
+    assert len(list(asked.iterdir())) == 2
 
 
 def test_a_probe_is_the_same_again_and_another_of_other_images(
