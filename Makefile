@@ -57,7 +57,7 @@ prove-loop: setup ## the loop's slow proofs: real servers, workers, kills (an ho
 prove-speed: setup ## the published way and ours learn the demo's stream over five seeds (an hour)
 	$(BIN)/python -m proofs.speed
 
-prove-atlas: setup ## the atlas's slow proofs: a zoo of LoRAs, exactness, bad files, 10,000 adapters (an hour or more)
+prove-atlas: setup ## the atlas's slow proofs: a zoo of LoRAs, exactness, bad files, starts, 10,000 adapters (two hours or more)
 	$(BIN)/python -m proofs.atlas
 
 prove-verdicts: setup ## verdicts' slow proofs: calibration, unknown generators, the server under load (an hour or more)

@@ -11,7 +11,7 @@ from proofs.atlas_attribute import prove_attribute
 from proofs.atlas_families import prove_families
 from proofs.atlas_files import prove_bad_files, prove_exact
 from proofs.atlas_scale import prove_scale
-from proofs.atlas_start import prove_start
+from proofs.atlas_start import prove_next_version, prove_start
 from proofs.bench import run_parts
 
 PARTS = {
@@ -20,6 +20,7 @@ PARTS = {
     "bad-files": prove_bad_files,
     "attribute": prove_attribute,
     "start": prove_start,
+    "next-version": prove_next_version,
     "scale": prove_scale,
 }
 
