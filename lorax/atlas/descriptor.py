@@ -14,11 +14,13 @@ training set: Salama et al., DSiRe (arXiv 2406.19395).
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lorax.atlas.adapter import Adapter, Factors, Layer
@@ -34,6 +36,8 @@ SINGULAR_VALUES = 8
 _SKETCH_NUMBERS = 16384
 _SIDES = (32, 16, 8, 4)
 _NO_NORM = 1e-12
+
+Numbers = NDArray[Any]
 
 
 class Describer:
@@ -58,7 +62,7 @@ class Describer:
         fitting = [s for s in _SIDES if s * s * len(self.layers) <= _SKETCH_NUMBERS]
         self.side = side or (fitting[0] if fitting else _SIDES[-1])
         self.groups = groups(self.layers)
-        self._signs: dict[tuple[str, int], Tensor] = {}
+        self._signs: dict[tuple[str, int, np.dtype[Any]], Numbers] = {}
 
     def record(self) -> dict[str, Any]:
         """All that `from_record` needs, as JSON."""
@@ -119,12 +123,8 @@ class Describer:
         Source: sketches by random signs: Achlioptas (2003), for both sides of a matrix as in randomised SVD (Halko et
         al., arXiv 0909.4061).
         """
-        out = factors[0][0].new_zeros(len(factors), self.side, self.side)
-        for numbers, a, b in _stacked(factors):
-            left = self._sign("outputs", b.shape[1], b) @ b  # (n, side, r)
-            right = a @ self._sign("inputs", a.shape[2], a).T  # (n, r, side)
-            out[numbers] = left @ right / self.side
-        return out.flatten()
+        sketches = [self._sketch(a, b) for a, b in _arrays(factors)]
+        return torch.from_numpy(np.stack(sketches)).flatten() / self.side
 
     def columns(self, descriptor: str, group: str) -> np.ndarray:
         """The numbers of a row's columns that belong to a module group.
@@ -153,15 +153,22 @@ class Describer:
             return [x.rank * (x.inputs + x.outputs) for x in self.layers]
         return [self.side**2 if descriptor == "product" else 1 + SINGULAR_VALUES] * len(self.layers)
 
-    def _sign(self, end: str, size: int, like: Tensor) -> Tensor:
+    def _sketch(self, a: Numbers, b: Numbers) -> Numbers:
+        with np.errstate(over="ignore", invalid="ignore"):  # whoever asked looks whether rows are finite
+            left = self._sign("outputs", len(b), b.dtype) @ b  # (side, r)
+            right = self._sign("inputs", a.shape[1], a.dtype) @ a.T  # (side, r)
+            found: Numbers = left @ right.T
+        return found
+
+    def _sign(self, end: str, size: int, dtype: np.dtype[Any]) -> Numbers:
         """Random signs (side, size), from the seed, the end and the size alone."""
-        if (end, size) not in self._signs:
+        if (end, size, dtype) not in self._signs:
             words = np.random.PCG64(np.random.SeedSequence([self.seed, end == "inputs", size])).random_raw(
                 self.side * size
             )
             signs = np.where(words >> np.uint64(63), 1.0, -1.0).reshape(self.side, size)
-            self._signs[end, size] = torch.from_numpy(signs)
-        return self._signs[end, size].to(like.dtype)
+            self._signs[end, size, dtype] = signs.astype(dtype)
+        return self._signs[end, size, dtype]
 
 
 def flattened(factors: Sequence[Factors]) -> Tensor:
@@ -170,13 +177,16 @@ def flattened(factors: Sequence[Factors]) -> Tensor:
 
 
 def spectrum(factors: Sequence[Factors]) -> Tensor:
-    """Each layer's log norm (base 10) and its largest singular values as shares of the norm: (L · 9,).
-
-    B A = (Q R)(Q' R')ᵀ has the singular values of the small R R'ᵀ.
-    """
+    """Each layer's log norm (base 10) and its largest singular values as shares of the norm: (L · 9,)."""
+    alike: dict[int, list[int]] = defaultdict(list)
+    grams = []
+    for number, (a, b) in enumerate(_arrays(factors)):
+        alike[len(a)].append(number)
+        grams.append((_gram(a), _gram(b.T)))
     out = factors[0][0].new_zeros(len(factors), 1 + SINGULAR_VALUES)
-    for numbers, a, b in _stacked(factors):
-        values = singular_values(a, b)
+    for numbers in alike.values():
+        of_a, of_b = (torch.from_numpy(np.stack([grams[i][end] for i in numbers])) for end in (0, 1))
+        values = singular_values(of_a, of_b).to(out.dtype)
         norms = values.square().sum(1, keepdim=True).sqrt()
         kept = values[:, :SINGULAR_VALUES] / norms.clamp_min(_NO_NORM)
         out[numbers, :1] = norms.clamp_min(_NO_NORM).log10()
@@ -184,11 +194,16 @@ def spectrum(factors: Sequence[Factors]) -> Tensor:
     return out.flatten()
 
 
-def singular_values(a: Tensor, b: Tensor) -> Tensor:
-    """Of B A, for A (n, r, in) and B (n, out, r), the largest first: (n, r) or fewer."""
-    r_b, r_a = torch.linalg.qr(b, mode="r").R, torch.linalg.qr(a.mT, mode="r").R
-    values: Tensor = torch.linalg.svdvals(r_b @ r_a.mT)
-    return values
+def singular_values(gram_a: Tensor, gram_b: Tensor) -> Tensor:
+    """Of B A, for A Aᵀ and Bᵀ B (..., r, r) in float64, the largest first: (..., r).
+
+    With Bᵀ B = S Sᵀ their squares are the eigenvalues of Sᵀ A Aᵀ S. Gram matrices in float64 lose less than QR in
+    float32, and cost less; a layer of lower rank than r, even zero, is no exception to an eigendecomposition.
+    """
+    values, vectors = torch.linalg.eigh(gram_b)
+    root = vectors * values.clamp_min(0).sqrt().unsqueeze(-2)
+    squares: Tensor = torch.linalg.eigvalsh(root.mT @ gram_a @ root)
+    return squares.flip(-1).clamp_min(0).sqrt()
 
 
 def pooled_spectrum(layers: Sequence[Layer], row: Tensor) -> Tensor:
@@ -197,27 +212,36 @@ def pooled_spectrum(layers: Sequence[Layer], row: Tensor) -> Tensor:
     For each of six cells, attention, feed-forward and all layers, early and late: the mean of its layers' singular
     value shares, and how far its mean log norm lies above all layers'. Cells without layers are zero.
     """
-    table, members = row.reshape(len(layers), -1), groups(layers)
+    table = row.reshape(len(layers), -1)
     norm = table[:, 0].mean()
-    cells = []
-    for wide in ("attention", "feed-forward", "all"):
-        for half in ("early", "late"):
-            chosen = sorted(set(members.get(wide, [])) & set(members.get(half, [])))
-            mean = table[chosen].mean(0) if chosen else torch.zeros_like(table[0])
-            mean[0] = mean[0] - norm if chosen else 0.0
-            cells.append(mean)
-    return torch.cat(cells)
+    pooled = []
+    for chosen in _cells(tuple(layers)):
+        mean = table[chosen].mean(0) if chosen else torch.zeros_like(table[0])
+        mean[0] = mean[0] - norm if chosen else 0.0
+        pooled.append(mean)
+    return torch.cat(pooled)
 
 
-def _stacked(factors: Sequence[Factors]) -> list[tuple[list[int], Tensor, Tensor]]:
-    """Layers of equal shapes together: their numbers, A (n, r, in) and B (n, out, r)."""
-    alike: dict[tuple[torch.Size, torch.Size], list[int]] = defaultdict(list)
-    for number, (a, b) in enumerate(factors):
-        alike[a.shape, b.shape].append(number)
+@lru_cache(maxsize=16)  # the same layers come in every file of a collection
+def _cells(layers: tuple[Layer, ...]) -> list[list[int]]:
+    members = groups(layers)
     return [
-        (numbers, torch.stack([factors[i][0] for i in numbers]), torch.stack([factors[i][1] for i in numbers]))
-        for numbers in alike.values()
+        sorted(set(members.get(wide, [])) & set(members.get(half, [])))
+        for wide in ("attention", "feed-forward", "all")
+        for half in ("early", "late")
     ]
+
+
+def _arrays(factors: Sequence[Factors]) -> Iterator[tuple[Numbers, Numbers]]:
+    """The same memory: NumPy multiplies so small matrices some times faster than torch."""
+    for a, b in factors:
+        yield a.detach().numpy(), b.detach().numpy()
+
+
+def _gram(rows: Numbers) -> Numbers:
+    """Inner products of rows (r, n), in float64: (r, r)."""
+    found: Numbers = rows.astype(np.float64) @ rows.T  # a copy on one side only: by itself it is multiplied slower
+    return found
 
 
 def _differing(lacking: Sequence[Layer], extra: Sequence[Layer]) -> str:
