@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from lorax.atlas.adapter import Adapter, Factors, digest_of
 from lorax.atlas.descriptor import Describer, pooled_spectrum
@@ -212,7 +211,7 @@ def finite_numbers(adapter: Adapter) -> Iterator[None]:
     """Refuse an adapter of finite numbers whose products, computed in the block, are not."""
     try:
         yield
-    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+    except np.linalg.LinAlgError as error:
         raise too_large(adapter) from error
 
 

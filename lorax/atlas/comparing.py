@@ -82,7 +82,7 @@ def compare_factors(one: Adapter, other: Adapter) -> Comparison:
         pairs = mine[layer.place], theirs[layer.place]
         product = _inner(*pairs)
         norms = [math.sqrt(max(0.0, _inner(pair, pair))) for pair in pairs]
-        tops = [float(singular_values(a @ a.T, b.T @ b)[0]) for a, b in pairs]
+        tops = [float(singular_values((a @ a.T).numpy(), (b.T @ b).numpy())[0]) for a, b in pairs]
         inner += product
         found.append(_likeness(layer, product, norms, [_ratio(n, top) for n, top in zip(norms, tops, strict=True)]))
     only = [_names(of.layers, {layer.place for layer in both}) for of in (one, other)]

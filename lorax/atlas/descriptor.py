@@ -39,6 +39,9 @@ _NO_NORM = 1e-12
 
 Numbers = NDArray[Any]
 
+_QUIET = np.errstate(over="ignore", invalid="ignore")
+"""Whoever asks for rows looks whether they are finite."""
+
 
 class Describer:
     """What is computed of every adapter of one collection.
@@ -114,6 +117,7 @@ class Describer:
         made = {"product": self.product, "spectrum": spectrum, "factors": flattened}
         return {name: made[name](factors) for name in self.descriptors}
 
+    @_QUIET
     def product(self, factors: Sequence[Factors]) -> Tensor:
         """(P B)(A Q) / side of every layer, flattened: (L · side · side,).
 
@@ -154,10 +158,9 @@ class Describer:
         return [self.side**2 if descriptor == "product" else 1 + SINGULAR_VALUES] * len(self.layers)
 
     def _sketch(self, a: Numbers, b: Numbers) -> Numbers:
-        with np.errstate(over="ignore", invalid="ignore"):  # whoever asked looks whether rows are finite
-            left = self._sign("outputs", len(b), b.dtype) @ b  # (side, r)
-            right = self._sign("inputs", a.shape[1], a.dtype) @ a.T  # (side, r)
-            found: Numbers = left @ right.T
+        left = self._sign("outputs", len(b), b.dtype) @ b  # (side, r)
+        right = self._sign("inputs", a.shape[1], a.dtype) @ a.T  # (side, r)
+        found: Numbers = left @ right.T
         return found
 
     def _sign(self, end: str, size: int, dtype: np.dtype[Any]) -> Numbers:
@@ -176,6 +179,7 @@ def flattened(factors: Sequence[Factors]) -> Tensor:
     return torch.cat([factor.flatten() for pair in factors for factor in pair])
 
 
+@_QUIET
 def spectrum(factors: Sequence[Factors]) -> Tensor:
     """Each layer's log norm (base 10) and its largest singular values as shares of the norm: (L · 9,)."""
     alike: dict[int, list[int]] = defaultdict(list)
@@ -183,27 +187,28 @@ def spectrum(factors: Sequence[Factors]) -> Tensor:
     for number, (a, b) in enumerate(_arrays(factors)):
         alike[len(a)].append(number)
         grams.append((_gram(a), _gram(b.T)))
-    out = factors[0][0].new_zeros(len(factors), 1 + SINGULAR_VALUES)
+    out = factors[0][0].new_zeros(len(factors), 1 + SINGULAR_VALUES).numpy()
     for numbers in alike.values():
-        of_a, of_b = (torch.from_numpy(np.stack([grams[i][end] for i in numbers])) for end in (0, 1))
-        values = singular_values(of_a, of_b).to(out.dtype)
-        norms = values.square().sum(1, keepdim=True).sqrt()
-        kept = values[:, :SINGULAR_VALUES] / norms.clamp_min(_NO_NORM)
-        out[numbers, :1] = norms.clamp_min(_NO_NORM).log10()
+        of_a, of_b = (np.stack([grams[i][end] for i in numbers]) for end in (0, 1))
+        values = singular_values(of_a, of_b).astype(out.dtype)
+        norms = np.maximum(np.sqrt(np.square(values).sum(1, keepdims=True)), _NO_NORM)
+        kept = values[:, :SINGULAR_VALUES] / norms
+        out[numbers, :1] = np.log10(norms)
         out[numbers, 1 : 1 + kept.shape[1]] = kept
-    return out.flatten()
+    return torch.from_numpy(out).flatten()
 
 
-def singular_values(gram_a: Tensor, gram_b: Tensor) -> Tensor:
+def singular_values(gram_a: Numbers, gram_b: Numbers) -> Numbers:
     """Of B A, for A Aᵀ and Bᵀ B (..., r, r) in float64, the largest first: (..., r).
 
     With Bᵀ B = S Sᵀ their squares are the eigenvalues of Sᵀ A Aᵀ S. Gram matrices in float64 lose less than QR in
     float32, and cost less; a layer of lower rank than r, even zero, is no exception to an eigendecomposition.
     """
-    values, vectors = torch.linalg.eigh(gram_b)
-    root = vectors * values.clamp_min(0).sqrt().unsqueeze(-2)
-    squares: Tensor = torch.linalg.eigvalsh(root.mT @ gram_a @ root)
-    return squares.flip(-1).clamp_min(0).sqrt()
+    values, vectors = np.linalg.eigh(gram_b)
+    root = vectors * np.sqrt(values.clip(0))[..., None, :]
+    squares = np.linalg.eigvalsh(root.swapaxes(-1, -2) @ gram_a @ root)
+    found: Numbers = np.sqrt(squares[..., ::-1].clip(0))
+    return found
 
 
 def pooled_spectrum(layers: Sequence[Layer], row: Tensor) -> Tensor:
