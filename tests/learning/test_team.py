@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -15,12 +16,12 @@ import torch
 
 from lorax.errors import DataVersionError, ParamsError
 from lorax.learning import launch
-from lorax.learning.episode import evaluate, train_branch, update_exemplars
+from lorax.learning.episode import evaluate, learn_episode, train_branch, update_exemplars
 from lorax.learning.folder import EpisodeFolder
 from lorax.learning.opening import base_state
 from lorax.learning.state import load_state
 from lorax.params import Params
-from tests.learning.conftest import learn_one, plan_of
+from tests.learning.conftest import plan_of
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +37,13 @@ def _by(processes: int, params: Params) -> Params:
 def test_two_processes_learn_what_one_learns(
     learned: list[EpisodeFolder], stream, still: Params, tmp_path: Path
 ) -> None:
-    one = load_state(learn_one(stream, still, tmp_path / "one", learned[0].state_dir, 1).state_dir)
     params, task, rows, done = _by(2, still), stream.tasks[1], [], []
-    base = base_state(learned[0].state_dir, params)
-    folder = EpisodeFolder.open(tmp_path / "two", plan_of(base, learned[0].state_dir, task, params))
+    base, start = base_state(learned[0].state_dir, params), stream.tasks[0].name
+    plan = replace(plan_of(base, learned[0].state_dir, task, params), start=start)
+    alone = EpisodeFolder.open(tmp_path / "one", replace(plan, parameters=still.learning()))
+    learn_episode(alone, base, task, stream.tasks[:1], stream.fetch, still)
+    one = load_state(alone.state_dir)
+    folder = EpisodeFolder.open(tmp_path / "two", plan)
     train_branch(
         *(folder, base, task, stream.fetch, params),
         on_epoch=lambda row, epochs: rows.append(row),
@@ -51,6 +55,7 @@ def test_two_processes_learn_what_one_learns(
     assert [row.epoch for row in rows] == [0, 1]  # told by the leader alone
     assert done[-1][0] == done[-1][1] > 0
     two = load_state(folder.state_dir)
+    assert (one.branches[1].start, two.branches[1].start) == (start, start)
     assert torch.allclose(two.head_weight, one.head_weight, atol=1e-4)
     assert two.accuracy[1] == pytest.approx(one.accuracy[1], abs=0.01)
     first, second = ({(e.sample.md5, e.class_id) for e in state.exemplars} for state in (one, two))
