@@ -64,13 +64,21 @@ class Adapter:
             AdapterError: the file is damaged, or a number is not finite.
         """
         found = self.read(self.layers)
-        for layer, pair in zip(self.layers, found, strict=True):
+        self.check(found)
+        return found
+
+    def check(self, factors: Sequence[Factors]) -> None:
+        """Refuse factors of its layers that are no numbers.
+
+        Raises:
+            AdapterError: one is NaN or infinite.
+        """
+        for layer, pair in zip(self.layers, factors, strict=True):
             if not all(is_finite(factor) for factor in pair):
                 raise AdapterError(
                     f"{self.source}: {layer.part}.{layer.name} holds NaN or infinite numbers; expected finite LoRA "
                     "factors. The file is damaged, or its training diverged: fetch it again, or leave it out."
                 )
-        return found
 
     @cached_property
     def digest(self) -> str:

@@ -60,7 +60,7 @@ class Newcomers:
         describer = self._describer or Describer(adapter.layers, self._descriptors)
         describer.check(adapter)
         check_base(self._record.base, adapter)
-        factors = adapter.factors()
+        factors = adapter.read(adapter.layers)  # whether they are finite, their rows tell
         digest = digest_of(adapter.layers, factors)
         self._known.check(digest, adapter.source)  # to describe it takes far longer
         rows = _described(describer, adapter, factors)
@@ -200,6 +200,7 @@ def _described(describer: Describer, adapter: Adapter, factors: list[Factors]) -
         found[POOLED] = pooled_spectrum(adapter.layers, found["spectrum"])
     rows = {kind: row.float().numpy() for kind, row in found.items()}
     if not all(np.isfinite(row).all() for row in rows.values()):
+        adapter.check(factors)
         raise too_large(adapter)
     if not rows["product"].any():
         raise untrained(adapter)

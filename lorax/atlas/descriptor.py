@@ -199,11 +199,13 @@ def spectrum(factors: Sequence[Factors]) -> Tensor:
 
 
 def singular_values(gram_a: Numbers, gram_b: Numbers) -> Numbers:
-    """Of B A, for A Aᵀ and Bᵀ B (..., r, r) in float64, the largest first: (..., r).
+    """Of B A, for A Aᵀ and Bᵀ B (..., r, r) in float64, the largest first: (..., r); NaN where these are not finite.
 
     With Bᵀ B = S Sᵀ their squares are the eigenvalues of Sᵀ A Aᵀ S. Gram matrices in float64 lose less than QR in
     float32, and cost less; a layer of lower rank than r, even zero, is no exception to an eigendecomposition.
     """
+    if not np.isfinite(gram_a.sum() + gram_b.sum()):  # LAPACK may never end
+        return np.full(gram_a.shape[:-1], np.nan)
     values, vectors = np.linalg.eigh(gram_b)
     root = vectors * np.sqrt(values.clip(0))[..., None, :]
     squares = np.linalg.eigvalsh(root.swapaxes(-1, -2) @ gram_a @ root)

@@ -20,7 +20,16 @@ from lorax.atlas.entry import counted
 from lorax.atlas.layers import Found, assemble, reader
 from lorax.atlas.names import PEFT_PREFIX, Key, canonical, family, other_kind, part_of, single_file_key, split
 from lorax.atlas.scales import Settings, parse_settings
-from lorax.atlas.tensors import Stored, TensorFile, adapter_errors, open_tensors, parse_json, read_json, shown
+from lorax.atlas.tensors import (
+    Stored,
+    TensorFile,
+    adapter_errors,
+    at_least_float32,
+    open_tensors,
+    parse_json,
+    read_json,
+    shown,
+)
 from lorax.errors import AdapterError, StateError
 from lorax.learning.state import Branch, LearnerState, load_state
 
@@ -159,7 +168,7 @@ def _branch(directory: Path, branch: Branch, base: str) -> Adapter:
     found = assemble(_peft_keys(tensors, None, source), tensors, source)
     read = reader(
         found,
-        lambda names: [branch.weights[name] for name in names],
+        lambda names: [at_least_float32(branch.weights[name]) for name in names],
         lambda each, _: settings.scale(each.path, each.layer.rank),
         source,
     )

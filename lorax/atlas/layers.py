@@ -67,7 +67,7 @@ def reader(
 
     Args:
         found: every layer of the adapter.
-        read: gives tensors by their names.
+        read: gives tensors by their names, their numbers as `at_least_float32`.
         scale: of a layer.
         source: where the tensors are, for messages.
     """
@@ -88,8 +88,8 @@ def _scaled(found: Found, tensors: Mapping[str, Tensor], scale: Scale, source: s
         alpha = check_alpha(float(tensors[found.alpha]), found.alpha, source)
     factor = scale(found, alpha)
     a, b = tensors[found.a].flatten(1), tensors[found.b].flatten(1)
-    dtype = torch.float64 if torch.float64 in (a.dtype, b.dtype) else torch.float32
-    a, b = a.to(dtype), b.to(dtype)
+    if a.dtype != b.dtype:
+        a, b = a.double(), b.double()
     return a, b if factor == 1 else b * factor
 
 
