@@ -131,7 +131,12 @@ def open_view(atlas_dir: Path, lens: Lens, segments: Sequence[Segment]) -> View:
     count = sum(segment.count for segment in segments)
     kept = _read(atlas_dir / lens.file, lens, segments)
     if kept is None or kept.basis is None:
-        return fit_view(atlas_dir, lens, segments) if count >= LEAST else _plain(lens, rows)
+        if count < LEAST:
+            return _plain(lens, rows)
+        view = _fitted(atlas_dir, lens, segments, DIMS)
+        with suppress(StorageError):  # an atlas that may only be read
+            _write(atlas_dir / lens.file, view, segments)
+        return view
     if len(kept.vectors) == count:
         return kept
     vectors, residuals = _projected(kept.basis, lens, rows, len(kept.vectors), np.array([], int))
@@ -146,26 +151,30 @@ def open_view(atlas_dir: Path, lens: Lens, segments: Sequence[Segment]) -> View:
 
 
 def fit_view(atlas_dir: Path, lens: Lens, segments: Sequence[Segment], dims: int = DIMS) -> View:
-    """Fit the basis over all entries and place them in it.
+    """Fit the basis over all entries, place them in it and keep it.
 
     Args:
-        atlas_dir: the basis is kept there, where that can be written.
+        atlas_dir: the basis is kept there.
         lens: what to look at.
         segments: all of the atlas.
         dims: principal components at most.
 
     Raises:
         AtlasError: a segment is damaged.
+        StorageError: the basis can't be kept.
     """
+    view = _fitted(atlas_dir, lens, segments, dims)
+    _write(atlas_dir / lens.file, view, segments)
+    return view
+
+
+def _fitted(atlas_dir: Path, lens: Lens, segments: Sequence[Segment], dims: int) -> View:
     rows = Segments(atlas_dir, segments)
     count = sum(segment.count for segment in segments)
     chosen = np.unique(np.linspace(0, count - 1, min(count, MOST_FITTED)).astype(int))
     basis = replace(fit_basis(_sample(rows, lens, chosen), dims, lens.blocks), collection=count)
     vectors, residuals = _projected(basis, lens, rows, 0, chosen)
-    view = View(lens, basis, vectors, residuals, basis.scale)
-    with suppress(StorageError):
-        _write(atlas_dir / lens.file, view, segments)
-    return view
+    return View(lens, basis, vectors, residuals, basis.scale)
 
 
 def _sample(rows: Segments, lens: Lens, chosen: np.ndarray) -> Rows:

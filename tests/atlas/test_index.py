@@ -357,6 +357,11 @@ def test_a_full_disk_leaves_the_atlas_as_it_was_and_can_be_searched(filled: Atla
     assert files(filled.folder) == before
 
 
+def test_a_fit_that_cannot_be_kept_is_no_success(filled: Atlas) -> None:
+    with full_disk(), pytest.raises(StorageError, match="Nothing was changed"):
+        filled.fit()
+
+
 def test_of_two_adds_at_once_one_waits_and_both_are_kept(filled: Atlas) -> None:
     waits = threading.Event()
 
