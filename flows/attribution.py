@@ -20,16 +20,13 @@ from lorax.data.walk import files_named
 from lorax.errors import ImageError
 from lorax.learning.probe import Context, kept_probe, known_images
 from lorax.learning.state import Branch, LearnerState
-from lorax.params import LoraParams, Params
+from lorax.params import LEAST_PROBE_IMAGES, LoraParams, Params
 from lorax.predictor import Predictor
 from lorax.stream import Sample, Task
 from lorax.workspace import Workspace
 
 Fetch = Callable[[Iterable[Sample]], Mapping[str, Path]]
 Told = Callable[[str], None]
-
-LEAST_IMAGES = 5
-"""Fewer teach a probe what they show rather than what made them."""
 
 _REAL = "0_real"
 
@@ -52,7 +49,7 @@ class Handful:
         What lies in a folder 0_real is left out, as in a data set that is laid out as CDDB is.
 
         Raises:
-            ImageError: there is no such folder, or it holds fewer than `LEAST_IMAGES`.
+            ImageError: there is no such folder, or it holds fewer than `LEAST_PROBE_IMAGES`.
         """
         if not folder.is_dir():
             raise ImageError(f"{folder} is no folder; expected one that holds images of one generator.")
@@ -74,10 +71,11 @@ class Handful:
                 chosen[md5] = found[md5]
             except ImageError as error:
                 problems.append(str(error))
-        if len(chosen) < LEAST_IMAGES:
+        if len(chosen) < LEAST_PROBE_IMAGES:
             raise ImageError(
-                f"{folder} holds {len(chosen)} images that can be read ({len(problems)} files can't); a probe needs at "
-                f"least {LEAST_IMAGES}, all of one generator, and takes up to {most}. {' '.join(problems[:1])}".rstrip()
+                f"{folder} holds {len(chosen)} images that can be read ({len(problems)} files can't); a probe needs "
+                f"{LEAST_PROBE_IMAGES} or more, all of one generator, and takes up to {most}. "
+                f"{' '.join(problems[:1])}".rstrip()
             )
         return cls(tuple(Sample(str(p), md5, "unknown", 1) for md5, p in chosen.items()), chosen, tuple(problems))
 
@@ -119,6 +117,9 @@ def startable(
     Args:
         workspace, state, params, fetch, told: as for `nearest`.
         task: the new one; its probe sees synthetic training images, chosen by their bytes alone.
+
+    Raises:
+        StateError: the exemplar memory has no real images.
     """
     start = Context.of_state(state, params).start
     usable = {branch.task for branch in state.branches if _has_form(branch, start, params.lora)}

@@ -20,7 +20,7 @@ from prefect.client.schemas.objects import State, TaskRun
 
 from flows import attribution, likeness, reconcile, terminal
 from lorax.data import versions
-from lorax.errors import DataVersionError, LoraxError, RegistryError
+from lorax.errors import DataVersionError, LoraxError, RegistryError, StateError
 from lorax.learning import assessment, episode, opening
 from lorax.learning.folder import EpisodeFolder, Plan, Report
 from lorax.learning.state import LearnedTask, Revision, load_state, state_digest
@@ -82,10 +82,15 @@ def find_nearest(root: str, base: str, name: str, parameters: Mapping[str, Any])
         workspace = Workspace(Path(root))
         atlas = load_params(workspace.params_path).atlas
         params = Params.model_validate(parameters).model_copy(update={"atlas": atlas})
-        new, state = versions.read_task(workspace, name), load_state(Path(base))
-        found = attribution.startable(workspace, state, params, new, _fetch(root), get_run_logger().info)
+        new, state, log = versions.read_task(workspace, name), load_state(Path(base)), get_run_logger()
+        try:
+            found = attribution.startable(workspace, state, params, new, _fetch(root), log.info)
+        except StateError as error:  # only learning can mend it
+            shown.outcome = f"{str(error).partition(', ')[0]}: a fresh start"
+            log.warning("the branch starts fresh: %s", error)
+            return None
         shown.outcome = ", ".join(f"{task} {cosine:.2f}" for task, cosine in found) or "none that fits: a fresh start"
-        get_run_logger().info("nearest to its probe: %s", shown.outcome)
+        log.info("nearest to its probe: %s", shown.outcome)
         return found[0][0] if found else None
 
 

@@ -84,10 +84,16 @@ class RobustnessParams(_Section):
     per_class: int = Field(25, ge=0, description="test images of each class looked at under each perturbation")
 
 
+LEAST_PROBE_IMAGES = 5
+"""Fewer images of a generator teach a probe what they show rather than what made them."""
+
+
 class AtlasParams(_Section):
     """Probes: branches learned in seconds, by which an unknown data set is compared with known generators."""
 
-    probe_images: int = Field(40, ge=2, description="images of a generator, and as many real ones, that a probe sees")
+    probe_images: int = Field(
+        40, ge=LEAST_PROBE_IMAGES, description="images of a generator, and as many real ones, that a probe sees"
+    )
     probe_shown: int = Field(320, ge=1, description="images that training a probe shows in all")
     probe_rate: float = Field(4e-3, gt=0, description="peak learning rate of a probe")
 

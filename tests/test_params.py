@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lorax.errors import ParamsError
 from lorax.params import Params, load_params
@@ -21,6 +22,11 @@ def test_a_new_workspaces_file_holds_the_defaults() -> None:
 def test_the_repositorys_own_workspace_has_a_new_workspaces_files() -> None:
     for name in ("params.yaml", "dvc.yaml", "prefect.yaml"):
         assert (ROOT / name).read_text() == (TEMPLATE.parent / name).read_text()
+
+
+def test_the_reproducer_depends_on_all_that_a_scenario_is_a_function_of() -> None:
+    stage = yaml.safe_load((TEMPLATE.parent / "dvc.yaml").read_text())["stages"]["scenario"]
+    assert set(stage["params"]) == {*Params().learning(), "atlas"}  # by which a branch's start may be chosen
 
 
 def test_the_paper_preset_is_the_published_one() -> None:
@@ -46,6 +52,7 @@ def test_an_override_goes_over_the_preset() -> None:
         ("training: {epoch: 3}", "training.epoch: Extra inputs"),
         ("training: {epochs: 0}", "training.epochs"),
         ("trainings: {}", "trainings"),
+        ("atlas: {probe_images: 4}", "atlas.probe_images"),
         ("- 1", "expected sections"),
         ("training: [", "can't be read as YAML"),
     ],

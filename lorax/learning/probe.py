@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -64,8 +65,9 @@ class Context:
         real = _first(state, [e.id for e in state.classes.entries if e.is_real], params.atlas.probe_images)
         if not real:
             raise StateError(
-                "the exemplar memory has no real images, from which a probe could tell synthetic ones. "
-                "Set a larger exemplars.budget and learn a task that brings real images."
+                "the exemplar memory has no real images, from which a probe could tell synthetic ones. Set "
+                f"exemplars.budget to an image or more for each class, of which {len(state.classes)} are known, and "
+                "learn a next task that has real images, or the newest one anew: 'lorax relearn TASK'."
             )
         return cls(state.backbone, real, params)
 
@@ -76,8 +78,8 @@ class Context:
         content = [self.backbone.sha256, [s.md5 for s in self.real], sections["lora"], sections["atlas"]]
         return hashlib.sha256(canonical_json([*content, self.params.run.seed]).encode()).hexdigest()
 
-    @property
-    def start(self) -> dict[str, Tensor]:
+    @cached_property
+    def start(self) -> Mapping[str, Tensor]:
         """The weights that all of its probes start from, by PEFT's names; an episode's fresh branches do, too."""
         return reopen_backbone(self.backbone).add_branch(self.params.lora, self.params.run.seed).weights
 
@@ -96,8 +98,8 @@ def kept_probe(home: Path, context: Context, synthetic: Sequence[Sample], fetch:
     """
     named = hashlib.sha256("\n".join(sorted(s.md5 for s in synthetic)).encode()).hexdigest()
     place = home / context.digest[:16] / named[:16]
-    with suppress(OSError, safetensors.SafetensorError):
-        found = dict(safetensors.torch.load_file(place / "adapter_model.safetensors"))
+    found = _read_probe(place / "adapter_model.safetensors", context)
+    if found is not None:
         with suppress(OSError):  # a disk that can't be written to
             os.utime(place.parent)
         return found
@@ -108,6 +110,21 @@ def kept_probe(home: Path, context: Context, synthetic: Sequence[Sample], fetch:
             (draft / name).write_bytes(data)
     _forget_contexts(home)
     return dict(branch.weights)
+
+
+def _read_probe(path: Path, context: Context) -> dict[str, Tensor] | None:
+    """The weights in a file; None unless they are a probe's: of the context's names and shapes, and finite."""
+    try:
+        found = dict(safetensors.torch.load_file(path))
+    except (OSError, safetensors.SafetensorError):
+        return None
+    expected = {name: weight.shape for name, weight in context.start.items()}
+    has_form = {name: weight.shape for name, weight in found.items()} == expected
+    return found if has_form and all(_is_finite(weight) for weight in found.values()) else None
+
+
+def _is_finite(weight: Tensor) -> bool:
+    return weight.is_floating_point() and bool(weight.isfinite().all())
 
 
 def _forget_contexts(home: Path) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
+from torch import Tensor
 
 from lorax.errors import StateError
+from lorax.learning import probe
 from lorax.learning.folder import EpisodeFolder
 from lorax.learning.opening import base_state
 from lorax.learning.probe import Context, kept_probe, known_images, train_probe
@@ -55,6 +59,32 @@ def test_a_probe_is_learned_once_and_found_again(
     (kept / "adapter_model.safetensors").write_bytes(b"damaged")
     anew = kept_probe(tmp_path, context, images, stream.fetch)
     assert all(torch.equal(first[name], anew[name]) for name in first)
+
+
+def harmed(weights: dict[str, Tensor], harm: str) -> dict[str, Tensor]:
+    name, first = next(iter(weights.items()))
+    return {
+        "not finite": weights | {name: first * torch.nan},
+        "another shape": weights | {name: first[:1].contiguous()},
+        "another name": {"x": first},
+        "integers": weights | {name: first.to(torch.int32)},
+    }[harm]
+
+
+@pytest.mark.parametrize("harm", ["not finite", "another shape", "another name", "integers"])
+def test_what_lies_there_and_is_no_probe_is_learned_anew(
+    learned: list[EpisodeFolder], quick: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: str
+) -> None:
+    state = load_state(learned[2].state_dir)
+    context, images = Context.of_state(state, quick), known_images(state, quick)["bars"]
+    new = replace(state.branches[0], weights=context.start)
+    monkeypatch.setattr(probe, "train_probe", lambda *_: (new, []))
+    kept_probe(tmp_path, context, images, dict)
+    [kept] = tmp_path.glob("*/*/*.safetensors")
+    safetensors.torch.save_file(harmed(dict(context.start), harm), kept)
+    found = kept_probe(tmp_path, context, images, dict)
+    assert all(torch.equal(found[name], weight) for name, weight in context.start.items())
+    assert set(found) == set(context.start)
 
 
 def test_probes_of_contexts_that_were_not_asked_for_long_are_removed(
