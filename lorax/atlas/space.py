@@ -22,7 +22,7 @@ Floats = NDArray[np.floating]
 Rows = NDArray[np.float32]
 
 MOST_FITTED = 2048
-"""Rows that a basis is fitted on at most, drawn evenly over the collection: what bounds its time and memory."""
+"""Rows that a basis is fitted on at most: what bounds its time and memory."""
 
 LEAST_FITTED = 8
 """Rows below which principal components say more about chance than about adapters."""
@@ -102,17 +102,26 @@ class Basis:
 _ARRAYS = ("mean", "scale", "components", "stretch", "usual")
 
 
+def drawn(count: int) -> NDArray[np.intp]:
+    """Numbers of the rows that a basis is fitted on, sorted: all, or `MOST_FITTED` drawn at random, always the same.
+
+    Collections come in some order, family by family or in rotation; every so-manyth would be none of some families.
+    """
+    if count <= MOST_FITTED:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(0).choice(count, MOST_FITTED, replace=False))
+
+
 def fit_basis(rows: Floats, dims: int, blocks: Sequence[int]) -> Basis:
     """Fit a basis over a collection's rows.
 
     Args:
-        rows: (N, F), N at least `LEAST_FITTED`; more than `MOST_FITTED` are thinned out evenly.
+        rows: (N, F), N at least `LEAST_FITTED`.
         dims: d at most; fewer where there are fewer rows.
         blocks: how many columns each layer has, in order. Every layer counts the same: its block is scaled to a mean
             squared length of 1, however large its numbers.
     """
-    chosen = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), MOST_FITTED)).astype(int))
-    sample = np.asarray(rows[chosen], np.float32)
+    sample = np.asarray(rows, np.float32)
     mean = sample.mean(0)
     scale = _scale(sample - mean, blocks)
     whitened = (sample - mean) * scale
@@ -120,15 +129,16 @@ def fit_basis(rows: Floats, dims: int, blocks: Sequence[int]) -> Basis:
     dims = min(dims, len(sample) - 1 - -(-len(sample) // folds), whitened.shape[1])
     components = _components(whitened, dims)
     stretch, usual = _left_out(whitened, components, folds)
-    return Basis(mean, scale, components, stretch, np.sort(usual), len(sample), len(rows))
+    return Basis(mean, scale, components, stretch, np.sort(usual), len(sample), len(sample))
 
 
 def similarity(one: Floats, other: Floats) -> Rows:
     """Cosines (n, m) of rows (n, d) and (m, d), in [-1, 1]; 0 where a row is zero."""
-    return np.asarray(_unit(one) @ _unit(other).T, np.float32).clip(-1, 1)
+    return np.asarray(directions(one) @ directions(other).T, np.float32).clip(-1, 1)
 
 
-def _unit(rows: Floats) -> Rows:
+def directions(rows: Floats) -> Rows:
+    """Rows (n, F), each scaled to length 1: what was learned, not how strongly; a row of zeros stays one."""
     rows = np.asarray(rows, np.float32)
     return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), _NONE), np.float32)
 
@@ -151,13 +161,15 @@ def _components(whitened: Rows, dims: int) -> Rows:
 def _left_out(whitened: Rows, components: Rows, folds: int) -> tuple[Rows, Rows]:
     """How much newcomers' scores must be stretched (d,), and their residuals (N,).
 
-    Rows are left out by turns and projected on components fitted without them. What of a row is found so, seen in the
-    whole collection's components, is held against its score there: the stretch is the slope between the two.
+    Rows are left out by turns, in an order of chance, and projected on components fitted without them. What of a row is
+    found so, seen in the whole collection's components, is held against its score there: the stretch is the slope
+    between the two.
     """
     scores = whitened @ components.T
     found, residuals = np.zeros_like(scores), np.zeros(len(whitened), np.float32)
+    turns = np.random.default_rng(0).permutation(len(whitened)) % folds
     for turn in range(folds):
-        out = np.arange(len(whitened)) % folds == turn
+        out = turns == turn
         mean = whitened[~out].mean(0)
         others = _components(whitened[~out] - mean, len(components))
         centred = whitened[out] - mean

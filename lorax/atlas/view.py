@@ -21,7 +21,7 @@ import safetensors.numpy
 
 from lorax.atlas.descriptor import SINGULAR_VALUES
 from lorax.atlas.segments import Rows, Segment, Segments
-from lorax.atlas.space import MOST_FITTED, Basis, fit_basis, similarity
+from lorax.atlas.space import Basis, directions, drawn, fit_basis, similarity
 from lorax.errors import StorageError
 from lorax.storage import write_whole
 
@@ -41,6 +41,11 @@ _OUTGROWN = 2
 """A basis of few entries leaves so much of any newcomer outside that drift can't show; it is refitted for its age."""
 
 
+_OF_LENGTH_1 = ("product", "factors")
+"""Kinds of rows of which the direction counts. An adapter's alpha, and how long it was trained, set their lengths: with
+these in the basis, all weak ones would lie together, beyond the mean. Spectra are logarithms and shares as they are."""
+
+
 @dataclass(frozen=True)
 class Lens:
     """Which columns of which rows are looked at, and how many of them each layer has."""
@@ -53,6 +58,11 @@ class Lens:
     @property
     def file(self) -> str:
         return f"{_FOLDER}/{self.kind}-{self.group}.safetensors"
+
+    def seen(self, rows: Rows) -> Rows:
+        """What is compared of rows (n, F): (n, d)."""
+        found = rows[:, self.columns]
+        return directions(found) if self.kind in _OF_LENGTH_1 else found
 
 
 @dataclass(frozen=True)
@@ -71,9 +81,10 @@ class View:
 
     def place(self, row: Rows) -> tuple[Rows, float]:
         """A descriptor row (F,) -> its vector (d,), and its residual."""
+        seen = self.lens.seen(row[None])
         if self.basis is None:
-            return row[self.lens.columns] * self.scale, 0.0
-        scores, residuals = self.basis.project(row[None, self.lens.columns], newcomers=False)
+            return seen[0] * self.scale, 0.0
+        scores, residuals = self.basis.project(seen, newcomers=False)
         apart = np.abs(self.vectors - scores).max(axis=1) + np.abs(self.residuals - residuals)
         if apart.min() <= _EQUAL * np.abs(scores).max():  # one that the basis was fitted on is no newcomer
             return scores[0], float(residuals[0])
@@ -171,7 +182,7 @@ def fit_view(atlas_dir: Path, lens: Lens, segments: Sequence[Segment], dims: int
 def _fitted(atlas_dir: Path, lens: Lens, segments: Sequence[Segment], dims: int) -> View:
     rows = Segments(atlas_dir, segments)
     count = sum(segment.count for segment in segments)
-    chosen = np.unique(np.linspace(0, count - 1, min(count, MOST_FITTED)).astype(int))
+    chosen = drawn(count)
     basis = replace(fit_basis(_sample(rows, lens, chosen), dims, lens.blocks), collection=count)
     vectors, residuals = _projected(basis, lens, rows, 0, chosen)
     return View(lens, basis, vectors, residuals, basis.scale)
@@ -181,7 +192,7 @@ def _sample(rows: Segments, lens: Lens, chosen: np.ndarray) -> Rows:
     first, found = 0, []
     for block in rows.blocks(lens.kind):
         here = chosen[(chosen >= first) & (chosen < first + len(block))] - first
-        found.append(block[np.ix_(here, lens.columns)])
+        found.append(lens.seen(block[here]))
         first += len(block)
     return np.concatenate(found)
 
@@ -190,7 +201,7 @@ def _projected(basis: Basis, lens: Lens, rows: Segments, start: int, fitted: np.
     """Scores and residuals of the entries from number `start` on; all but the `fitted` ones are newcomers."""
     scores, residuals = [], []
     for block in rows.blocks(lens.kind, start):
-        plain, residual = basis.project(block[:, lens.columns], newcomers=False)
+        plain, residual = basis.project(lens.seen(block), newcomers=False)
         is_new = ~np.isin(np.arange(start, start + len(block)), fitted)
         scores.append(np.where(is_new[:, None], plain * basis.stretch, plain))
         residuals.append(residual)
@@ -199,7 +210,7 @@ def _projected(basis: Basis, lens: Lens, rows: Segments, start: int, fitted: np.
 
 
 def _plain(lens: Lens, rows: Segments) -> View:
-    blocks = [block[:, lens.columns] for block in rows.blocks(lens.kind)]
+    blocks = [lens.seen(block) for block in rows.blocks(lens.kind)]
     stacked = np.concatenate([np.empty((0, len(lens.columns)), np.float32), *blocks])
     starts = np.concatenate([[0], np.cumsum(lens.blocks)[:-1]])
     lengths = np.sqrt(np.add.reduceat(np.square(stacked).mean(0), starts))
@@ -232,7 +243,9 @@ def _read(path: Path, lens: Lens, segments: Sequence[Segment]) -> View | None:
 
 
 def _names(segments: Sequence[Segment]) -> str:
-    return hashlib.sha256(json.dumps([segment.name for segment in segments]).encode()).hexdigest()
+    """What a kept view was made of, and how: a view of another release counts as removed."""
+    made_of = ["rows of length 1", *(segment.name for segment in segments)]
+    return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
 
 
 def _digest(tensors: dict[str, np.ndarray]) -> str:
