@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -64,7 +65,7 @@ class Newcomers:
         digest = digest_of(adapter.layers, factors)
         self._known.check(digest, adapter.source)  # to describe it takes far longer
         rows = _described(describer, adapter, factors)
-        length = float(np.linalg.norm(rows["product"].astype(np.float64)))
+        length = math.sqrt(np.square(rows["product"].astype(np.float64)).sum())  # norm would start BLAS's threads
         entry, rows[MARKS] = self._known.take(_entry(adapter, digest, length, label, kind), rows["product"])
         self._describer, self._record = describer, replace(self._record, base=self._record.base or entry.base)
         self._waiting.append((entry, rows))
