@@ -80,7 +80,8 @@ def prove_start() -> bool:
             f"  {epochs} epochs, nearest against fresh: average accuracy {np.mean(gains):+.2f} points "
             f"({', '.join(f'{g:+.2f}' for g in gains)}), loss of the first epoch {first:+.3f}"
         )
-    return all(start for figures in found[EPOCHS[0], "nearest"] for start in figures.starts)
+    few = zip(found[EPOCHS[-1], "fresh"], found[EPOCHS[-1], "nearest"], strict=True)
+    return all(nearest.first_loss < fresh.first_loss for fresh, nearest in few)
 
 
 def prove_next_version() -> bool:
