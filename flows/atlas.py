@@ -15,7 +15,7 @@ from lorax.atlas.adapter import Adapter
 from lorax.atlas.adding import refusal
 from lorax.atlas.branches import StateBranches
 from lorax.atlas.clustering import agreement, find_families, most_clusters
-from lorax.atlas.entry import BRANCH, DERIVED, Entry, counted, printable
+from lorax.atlas.entry import BRANCH, Entry, counted, printable
 from lorax.atlas.formats import find_adapters, read_all
 from lorax.atlas.index import Atlas
 from lorax.atlas.view import DIMS, View
@@ -128,16 +128,18 @@ def _added(atlas: Atlas, added: list[Entry], refused: list[str]) -> Record:
 
 
 def _nearest(atlas: Atlas, view: View, numbers: list[int]) -> list[Record | None]:
-    """Of each of some entries, the nearest other one; None in an atlas of one."""
+    """Of each of some entries, the nearest other one that is not derived; None where there is none."""
+    derived = [i for i, entry in enumerate(atlas.entries) if entry.is_derived]
     found: list[Record | None] = []
     for start in range(0, len(numbers), _AT_ONCE):
         some = numbers[start : start + _AT_ONCE]
         near = view.similarities(view.vectors[some])
         near[np.arange(len(some)), some] = -np.inf
+        near[:, derived] = -np.inf
         for row in near:
-            best = atlas.entries[int(row.argmax())]
-            similarity = float(row.max())
-            found.append({"name": best.name, "label": best.label, "similarity": similarity} if len(row) > 1 else None)
+            best, similarity = atlas.entries[int(row.argmax())], float(row.max())
+            record = {"name": best.name, "label": best.label, "similarity": similarity}
+            found.append(record if np.isfinite(similarity) else None)
     return found
 
 
@@ -149,7 +151,7 @@ def cluster(atlas: Atlas, count: int | None, descriptor: str, group: str) -> Rec
         AtlasError: the atlas is empty or damaged, or can't be parted into so many clusters.
     """
     view = atlas.view(descriptor, group)
-    numbers = [i for i, entry in enumerate(atlas.entries) if entry.kind != DERIVED]
+    numbers = [i for i, entry in enumerate(atlas.entries) if not entry.is_derived]
     if count is not None and count > (most := most_clusters(len(numbers))):
         of = counted(len(numbers), "entry", "entries")
         raise AtlasError(f"{count} clusters of {of} can't be. Ask for {most} at most.")

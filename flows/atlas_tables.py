@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lorax.atlas.entry import counted, printable
+from lorax.atlas.entry import DERIVED, counted, printable
 
 Record = dict[str, Any]
 
@@ -47,9 +47,11 @@ def print_added(record: Record, out: Console) -> None:
 
 def print_found(record: Record, out: Console) -> None:
     """The neighbours of a query, ranked."""
-    table = _table("rank", "name", "label", "similarity")
+    kinds = ["kind"] if any(near["kind"] == DERIVED for near in record["neighbours"]) else []
+    table = _table("rank", "name", "label", *kinds, "similarity")
     for rank, near in enumerate(record["neighbours"], 1):
-        table.add_row(str(rank), *_texts(near["name"], near["label"]), _number(near["similarity"]))
+        cells = (near[column] for column in ("name", "label", *kinds))
+        table.add_row(str(rank), *_texts(*cells), _number(near["similarity"]))
     out.print(table)
     out.print(f"compared by {record['compared by']}", markup=False)
     if record["note"]:

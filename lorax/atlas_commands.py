@@ -181,7 +181,7 @@ def attribute(
 def fit(
     descriptor: Descriptor = "product",
     group: Group = "all",
-    dims: Annotated[int | None, typer.Option(min=1, help="Principal components at most.")] = None,
+    dims: Annotated[int | None, typer.Option(min=2, help="Principal components at most.")] = None,
     atlas: AtlasDir = None,
     as_json: Json = False,
 ) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorax.atlas.clustering import MOST_CLUSTERED, Tree, find_families
+from lorax.atlas.entry import Entry
 from lorax.atlas.index import Atlas
 from lorax.atlas.space import LEAST_FITTED, similarity
 
@@ -48,11 +49,11 @@ class Arrangement:
 
     Args:
         names: of N entries.
-        groups: by which each is coloured: its label, or its cluster where no entry has a label.
+        groups: by which each is coloured: its label, or its cluster where no entry has a label; derived ones have none.
         kinds: the groups that have a colour of their own, the largest first; at the end what has none.
         places: (N, 2).
         rule: how the places were found, in words.
-        nearest: of each entry, the nearest others in words.
+        nearest: of each entry, the nearest others in words; of which none is derived.
         shown: numbers of the entries in the heatmap, in the order of its rows.
         heat: their similarities (M, M).
         tree: lines of the dendrogram: (joins, 4) rows and (joins, 4) distances, each a bracket.
@@ -106,13 +107,12 @@ class Arrangement:
 def arrange(atlas: Atlas, descriptor: str = "product", group: str = "all") -> Arrangement:
     """Lay out a map of an atlas of two entries or more."""
     view = atlas.view(descriptor, group)
-    labels = [entry.label for entry in atlas.entries]
     shown = _shown(view.vectors)
     tree = Tree.grow(view.vectors[shown])
     rows = [shown[i] for i in tree.order()]
-    known = len({label for label in labels if label})
+    known = len({entry.label for entry in atlas.entries if entry.label})
     places, rule = places_of(view.vectors)
-    groups = _groups(labels, view.vectors)
+    groups = _groups(atlas.entries, view.vectors)
     return Arrangement(
         names=[entry.name for entry in atlas.entries],
         groups=groups,
@@ -134,13 +134,15 @@ def places_of(vectors: Floats) -> tuple[Floats, str]:
     """Vectors (N, d), N at least 2, as points of a plane (N, 2); and the rule in words.
 
     t-SNE by cosine distance, begun at the principal components; of a large collection over a sample, beside which the
-    others are put. Too few for that are laid out along the two directions in which they differ most.
+    others are put. Too few for that are laid out along the two directions in which they differ most. Vectors of a
+    single number lie on a line.
 
     Source: van der Maaten and Hinton, Visualizing data using t-SNE (JMLR, 2008).
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 
+    vectors = np.pad(vectors, ((0, 0), (0, max(0, 2 - vectors.shape[1]))))
     if len(vectors) < LEAST_FITTED:
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         places = PCA(2, svd_solver="full").fit_transform(vectors / np.maximum(lengths, np.finfo(np.float32).tiny))
@@ -182,13 +184,16 @@ def _shared(one: tuple[float, ...], other: tuple[float, ...]) -> float:
     return max(0.0, wide) * max(0.0, high)
 
 
-def _groups(labels: Sequence[str], vectors: Floats) -> list[Group]:
+def _groups(entries: Sequence[Entry], vectors: Floats) -> list[Group]:
     """What each entry is coloured by: labels; where there are none at all, clusters."""
+    labels, rest = [entry.label for entry in entries], Rest.UNLABELLED
     if not any(labels):
-        labels = [f"cluster {number + 1}" for number in find_families(vectors).members]
+        rest, own = Rest.OTHERS, [i for i, entry in enumerate(entries) if not entry.is_derived]
+        for i, number in zip(own, find_families(vectors[own]).members, strict=True):
+            labels[i] = f"cluster {number + 1}"
     ranked = Counter(label for label in labels if label).most_common()
     coloured = {label for label, _ in (ranked if len(ranked) <= MOST_COLOURED else ranked[: MOST_COLOURED - 1])}
-    return [label if label in coloured else Rest.OTHERS if label else Rest.UNLABELLED for label in labels]
+    return [label if label in coloured else Rest.OTHERS if label else rest for label in labels]
 
 
 def _shown(vectors: Floats) -> list[int]:
@@ -217,12 +222,14 @@ def _brackets(tree: Tree) -> tuple[Floats, Floats]:
 
 def _nearest(atlas: Atlas, vectors: Floats) -> list[str]:
     """Of each entry, its nearest others: their names, labels and similarities."""
+    derived = [i for i, entry in enumerate(atlas.entries) if entry.is_derived]
     found, most = [], min(_NEAREST, len(vectors) - 1)
     for start in range(0, len(vectors), _AT_ONCE):
         near = similarity(vectors[start : start + _AT_ONCE], vectors)
         near[np.arange(len(near)), np.arange(start, start + len(near))] = -np.inf
+        near[:, derived] = -np.inf
         for row in near:
             best = np.argpartition(-row, most - 1)[:most]
-            ranked = best[np.argsort(-row[best])]
+            ranked = [i for i in best[np.argsort(-row[best])] if np.isfinite(row[i])]
             found.append(", ".join(f"{atlas.entries[i].name} {row[i]:.2f}" for i in ranked))
     return found

@@ -20,7 +20,7 @@ class Entry:
         digest: of its factors; see `lorax.atlas.adapter.digest_of`.
         name: unique within the atlas.
         label: what it is known to have learned, or "".
-        kind: "adapter", "branch" or "derived"; the last is left out where families are looked for.
+        kind: "adapter", "branch" or "derived"; the last is alike by birth: of no family, and nobody's nearest.
         source: where it was read from.
         format: of its file.
         base: the base model that it states, or "".
@@ -39,6 +39,10 @@ class Entry:
     rank: int
     length: float
     added: str
+
+    @property
+    def is_derived(self) -> bool:
+        return self.kind == DERIVED
 
 
 COLUMNS = tuple(column.name for column in fields(Entry))

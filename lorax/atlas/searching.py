@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Neighbour:
-    """An entry near a query; `similarity` is a cosine in [-1, 1]."""
+    """An entry near a query; for `kind` see `Entry`, `similarity` is a cosine in [-1, 1]."""
 
     name: str
     label: str
+    kind: str
     similarity: float
 
 
@@ -69,7 +70,8 @@ def search(atlas: Atlas, query: str | Adapter, k: int, descriptor: str, group: s
     if own is not None:
         found[own] = -np.inf
     nearest = np.argsort(-found, kind="stable")[: min(k, len(atlas) - (own is not None))]
-    neighbours = [Neighbour(atlas.entries[i].name, atlas.entries[i].label, float(found[i])) for i in nearest]
+    entries = [(atlas.entries[i], float(found[i])) for i in nearest]
+    neighbours = [Neighbour(entry.name, entry.label, entry.kind, cosine) for entry, cosine in entries]
     return Answer(neighbours, view.described, residual, view.limit)
 
 

@@ -116,6 +116,7 @@ def test_newcomers_unlike_the_rest_bring_the_advice_to_refit(tmp_path: Path) -> 
     assert "A refit is advised, 'lorax atlas fit': the newcomers lie outside what the basis was fitted on" in shown
     assert "fitted on 26 entries" in said("fit", *atlas)
     assert told("fit", "--dims", "5", *atlas)["dims"] == 5
+    assert "greater than or equal to 2" in said("fit", "--dims", "1", *atlas, code=2)
     other = str(write_peft(tmp_path / "still other", 11, 0))
     assert "it is unlike what the atlas holds" in said("search", other, *atlas)
 
@@ -233,6 +234,18 @@ def test_what_began_at_anothers_weights_is_left_out_of_families(tmp_path: Path) 
     assert (record["entries"], record["left out"]) == (9, 1)
     assert "child" not in [name for cluster in record["clusters"] for name in cluster["members"]]
     assert "1 left out" in said("cluster", "--atlas", str(tmp_path / "atlas"))
+
+
+def test_what_began_at_anothers_weights_is_found_and_marked_but_no_newcomers_nearest(tmp_path: Path) -> None:
+    atlas = Atlas.open(tmp_path / "atlas")
+    atlas.add([made("parent", 0, 0), made("child", 0, 0, spread=0.2)], kinds={"child": "derived"})
+    where = ["--atlas", str(tmp_path / "atlas")]
+    new = str(write_peft(tmp_path / "new", 0, 0, spread=0.21))
+    found = told("search", new, *where)["neighbours"]
+    assert [(near["name"], near["kind"]) for near in found] == [("child", "derived"), ("parent", "adapter")]
+    header, first, *_ = said("search", new, *where).splitlines()
+    assert (header.split(), first.split()[2]) == (["rank", "name", "label", "kind", "similarity"], "derived")
+    assert told("add", new, *where)["added"][0]["nearest"]["name"] == "parent"
 
 
 def test_the_map_is_drawn_beside_the_atlas_or_elsewhere(styles: Path, loras: Path, tmp_path: Path) -> None:

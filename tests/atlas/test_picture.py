@@ -119,6 +119,22 @@ def test_a_large_collection_shows_an_even_part_and_the_most_frequent_labels(
     assert [path.exists() for path in save_map(large, tmp_path)] == [True, True]
 
 
+def test_what_began_at_anothers_weights_is_in_no_cluster_and_nobodys_nearest(tmp_path: Path) -> None:
+    plain = Atlas.open(tmp_path / "atlas")
+    plain.add([*zoo(3, 4)[0], made("child", 0, 0, spread=0.28)], kinds={"child": "derived"})
+    found = arrange(plain)
+    assert found.groups[-1] == Rest.OTHERS
+    assert sorted(set(found.groups[:-1])) == ["cluster 1", "cluster 2", "cluster 3"]
+    assert "child" not in " ".join(found.nearest)
+
+
+@pytest.mark.parametrize("count", [5, 12])
+def test_vectors_of_one_number_are_drawn_too(count: int) -> None:
+    places, _ = arrangement.places_of(np.linspace(-1, 1, count, dtype=np.float32)[:, None])
+    assert places.shape == (count, 2)
+    assert np.isfinite(places).all()
+
+
 def test_without_labels_clusters_are_coloured(tmp_path: Path) -> None:
     plain = Atlas.open(tmp_path / "atlas")
     plain.add(zoo(3, 4)[0])
