@@ -126,6 +126,13 @@ def test_what_is_refused_leaves_the_atlas_as_it_was(filled: Atlas, offered: Adap
     assert names(filled) == names(Atlas.open(filled.folder))
 
 
+def test_one_infinite_number_is_told_by_its_layer(filled: Atlas) -> None:
+    factors, layers = made("one").factors(), layers_of()
+    factors[5][0][1, 3] = -torch.inf
+    with pytest.raises(AdapterError, match=rf"one\.safetensors: model\.{layers[5].name} holds NaN or infinite"):
+        filled.add([adapter("one", factors, layers)])
+
+
 def test_keep_going_adds_the_others_and_names_every_bad_one(filled: Atlas) -> None:
     with filled.adding(keep_going=True) as newcomers:
         for offered in (made("copy", 1, 2), made("good", 8), made("good too", 9), made("twice", 8)):
