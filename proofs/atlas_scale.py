@@ -125,7 +125,7 @@ def _fill(zoo: Zoo, atlas: Atlas) -> tuple[float, bool]:
 
 
 def _search(zoo: Zoo, atlas: Atlas) -> tuple[float, float]:
-    """The slowest of 50 searches in seconds, the query read and the atlas open; how many of ten neighbours are right."""
+    """The slowest of 50 searches in seconds, query and atlas at hand; how many of ten neighbours are right."""
     began = time.perf_counter()
     atlas.fit(dims=DIMS)
     fitting = time.perf_counter() - began
