@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,10 @@ def add(atlas_dir: Path, paths: list[Path], terms: Terms, on_wait: Callable[[], 
     found, missing = _found(paths)
     if not found:  # so that no atlas is begun at a place where nothing comes
         raise AdapterError(refusal(missing, 0))
-    with atlas.adding(with_factors=terms.with_factors, keep_going=terms.keep_going, on_wait=on_wait) as newcomers:
+    with (
+        _interruption_says("the atlas is as it was: run the same command again."),
+        atlas.adding(with_factors=terms.with_factors, keep_going=terms.keep_going, on_wait=on_wait) as newcomers,
+    ):
         newcomers.refused += missing
         for number, path in enumerate(found):
             progress(number, len(found), f"reading {printable(path.name)}")
@@ -75,8 +79,17 @@ def add(atlas_dir: Path, paths: list[Path], terms: Terms, on_wait: Callable[[], 
                     with newcomers.judging():
                         label = terms.labels.of(offered.adapter.name, path, offered.label)
                         newcomers.offer(offered.adapter, label, offered.kind)
-    progress(len(found), len(found), "comparing")
-    return _added(atlas, newcomers.added, newcomers.refused) | {"unused labels": terms.labels.unused}
+    with _interruption_says(f"{len(newcomers.added)} were added: 'lorax atlas list' shows them."):
+        progress(len(found), len(found), "comparing")
+        return _added(atlas, newcomers.added, newcomers.refused) | {"unused labels": terms.labels.unused}
+
+
+@contextmanager
+def _interruption_says(what: str) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(what) from error
 
 
 def _found(paths: list[Path]) -> tuple[list[Path], list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,13 +17,12 @@ class Labels:
 
     Args:
         everyone: the label of all, or None.
-        by_name: of adapters by name.
-        by_path: of adapters by absolute path.
+        told: of adapters by name, or by absolute path.
     """
 
     everyone: str | None = None
-    by_name: dict[str, str] = field(default_factory=dict)
-    by_path: dict[Path, str] = field(default_factory=dict)
+    told: dict[str | Path, str] = field(default_factory=dict)
+    _lines: dict[str | Path, int] = field(default_factory=dict)
     _used: set[str | Path] = field(default_factory=set)
 
     @classmethod
@@ -30,7 +30,7 @@ class Labels:
         """Read a CSV whose columns are name or path, and label; paths may be relative to its folder.
 
         Raises:
-            AdapterError: it can't be read, or has other columns.
+            AdapterError: it can't be read, has other columns or a line without a label, or tells two labels of one.
         """
         found = cls()
         try:
@@ -43,13 +43,28 @@ class Labels:
                         "or path. Its first line names them: 'name,label'."
                     )
                 for row in rows:
-                    if row.get("name"):
-                        found.by_name[row["name"]] = row["label"] or ""
-                    if row.get("path"):
-                        found.by_path[(path.parent / row["path"]).resolve()] = row["label"] or ""
+                    found._take(row, path, rows.line_num)
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise AdapterError(f"{path} can't be read as a CSV of labels: {error}. Check the path.") from error
         return found
+
+    def _take(self, row: Mapping[str, str | None], path: Path, line: int) -> None:
+        name, place, label = (row.get(column) or "" for column in ("name", "path", "label"))
+        if not (name or place):
+            return
+        if not label:
+            raise AdapterError(
+                f"{path}, line {line}: {printable(name or place)} has no label. Write one, or take the line out."
+            )
+        keys: list[str | Path] = [name] if name else []
+        keys += [(path.parent / place).resolve()] if place else []
+        for key in keys:
+            if self.told.setdefault(key, label) != label:
+                raise AdapterError(
+                    f"{path} tells two labels of {printable(str(key))}: {printable(self.told[key])} in line "
+                    f"{self._lines[key]}, {printable(label)} in line {line}. Keep one of them."
+                )
+            self._lines.setdefault(key, line)
 
     def of(self, name: str, path: Path, known: str | None) -> str | None:
         """The label of an adapter.
@@ -61,15 +76,13 @@ class Labels:
         """
         if self.everyone is not None:
             return self.everyone
-        if name in self.by_name:
-            self._used.add(name)
-            return self.by_name[name]
-        if (place := path.resolve()) in self.by_path:
-            self._used.add(place)
-            return self.by_path[place]
+        for key in (name, path.resolve()):
+            if key in self.told:
+                self._used.add(key)
+                return self.told[key]
         return known
 
     @property
     def unused(self) -> list[str]:
         """What the CSV names and nothing that was read has."""
-        return [str(key) for key in (*self.by_name, *self.by_path) if key not in self._used]
+        return [str(key) for key in self.told if key not in self._used]

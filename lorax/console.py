@@ -32,7 +32,7 @@ Preset = Annotated[str | None, typer.Option(help="Lay this preset of params.yaml
 
 
 class Commands(TyperGroup):
-    """Every command's errors become one clear line, its interruption a promise that nothing is lost."""
+    """Every command's errors become one clear line, its interruption a promise, usually that nothing is lost."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -43,10 +43,11 @@ class Commands(TyperGroup):
                 raise
             err.print(f"lorax: error: {error}", markup=False)
             sys.exit(1)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             if ctx.params.get("debug"):
                 raise
-            err.print("lorax: interrupted; nothing is lost: run the same command again to continue.")
+            what = str(error) or "nothing is lost: run the same command again to continue."
+            err.print(f"lorax: interrupted; {what}", markup=False)
             sys.exit(130)
 
 

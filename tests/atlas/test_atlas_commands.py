@@ -12,6 +12,7 @@ import pytest
 import safetensors.torch
 from typer.testing import CliRunner
 
+from lorax.atlas.adding import Newcomers
 from lorax.atlas.index import Atlas
 from lorax.cli import app
 from lorax.workspace import Workspace
@@ -162,6 +163,38 @@ def test_labels_may_be_told_by_path_and_a_csv_of_something_else_is_refused(loras
     )
     assert "can't be read" in said("add", str(loras), "--labels", "nowhere.csv", *atlas, code=1)
     assert "one of --label" in said("add", str(loras), "--labels", "paths.csv", "--label", "x", *atlas, code=2)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("name,label\na,x\nb,z\na,x\na,y\n", "tells two labels of a: x in line 2, y in line 5"),
+        ("path,label\na,x\n./a,y\n", "/a: x in line 2, y in line 3"),
+        ("name,label\na,x\nb\n", "line 3: b has no label"),
+        ("name,label\na,\n", "line 2: a has no label"),
+    ],
+)
+def test_labels_that_cannot_be_meant_are_refused_by_their_lines(
+    loras: Path, tmp_path: Path, text: str, why: str
+) -> None:
+    (tmp_path / "labels.csv").write_text(text)
+    assert why in said("add", str(loras), "--labels", "labels.csv", "--atlas", "new", code=1)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("at", "says", "entries"),
+    [(Newcomers, "the atlas is as it was: run the same command again.", 0), (Atlas, "9 were added", 9)],
+)
+def test_an_interrupted_add_says_whether_it_was_made(
+    loras: Path, monkeypatch: pytest.MonkeyPatch, at: type, says: str, entries: int
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(at, "offer" if at is Newcomers else "view", stop)
+    assert f"lorax: interrupted; {says}" in said("add", str(loras), "--atlas", "new", code=130)
+    assert len(Atlas.open(Path("new"))) == entries
 
 
 def test_a_query_is_an_entrys_name_or_a_file(styles: Path, loras: Path, tmp_path: Path) -> None:
