@@ -7,9 +7,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+
 from flows.atlas import Record, folder_of
 from lorax.atlas.adapter import Adapter
-from lorax.atlas.adding import check_base
+from lorax.atlas.adding import check_base, finite_numbers, too_large
 from lorax.atlas.comparing import Comparison, Sketched, compare_factors, compare_rows
 from lorax.atlas.entry import printable
 from lorax.atlas.formats import read_all
@@ -131,8 +133,13 @@ def _sketched(atlas: Atlas, query: Query) -> Sketched:
     if query.adapter is None:
         return Sketched(atlas.row(query.text), atlas.row(query.text, "spectrum"))
     atlas.describer.check(query.adapter, KEPT)
-    rows = atlas.describer.describe(query.adapter.factors())
-    return Sketched(rows["product"].float().numpy(), rows["spectrum"].float().numpy())
+    factors = query.adapter.factors()
+    with finite_numbers(query.adapter):
+        rows = atlas.describer.describe(factors)
+    found = Sketched(rows["product"].float().numpy(), rows["spectrum"].float().numpy())
+    if not (np.isfinite(found.product).all() and np.isfinite(found.spectrum).all()):
+        raise too_large(query.adapter)
+    return found
 
 
 def _compared(found: Comparison) -> Record:

@@ -212,7 +212,8 @@ def _described(describer: Describer, adapter: Adapter, factors: list[Factors]) -
 def finite_numbers(adapter: Adapter) -> Iterator[None]:
     """Refuse an adapter of finite numbers whose products, computed in the block, are not."""
     try:
-        yield
+        with np.errstate(over="ignore", invalid="ignore"):
+            yield
     except np.linalg.LinAlgError as error:
         raise too_large(adapter) from error
 

@@ -10,11 +10,15 @@ import numpy as np
 from torch import Tensor
 
 from lorax.atlas.adapter import Adapter, Factors, Layer
+from lorax.atlas.adding import finite_numbers, too_large
 from lorax.atlas.descriptor import Describer, singular_values
 from lorax.atlas.segments import Rows
 from lorax.errors import AdapterError
 
 _ZERO = 1e-12
+
+_LARGEST = 1e300
+"""A layer's squared norm, so that the sum over all layers is a number still."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ def compare_factors(one: Adapter, other: Adapter) -> Comparison:
     ⟨B A, B' A'⟩ = tr((Bᵀ B')(A' Aᵀ)), of matrices whose sides are ranks.
 
     Raises:
-        AdapterError: one is damaged, or they have no layer in common.
+        AdapterError: one is damaged, its numbers are too large, or they have no layer in common.
     """
     mine, theirs = ({layer.place: pair for layer, pair in _read(of)} for of in (one, other))
     both = [layer for layer in one.layers if layer.place in theirs]
@@ -80,11 +84,9 @@ def compare_factors(one: Adapter, other: Adapter) -> Comparison:
     found, inner = [], 0.0
     for layer in both:
         pairs = mine[layer.place], theirs[layer.place]
-        product = _inner(*pairs)
-        norms = [math.sqrt(max(0.0, _inner(pair, pair))) for pair in pairs]
-        tops = [float(singular_values((a @ a.T).numpy(), (b.T @ b).numpy())[0]) for a, b in pairs]
-        inner += product
-        found.append(_likeness(layer, product, norms, [_ratio(n, top) for n, top in zip(norms, tops, strict=True)]))
+        sizes = [_size(of, pair) for of, pair in zip((one, other), pairs, strict=True)]
+        inner += (product := _inner(*pairs))
+        found.append(_likeness(layer, product, [norm for norm, _ in sizes], [_ratio(*size) for size in sizes]))
     only = [_names(of.layers, {layer.place for layer in both}) for of in (one, other)]
     return _compared(found, inner, (only[0], only[1]), None)
 
@@ -120,6 +122,16 @@ def _likeness(layer: Layer, inner: float, norms: Sequence[float], ranks: Sequenc
 
 def _read(adapter: Adapter) -> list[tuple[Layer, Factors]]:
     return [(layer, (a.double(), b.double())) for layer, (a, b) in zip(adapter.layers, adapter.factors(), strict=True)]
+
+
+def _size(of: Adapter, pair: Factors) -> tuple[float, float]:
+    """The norm of a layer's product, and its largest singular value."""
+    a, b = pair
+    with finite_numbers(of):
+        squared, top = _inner(pair, pair), float(singular_values((a @ a.T).numpy(), (b.T @ b).numpy())[0])
+    if not (squared < _LARGEST and math.isfinite(top)):
+        raise too_large(of)
+    return math.sqrt(max(0.0, squared)), top
 
 
 def _inner(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> float:

@@ -310,6 +310,13 @@ def test_two_files_are_compared_exactly_and_without_an_atlas(loras: Path, styles
     assert "--atlas DIR" in shown
 
 
+def test_a_file_of_numbers_that_are_too_large_is_not_compared_with_an_entry(styles: Path, tmp_path: Path) -> None:
+    path = write_peft(tmp_path / "huge", 0, 0) / "adapter_model.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    safetensors.torch.save_file({name: value * 1e30 for name, value in tensors.items()}, path)
+    assert "numbers are too large" in said("compare", "f0-0", str(path.parent), "--atlas", str(styles), code=1)
+
+
 def test_the_entries_are_listed_and_written_as_a_table(styles: Path, tmp_path: Path) -> None:
     shown = said("list", "--atlas", str(styles), "--csv", "entries.csv")
     assert len(shown.splitlines()) == 10

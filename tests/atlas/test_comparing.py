@@ -47,6 +47,15 @@ def test_a_layer_that_is_zero_has_no_cosine_and_no_rank() -> None:
         assert found.layers[1].cosine == pytest.approx(1)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("power", [80, 120, 160])
+def test_numbers_that_are_too_large_are_refused(power: int) -> None:
+    huge = [(a.double() * 10.0**power, b.double() * 10.0**power) for a, b in made("one").factors()]
+    for pair in ((adapter("huge", huge, layers_of()), made("one")), (made("one"), adapter("huge", huge, layers_of()))):
+        with pytest.raises(AdapterError, match=r"huge.safetensors: its numbers are too large"):
+            compare_factors(*pair)
+
+
 def _by_rows(one, other, side=None):  # type: ignore[no-untyped-def]
     describer = Describer(one.layers, side=side)
     rows = [{k: v.float().numpy() for k, v in describer.describe(of.factors()).items()} for of in (one, other)]
