@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -93,15 +94,16 @@ def _interruption_says(what: str) -> Iterator[None]:
 
 
 def _found(paths: list[Path]) -> tuple[list[Path], list[str]]:
-    """Where adapters lie, and what is wrong with the other paths."""
-    found: list[Path] = []
+    """Where adapters lie, each once, and what is wrong with the other paths."""
+    found: dict[str, Path] = {}
     missing = []
     for path in paths:
         try:
-            found += find_adapters([path])
+            for place in find_adapters([path]):
+                found.setdefault(os.path.realpath(place), place)
         except AdapterError as error:
             missing.append(printable(str(error)))
-    return found, missing
+    return list(found.values()), missing
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,7 @@ def locked(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
     Raises:
         StorageError: the file can't be written.
     """
-    with storage_errors(path):
+    with storage_errors(path), _place_errors(path):
         file = path.open("w")
     with file:
         try:

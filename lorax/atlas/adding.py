@@ -35,6 +35,7 @@ class Newcomers:
         entries = held.entries()
         self._known, self._held = Known(entries, held.blocks(MARKS), self._product), len(entries)
         self._describer = Describer.from_record(record.describer) if record.describer else None
+        held.check_widths(self._describer.widths if self._describer else {})
         lacking = set(descriptors) - set(self._describer.descriptors if self._describer else descriptors)
         if lacking:
             raise AtlasError(

@@ -77,11 +77,13 @@ class Atlas:
         """What is computed of every adapter.
 
         Raises:
-            AtlasError: the atlas is empty.
+            AtlasError: the atlas is empty, or its rows are of another describer.
         """
         if self._record.describer is None:
             raise AtlasError(f"the atlas at {self.folder} holds nothing yet: 'lorax atlas add PATH'.")
-        return Describer.from_record(self._record.describer)
+        found = Describer.from_record(self._record.describer)
+        self._segments.check_widths(found.widths)
+        return found
 
     def entry(self, name: str) -> Entry:
         """The entry of this name.

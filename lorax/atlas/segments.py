@@ -9,12 +9,14 @@ import hashlib
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
@@ -96,6 +98,21 @@ class Segments:
                 raise self._damage(segment, _ENTRIES, f"it has {len(entries)} rows, {segment.count} are expected")
             found += entries
         return found
+
+    def check_widths(self, widths: Mapping[str, int]) -> None:
+        """Refuse an atlas whose record was changed, so that its rows are not what it says: kind -> numbers in a row.
+
+        Raises:
+            AtlasError: it was.
+        """
+        for segment in self._segments[:1]:  # all were written by one describer
+            for kind, width in widths.items():
+                file = f"{kind}.safetensors"
+                with suppress(OSError, safetensors.SafetensorError):  # is told when its rows are asked for
+                    with safetensors.safe_open(self._folder / segment.name / file, "numpy") as stored:
+                        found = stored.get_slice("rows").get_shape()[1]
+                    if found != width:
+                        raise self._damage(segment, file, f"its rows have {found} numbers, {width} by atlas.json")
 
     def blocks(self, kind: str, start: int = 0) -> Iterator[Rows]:
         """Rows (n, F) of one kind from entry number `start` on, one segment after the other.

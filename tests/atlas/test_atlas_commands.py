@@ -143,6 +143,11 @@ def test_an_add_of_what_is_not_there_leaves_no_atlas_behind(tmp_path: Path) -> N
     assert not (tmp_path / "new").exists()
 
 
+def test_a_path_that_is_told_twice_is_added_once(loras: Path) -> None:
+    added = told("add", str(loras / "f0-0"), str(loras), str(loras / "f1-0" / ".." / "f0-0"), "--atlas", "new")["added"]
+    assert len(added) == len({entry["name"] for entry in added}) == 9
+
+
 def test_an_atlas_may_lie_below_the_collection_that_it_is_of(tmp_path: Path) -> None:
     write_peft(tmp_path / "coll" / "one", 0, 0)
     told("add", "coll", "--atlas", "coll/atlas")

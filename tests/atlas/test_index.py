@@ -423,6 +423,21 @@ def test_a_record_that_cannot_be_read_is_refused(filled: Atlas, text: str, why: 
         filled.add([made("new", 9)])
 
 
+def test_a_record_of_another_sketch_than_the_rows_is_refused(filled: Atlas) -> None:
+    path = filled.folder / "atlas.json"
+    path.write_text(path.read_text().replace('"side": 32', '"side": 4'))
+    for doing in (lambda: Atlas.open(filled.folder).nearest("f0-0"), lambda: filled.add([made("new", 9)])):
+        with pytest.raises(AtlasError, match=r"its rows have 12288 numbers, 192 by atlas\.json"):
+            doing()
+
+
+def test_a_lock_that_cannot_be_written_is_named(filled: Atlas) -> None:
+    (filled.folder / "atlas.lock").unlink()
+    (filled.folder / "atlas.lock").mkdir()
+    with pytest.raises(StorageError, match=r"could not write .*atlas.lock: Is a directory"):
+        filled.add([made("new", 9)])
+
+
 def test_what_others_put_beside_the_segments_is_let_be(filled: Atlas) -> None:
     beside = filled.folder / "segments"
     (beside / ".DS_Store").touch()
