@@ -17,11 +17,11 @@ from lorax.atlas.adapter import Adapter
 from lorax.atlas.adding import refusal
 from lorax.atlas.branches import StateBranches
 from lorax.atlas.clustering import agreement, find_families, most_clusters
-from lorax.atlas.entry import BRANCH, Entry, counted, printable
+from lorax.atlas.entry import BRANCH, Entry, counted
 from lorax.atlas.formats import find_adapters, read_all
 from lorax.atlas.index import Atlas
 from lorax.atlas.view import DIMS, View
-from lorax.errors import AdapterError, AtlasError, WorkspaceError
+from lorax.errors import AdapterError, AtlasError, WorkspaceError, printable
 from lorax.workspace import Workspace
 
 Progress = Callable[[int, int, str], None]

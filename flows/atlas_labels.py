@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lorax.atlas.entry import printable
-from lorax.errors import AdapterError
+from lorax.errors import AdapterError, printable
 
 
 @dataclass

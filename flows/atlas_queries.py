@@ -13,12 +13,11 @@ from flows.atlas import Record, folder_of
 from lorax.atlas.adapter import Adapter
 from lorax.atlas.adding import check_base, finite_numbers, too_large
 from lorax.atlas.comparing import Comparison, Sketched, compare_factors, compare_rows
-from lorax.atlas.entry import printable
 from lorax.atlas.formats import read_all
 from lorax.atlas.index import KEPT, Atlas
 from lorax.atlas.searching import search
 from lorax.atlas.view import POOLED
-from lorax.errors import AdapterError, AtlasError
+from lorax.errors import AdapterError, AtlasError, printable
 
 
 @contextmanager

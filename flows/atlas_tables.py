@@ -8,7 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lorax.atlas.entry import DERIVED, counted, printable
+from lorax.atlas.entry import DERIVED, counted
+from lorax.errors import printable
 
 Record = dict[str, Any]
 

@@ -18,6 +18,7 @@ from lorax.data.ahead import batches_ahead
 from lorax.data.container import Container
 from lorax.data.reading import Reading, read_image
 from lorax.data.walk import Found
+from lorax.errors import printable
 from lorax.predictor import REAL, UNDECIDED, UNKNOWN, Judged, Predictor, Verdict
 from lorax.reasons import Evidence, evidence_of
 
@@ -161,13 +162,6 @@ def json_line(value: Mapping[str, Any]) -> str:
     """One line of JSON; a file's name that is no text (any bytes may name a file) comes out escaped, and comes back."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     return text if text.isascii() or _is_text(text) else json.dumps(value, allow_nan=False)
-
-
-def printable(text: str) -> str:
-    """`text` without what would move a terminal's cursor or colour its lines: names of files may hold anything."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _is_text(text: str) -> bool:

@@ -15,9 +15,9 @@ from flows import events, sightings
 from flows.rise import Rise, report, sheet_name
 from flows.sightings import Sighting
 from flows.unknowns import Window
-from flows.verdicts import json_line, printable
+from flows.verdicts import json_line
 from flows.versions import CalibratedVersions
-from lorax.errors import ServiceError
+from lorax.errors import ServiceError, printable
 from lorax.params import Params
 from lorax.predictor import Predictor
 from lorax.workspace import Workspace

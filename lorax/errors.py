@@ -15,7 +15,7 @@
     ├── ServiceError       (RuntimeError)  a server did not start, stop or answer
     └── StorageError       (OSError)       the disk is full or refuses to be written
 
-A message says what was found, what was expected, where, and what to do.
+A message says what was found, what was expected, where, and what to do; a stranger's name in it is `printable`.
 """
 
 
@@ -73,3 +73,13 @@ class ServiceError(LoraxError, RuntimeError):
 
 class StorageError(LoraxError, OSError):
     """The disk is full, or refuses to be written."""
+
+
+def printable(text: str) -> str:
+    """What a message can name: `text` without what would break its line, move a terminal's cursor or colour it.
+
+    Names of files may hold all that, and bytes that are no text.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

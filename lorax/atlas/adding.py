@@ -12,12 +12,12 @@ import numpy as np
 
 from lorax.atlas.adapter import Adapter, Factors, digest_of
 from lorax.atlas.descriptor import Describer, pooled_spectrum
-from lorax.atlas.entry import ADAPTER, BRANCH, Entry, printable
+from lorax.atlas.entry import ADAPTER, BRANCH, Entry
 from lorax.atlas.known import AlreadyThereError, Known
 from lorax.atlas.record import Record, read_record
 from lorax.atlas.segments import Rows, Segment, Segments, now, remove_leftovers, write_segment
 from lorax.atlas.view import POOLED
-from lorax.errors import AdapterError, AtlasError
+from lorax.errors import AdapterError, AtlasError, printable
 
 MARKS = "marks"
 """The kind of rows that `Known` tells duplicates by."""

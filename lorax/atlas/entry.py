@@ -48,13 +48,6 @@ class Entry:
 COLUMNS = tuple(column.name for column in fields(Entry))
 
 
-def printable(text: str) -> str:
-    """A name without line breaks, escape sequences and bytes that are no text, which it may hold in a file system."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def counted(count: int, one: str, many: str = "") -> str:
     """A number and what is counted: "1 entry", "2 entries"; without `many`, an "s" is put behind `one`."""
     return f"{count} {one if count == 1 else many or one + 's'}"

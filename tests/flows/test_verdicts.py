@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from flows.verdicts import print_verdicts, printable, version_record
+from flows.verdicts import print_verdicts, version_record
 from lorax.data.walk import Found, files_named
+from lorax.errors import printable
 from lorax.predictor import Predictor
 from tests.tiny_learner import Learned, calibrated, learn_stream, tiny_params
 
