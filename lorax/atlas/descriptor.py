@@ -40,7 +40,7 @@ _NO_NORM = 1e-12
 Numbers = NDArray[Any]
 
 _QUIET = np.errstate(over="ignore", invalid="ignore")
-"""Whoever asks for rows looks whether they are finite."""
+"""Whoever asks for rows looks whether they are finite; and BLAS now and then calls finite ones invalid."""
 
 
 class Describer:
@@ -198,6 +198,7 @@ def spectrum(factors: Sequence[Factors]) -> Tensor:
     return torch.from_numpy(out).flatten()
 
 
+@_QUIET
 def singular_values(gram_a: Numbers, gram_b: Numbers) -> Numbers:
     """Of B A, for A Aᵀ and Bᵀ B (..., r, r) in float64, the largest first: (..., r); NaN where these are not finite.
 
