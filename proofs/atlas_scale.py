@@ -81,11 +81,11 @@ class Zoo:
         return path
 
     def stream(self, numbers: range) -> Iterator[Adapter]:
-        """Write, read and remove one after the other; every tenth is also read plainly, to know what that costs."""
+        """Write, read and remove one after the other; every fifth is also read plainly, both ranks by turns."""
         for number in numbers:
             began = time.perf_counter()
             path = self.write(number)
-            if number % 10 == 0:
+            if number % 5 == 0:
                 self.reading_s.append(_plain_reading(path))
                 self.most_memory.append(psutil.Process().memory_info().rss / 1e6)
             self.making_s += time.perf_counter() - began
