@@ -88,18 +88,8 @@ def train_branch(
         launch("train", folder, base, (task,), fetch, params, on_epoch, on_progress)
         return
     started = time.perf_counter()
-    network = open_for_episode(base, params)
+    network, modules = _grown(base, task, params, folder.plan().start)
     episode, classes = len(base.tasks), base.classes.with_task(task.name, task.classes)
-    head_seed = epoch_seed(params.run.seed, episode, params.training.epochs + 1)
-    modules = network.grow(
-        params.lora,
-        len(task.classes),
-        branch_seed=params.run.seed,
-        head_seed=head_seed,
-        brings_real=task.classes[0].is_real,
-    )
-    if start := folder.plan().start:
-        network.backbone.start_branch(episode, _branch_of(base, start).weights)
     task, _ = hold_out(task, base, params)
     samples = [*task.train, *(e.sample for e in base.exemplars)]
     views = min(params.training.views, params.training.epochs)  # no epoch would show the others
@@ -207,6 +197,25 @@ def look_at_tests(
     question = Question.of_centers([sample for task in tasks for sample in task.test])
     store, read = FeatureStore(folder.features_dir), question.read_files(fetch, network.crop)
     return network, question.answers(store, network, read, params.run.batch_size, _told(on_progress), team)
+
+
+def _grown(base: LearnerState, task: Task, params: Params, start: str | None) -> tuple[Network, int]:
+    """The base's network with a branch and outputs for `task`, and how many modules carry the branch.
+
+    Args:
+        start: the base's task whose branch the new one starts from; None: it starts fresh.
+    """
+    network, episode = open_for_episode(base, params), len(base.tasks)
+    modules = network.grow(
+        params.lora,
+        len(task.classes),
+        branch_seed=params.run.seed,
+        head_seed=epoch_seed(params.run.seed, episode, params.training.epochs + 1),
+        brings_real=task.classes[0].is_real,
+    )
+    if start:
+        network.backbone.start_branch(episode, _branch_of(base, start).weights)
+    return network, modules
 
 
 def _branch_of(base: LearnerState, task: str) -> Branch:
