@@ -38,6 +38,8 @@ def is_own(hosts: Iterable[bytes], origins: Iterable[bytes], names: Iterable[str
 class OwnOriginsOnly:
     """An ASGI application that answers 403 to other people's pages, and passes on the rest.
 
+    The address that a connection came to counts as a name, too: nobody can make another page's name of it.
+
     Args:
         app: the application behind it.
         names: what this server may be called, as in a Host header without its port.
@@ -47,7 +49,7 @@ class OwnOriginsOnly:
         self._app, self._names = app, tuple(names)
 
     async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
-        if scope["type"] == "lifespan" or is_own(_values(scope, b"host"), _values(scope, b"origin"), self._names):
+        if scope["type"] == "lifespan" or is_own(_values(scope, b"host"), _values(scope, b"origin"), self._own(scope)):
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})  # before it was accepted: the server answers 403
@@ -56,6 +58,15 @@ class OwnOriginsOnly:
             await send({"type": "http.response.start", "status": 403, "headers": headers})
             said = f"This server answers its own pages only, at {', '.join(self._names)}.\n"
             await send({"type": "http.response.body", "body": said.encode()})
+
+    def _own(self, scope: _Scope) -> tuple[str, ...]:
+        address, _ = scope.get("server") or ("", None)
+        return (*self._names, as_host(address))
+
+
+def as_host(address: str) -> str:
+    """A name or address as it stands in a Host header, without a port."""
+    return f"[{address}]" if ":" in address else address
 
 
 def _values(scope: _Scope, name: bytes) -> list[bytes]:

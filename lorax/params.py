@@ -158,6 +158,7 @@ class ServingParams(_Section):
     queue: int = Field(2048, ge=1, description="images that may wait; beyond it, requests are told to come again")
     memory_mb: float = Field(1024, gt=0, description="of request bodies, and as much again of images being decoded")
     poll_s: float = Field(5, gt=0, description="between two looks at the alias")
+    hosts: tuple[str, ...] = Field((), description="names that it may be called by, beside loopback's and --host")
 
 
 class Params(_Section):

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from lorax.console import err, opened
+from lorax.origins import as_host
 
 serve_commands = typer.Typer()
 
@@ -50,13 +51,13 @@ def serve(
         with err.status("opening the model"):
             server.settle()
             model = open_served(params.registry.model, found, state_dir, params.run.device)
-    address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+    address = f"http://{as_host(host)}:{listener.getsockname()[1]}"
 
     def tell() -> None:
         err.print(f"version {model.version} of {model.name} is served at {address} (try it at {address}/docs)")
         if host not in _LOOPBACK:
             err.print("this is no loopback address, and there is no authentication: whoever reaches it may ask.")
 
-    app = create_app(model, params.serving, source, params.run.threads)
+    app = create_app(model, params.serving, source, params.run.threads, host)
     server.run(server.Server(app, params.serving.timeout_s, on_ready=tell), listener)
     err.print("stopped; what was begun was answered.")

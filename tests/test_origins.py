@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
-from lorax.origins import is_own
+from lorax.origins import OwnOriginsOnly, is_own
 
 
 @pytest.mark.parametrize(
@@ -39,6 +41,21 @@ def test_programs_and_a_servers_own_pages_are_answered(host: str, origin: str | 
 )
 def test_other_peoples_pages_and_names_are_not(host: str, origin: str | None) -> None:
     assert not is_own([host.encode()], [] if origin is None else [origin.encode()])
+
+
+@pytest.mark.parametrize(("address", "host"), [("192.0.2.7", b"192.0.2.7:80"), ("2001:db8::7", b"[2001:db8::7]:80")])
+def test_the_address_that_a_connection_came_to_is_a_name_of_ours(address: str, host: bytes) -> None:
+    said: list[object] = []
+
+    async def answer(*_: object) -> None:
+        said.append("answered")
+
+    async def send(message: object) -> None:
+        said.append(message)
+
+    scope = {"type": "http", "server": (address, 80), "headers": [(b"host", host)]}
+    asyncio.run(OwnOriginsOnly(answer)(scope, answer, send))  # type: ignore[arg-type]
+    assert said == ["answered"]
 
 
 def test_a_request_that_names_no_host_or_two_is_not_answered() -> None:

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 import lorax
+from lorax.origins import LOOPBACK, OwnOriginsOnly, as_host
 from lorax.params import ServingParams
 from lorax.serving import answers
 from lorax.serving.following import Follower
@@ -50,7 +51,9 @@ Scope = MutableMapping[str, Any]
 _Handler = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
-def create_app(model: Served, params: ServingParams, source: Source | None, threads: int) -> FastAPI:
+def create_app(
+    model: Served, params: ServingParams, source: Source | None, threads: int, host: str = "127.0.0.1"
+) -> FastAPI:
     """The application.
 
     Args:
@@ -58,6 +61,7 @@ def create_app(model: Served, params: ServingParams, source: Source | None, thre
         params: the limits.
         source: the alias that is followed; None serves `model` for good.
         threads: how many batches are judged at once, on a CPU.
+        host: where the server listens, a name that it may be called by.
     """
     meters = Meters()
 
@@ -83,6 +87,7 @@ def create_app(model: Served, params: ServingParams, source: Source | None, thre
         lifespan=lifespan,
         redoc_url=None,
     )
+    app.add_middleware(OwnOriginsOnly, names=(*LOOPBACK, *map(str.lower, (as_host(host), *params.hosts))))
     app.add_middleware(_Counted, meters=meters)
     app.add_exception_handler(RefusalError, _refused)
     app.add_exception_handler(HTTPException, _no_such_thing)
@@ -113,6 +118,7 @@ def _add_verdicts(app: FastAPI) -> None:
         response_model=None,
         responses={
             200: {"model": answers.Verdicts, "description": "Verdicts, in the order of the images."},
+            403: {"content": {"text/plain": {}}, "description": "Asked by another page, or by a name not its own."},
             **{code: {"model": answers.Refused, "description": f"Refused: {why}."} for code, why in refusals.items()},
         },
         openapi_extra={"requestBody": {"required": True, "content": _BODIES}},

@@ -113,7 +113,7 @@ def test_hundreds_of_clients_at_once_are_all_answered(start: Start, model: Serve
     running = start(model, ServingParams())
     address = (running.http.base_url.host, running.http.base_url.port or 0)
     body = b'--b\r\nContent-Disposition: form-data; name="i"; filename="i"\r\n\r\n' + image() + b"\r\n--b--\r\n"
-    head = f"POST {VERDICTS} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+    head = f"POST {VERDICTS} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
     head += "Connection: close\r\nContent-Type: multipart/form-data; boundary=b\r\n\r\n"
     clients = [socket.create_connection(address) for _ in range(400)]
     for client in clients:

@@ -114,7 +114,7 @@ def test_a_body_in_chunks_has_the_same_limit(served: Running) -> None:
 def test_a_body_that_does_not_come_is_not_waited_for(start: Start, model: Served) -> None:
     running = start(model, ServingParams(timeout_s=0.2))
     with socket.create_connection((running.http.base_url.host, running.http.base_url.port or 0)) as connection:
-        connection.sendall(f"POST {VERDICTS} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nabc".encode())
+        connection.sendall(f"POST {VERDICTS} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nabc".encode())
         connection.settimeout(20)
         assert connection.recv(9999).startswith(b"HTTP/1.1 408 ")
 
@@ -147,6 +147,23 @@ def test_images_that_are_not_judged_in_time_are_given_up(start: Start, gated: tu
     finally:
         gate.is_open.set()
     assert running.post(image()).status_code == 200
+
+
+@pytest.mark.parametrize("address", [VERDICTS, "/health", "/version", "/metrics", "/docs"])
+@pytest.mark.parametrize("header", [{"Host": "attacker.example"}, {"Origin": "http://attacker.example"}])
+def test_other_peoples_pages_and_names_are_not_answered(served: Running, address: str, header: dict[str, str]) -> None:
+    method = "POST" if address == VERDICTS else "GET"
+    assert served.http.request(method, address, headers=header).status_code == 403
+
+
+def test_its_own_page_and_the_names_that_it_was_given_are_answered(start: Start, model: Served) -> None:
+    http = start(model, ServingParams(hosts=("Verdicts.example",))).http
+    port = http.base_url.port
+    for host, origin in (
+        (f"localhost:{port}", f"http://127.0.0.1:{port}"),
+        ("verdicts.example", "https://verdicts.example"),  # as a proxy passes it on
+    ):
+        assert http.get("/health", headers={"Host": host, "Origin": origin}).status_code == 200
 
 
 def test_other_addresses_and_methods_are_told_where_to_look(served: Running) -> None:
