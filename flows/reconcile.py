@@ -20,6 +20,9 @@ from lorax.storage import locked
 from lorax.stream import SCENARIOS
 from lorax.workspace import Workspace
 
+LANDED = "landed"
+"""The scenario of everything that has landed."""
+
 
 def missing_tasks(
     landed: Sequence[LandedTask], champion: ModelVersion | None, held: Iterable[Hold]
@@ -91,17 +94,17 @@ def accuracy_rows(champion: ModelVersion, known: Sequence[ModelVersion]) -> list
 
 
 def scenario_tasks(workspace: Workspace, name: str) -> list[LandedTask]:
-    """The tasks of a published scenario (or the mini-CDDB's, "demo"), as they landed in this workspace.
+    """The tasks of a published scenario as they landed in this workspace; of "landed" all, in landing order.
 
     Raises:
         DataVersionError: there is no such scenario, or some of its tasks have not landed.
     """
-    from lorax.data.simulate import DEMO_TASKS
-
-    scenarios = {**SCENARIOS, "demo": tuple(DEMO_TASKS)}
+    landed = {task.name: task for task in versions.landed(workspace)}
+    scenarios = {**SCENARIOS, LANDED: tuple(landed)}
     if name not in scenarios:
         raise DataVersionError(f"there is no scenario {name!r}; there are {', '.join(sorted(scenarios))}.")
-    landed = {task.name: task for task in versions.landed(workspace)}
+    if not scenarios[name]:
+        raise DataVersionError(f"nothing has landed in {workspace.root} yet: 'lorax land PATH --task NAME'.")
     absent = [task for task in scenarios[name] if task not in landed]
     if absent:
         raise DataVersionError(

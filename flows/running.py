@@ -15,7 +15,7 @@ from rich.console import Console
 
 from flows import deployment, reconcile, terminal, watcher, worker
 from flows.prefect_api import PrefectApi
-from lorax import services, supervision
+from lorax import homes, services, supervision
 from lorax.data import repository
 from lorax.errors import LoraxError, RegistryError, ServiceError
 from lorax.params import Params, load_params
@@ -44,6 +44,7 @@ def up(workspace: Workspace, params: Params, console: Console, *, with_worker: b
         ServiceError: a server or the worker does not come up, or Prefect refuses prefect.yaml.
         ParamsError, DataVersionError, RegistryError: what there is to learn can't be told.
     """
+    workspace, params = homes.at_home(workspace, params)
     serve(workspace, params, console)
     with console.status("starting the worker" if with_worker else "stopping the worker"):
         services.keep(workspace, params, _helpers(workspace, params, with_worker=with_worker))
@@ -58,6 +59,7 @@ def down(workspace: Workspace) -> None:
     Raises:
         ServiceError: a process can't be stopped.
     """
+    workspace = homes.home(workspace)
     ended = services.stop_flows(workspace)
     with suppress(LoraxError):  # what can't be told is found out by the missing heartbeat
         api = PrefectApi.of(workspace, load_params(workspace.params_path))

@@ -32,7 +32,7 @@ def scenario(workspace_root: str, name: str, preset: str | None = None) -> dict[
 
     Args:
         workspace_root: absolute path of the workspace, in which the tasks have landed.
-        name: a published scenario, or "demo".
+        name: a published scenario, or "landed".
         preset: a preset of params.yaml, or None.
 
     Returns:

@@ -138,13 +138,13 @@ def learn(preset: Preset = None, as_json: Json = False) -> None:
 
 @app.command()
 def scenario(
-    name: Annotated[str, typer.Argument(help="easy, hard, long (by CDDB's folder names) or demo (the mini-CDDB).")],
+    name: Annotated[str, typer.Argument(help="landed (all there is), or easy, hard, long (by CDDB's folder names).")],
     preset: Preset = None,
     as_json: Json = False,
 ) -> None:
     """Learn a whole scenario from scratch with today's params.yaml; registry and champion stay as they are.
 
-    Writes metrics, matrix and plots to work/scenario/, and a run to MLflow. Example: `lorax scenario demo`
+    Writes metrics, matrix and plots to work/scenario/, and a run to MLflow. Example: `lorax scenario landed`
     """
     from flows import reconcile, running, tables
 

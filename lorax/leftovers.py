@@ -11,11 +11,15 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Iterator
 
 import psutil
 
 FOLDER_VARIABLE = "LORAX_SERVICES_DIR"
 """Every process that `up` starts, and all below it, carry the services folder in this environment variable."""
+
+WORKSPACE_VARIABLE = "LORAX_FIRST_COMMIT"
+"""What they also carry: the workspace's first commit, which all of its checkouts share."""
 
 SERVICE_VARIABLE = "LORAX_SERVICE"
 """Which server a process belongs to."""
@@ -23,16 +27,16 @@ SERVICE_VARIABLE = "LORAX_SERVICE"
 
 def find(folder: str, service: str | None = None) -> list[psutil.Process]:
     """Processes marked with `folder` (and `service`), without this one and those that it descends from."""
-    own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
-    found = []
-    for process in psutil.process_iter():
-        try:
-            marks = {} if process.pid in own else process.environ()
-        except (psutil.Error, OSError):  # another user's, or gone meanwhile
-            continue
-        if marks.get(FOLDER_VARIABLE) == folder and service in (None, marks.get(SERVICE_VARIABLE)):
-            found.append(process)
-    return found
+    return [
+        process
+        for process, marks in _marked()
+        if marks[FOLDER_VARIABLE] == folder and service in (None, marks.get(SERVICE_VARIABLE))
+    ]
+
+
+def folders(first_commit: str) -> set[str]:
+    """The services folders for which processes of the workspace with this first commit run."""
+    return {marks[FOLDER_VARIABLE] for _, marks in _marked() if marks.get(WORKSPACE_VARIABLE) == first_commit}
 
 
 def stop(processes: list[psutil.Process], patience_s: float = 10.0) -> None:
@@ -48,6 +52,18 @@ def stop_all(folder: str, service: str | None = None, patience_s: float = 10.0) 
     deadline = time.monotonic() + 2 * patience_s
     while (left := find(folder, service)) and time.monotonic() < deadline:
         stop(left, patience_s)
+
+
+def _marked() -> Iterator[tuple[psutil.Process, dict[str, str]]]:
+    """The processes that `up` started in any workspace and what they carry, without this one and its ancestors."""
+    own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    for process in psutil.process_iter():
+        try:
+            marks = {} if process.pid in own else process.environ()
+        except (psutil.Error, OSError):  # another user's, or gone meanwhile
+            continue
+        if FOLDER_VARIABLE in marks:
+            yield process, marks
 
 
 def _signal(processes: list[psutil.Process], *, kill: bool) -> None:

@@ -9,18 +9,14 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from lorax import databases
+from lorax import databases, homes, leftovers
+from lorax.homes import EMBEDDED_VARIABLE as EMBEDDED_VARIABLE  # for readers of this room's interface
+from lorax.homes import VARIABLES as VARIABLES  # likewise
 from lorax.params import Params
 from lorax.supervision import Program
 from lorax.workspace import Workspace
 
 HOST = "127.0.0.1"
-
-VARIABLES = {"prefect": "PREFECT_API_URL", "mlflow": "MLFLOW_TRACKING_URI"}
-"""Which variable names a server's address."""
-
-EMBEDDED_VARIABLE = "LORAX_EMBEDDED"
-"""Names the servers whose addresses we have put into the environment ourselves, for the processes below."""
 
 _QUIET = {
     "DO_NOT_TRACK": "true",
@@ -47,6 +43,7 @@ class Server:
 
 def environment(workspace: Workspace, params: Params) -> dict[str, str]:
     """The variables that a process needs in its environment before it imports Prefect or MLflow."""
+    workspace, params = homes.at_home(workspace, params)
     prefect, mlflow = known(params)
     variables = {
         **_QUIET,
@@ -84,7 +81,7 @@ def _mlflow(port: int) -> Server:
 def _address(name: str, own: str) -> tuple[str, bool]:
     """The address of a server, and whether it is the workspace's own."""
     given = (os.environ.get(VARIABLES[name]) or "").rstrip("/")
-    is_ours = given == own and name in os.environ.get(EMBEDDED_VARIABLE, "").split(",")
+    is_ours = given == own and homes.is_set_by_us(name)
     return given or own, not given or is_ours
 
 
@@ -112,7 +109,8 @@ def own_environment(workspace: Workspace, params: Params) -> dict[str, str]:
     }
     hidden = {*VARIABLES.values(), *(name for name in defaults if not os.environ.get(name))}
     kept = {key: value for key, value in os.environ.items() if key not in hidden}
-    return {**defaults, **kept, **_QUIET, **_prefects_own(workspace, known(params)[0])}
+    marked = {leftovers.WORKSPACE_VARIABLE: homes.mark(workspace)}
+    return {**defaults, **kept, **marked, **_QUIET, **_prefects_own(workspace, known(params)[0])}
 
 
 def _prefects_own(workspace: Workspace, server: Server) -> dict[str, str]:

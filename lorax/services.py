@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lorax import databases, leftovers, servers, supervision
+from lorax import databases, homes, leftovers, servers, supervision
 from lorax.errors import ServiceError, StorageError
 from lorax.params import Params
 from lorax.servers import HOST as HOST  # for readers of this room's interface
@@ -82,6 +82,7 @@ def up(workspace: Workspace, params: Params, progress: Progress | None = None) -
         ServiceError: a port is taken, a server died or never answered, or a server given by the environment is silent.
         StorageError: the disk is full.
     """
+    workspace, params = homes.at_home(workspace, params)
     wanted = servers.known(params)
     for server in wanted:
         if not server.is_embedded and not _answers(server.health, EXTERNAL_PATIENCE_S):
@@ -111,6 +112,7 @@ def keep(workspace: Workspace, params: Params, helpers: Mapping[str, Sequence[st
     Raises:
         StorageError: the disk is full.
     """
+    workspace, params = homes.at_home(workspace, params)
     own = environment(workspace, params)
     addresses = {name: own[name] for name in (*servers.VARIABLES.values(), servers.EMBEDDED_VARIABLE)}
     folder = workspace.services_dir
@@ -132,6 +134,7 @@ def keep(workspace: Workspace, params: Params, helpers: Mapping[str, Sequence[st
 
 def stop_flows(workspace: Workspace) -> list[str]:
     """Stop the helpers, then the flows that the worker started; returns the ids of their runs. The servers stay up."""
+    workspace = homes.home(workspace)
     folder = workspace.services_dir
     if not folder.is_dir():
         return []
@@ -146,9 +149,14 @@ def stop_flows(workspace: Workspace) -> list[str]:
 def down(workspace: Workspace) -> None:
     """Stop what `up` started in this workspace, whatever became of it since; fine when nothing runs.
 
+    So it is with what was started in a checkout of it that has been deleted.
+
     Raises:
         ServiceError: a process can't be stopped.
     """
+    workspace = homes.home(workspace)
+    for folder in homes.deserted(workspace):
+        supervision.stop(folder)
     if workspace.services_dir.is_dir():
         with _lock(workspace):
             supervision.stop(workspace.services_dir)
@@ -156,6 +164,7 @@ def down(workspace: Workspace) -> None:
 
 def status(workspace: Workspace, params: Params) -> Services:
     """Both servers as they are now; asks each once, starts nothing."""
+    workspace, params = homes.at_home(workspace, params)
     running = supervision.processes(workspace.services_dir)
     prefect, mlflow = (_look(workspace, server, running) for server in servers.known(params))
     helpers = {name: state.pid for name, state in sorted(running.items()) if name not in servers.VARIABLES}
@@ -169,6 +178,7 @@ def registry_uri_at_rest(workspace: Workspace, params: Params) -> str:
     Raises:
         ServiceError: the server last ran on another database.
     """
+    workspace = homes.home(workspace)
     databases.check(workspace, "mlflow")
     return databases.given("mlflow") or f"sqlite:///{workspace.services_dir / 'mlflow' / 'mlflow.db'}"
 
@@ -179,7 +189,8 @@ def _start(workspace: Workspace, params: Params, wanted: list[Server], progress:
     programs = [servers.program(workspace, server) for server in wanted]
     running = supervision.processes(folder)
     if not running:
-        supervision.stop(folder)  # what a killed supervisor left behind
+        for left in (folder, *homes.deserted(workspace)):  # by a killed supervisor, or in a deleted checkout
+            supervision.stop(left)
     stopped = [server for server in wanted if server.name not in running]
     for server in stopped:
         databases.check(workspace, server.name)

@@ -13,9 +13,11 @@ import yaml
 from typer.testing import CliRunner
 
 from lorax.cli import app
-from lorax.initialize import with_values
+from lorax.data.landing import land
+from lorax.initialize import initialize, with_values
 from lorax.params import Params, load_params
 from lorax.workspace import Workspace
+from tests.conftest import write_task_files
 
 COMMANDS = (
     *("init", "simulate", "land", "learn", "scenario", "status", "predict", "watch-verdicts", "up", "down", "demo"),
@@ -84,6 +86,16 @@ def test_init_makes_a_clean_workspace_and_again_changes_nothing(tmp_path: Path) 
     assert subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout == ""
     commits = subprocess.run([*git, "rev-list", "HEAD"], capture_output=True, text=True, check=True).stdout
     assert len(commits.split()) == 1
+
+
+def test_a_plain_dvc_pull_in_a_fresh_clone_ends_well_though_no_stage_ever_ran(tmp_path: Path) -> None:
+    workspace = initialize(tmp_path / "ws", remote=str(tmp_path / "store"))
+    path = workspace.params_path
+    path.write_text(with_values(path.read_text(), {"landing": {"min_train": 1, "min_val": 1}}))
+    land(workspace, write_task_files(tmp_path / "raw"), "alpha")
+    subprocess.run(["git", "clone", "--quiet", str(workspace.root), str(tmp_path / "clone")], check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "pull"], cwd=tmp_path / "clone", check=True)
+    assert (tmp_path / "clone" / "data" / "alpha").is_dir()
 
 
 def test_a_preset_becomes_the_values_of_a_new_workspace(tmp_path: Path) -> None:

@@ -62,6 +62,12 @@ def last_commit(root: Path, path: str) -> str | None:
     return log.stdout.strip() or None if log.returncode == 0 else None
 
 
+def first_commit(root: Path) -> str | None:
+    """The commit that the history begins with; None if there is none."""
+    found = _run(["git", "rev-list", "--max-parents=0", "HEAD"], root)
+    return found.stdout.split()[-1] if found.returncode == 0 else None
+
+
 def is_committed(root: Path, path: str) -> bool:
     """Whether git's HEAD holds `path` with the bytes that it has now."""
     known = _run(["git", "cat-file", "-e", f"HEAD:./{path}"], root).returncode == 0

@@ -298,7 +298,7 @@ def test_a_scenario_is_reproduced_by_dvc_and_leaves_the_registry_alone(workspace
         land(workspace, workspace.root.parent / "raw" / name, name)
     before = champion(workspace)
     path = workspace.root / "dvc.yaml"
-    path.write_text(path.read_text().replace("lorax scenario demo", f"{sys.executable} -m lorax scenario hard"))
+    path.write_text(path.read_text().replace("lorax scenario landed", f"{sys.executable} -m lorax scenario hard"))
     dvc(workspace, "repro")
     measured = json.loads((workspace.work_dir / "scenario" / "metrics.json").read_text())
     assert list(measured["accuracy"]) == sorted(TASKS)

@@ -74,8 +74,16 @@ def test_the_accuracy_matrix_is_read_from_the_champions_ancestors() -> None:
 def test_a_scenario_names_the_tasks_that_have_not_landed(shared_landed_workspace: Workspace) -> None:
     with pytest.raises(DataVersionError, match=r"needs tasks that have not landed.*gaugan, biggan, wild"):
         scenario_tasks(shared_landed_workspace, "hard")
-    with pytest.raises(DataVersionError, match="no scenario 'harder'; there are demo, easy, hard, long"):
+    with pytest.raises(DataVersionError, match="no scenario 'harder'; there are easy, hard, landed, long"):
         scenario_tasks(shared_landed_workspace, "harder")
+
+
+def test_the_scenario_landed_is_all_that_landed_in_landing_order(
+    shared_landed_workspace: Workspace, workspace: Workspace
+) -> None:
+    assert [task.name for task in scenario_tasks(shared_landed_workspace, "landed")] == ["alpha", "beta"]
+    with pytest.raises(DataVersionError, match="nothing has landed"):
+        scenario_tasks(workspace, "landed")
 
 
 def test_the_learning_lock_admits_one_at_a_time(tmp_path: Path) -> None:
