@@ -9,7 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from lorax import services
@@ -26,14 +26,16 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class PrefectApi:
-    """A Prefect server. `url` ends with /api."""
+    """A Prefect server. `url` ends with /api; `authorization` is what it wants to hear from whoever asks, or ''."""
 
     url: str
+    authorization: str = field(default="", repr=False)
 
     @classmethod
     def of(cls, workspace: Workspace, params: Params) -> PrefectApi:
         """The server that the environment names, else the workspace's own."""
-        return cls(services.environment(workspace, params)["PREFECT_API_URL"])
+        variables = {**os.environ, **services.environment(workspace, params)}
+        return cls(variables["PREFECT_API_URL"], _authorization(variables))
 
     def get(self, path: str) -> Row | None:
         """What lies at `path`; None if nothing does.
@@ -76,7 +78,10 @@ class PrefectApi:
 
     def _ask(self, method: str, path: str, body: Any, tries: int = TRIES) -> Any:
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"{self.url}/{path}", data, _headers(), method=method)
+        headers = {"Content-Type": "application/json"}
+        if self.authorization:
+            headers["Authorization"] = self.authorization
+        request = urllib.request.Request(f"{self.url}/{path}", data, headers, method=method)
         direct = [urllib.request.ProxyHandler({})] if f"//{services.HOST}:" in self.url else []
         try:
             with urllib.request.build_opener(*direct).open(request, timeout=PATIENCE_S) as answer:
@@ -96,11 +101,9 @@ class PrefectApi:
         return json.loads(text) if text else ""
 
 
-def _headers() -> dict[str, str]:
-    """What a server of the environment may ask for: the same variables that Prefect reads."""
-    headers = {"Content-Type": "application/json"}
-    if key := os.environ.get("PREFECT_API_KEY"):
-        headers["Authorization"] = f"Bearer {key}"
-    elif secret := os.environ.get("PREFECT_API_AUTH_STRING"):
-        headers["Authorization"] = f"Basic {base64.b64encode(secret.encode()).decode()}"
-    return headers
+def _authorization(variables: Mapping[str, str]) -> str:
+    """What a server may ask for: from the same variables that Prefect's own client reads, in its order."""
+    if secret := variables.get(services.AUTH_VARIABLE):
+        return f"Basic {base64.b64encode(secret.encode()).decode()}"
+    key = variables.get("PREFECT_API_KEY")
+    return f"Bearer {key}" if key else ""

@@ -12,7 +12,7 @@ from rich.text import Text
 from flows import reconcile
 from flows.outcomes import approval
 from flows.records import hold_line, hold_record, version_record
-from flows.tables import HEADLINES, TRUST
+from flows.tables import HEADLINES, TRUST, way_in
 from lorax import services
 from lorax.data import versions as data_versions
 from lorax.data.versions import LandedTask
@@ -36,7 +36,7 @@ def record(workspace: Workspace, params: Params) -> dict[str, Any]:
         "landed": [task.name for task in landed],
         **_registry_record(workspace, params, found.mlflow, landed),
         "data": {"digest": revision.digest, "commit": revision.commit},
-        "services": {s.name: {"address": s.address, "ready": s.is_ready} for s in (found.prefect, found.mlflow)},
+        "services": {s.name: _service(s) for s in (found.prefect, found.mlflow)},
         "helpers": dict(found.helpers),
     }
 
@@ -64,13 +64,19 @@ def print_status(found: Mapping[str, Any], out: Console) -> None:
         known = {key: value for key, value in champion["metrics"].items() if key in TRUST}
         rows += [(TRUST[key], f"{100 * value:.1f} %") for key, value in known.items()]
     for name, service in found["services"].items():
-        rows.append((name, f"{service['address']} ({'up' if service['ready'] else 'down'})"))
+        state = f"up{way_in(service['auth_path'])}" if service["ready"] else "down"
+        rows.append((name, f"{service['address']} ({state})"))
     for name, pid in {"worker": 0, **found["helpers"]}.items():
         rows.append((name, f"up (process {pid})" if pid else "none here: 'lorax up' starts it"))
     table = Table.grid(padding=(0, 3))
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     out.print(table)
+
+
+def _service(found: Service) -> dict[str, Any]:
+    auth_path = str(found.auth_path) if found.auth_path else None
+    return {"address": found.address, "ready": found.is_ready, "auth_path": auth_path}
 
 
 def _registry_record(

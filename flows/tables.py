@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -62,10 +63,15 @@ def print_metrics(metrics: Mapping[str, float], out: Console) -> None:
     out.print(table)
 
 
+def way_in(auth_path: Path | str | None) -> str:
+    """How a person gets past the question that a server's page asks first, where it does."""
+    return f"; its page asks for the line in {auth_path}" if auth_path else ""
+
+
 def print_pages(found: Services, out: Console) -> None:
     """Where to look next, and how to stop the servers."""
     for title, service in (("Prefect", found.prefect), ("MLflow", found.mlflow)):
-        state = "" if service.is_ready else "  (down: start it with 'lorax up')"
+        state = way_in(service.auth_path) if service.is_ready else "  (down: start it with 'lorax up')"
         out.print(f"{title:<8} {service.address}{state}", markup=False)
     if any(service.is_embedded and service.is_ready for service in (found.prefect, found.mlflow)):
         also = " So does the worker." if found.helpers.get("worker") else ""

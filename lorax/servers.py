@@ -7,16 +7,28 @@ the same machine has the same ports in its params.yaml, and must not start empty
 from __future__ import annotations
 
 import os
+import secrets
 from dataclasses import dataclass
+from pathlib import Path
 
 from lorax import databases, homes, leftovers
 from lorax.homes import EMBEDDED_VARIABLE as EMBEDDED_VARIABLE  # for readers of this room's interface
 from lorax.homes import VARIABLES as VARIABLES  # likewise
+from lorax.origins import LOOPBACK
 from lorax.params import Params
+from lorax.storage import write_whole
 from lorax.supervision import Program
 from lorax.workspace import Workspace
 
 HOST = "127.0.0.1"
+
+_AUTH_FILE = "auth-string"
+
+AUTH_VARIABLE = "PREFECT_API_AUTH_STRING"
+"""What Prefect's clients send to a server that asks who they are."""
+
+_OWN_HOSTS = ",".join(pattern for name in LOOPBACK for pattern in (name, f"{name.replace('[', '[[]', 1)}:*"))
+"""As MLflow wants them: a name as it is, or a pattern. By itself it takes '10.*' too, and so 10.attacker.example."""
 
 _QUIET = {
     "DO_NOT_TRACK": "true",
@@ -56,8 +68,33 @@ def environment(workspace: Workspace, params: Params) -> dict[str, str]:
         "no_proxy": _without_proxy(),
     }
     if prefect.is_embedded:  # a user's own server may need the user's own profile
-        variables["PREFECT_HOME"] = str(workspace.services_dir / "prefect")
+        home = prefect_home(workspace)
+        variables["PREFECT_HOME"] = str(home)
+        if (home / _AUTH_FILE).is_file():
+            variables[AUTH_VARIABLE] = auth_string(home)
     return variables
+
+
+def prefect_home(workspace: Workspace) -> Path:
+    """Where the embedded Prefect server runs and keeps what it knows."""
+    return workspace.services_dir / "prefect"
+
+
+def auth_path(workspace: Workspace) -> Path:
+    """Of the file that holds the embedded Prefect server's auth string, made by the first `up`."""
+    return prefect_home(workspace) / _AUTH_FILE
+
+
+def auth_string(home: Path) -> str:
+    """What the embedded Prefect server that runs in `home` asks for; a random one is made where there is none.
+
+    Raises:
+        StorageError: the file can't be written.
+    """
+    path = home / _AUTH_FILE
+    if not path.is_file():
+        write_whole(path, f"{secrets.token_urlsafe(32)}\n", is_private=True)
+    return path.read_text().strip()
 
 
 def known(params: Params) -> tuple[Server, Server]:
@@ -89,9 +126,10 @@ def program(workspace: Workspace, server: Server) -> Program:
     """How the supervisor starts `server`; databases are named relative to its folder, so any workspace path works."""
     folder = workspace.services_dir / server.name
     folder.mkdir(parents=True, exist_ok=True)
-    address = ("--host", HOST, "--port", str(server.port))
     if server.name == "prefect":
-        return Program("prefect", ("-m", "prefect", "server", "start", *address), folder)
+        auth_string(folder)
+        return Program("prefect", ("-m", "flows.prefect_server", str(server.port)), folder)
+    address = ("--host", HOST, "--port", str(server.port))
     # its stores are named in its environment: an address with a password must not lie in a command line
     return Program("mlflow", ("-m", "mlflow", "server", "--serve-artifacts", *address), folder)
 
@@ -105,20 +143,27 @@ def own_environment(workspace: Workspace, params: Params) -> dict[str, str]:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # no jobs here; it would run several more processes
         "MLFLOW_ARTIFACTS_DESTINATION": "artifacts",
         "MLFLOW_WORKERS": "1",
+        "MLFLOW_SERVER_ALLOWED_HOSTS": _OWN_HOSTS,
         **databases.defaults(),
     }
-    hidden = {*VARIABLES.values(), *(name for name in defaults if not os.environ.get(name))}
+    hidden = {*VARIABLES.values(), AUTH_VARIABLE, *(name for name in defaults if not os.environ.get(name))}
     kept = {key: value for key, value in os.environ.items() if key not in hidden}
     marked = {leftovers.WORKSPACE_VARIABLE: homes.mark(workspace)}
-    return {**defaults, **kept, **marked, **_QUIET, **_prefects_own(workspace, known(params)[0])}
+    loud = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING"}  # the command that starts them keeps its own quiet
+    return {**defaults, **kept, **marked, **_QUIET, **loud, **_prefects_own(workspace, known(params)[0])}
 
 
 def _prefects_own(workspace: Workspace, server: Server) -> dict[str, str]:
-    """Where the embedded Prefect server keeps things, and where its page asks: by itself at 4200, whatever its port."""
+    """Where the embedded Prefect server keeps things, where its page asks (by itself at 4200, whatever its port), and
+    by what names of this machine the page may have been opened."""
     if not server.is_embedded:
         return {}
-    home = str(workspace.services_dir / "prefect")
-    return {"PREFECT_HOME": home, "PREFECT_SERVER_API_HOST": HOST, "PREFECT_SERVER_API_PORT": str(server.port)}
+    return {
+        "PREFECT_HOME": str(prefect_home(workspace)),
+        "PREFECT_SERVER_API_HOST": HOST,
+        "PREFECT_SERVER_API_PORT": str(server.port),
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(f"http://{name}:{server.port}" for name in LOOPBACK),
+    }
 
 
 def _without_proxy() -> str:

@@ -19,9 +19,11 @@ from pathlib import Path
 from lorax import databases, homes, leftovers, servers, supervision
 from lorax.errors import ServiceError, StorageError
 from lorax.params import Params
-from lorax.servers import HOST as HOST  # for readers of this room's interface
+from lorax.servers import AUTH_VARIABLE as AUTH_VARIABLE  # for readers of this room's interface
+from lorax.servers import HOST as HOST  # likewise
 from lorax.servers import Server
 from lorax.servers import environment as environment  # likewise
+from lorax.servers import known as known  # likewise
 from lorax.supervision import Program
 from lorax.workspace import Workspace
 
@@ -47,7 +49,10 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Service:
-    """One server: its page's address, whether this workspace runs it, whether it answers."""
+    """One server: its page's address, whether this workspace runs it, whether it answers.
+
+    `auth_path` is the file with what its page asks for, where it asks.
+    """
 
     name: str
     address: str
@@ -55,6 +60,7 @@ class Service:
     is_ready: bool
     pid: int | None = None
     log_path: Path | None = None
+    auth_path: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -239,7 +245,8 @@ def _look(workspace: Workspace, server: Server, running: Mapping[str, supervisio
     if not server.is_embedded:
         return Service(server.name, server.page, False, ready)
     log_path = supervision.log_path(workspace.services_dir, server.name)
-    return Service(server.name, server.page, True, ready, state.pid or None, log_path)
+    auth_path = servers.auth_path(workspace) if server.name == "prefect" else None
+    return Service(server.name, server.page, True, ready, state.pid or None, log_path, auth_path)
 
 
 def _answers(url: str, patience_s: float) -> bool:

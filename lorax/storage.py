@@ -44,8 +44,13 @@ def whole_directory(final: Path) -> Iterator[Path]:
             shutil.rmtree(draft, ignore_errors=True)
 
 
-def write_whole(path: Path, data: bytes | memoryview | str) -> None:
+def write_whole(path: Path, data: bytes | memoryview | str, *, is_private: bool = False) -> None:
     """Write a file so that a reader sees the old bytes or the new ones, never a part.
+
+    Args:
+        path: of the file; its folder is made.
+        data: what it shall hold.
+        is_private: for its owner's eyes only, as a secret is; else as the umask says.
 
     Raises:
         StorageError: the disk is full or refuses to be written; `path` is as it was.
@@ -59,7 +64,8 @@ def write_whole(path: Path, data: bytes | memoryview | str) -> None:
                 file.write(data.encode() if isinstance(data, str) else data)
                 file.flush()
                 os.fsync(file.fileno())
-            draft.chmod(0o666 & ~_umask())
+            if not is_private:
+                draft.chmod(0o666 & ~_umask())
             draft.replace(path)
             _sync(path.parent)
         finally:

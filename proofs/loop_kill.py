@@ -22,6 +22,7 @@ from lorax import leftovers
 from lorax.data.simulate import DEMO_TASKS
 from lorax.learning.state import state_digest
 from lorax.params import load_params
+from lorax.workspace import Workspace
 
 EPOCHS = 8
 CRASHED_WITHIN_S = 120.0
@@ -107,7 +108,7 @@ def _kill_stream(victim: str) -> bool:
     home = bench.HOME / "kill" / f"{victim}-reference"
     shutil.rmtree(home, ignore_errors=True)
     wanted = [state_digest(path) for path in learn_stream(root, params, home)]
-    at = _Watched(root, PrefectApi(f"http://127.0.0.1:{params.services.prefect_port}/api"))
+    at = _Watched(root, PrefectApi.of(Workspace(root), params))
     try:
         bench.lorax("up", cwd=root)
         print(f"\n{'killed':<7} {'at step':<17} {'of task':<13} what followed, in seconds after the kill", flush=True)

@@ -265,7 +265,7 @@ def _worker(root: Path, run: Mapping[str, Any]) -> str:
 
 
 def _api(root: Path) -> PrefectApi:
-    return PrefectApi(f"http://127.0.0.1:{load_params(root / 'params.yaml').services.prefect_port}/api")
+    return PrefectApi.of(Workspace(root), load_params(root / "params.yaml"))
 
 
 def _share(root: Path, upstream: Path) -> None:

@@ -13,14 +13,17 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
+from flows.prefect_api import PrefectApi
 from lorax import leftovers, services, supervision
 from lorax.errors import ServiceError
 from lorax.params import Params, ServicesParams
 from lorax.workspace import Workspace
+from tests.browser import STRANGER, Browser, browsing, page_of_a_stranger
 
 
 def _free_port() -> int:
@@ -101,6 +104,101 @@ def test_the_registry_can_be_read_from_its_database_alone(running: tuple[Workspa
     uri = services.registry_uri_at_rest(workspace, params)
     with sqlite3.connect(uri.removeprefix("sqlite:///")) as database:
         assert database.execute("select count(*) from registered_models").fetchone() == (0,)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with browsing(tmp_path_factory.mktemp("browser")) as found:
+        yield found
+
+
+def _requests_that_change_something(params: Params) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Address and body of a request to each server; what it makes is called 'left-by-a-stranger'."""
+    prefect, mlflow = services.known(params)
+    return {
+        "prefect": (f"{prefect.api}/variables/", {"name": "left_by_a_stranger", "value": "x"}),
+        "mlflow": (f"{mlflow.api}/api/2.0/mlflow/experiments/create", {"name": "left_by_a_stranger"}),
+    }
+
+
+def _made(workspace: Workspace, params: Params) -> list[str]:
+    """Names of variables in Prefect and of experiments in MLflow, asked by one who may."""
+    _, mlflow = services.known(params)
+    variables = PrefectApi.of(workspace, params).rows("variables/filter", {})
+    query = json.dumps({"max_results": 100}).encode()
+    url, headers = f"{mlflow.api}/api/2.0/mlflow/experiments/search", {"Content-Type": "application/json"}
+    with urllib.request.urlopen(urllib.request.Request(url, query, headers), timeout=30) as answer:
+        return [row["name"] for row in (*variables, *json.load(answer)["experiments"])]
+
+
+_TRY_TO_MAKE = """
+const [url, body, done] = arguments;
+const json = fetch(url, {method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify(body)})
+  .then(answer => answer.status);
+const plain = () => fetch(url, {method: "POST", mode: "no-cors", body: JSON.stringify(body)}).then(() => "sent");
+json.catch(() => plain()).then(done, error => done(String(error)));
+"""
+"""As a page may try: with leave to read the answer, else without."""
+
+_TRY_TO_READ = """
+const [url, done] = arguments;
+fetch(url).then(answer => answer.text()).then(text => done("read " + text), error => done("refused"));
+"""
+
+
+@pytest.mark.parametrize(
+    ("host", "closed"),
+    [
+        (STRANGER, ("prefect", "mlflow")),
+        (services.HOST, ("prefect",)),  # another program's page on this machine; MLflow lets these in
+    ],
+)
+def test_a_page_of_another_origin_can_neither_change_nor_read_anything(
+    running: tuple[Workspace, Params], browser: Browser, host: str, closed: tuple[str, ...]
+) -> None:
+    workspace, params = running
+    tried = _requests_that_change_something(params)
+    with page_of_a_stranger() as port:
+        browser.open(f"http://{host}:{port}/")
+        for server in closed:
+            url, body = tried[server]
+            browser.run(_TRY_TO_MAKE, url, body)
+            assert browser.run(_TRY_TO_READ, url) == "refused"
+        assert browser.run(_TRY_TO_READ, f"{services.known(params)[0].api}/admin/version") == "refused"
+    assert "left_by_a_stranger" not in _made(workspace, params)
+
+
+def test_a_foreign_name_that_was_made_to_lead_here_is_answered_by_no_server(
+    running: tuple[Workspace, Params], browser: Browser
+) -> None:
+    _, params = running
+    for server, says in zip(services.known(params), ("its own pages only", "Invalid Host header"), strict=True):
+        for path in ("/", "/api/admin/version", "/api/2.0/mlflow/experiments/search"):
+            browser.open(f"http://{STRANGER}:{server.port}{path}")
+            assert says in browser.text()
+
+
+def test_prefects_page_lets_its_user_in_by_the_auth_string_under_either_name(
+    running: tuple[Workspace, Params], browser: Browser
+) -> None:
+    workspace, params = running
+    path = services.status(workspace, params).prefect.auth_path
+    assert path is not None
+    assert path.stat().st_mode & 0o077 == 0
+    PrefectApi.of(workspace, params).post("variables/", {"name": "for_its_user", "value": "x"})
+    for host in (services.HOST, "localhost"):
+        browser.open(f"http://{host}:{params.services.prefect_port}/v2/variables")
+        browser.type("input", path.read_text())  # which ends with Enter
+        browser.until(lambda: "for_its_user" in browser.text())
+
+
+def test_prefect_answers_nobody_who_does_not_know_the_auth_string(running: tuple[Workspace, Params]) -> None:
+    workspace, params = running
+    known = PrefectApi.of(workspace, params)
+    known.rows("variables/filter", {})
+    for authorization in ("", "Basic YWRtaW46cGFzcw=="):
+        with pytest.raises(ServiceError, match="401"):
+            PrefectApi(known.url, authorization).rows("variables/filter", {})
 
 
 def test_a_killed_server_comes_back_even_when_its_web_worker_lives_on(running: tuple[Workspace, Params]) -> None:
