@@ -68,14 +68,18 @@ def find(api: PrefectApi) -> Row | None:
     return api.get(f"deployments/name/{NAME}")
 
 
-def start_run(api: PrefectApi) -> Row:
+def start_run(api: PrefectApi, key: str) -> Row:
     """Have a worker run the deployment as soon as one is free; returns the flow run.
+
+    Args:
+        api: Prefect's server.
+        key: why it is needed; a second call with the same finds the first one's run.
 
     Raises:
         ServiceError: the server does not answer, or does not know the deployment.
     """
-    known = find(api)
-    made = api.post(f"deployments/{known['id']}/create_flow_run", {"state": {"type": "SCHEDULED"}}) if known else None
+    known, wanted = find(api), {"state": {"type": "SCHEDULED"}, "idempotency_key": key}
+    made = api.post(f"deployments/{known['id']}/create_flow_run", wanted) if known else None
     if made is None:
         raise ServiceError(f"Prefect's server at {api.url} knows no deployment {NAME!r}: run 'lorax up'.")
     return made

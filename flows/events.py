@@ -24,7 +24,7 @@ LANDED = "lorax.dataset.landed"
 UNKNOWN_RISING = "lorax.unknown.rising"
 
 _SHOWN = 5  # paths in a row; `lorax land --json` has them all
-_LATER = "it is learned at the next 'lorax up', at the next scheduled run, or by 'lorax learn'"
+_LATER = "a worker learns it within two minutes of finding it, 'lorax learn' at once"
 
 
 def announce(workspace: Workspace, task: str) -> str:

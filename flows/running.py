@@ -16,7 +16,6 @@ from rich.console import Console
 from flows import deployment, reconcile, terminal, watcher, worker
 from flows.prefect_api import PrefectApi
 from lorax import homes, services, supervision
-from lorax.data import repository
 from lorax.errors import LoraxError, RegistryError, ServiceError
 from lorax.params import Params, load_params
 from lorax.registry import Look, ModelVersion, Registry
@@ -42,7 +41,6 @@ def up(workspace: Workspace, params: Params, console: Console, *, with_worker: b
 
     Raises:
         ServiceError: a server or the worker does not come up, or Prefect refuses prefect.yaml.
-        ParamsError, DataVersionError, RegistryError: what there is to learn can't be told.
     """
     workspace, params = homes.at_home(workspace, params)
     serve(workspace, params, console)
@@ -69,18 +67,17 @@ def down(workspace: Workspace) -> None:
 
 
 def _have_work_done(workspace: Workspace, params: Params, api: PrefectApi) -> None:
-    """Tell Prefect's server what the worker runs and when, once it is there; begin what waits."""
+    """Tell Prefect's server what the worker runs and when, once it is there; what waits is the announcer's."""
     _await_pool(workspace, params, api)
     deployment.deploy(workspace, params, api)
     deployment.watch_over_runs(api)
-    deployment.expect_heartbeats(api)
-    if repository.has_upstream(workspace.root) or reconcile.waiting_tasks(workspace, params):
-        deployment.start_run(api)  # a checkout may be behind its upstream, which the run finds out
 
 
 def _helpers(workspace: Workspace, params: Params, *, with_worker: bool) -> dict[str, tuple[str, ...]]:
-    """What runs beside the servers: a worker, and who watches the drop folder, where there is one."""
-    helpers: dict[str, tuple[str, ...]] = {services.WORKER: ("-m", "flows.worker")} if with_worker else {}
+    """What runs beside the servers: a worker, who has runs made for it, and who watches the drop folder, if any."""
+    helpers: dict[str, tuple[str, ...]] = {}
+    if with_worker:
+        helpers |= {services.WORKER: ("-m", "flows.worker"), "announcer": ("-m", "flows.announcer")}
     if params.landing.drop_dir is not None:
         helpers["watcher"] = watcher.arguments(workspace.root / params.landing.drop_dir)
     return helpers

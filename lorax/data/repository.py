@@ -147,6 +147,12 @@ def fetch_commits(root: Path) -> None:
     _run_git(root, "fetch", "--quiet", *(["--unshallow"] if is_shallow else []))
 
 
+def upstream_commit(root: Path, path: str) -> str | None:
+    """The upstream's newest commit that touches `path` and that the checkout lacks; None if there is none."""
+    found = _run(["git", "rev-list", "-1", "HEAD..@{upstream}", "--", path], root)
+    return found.stdout.strip() or None if found.returncode == 0 else None
+
+
 def fast_forward(root: Path) -> None:
     """Bring the checkout to where the upstream was at the last `fetch_commits`; fine when it is there, or ahead.
 

@@ -17,9 +17,12 @@ import pytest
 from rich.console import Console
 
 from flows import deployment, events, landing, reconcile, running
+from flows.announcer import Announcer
 from flows.prefect_api import PrefectApi, Row
-from lorax import leftovers, services
+from flows.runs import under_way
+from lorax import leftovers, services, supervision
 from lorax.data.admission import USUAL
+from lorax.data.landing import land as land_silently
 from lorax.initialize import initialize, with_values
 from lorax.params import Params, load_params
 from lorax.workspace import Workspace
@@ -153,7 +156,7 @@ def test_up_again_deploys_nothing_and_starts_nothing(workspace: Workspace, api: 
     after = deployment.find(api)
     assert after is not None
     assert (after["updated"], len(runs(api)), found.helpers) == (before[0]["updated"], *before[1:])
-    assert set(found.helpers) == {"worker", "watcher"}
+    assert set(found.helpers) == {"worker", "announcer", "watcher"}
 
 
 def test_a_killed_flow_is_marked_crashed_at_once_and_another_run_goes_on_where_it_was(
@@ -213,6 +216,36 @@ def test_a_cancelled_run_whose_worker_is_gone_is_cancelled_within_two_minutes(
     assert ended_after(api, run_half_cancelled, "Cancelling") < timedelta(seconds=120)
 
 
+def test_runs_are_made_where_one_is_needed_and_no_more_than_that(workspace: Workspace, api: PrefectApi) -> None:
+    """Nothing is told of the landing; the worker and the workspace's own announcer do not run meanwhile."""
+    supervision.stop_programs(workspace.services_dir, {"worker", "announcer"})
+    source = write_task_files(workspace.root.parent / "raw" / "eta", {"0_real": 3, "1_fake": 3}, seed=7, side=20)
+    land_silently(workspace, source, "eta")
+    announcer, other = Announcer(workspace), Announcer(workspace)
+    assert announcer.look().startswith("eta waits: made the run")
+    assert [look.look().endswith("is under way") for look in (announcer, other)] == [True, True]
+    [run] = under_way(api)
+    end(api, run, "FAILED")
+    assert announcer.look() == "eta waits; another run is made later", "a minute after that one's beginning"
+    announcer._since -= timedelta(seconds=61)
+    assert announcer.look().startswith("eta waits: made the run")
+    end(api, under_way(api)[0], "COMPLETED")
+    announcer._since -= timedelta(seconds=61)
+    assert announcer.look() == "eta waits; another run is made later", "the longer, the more runs were in vain"
+    announcer._since -= timedelta(seconds=61)
+    assert announcer.look().startswith("eta waits: made the run")
+    end(api, under_way(api)[0], "CANCELLED")
+    announcer._since -= timedelta(minutes=16)
+    assert "was cancelled" in announcer.look()
+    assert under_way(api) == []
+
+
+def test_two_announcers_at_one_server_make_one_run(workspace: Workspace, api: PrefectApi) -> None:
+    first, second = (deployment.start_run(api, key="the last run, what is needed") for _ in range(2))
+    assert first["id"] == second["id"]
+    end(api, first, "CANCELLED")
+
+
 def test_down_ends_worker_and_flow_and_what_was_landed_meanwhile_is_learned_at_the_next_up(
     workspace: Workspace, api: PrefectApi
 ) -> None:
@@ -223,8 +256,12 @@ def test_down_ends_worker_and_flow_and_what_was_landed_meanwhile_is_learned_at_t
     landing.land_one(workspace, source, "zeta", USUAL, None, said, commit=True)
     assert "not announced: Prefect's server at" in said.export_text()
     running.up(workspace, params_of(workspace), QUIET)
-    until(lambda: "zeta" in known(workspace))
+    until(lambda: known(workspace)[-2:] == ["eta", "zeta"])
     until(lambda: is_idle(api))  # a flow that is ended in its middle takes longer than its end
+
+
+def end(api: PrefectApi, run: Row, state: str) -> None:
+    api.post(f"flow_runs/{run['id']}/set_state", {"state": {"type": state}, "force": True})
 
 
 def checkpoints(workspace: Workspace) -> list[Path]:

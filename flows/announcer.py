@@ -1,0 +1,153 @@
+"""`python -m flows.announcer`: where something waits to be learned and no run is about to, it has one made.
+
+`lorax up` has supervisord run this beside the worker. A landing's event starts its run sooner; but an event is lost
+while Prefect's server restarts, a run fails when MLflow's does, and nobody is told of a released task or of a push that
+a person mended. So nothing depends on what was told: what there is to learn is looked at again and again, by a process
+that has everything imported, and a run is made only where it is needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from flows import deployment, reconcile, runs
+from flows.prefect_api import PrefectApi, Row
+from lorax import services
+from lorax.data import repository
+from lorax.data.versions import LandedTask
+from lorax.errors import DataVersionError, LoraxError
+from lorax.params import load_params
+from lorax.workspace import Workspace
+
+LOOK_S = 10.0
+FETCH_S = 60.0
+"""Between two looks at git's upstream, which may be far away."""
+
+_SETTLED = timedelta(seconds=20)
+"""So long something new is left to its event, which has a run made within seconds."""
+
+_AGAIN = timedelta(seconds=60)
+"""From a run's beginning to the next for the same need; the longer, the more runs have left it as it was."""
+
+_LEAST_OFTEN = timedelta(minutes=15)
+
+_NO_QUESTIONS = {"GIT_TERMINAL_PROMPT": "0", "GIT_SSH_COMMAND": "ssh -o BatchMode=yes -o ConnectTimeout=10"}
+
+
+@dataclass(frozen=True)
+class Need:
+    """Why a run is needed: tasks that wait here, and the upstream's newest landing that the checkout lacks."""
+
+    tasks: tuple[LandedTask, ...]
+    upstream: str
+
+    def __bool__(self) -> bool:
+        return bool(self.tasks or self.upstream)
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(repr(self).encode()).hexdigest()[:16]
+
+
+@dataclass
+class Announcer:
+    """Looks at a workspace, and remembers since when it has needed a run and how many that has had."""
+
+    workspace: Workspace
+    began: datetime = field(default_factory=lambda: datetime.now(UTC))
+    _need: Need | None = None
+    _since: datetime = field(default_factory=lambda: datetime.now(UTC))
+    _made: int = 0
+    _cancelled: tuple[str, Need | None] = ("", None)
+    _server: int | None = -1
+    _fetched: float = -FETCH_S
+    _upstream: str = ""
+
+    def look(self) -> str:
+        """Have a run made if one is needed now; returns a line of what was found.
+
+        Raises:
+            LoraxError: what there is to learn can't be told, or Prefect's server does not answer.
+        """
+        params = load_params(self.workspace.params_path)
+        api, found = PrefectApi.of(self.workspace, params), services.status(self.workspace, params)
+        if not found.is_ready:
+            self._server = -1
+            return "the servers do not answer"
+        if self._server != (found.prefect.pid or 0):  # a restarted one has forgotten whose heartbeat it waits for
+            deployment.expect_heartbeats(api)
+            self._server = found.prefect.pid or 0
+        if alive := runs.under_way(api):
+            return f"the run {alive[0]['name']!r} is under way"
+        need, last = Need(tuple(reconcile.waiting_tasks(self.workspace, params)), self._lacking()), runs.last_ended(api)
+        if need != self._need:  # what was there before this process is left to no event
+            self._since = datetime.now(UTC) - (_SETTLED if self._need is None else timedelta(0))
+            self._need, self._made = need, 0
+        if not need:
+            return "nothing to learn"
+        if self._is_cancelled(last):
+            return "the last run was cancelled; another comes with the schedule, or when there is more to learn"
+        if datetime.now(UTC) < self._due(last):
+            return f"{_told(need)} waits; another run is made later"
+        run = deployment.start_run(api, key=f"{last['id'] if last else ''} {need.digest}")
+        self._made, self._since = self._made + 1, datetime.now(UTC)
+        return f"{_told(need)} waits: made the run {run['name']!r}"
+
+    def _lacking(self) -> str:
+        """The upstream's newest landing that is not in the checkout; as of the last look that the upstream answered."""
+        if time.monotonic() >= self._fetched + FETCH_S and repository.has_upstream(self.workspace.root):
+            self._fetched = time.monotonic()
+            try:
+                repository.fetch_commits(self.workspace.root)
+            except DataVersionError as error:  # far away; what waits here is learned all the same
+                print(f"the upstream can't be looked at: {error}", flush=True)
+            self._upstream = repository.upstream_commit(self.workspace.root, "data.dvc") or ""
+        elif self._upstream and repository.holds_commit(self.workspace.root, self._upstream):
+            self._upstream = ""
+        return self._upstream
+
+    def _is_cancelled(self, last: Row | None) -> bool:
+        """Whether a person cancelled the last run and there is no more to learn than then."""
+        if last is None or last["state_type"] != "CANCELLED" or runs.time_of(last["end_time"]) < self.began:
+            return False
+        if self._cancelled[0] != last["id"]:
+            self._cancelled = (last["id"], self._need)
+        return self._cancelled[1] == self._need
+
+    def _due(self, last: Row | None) -> datetime:
+        """When a run is to be made for what is needed now."""
+        if last is not None and last["state_type"] == "CRASHED":
+            return runs.time_of(last["start_time"] or last["created"]) + _AGAIN
+        if self._made == 0:
+            return self._since + _SETTLED
+        doubled = 2.0 ** min(self._made - 1, 10)
+        return self._since + min(_AGAIN * doubled, _LEAST_OFTEN)
+
+
+def watch(workspace: Workspace) -> None:
+    """Look for ever; a line is printed when it differs from the last."""
+    announcer, said = Announcer(workspace), ""
+    while True:
+        try:
+            now = announcer.look()
+        except LoraxError as error:
+            now = str(error)
+        if now != said:
+            print(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} {now}", flush=True)
+        said = now
+        time.sleep(LOOK_S)
+
+
+def _told(need: Need) -> str:
+    names = [task.name for task in need.tasks]
+    return ", ".join([*names, f"the upstream's {need.upstream[:12]}"] if need.upstream else names)
+
+
+if __name__ == "__main__":
+    for name, value in _NO_QUESTIONS.items():
+        os.environ.setdefault(name, value)
+    watch(Workspace.find())
