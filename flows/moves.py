@@ -30,14 +30,15 @@ def rollback(
     """Roll back to a version, None being the one that the champion grew from.
 
     Raises:
-        RegistryError: there is no such version, it never was champion, or it is champion already.
+        RegistryError: there is no such version, it never was champion, it is champion already, or another person has
+            moved the champion meanwhile.
         StateError, BackboneError: it does not load, or does not predict.
     """
     registry = running.served_registry(workspace, params, console)
-    before = registry.champion()
+    seen, before = registry.journal(), registry.champion()
     version = registry.version(number) if number is not None else _parent(before, registry)
     with _seen_to_work(registry, version, workspace, params, console):
-        after = registry.rollback(version.version, by=by, reason=reason)
+        after = registry.rollback(version.version, by=by, reason=reason, seen=seen)
     return _moved(workspace, registry, before, after)
 
 
@@ -47,15 +48,16 @@ def promote(
     """Make a version champion by hand.
 
     Raises:
-        RegistryError: there is no such version, or it is champion already.
+        RegistryError: there is no such version, it is champion already, or another person has moved the champion
+            meanwhile.
         StateError, BackboneError: it does not load, or does not predict.
     """
     registry = running.served_registry(workspace, params, console)
-    before, version = _last_champion(registry), registry.version(number)
+    seen, before, version = registry.journal(), _last_champion(registry), registry.version(number)
     if before and number == before.version and CHAMPION in before.aliases and before.outcome == "promoted":
         raise RegistryError(f"version {number} is the champion already; nothing was changed.")
     with _seen_to_work(registry, version, workspace, params, console) as state_dir:
-        after = registry.promote(number, state_dir, by=by, reason=reason)
+        after = registry.promote(number, state_dir, by=by, reason=reason, seen=seen)
     return _moved(workspace, registry, before, after)
 
 
@@ -63,18 +65,19 @@ def relearn(workspace: Workspace, params: Params, task: str, by: str, reason: st
     """Go back to before a task was learned, such that it and what came after it is to be learned.
 
     Raises:
-        RegistryError: the champion does not know it, or no version without it is left.
+        RegistryError: the champion does not know it, no version without it is left, or another person has moved the
+            champion meanwhile.
         DataVersionError: it, or a task learned after it, has not landed in this workspace.
         StateError, BackboneError: the version to go back to does not load, or does not predict.
     """
     registry = running.served_registry(workspace, params, console)
-    before, version = registry.champion(), registry.version_before(task)
+    seen, before, version = registry.journal(), registry.champion(), registry.version_before(task)
     kept = {known.name for known in version.tasks}
     for known in before.tasks if before else ():
         if known.name not in kept:
             data_versions.read_task(workspace, known.name)  # what could not be learned again would be lost
     with _seen_to_work(registry, version, workspace, params, console):
-        after = registry.relearn(task, by=by, reason=f"to relearn {task}: {reason}")
+        after = registry.relearn(task, by=by, reason=f"to relearn {task}: {reason}", seen=seen)
     return _moved(workspace, registry, before, after) | {"checkout": None}  # what is landed now is wanted
 
 

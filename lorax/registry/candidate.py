@@ -106,7 +106,7 @@ def check_fits(state: LearnerState, measured: Report | Assessment | Comparison) 
 def make_version(registry: Registry, candidate: Candidate, gate: GateParams) -> ModelVersion:
     """The episode's run, the model, and last the version that names both."""
     client, state = registry._client, candidate.state
-    experiment = tracking.experiment_id(client, registry.name)
+    experiment = tracking.experiment_id(client, registry.uri, registry.name)
     parent = registry.find(state.parent) if state.parent else None
     above = tracking.timeline_run(client, experiment, parent.line) if parent and parent.line else None
     run_id = tracking.episode_run(client, experiment, above, state, candidate.digest, candidate.git_commit)

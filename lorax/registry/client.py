@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -88,6 +88,20 @@ def mlflow_errors(uri: str, doing: str) -> Iterator[None]:
         if not _is_mlflow_error(error):
             raise
         raise _registry_error(uri, doing, error) from error
+
+
+def upsert(setter: Callable[..., Any], *arguments: str) -> None:
+    """Call one of MLflow's setters. It looks before it inserts, so of two who set the same at once one is refused; then
+    it is there, and is set again.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        setter(*arguments)
+    except MlflowException as error:
+        if error.error_code != "BAD_REQUEST":
+            raise
+        setter(*arguments)
 
 
 def is_missing(error: Exception) -> bool:

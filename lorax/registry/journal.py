@@ -1,12 +1,13 @@
 """The registry's journal: who moved the champion, when and why, and which tasks are held.
 
 MLflow's aliases keep no history, so it is written beside them: one tag of the registered model per entry, never changed
-afterwards. An entry's number is one more than the greatest that its writer saw; two writers at once may use the same
-number, so the key ends with a few random letters and no entry is lost.
+afterwards. An entry's number is greater than all that its writer saw; two writers at once may use the same number, so
+the key ends with a few random letters and no entry is lost. Of moves only one can follow another: see claims.py.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from lorax.errors import RegistryError
+from lorax.registry.client import upsert
 
 PROMOTED, ROLLED_BACK, MOVED = "promoted", "rolled back", "moved"
 REFUSED, BASE_MOVED, WAITING = "refused", "base moved", "waiting"
@@ -39,7 +41,8 @@ class Entry:
 
     `kind` is "promoted", "rolled back" or "moved" (in MLflow itself, outside of lorax): the champion is `version` now;
     "refused", "base moved", "waiting": what came of a challenger, `version`; "held", "released": of a task (and the
-    bytes it has, `digest`); "deleted": a version. `task` and `digest` are '' where they mean nothing.
+    bytes it has, `digest`); "deleted": a version. `task` and `digest` are '' where they mean nothing; "rolled back"
+    with a task was done to learn that one anew. `key` is the tag's, '' until the entry has its place in the journal.
     """
 
     kind: str
@@ -50,6 +53,7 @@ class Entry:
     task: str = ""
     digest: str = ""
     number: int = 0
+    key: str = ""
 
     @property
     def is_move(self) -> bool:
@@ -84,26 +88,45 @@ def read(tags: Mapping[str, str]) -> list[Entry]:
     Raises:
         RegistryError: one of them was edited by hand.
     """
-    entries = [_parse(key, text) for key, text in tags.items() if key.startswith(_PREFIX)]
+    entries = [parse(key, text) for key, text in tags.items() if key.startswith(_PREFIX)]
     return sorted(entries, key=lambda e: (e.number, e.at))
 
 
-def write(client: Any, model: str, new: Entry, *, seen: Sequence[Entry] | None = None) -> Entry:
-    """Append an entry to the journal of a registered model; returns it with its number.
+def write(client: Any, model: str, new: Entry) -> None:
+    """Append an entry to the journal of a registered model as it is now."""
+    put(client, model, numbered(new, read(client.get_registered_model(model).tags)))
+
+
+def numbered(new: Entry, seen: Sequence[Entry]) -> Entry:
+    """The entry with a number and a key of its own.
 
     Args:
-        client: MLflow's client.
-        model: the registered model's name.
         new: the entry.
-        seen: what the writer decided on; by default the journal as it is.
+        seen: what the writer decided on. Before a move a number is left free, for what it brings with it.
     """
-    known = read(client.get_registered_model(model).tags) if seen is None else seen
-    numbered = replace(new, number=known[-1].number + 1 if known else 1)
-    record = asdict(numbered) | {"at": numbered.at.isoformat()}
-    del record["number"]
-    key = f"{_PREFIX}{numbered.number:06d}.{secrets.token_hex(3)}"
-    client.set_registered_model_tag(model, key, json.dumps(record, ensure_ascii=False))
-    return numbered
+    number = (seen[-1].number if seen else 0) + (2 if new.is_move else 1)
+    return replace(new, number=number, key=f"{_PREFIX}{number:06d}.{secrets.token_hex(3)}")
+
+
+def beside(move: Entry, kind: str, hold: Hold) -> Entry:
+    """The entry right before a move that says what it did to a task: the same one whoever writes it."""
+    mark = hashlib.sha256(f"{hold.task} {hold.digest}".encode()).hexdigest()[:6]
+    number = move.number - 1
+    _, _, token = move.key.removeprefix(_PREFIX).partition(".")
+    key = f"{_PREFIX}{number:06d}.{token}-{mark}"
+    return Entry(kind, hold.version, move.reason, move.by, move.at, hold.task, hold.digest, number, key)
+
+
+def put(client: Any, model: str, numbered_entry: Entry) -> None:
+    """Write an entry that has its key; writing it again changes nothing."""
+    upsert(client.set_registered_model_tag, model, numbered_entry.key, text_of(numbered_entry))
+
+
+def text_of(found: Entry) -> str:
+    """The value of an entry's tag; `parse` reads it."""
+    record = asdict(found) | {"at": found.at.isoformat()}
+    del record["number"], record["key"]
+    return json.dumps(record, ensure_ascii=False)
 
 
 def holds(entries: Iterable[Entry]) -> list[Hold]:
@@ -122,11 +145,22 @@ def last_move(entries: Sequence[Entry]) -> Entry | None:
     return next((e for e in reversed(entries) if e.is_move), None)
 
 
-def _parse(key: str, text: str) -> Entry:
+def moves_after(entries: Sequence[Entry], move: Entry | None) -> list[Entry]:
+    """The moves since `move`, oldest first; all of them if that is None."""
+    return [e for e in entries if e.is_move and (move is None or e.number > move.number)]
+
+
+def parse(key: str, text: str) -> Entry:
+    """The entry of a tag.
+
+    Raises:
+        RegistryError: it was edited by hand.
+    """
     try:
         record = json.loads(text)
         number = int(key.removeprefix(_PREFIX).partition(".")[0])
-        return Entry(**(record | {"at": datetime.fromisoformat(record["at"]), "number": number}))
+        at = datetime.fromisoformat(record["at"])
+        return Entry(**(record | {"at": at, "number": number, "key": key}))
     except (ValueError, TypeError, KeyError) as error:
         raise RegistryError(
             f"tag {key!r} of the registered model can't be read as an entry of lorax's journal ({error}): it was "

@@ -1,8 +1,10 @@
-"""Moving the champion: by the gate, by hand, and when both happen at once.
+"""Moving the champion: by the gate, by hand, and when several do at once.
 
-MLflow can't compare and set an alias, so a move is written to the journal first and the alias is set after it. The gate
-then looks at the journal once more: a move by hand that it did not know of when it decided wins, and the alias is put
-where that one wanted it. So a rollback during an episode is never undone by the episode's end.
+A move claims its place behind the one that it was decided on (claims.py), so moves follow each other one by one. Then
+it is written to the journal, and last the alias is put where the journal's last move wants it. What was decided on a
+champion that has been moved since loses: the gate's challenger is told "base moved", a person that another was faster.
+Only a move by hand that finds a promotion by the gate before it goes on top of that: a rollback is not undone by an
+episode's end.
 """
 
 from __future__ import annotations
@@ -10,12 +12,16 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from lorax.errors import RegistryError
 from lorax.params import GateParams
-from lorax.registry import journal, tracking
+from lorax.registry import claims, journal, tracking
+from lorax.registry.client import upsert
 from lorax.registry.gate import TaskVerdict, reasons
-from lorax.registry.journal import GATE, MLFLOW
+from lorax.registry.journal import GATE, MLFLOW, Entry, Hold
 from lorax.registry.lineage import line_of, timeline_points
 from lorax.registry.reading import CHALLENGER, CHAMPION
 from lorax.registry.versions import (
@@ -48,7 +54,7 @@ def decide(registry: Registry, version: ModelVersion, state: LearnerState, gate:
     champion = registry.champion()
     if champion and champion.version == version.version:
         if not version.outcome:
-            _confirm(registry, version)
+            _finish(registry, state)
         return
     registry._client.set_registered_model_alias(registry.name, CHALLENGER, str(version.version))
     if failed := reasons(version.verdicts):
@@ -62,8 +68,7 @@ def decide(registry: Registry, version: ModelVersion, state: LearnerState, gate:
         _set(registry, version, journal.WAITING, "passed the gate; waits for 'lorax promote' or 'lorax refuse'")
         registry._note(journal.WAITING, version.version, GATE, "waits for approval", *_key(version))
     else:
-        write_timeline(registry, version, state)
-        _promote(registry, version)
+        _promote(registry, version, state)
 
 
 def judge_again(registry: Registry, version: ModelVersion, verdicts: Sequence[TaskVerdict]) -> ModelVersion:
@@ -83,43 +88,48 @@ def refuse(registry: Registry, version: ModelVersion, by: str, reason: str) -> N
     registry._note(journal.REFUSED, version.version, by, reason, *_key(version))
 
 
-def move_by_hand(registry: Registry, version: ModelVersion, kind: str, by: str, reason: str) -> None:
-    """Hold what the old champion knows beyond `version`, then make that champion; the alias comes last."""
-    _hold_beyond(registry, version, by, reason)
-    registry._note(kind, version.version, by, reason)
-    registry._client.set_registered_model_alias(registry.name, CHAMPION, str(version.version))
-    _set_promoted(registry, version, by, reason)
+def move_by_hand(
+    registry: Registry, new: Entry, seen: Sequence[Entry] | None, state: LearnerState | None = None
+) -> None:
+    """Make a version champion, and hold what the old champion knows beyond it, or free that to be learned anew.
 
+    Args:
+        registry: whose champion.
+        new: the move.
+        seen: the journal as it was when the move was decided on; None: as it is now.
+        state: the version's learner state, where it is at hand.
 
-def relearn_from(registry: Registry, version: ModelVersion, task: str, by: str, reason: str) -> None:
-    """Make an ancestor of the champion champion, such that what was learned since is not held but missing.
-
-    Holds of earlier days, which the champion's knowledge hides, are lifted first: the move is one entry and one alias.
+    Raises:
+        RegistryError: somebody else has moved the champion since.
     """
-    champion = registry.champion()
-    tasks = champion.tasks if champion else ()
-    beyond = {(known.name, known.digest) for known in tasks if known not in version.tasks}
-    for hold in registry.all_holds():
-        if hold.task == task or (hold.task, hold.digest) in beyond:
-            registry._note(journal.RELEASED, hold.version, by, reason, hold.task, hold.digest)
-    registry._note(journal.ROLLED_BACK, version.version, by, reason)
-    registry._client.set_registered_model_alias(registry.name, CHAMPION, str(version.version))
-    _set_promoted(registry, version, by, reason)
+    base = journal.last_move(registry.journal() if seen is None else seen)
+    while True:
+        entries = registry.journal()
+        own = journal.numbered(new, entries)
+        first, *_ = journal.moves_after(entries, base) or [claims.claim(registry, base, own)]
+        _carry_out(registry, first, state if first == own else None)
+        if first == own:
+            return
+        if first.is_by_hand:
+            raise RegistryError(_beaten(first))
+        base = first
 
 
 def take_note(registry: Registry, champion: ModelVersion) -> None:
-    """Finish a promotion that was cut off, and write to the journal if the alias was moved in MLflow itself."""
-    if _is_elsewhere(registry, champion):
+    """Finish a move that was cut off, and write to the journal if the alias was moved in MLflow itself."""
+    move = journal.last_move(registry.journal())
+    if pending := claims.following(registry, move):
+        _carry_out(registry, pending)
+    elif _is_elsewhere(registry, champion):
         time.sleep(_IN_FLIGHT_S)
         now = registry.champion()
         if now is not None and _is_elsewhere(registry, now):
-            _hold_beyond(registry, now, MLFLOW, _MOVED_THERE)
-            registry._note(journal.MOVED, now.version, MLFLOW, _MOVED_THERE)
-            _set_promoted(registry, now, MLFLOW, _MOVED_THERE)
+            move_by_hand(registry, journal.entry(journal.MOVED, now.version, by=MLFLOW, reason=_MOVED_THERE), None)
     elif champion.outcome != journal.PROMOTED:
-        _finish(registry, champion)
+        _finish(registry)
+    now = registry.champion() or champion
     for version in registry.versions():
-        if version.outcome == journal.WAITING and version.parent_digest != champion.state_digest:
+        if version.outcome == journal.WAITING and version.parent_digest != now.state_digest:
             _base_moved(registry, version, "the champion moved while this waited for approval")
 
 
@@ -127,52 +137,82 @@ def write_timeline(registry: Registry, version: ModelVersion, state: LearnerStat
     """Write the curve that leads up to a version that becomes champion, on the line of descent that it continues."""
     client, versions = registry._client, registry.versions()
     line = line_of(version.state_digest, version.parent_digest, versions)
-    experiment = tracking.experiment_id(client, registry.name)
+    experiment = tracking.experiment_id(client, registry.uri, registry.name)
     timeline = tracking.timeline_run(client, experiment, line)
     client.set_tag(version.run_id, tracking.PARENT_TAG, timeline)
-    client.set_model_version_tag(registry.name, str(version.version), LINE_TAG, line)
-    tracking.write_timeline(client, timeline, timeline_points(state, version.state_digest, versions))
+    upsert(client.set_model_version_tag, registry.name, str(version.version), LINE_TAG, line)
+    points = timeline_points(state, version.state_digest, versions)
+    tracking.write_timeline(client, timeline, points, version.created_at)
     tracking.finish_run(client, timeline)
 
 
-def _promote(registry: Registry, version: ModelVersion) -> None:
-    """Compare and set: note the promotion, set the alias, and give way to a move by hand that was not seen before."""
+def _promote(registry: Registry, version: ModelVersion, state: LearnerState) -> None:
+    """Compare and set: the champion is what the journal says, and nobody moves it before this does."""
     entries, champion = registry.journal(), registry.champion()
     move = journal.last_move(entries)
-    if move is None or move.version != version.version or move.is_by_hand:  # else cut off before the alias was set
-        if (move.version if move else None) != (champion.version if champion else None):
-            _base_moved(registry, version, "the champion was being moved at that moment")
-            return
-        new = journal.entry(journal.PROMOTED, version.version, by=GATE, reason=_PASSED)
-        journal.write(registry._client, registry.name, new, seen=entries)
-    registry._client.set_registered_model_alias(registry.name, CHAMPION, str(version.version))
-    _confirm(registry, version)
+    if move and (move.version, move.by) == (version.version, GATE):  # cut off before the alias was set
+        _carry_out(registry, move, state)
+    elif (move.version if move else None) != (champion.version if champion else None):
+        _base_moved(registry, version, "the champion was being moved at that moment")
+    else:
+        own = journal.numbered(journal.entry(journal.PROMOTED, version.version, by=GATE, reason=_PASSED), entries)
+        first = claims.claim(registry, move, own)
+        is_own = (first.version, first.by) == (version.version, GATE)  # of now, or of before it was cut off
+        _carry_out(registry, first, state if is_own else None)
+        if not is_own:
+            _base_moved(registry, version, _beaten(first))
 
 
-def _confirm(registry: Registry, version: ModelVersion) -> None:
-    """After the gate set the alias: put it where a move by hand wanted it that the gate had not seen, if there is one.
+def _carry_out(registry: Registry, move: Entry, state: LearnerState | None = None) -> None:
+    """All that a claimed move stands for. Whoever finds it half done, or is at it at the same time, may do it again."""
+    version = _found(registry, move.version)
+    if version is None:  # deleted since; the journal goes on behind it
+        journal.put(registry._client, registry.name, move)
+        return
+    if not version.line:
+        write_timeline(registry, version, state or _fetched(registry, version))
+    if move.is_by_hand:
+        for entry in _beside(registry, move, version):
+            journal.put(registry._client, registry.name, entry)
+    journal.put(registry._client, registry.name, move)
+    _set_alias(registry)
+    if version.outcome != journal.PROMOTED or version.promoted_at is None or version.promoted_at < move.at:
+        _set_promoted(registry, version, move.by, move.reason)
 
-    The alias is not set again otherwise: such a move may come at any moment.
+
+def _beside(registry: Registry, move: Entry, version: ModelVersion) -> list[Entry]:
+    """What a move by hand does to tasks: what the champion before it (by the journal's word, for the alias may be lost)
+    knows beyond `version` is held; where it goes back to learn a task anew, that is free, as nothing is held.
+
+    The champion's knowledge hides holds of earlier days: to go back to before it, they are lifted.
     """
     entries = registry.journal()
-    own = next((e for e in reversed(entries) if e.kind == journal.PROMOTED and e.version == version.version), None)
-    if own is None:
-        return
-    other = next((e for e in reversed(entries) if e.is_by_hand and e.number >= own.number and e is not own), None)
-    if other is None:
-        _set_promoted(registry, version, GATE, _PASSED)
-    else:
-        registry._client.set_registered_model_alias(registry.name, CHAMPION, str(other.version))
-        _base_moved(registry, version, f"{other.by} made version {other.version} champion meanwhile: {other.reason}")
+    base = next((e for e in reversed(entries) if e.is_move and e.number < move.number), None)
+    old = _found(registry, base.version) if base else None
+    beyond = [known for known in (old.tasks if old else ()) if known not in version.tasks]
+    if move.kind == journal.ROLLED_BACK and move.task:
+        keys = {(known.name, known.digest) for known in beyond}
+        lifted = [h for h in journal.holds(entries) if h.task == move.task or (h.task, h.digest) in keys]
+        return [journal.beside(move, journal.RELEASED, hold) for hold in lifted]
+    number = old.version if old else 0
+    holds = [Hold(known.name, known.digest, move.reason, move.by, move.at, number) for known in beyond]
+    return [journal.beside(move, journal.HELD, hold) for hold in holds]
 
 
-def _finish(registry: Registry, champion: ModelVersion) -> None:
-    """The rest of a promotion that was cut off after the alias was set."""
-    move = journal.last_move(registry.journal())
-    if move and move.is_by_hand:
-        _set_promoted(registry, champion, move.by, move.reason)
-    else:
-        _confirm(registry, champion)
+def _set_alias(registry: Registry) -> None:
+    """Put the alias where the journal's last move wants it; looked at again afterwards, since another may have come."""
+    while True:
+        model = registry._model()
+        move = journal.last_move(journal.read(model.tags))
+        if move is None or str(model.aliases.get(CHAMPION)) == str(move.version) or not _found(registry, move.version):
+            return
+        upsert(registry._client.set_registered_model_alias, registry.name, CHAMPION, str(move.version))
+
+
+def _finish(registry: Registry, state: LearnerState | None = None) -> None:
+    """The rest of a move that was cut off after the alias was set."""
+    if move := journal.last_move(registry.journal()):
+        _carry_out(registry, move, state)
 
 
 def _set_promoted(registry: Registry, version: ModelVersion, by: str, reason: str) -> None:
@@ -180,17 +220,26 @@ def _set_promoted(registry: Registry, version: ModelVersion, by: str, reason: st
     if str(registry._model().aliases.get(CHALLENGER)) == str(version.version):
         registry._client.delete_registered_model_alias(registry.name, CHALLENGER)
     for tag, value in promotion_tags(by, reason).items():
-        registry._client.set_model_version_tag(registry.name, str(version.version), tag, value)
+        upsert(registry._client.set_model_version_tag, registry.name, str(version.version), tag, value)
 
 
-def _hold_beyond(registry: Registry, version: ModelVersion, by: str, reason: str) -> None:
-    """Hold what the champion (by the journal's word, for the alias may be lost) knows and `version` does not."""
-    move = journal.last_move(registry.journal())
-    old = next((v for v in registry.versions() if move and v.version == move.version), None)
-    known = {(task.name, task.digest) for task in version.tasks}
-    for task in old.tasks if old else ():
-        if (task.name, task.digest) not in known and old:
-            registry._note(journal.HELD, old.version, by, reason, task.name, task.digest)
+def _beaten(move: Entry) -> str:
+    when = f"{move.at:%Y-%m-%d %H:%M:%S}"
+    return (
+        f"the champion was moved meanwhile: {move.by} made version {move.version} champion at {when} ({move.reason}). "
+        "Nothing else was changed. Look at 'lorax history', and decide anew."
+    )
+
+
+def _found(registry: Registry, number: int) -> ModelVersion | None:
+    return next((v for v in registry.versions() if v.version == number), None)
+
+
+def _fetched(registry: Registry, version: ModelVersion) -> LearnerState:
+    from lorax.learning.state import load_state
+
+    with TemporaryDirectory(prefix="lorax-") as folder:
+        return load_state(registry.download_state(version.version, Path(folder)))
 
 
 def _base_moved(registry: Registry, version: ModelVersion, reason: str) -> None:
@@ -200,11 +249,9 @@ def _base_moved(registry: Registry, version: ModelVersion, reason: str) -> None:
 
 
 def _is_elsewhere(registry: Registry, champion: ModelVersion) -> bool:
-    """Whether the journal's last word is another version, other than in a promotion that was cut off."""
+    """Whether the journal's last word is another version; it has none where the alias was first set in MLflow."""
     move = journal.last_move(registry.journal())
-    if move is None or move.version == champion.version:
-        return False
-    return not registry.is_cut_off(move)
+    return move is None or move.version != champion.version
 
 
 def _set(registry: Registry, version: ModelVersion, outcome: str, reason: str) -> None:

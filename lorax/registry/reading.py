@@ -209,7 +209,7 @@ class RegisteredModel:
         self._require_server()
         with self._talking("find the timeline"):
             champion = self.champion()
-            experiment = tracking.experiment_id(self._client, self.name)
+            experiment = tracking.experiment_id(self._client, self.uri, self.name)
             pages = {"model": f"{self.uri}/#/models/{self.name}", "runs": f"{self.uri}/#/experiments/{experiment}/runs"}
             if champion:
                 run_id = tracking.timeline_run(self._client, experiment, champion.line)

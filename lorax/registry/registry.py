@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from lorax.errors import RegistryError
 from lorax.params import GateParams
 from lorax.registry import journal, moves, tracking
-from lorax.registry.journal import Hold
+from lorax.registry.journal import Entry, Hold
 from lorax.registry.lineage import ancestors
 from lorax.registry.package import delete_model
 from lorax.registry.reading import RegisteredModel
@@ -78,13 +78,16 @@ class Registry(RegisteredModel):
             RegistryError: the alias was lost, or MLflow doesn't answer.
         """
         champion = self.champion()
-        if champion is not None:
-            self._require_server()
-            with self._talking("take note of the champion"):
-                moves.take_note(self, champion)
-        return champion
+        if champion is None:
+            return None
+        self._require_server()
+        with self._talking("take note of the champion"):
+            moves.take_note(self, champion)
+        return self.champion()
 
-    def promote(self, number: int, state_dir: Path, *, by: str, reason: str) -> ModelVersion:
+    def promote(
+        self, number: int, state_dir: Path, *, by: str, reason: str, seen: Sequence[Entry] | None = None
+    ) -> ModelVersion:
         """Make a version champion by hand, whatever the gate said; also mends a lost alias.
 
         What the old champion knew beyond it is held.
@@ -93,9 +96,11 @@ class Registry(RegisteredModel):
             number: the version.
             state_dir: its learner state (see `download_state`).
             by, reason: who and why.
+            seen: the journal as it was when this was decided on; None: as it is now.
 
         Raises:
-            RegistryError: there is no such version, or MLflow doesn't answer or refuses.
+            RegistryError: there is no such version, another person has moved the champion since, or MLflow doesn't
+                answer or refuses.
         """
         from lorax.learning.state import load_state
 
@@ -103,19 +108,21 @@ class Registry(RegisteredModel):
         version = self.version(number)
         state = load_state(state_dir)
         with self._talking(f"promote version {number}"):
-            moves.write_timeline(self, version, state)
-            moves.move_by_hand(self, version, journal.PROMOTED, by, reason)
+            new = journal.entry(journal.PROMOTED, version.version, by=by, reason=reason)
+            moves.move_by_hand(self, new, seen, state)
         return self._version(number)
 
-    def rollback(self, number: int, *, by: str, reason: str) -> ModelVersion:
+    def rollback(self, number: int, *, by: str, reason: str, seen: Sequence[Entry] | None = None) -> ModelVersion:
         """Make a version that was champion before champion again, and hold what the present one knows beyond it.
 
         Args:
             number: the version.
             by, reason: who and why.
+            seen: the journal as it was when this was decided on; None: as it is now.
 
         Raises:
-            RegistryError: there is no such version, it never was champion, or it is champion already.
+            RegistryError: there is no such version, it never was champion, it is champion already, or another person
+                has moved the champion since.
         """
         self._require_server()
         version, champion = self.version(number), self.champion()
@@ -127,22 +134,29 @@ class Registry(RegisteredModel):
                 f"roll back to. To overrule the gate: 'lorax promote {number} --reason TEXT'."
             )
         with self._talking(f"roll back to version {number}"):
-            moves.move_by_hand(self, version, journal.ROLLED_BACK, by, reason)
+            moves.move_by_hand(self, journal.entry(journal.ROLLED_BACK, number, by=by, reason=reason), seen)
         return self._version(number)
 
-    def relearn(self, task: str, *, by: str, reason: str) -> ModelVersion:
+    def relearn(self, task: str, *, by: str, reason: str, seen: Sequence[Entry] | None = None) -> ModelVersion:
         """Go back to before the champion learned a task, and hold nothing: what it knew beyond that is learned again.
+
+        Args:
+            task: known to the champion.
+            by, reason: who and why.
+            seen: the journal as it was when this was decided on; None: as it is now.
 
         Returns:
             The champion now (see `version_before`).
 
         Raises:
-            RegistryError: the champion does not know the task, or no version without it is left to go back to.
+            RegistryError: the champion does not know the task, no version without it is left to go back to, or another
+                person has moved the champion since.
         """
         self._require_server()
         version = self.version_before(task)
         with self._talking(f"go back to version {version.version}"):
-            moves.relearn_from(self, version, task, by, reason)
+            new = journal.entry(journal.ROLLED_BACK, version.version, by=by, reason=reason, task=task)
+            moves.move_by_hand(self, new, seen)
         return self._version(version.version)
 
     def release(self, task: str, *, by: str, reason: str) -> list[Hold]:
@@ -235,7 +249,7 @@ class Registry(RegisteredModel):
         state = load_state(state_dir)
         check_fits(state, reports[-1])
         with self._talking(f"track scenario {scenario!r}"):
-            experiment = tracking.experiment_id(self._client, f"{self.name}-scenarios")
+            experiment = tracking.experiment_id(self._client, self.uri, f"{self.name}-scenarios")
             run_id = run_id or tracking.scenario_run(self._client, experiment, scenario, git_commit)
             tracking.write_scenario(self._client, run_id, state, reports, files)
             tracking.finish_run(self._client, run_id)

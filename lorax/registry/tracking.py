@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -71,21 +72,30 @@ def points_at(values: Mapping[str, float], step: int) -> list[Point]:
     return [Point(key, value, step) for key, value in values.items()]
 
 
-def experiment_id(client: Any, name: str) -> str:
+def experiment_id(client: Any, uri: str, name: str) -> str:
     """The experiment called `name`, made if need be.
 
     Raises:
         RegistryError: it is in MLflow's trash.
     """
+    found = find_experiment(client, uri, name)
+    return str(client.create_experiment(name)) if found is None else str(found.experiment_id)
+
+
+def find_experiment(client: Any, uri: str, name: str) -> Any:
+    """The experiment called `name`, or None.
+
+    Raises:
+        RegistryError: it is in MLflow's trash.
+    """
     found = client.get_experiment_by_name(name)
-    if found is None:
-        return str(client.create_experiment(name))
-    if found.lifecycle_stage != "active":
+    if found is not None and found.lifecycle_stage != "active":
         raise RegistryError(
             f"experiment {name!r} was deleted in MLflow. Bring it back with "
-            f"'mlflow experiments restore --experiment-id {found.experiment_id}', or set another registry.model."
+            f"'MLFLOW_TRACKING_URI={uri} mlflow experiments restore --experiment-id {found.experiment_id}', or set "
+            "another registry.model in params.yaml."
         )
-    return str(found.experiment_id)
+    return found
 
 
 def timeline_run(client: Any, experiment: str, line: str) -> str:
@@ -122,16 +132,17 @@ def write_points(client: Any, run_id: str, points: Iterable[Point]) -> None:
     _log_points(client, run_id, (p for p in wanted if p.step not in steps.get(p.key, ())))
 
 
-def write_timeline(client: Any, run_id: str, points: Sequence[Point]) -> None:
+def write_timeline(client: Any, run_id: str, points: Sequence[Point], at: datetime) -> None:
     """Write those steps of a timeline that it has not yet.
 
     One metric tells which steps are there: each is written in one call, or with that metric in the last one, and MLflow
-    keeps a call's points all or not at all.
+    keeps a call's points all or not at all. Of two who write the same points at once it keeps one, if the time `at` is
+    the same.
     """
     missing = {p.step for p in points} - _steps(client, run_id, _EVERY_STEP_HAS)
     for step in sorted(missing):
         at_step = (p for p in points if p.step == step)
-        _log_points(client, run_id, sorted(at_step, key=lambda p: p.key == _EVERY_STEP_HAS))
+        _log_points(client, run_id, sorted(at_step, key=lambda p: p.key == _EVERY_STEP_HAS), at)
 
 
 def write_episode(client: Any, run_id: str, state: LearnerState, report: Report, values: Mapping[str, float]) -> None:
@@ -242,11 +253,11 @@ def _data_input(task: str, digest: str, state: LearnerState) -> Any:
     return DatasetInput(dataset._to_mlflow_entity(), [InputTag(key, value) for key, value in tags.items()])
 
 
-def _log_points(client: Any, run_id: str, points: Iterable[Point]) -> None:
+def _log_points(client: Any, run_id: str, points: Iterable[Point], at: datetime | None = None) -> None:
     from mlflow.entities import Metric
 
-    now = int(time.time() * 1000)
-    finite = (Metric(p.key, p.value, now, p.step) for p in points if math.isfinite(p.value))
+    at_ms = int((at.timestamp() if at else time.time()) * 1000)
+    finite = (Metric(p.key, p.value, at_ms, p.step) for p in points if math.isfinite(p.value))
     for batch in _batches(finite, _BATCH_POINTS):
         client.log_batch(run_id, metrics=batch)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier, Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from lorax.errors import RegistryError
 from lorax.learning.evaluation import Paired
 from lorax.params import GateParams
-from lorax.registry import CHALLENGER, CHAMPION, KnownTask, Registry, TaskVerdict, journal
+from lorax.registry import CHALLENGER, CHAMPION, KnownTask, Registry, TaskVerdict, claims, journal
 from lorax.registry.versions import promotion_tags, read_version, version_tags
 from tests.registry.conftest import OPEN, Server
 from tests.tiny_learner import Learned
@@ -42,10 +43,13 @@ def kinds(registry: Registry) -> list[tuple[str, int]]:
     return [(e.kind, e.version) for e in registry.journal()]
 
 
+def experiment_of(registry: Registry) -> str:
+    return str(registry._client.get_experiment_by_name(registry.name).experiment_id)
+
+
 def steps_of(registry: Registry, line: str, key: str) -> list[int]:
     client = registry._client
-    experiment = client.get_experiment_by_name(registry.name).experiment_id
-    (run,) = client.search_runs([experiment], f"tags.`lorax.line` = '{line}'")
+    (run,) = client.search_runs([experiment_of(registry)], f"tags.`lorax.line` = '{line}'")
     return sorted(m.step for m in client.get_metric_history(run.info.run_id, key))
 
 
@@ -209,9 +213,72 @@ def test_a_rollback_while_the_gate_promotes_wins(
     roll = lambda: person.rollback(1, by="ann", reason="stop")  # noqa: E731
     hooks = {"before": nothing, "after": nothing, moment: roll}
     registry.__dict__["_client"] = Meanwhile(registry._client, **hooks)
-    assert register(registry, stream[2]) == ["base moved"]
+    register(registry, stream[2])
     assert champion(registry) == 1
-    assert "beta" in held(registry)
+    assert held(registry) == ["beta", "gamma"]
+    assert kinds(registry)[-1] == ("rolled back", 1)
+
+
+def test_of_moves_by_hand_at_once_one_is_made_and_the_others_are_told(
+    server: Server, registry: Registry, stream: list[Learned]
+) -> None:
+    register(registry, stream[0])
+    register(registry, stream[1], stream[2], gate=OPEN.model_copy(update={"floor": 1.0}))
+    for _ in range(2):
+        start, told = Barrier(3), list[str]()
+
+        def move(number: int, start: Barrier = start, told: list[str] = told) -> None:
+            person = Registry(server.uri, registry.name)
+            seen = person.journal()
+            start.wait()
+            try:
+                if number == 1:
+                    person.rollback(1, by="p1", reason="back", seen=seen)
+                else:
+                    state_dir = stream[number - 1].state_dir
+                    person.promote(number, state_dir, by=f"p{number}", reason="so be it", seen=seen)
+            except RegistryError as error:
+                told.append(str(error))
+
+        others = [number for number in (1, 2, 3) if number != champion(registry)]
+        threads = [Thread(target=move, args=(number,)) for number in [*others, others[0]]]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        last = journal.last_move(registry.journal())
+        assert last is not None
+        assert len(told) == 2
+        assert all("was moved meanwhile" in text or "is the champion already" in text for text in told), told
+        assert (last.version, champion(registry)) == (champion(registry), last.version)
+    for run in registry._client.search_runs([experiment_of(registry)], "tags.`lorax.role` = 'timeline'"):
+        points = registry._client.get_metric_history(run.info.run_id, "accuracy/alpha")
+        assert len({m.step for m in points}) == len(points)
+
+
+def test_a_move_that_was_cut_off_behind_its_claim_is_carried_out_by_who_comes_next(
+    registry: Registry, stream: list[Learned]
+) -> None:
+    register(registry, *stream[:2])
+    entries = registry.journal()
+    claimed = journal.numbered(journal.entry(journal.ROLLED_BACK, 1, by="ann", reason="stop"), entries)
+    assert claims.claim(registry, journal.last_move(entries), claimed) == claimed
+    assert champion(registry) == 2
+    settled = registry.settle()
+    assert settled is not None
+    assert (settled.version, held(registry)) == (1, ["beta"])
+    assert registry.journal()[-1] == claimed
+    assert [e for e in registry.journal() if e.kind == journal.HELD] == [registry.journal()[-2]]
+
+
+def test_a_champion_s_alias_set_in_mlflow_before_there_was_any_is_taken_note_of(
+    registry: Registry, stream: list[Learned]
+) -> None:
+    register(registry, stream[0], gate=HIGH)
+    registry._client.set_registered_model_alias(registry.name, CHAMPION, "1")
+    registry.settle()
+    assert kinds(registry)[-1] == ("moved", 1)
+    assert register(registry, stream[1]) == ["promoted"]
 
 
 def test_a_rollback_that_has_not_set_the_alias_yet_wins(registry: Registry, stream: list[Learned]) -> None:

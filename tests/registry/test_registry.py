@@ -57,6 +57,11 @@ def curves(registry: Registry, run: Any) -> dict[str, list[tuple[int, float]]]:
     }
 
 
+def parameters(run: Any) -> dict[str, str]:
+    """An episode's, without the moves that its version's being champion was followed by."""
+    return {key: value for key, value in run.data.params.items() if not key.startswith("lorax.after/")}
+
+
 def table_of(registry: Registry, run: Any, name: str) -> Any:
     """A table as MLflow itself finds and reads it."""
     mlflow.set_tracking_uri(registry.uri)  # which it searches, whatever the client's is
@@ -69,7 +74,7 @@ def contents(registry: Registry) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for role in ("timeline", "episode"):
         found[role] = [
-            (r.info.run_name, r.info.status, curves(registry, r), r.data.params, len(r.inputs.dataset_inputs))
+            (r.info.run_name, r.info.status, curves(registry, r), parameters(r), len(r.inputs.dataset_inputs))
             for r in runs(registry, role)
         ]
     experiment = client.get_experiment_by_name(registry.name).experiment_id
