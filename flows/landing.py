@@ -108,7 +108,7 @@ def _tell(workspace: Workspace, task: str, report: Report | None, err: Console, 
     if commit:
         err.print(events.announce(workspace, task), markup=False)
     else:
-        err.print("not announced, for other workers can't see what is not committed: 'lorax learn' learns it here.")
+        err.print("not announced, and not learned until data.dvc is committed: 'git add data.dvc', then 'git commit'.")
 
 
 def _print_outcome(outcome: Outcome, out: Console, err: Console, as_json: bool) -> None:

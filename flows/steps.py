@@ -216,8 +216,8 @@ def plan_episode(
         start: the task whose branch the new one starts from (`choose_start`), or None.
     """
     workspace = Workspace(Path(root))
-    learned = LearnedTask(name, versions.read_task(workspace, name).digest)
     revision = versions.revision(workspace)
+    learned = LearnedTask(name, versions.read_task(workspace, name, revision.commit or "HEAD").digest)
     digest = state_digest(Path(base)) if base else None
     plan = Plan(digest, learned, parameters, Revision(revision.digest, revision.commit), start)
     return str(EpisodeFolder.open(parent, plan).root)

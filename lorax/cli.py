@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from lorax import environment
 from lorax.atlas_commands import atlas_commands
 from lorax.console import Commands, Json, Preset, err, here, opened, out, print_json
 from lorax.serve_commands import serve_commands
@@ -30,6 +31,7 @@ def main(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and Prefect's log.")] = False,
 ) -> None:
     """Options before the command."""
+    environment.complete()
     # Threads that wait by spinning starve each other as soon as anything else, such as the servers, wants a core
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if not debug:

@@ -46,10 +46,10 @@ def initialize(
     texts = {name: (files("lorax") / "templates" / source).read_text() for name, source in _FILES.items()}
     texts["params.yaml"] = with_values(_with_preset(texts["params.yaml"], preset), changes)
     root = root.resolve()
-    repository.create_repository(root)
-    for name, text in texts.items():
+    for name, text in texts.items():  # first, since .gitignore keeps DVC's files from being ignored
         if not (root / name).exists():
             write_whole(root / name, text)
+    repository.create_repository(root)
     if remote is not None:
         repository.set_remote(root, remote)
     load_params(root / "params.yaml")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +20,7 @@ from lorax.data.landing import land
 from lorax.initialize import initialize, with_values
 from lorax.params import Params, load_params
 from lorax.workspace import Workspace
-from tests.conftest import write_task_files
+from tests.conftest import SMALL_CONTRACT, WriteTask, write_task_files
 
 COMMANDS = (
     *("init", "simulate", "land", "learn", "scenario", "status", "predict", "watch-verdicts", "up", "down", "demo"),
@@ -96,6 +99,47 @@ def test_a_plain_dvc_pull_in_a_fresh_clone_ends_well_though_no_stage_ever_ran(tm
     subprocess.run(["git", "clone", "--quiet", str(workspace.root), str(tmp_path / "clone")], check=True)
     subprocess.run([sys.executable, "-m", "dvc", "pull"], cwd=tmp_path / "clone", check=True)
     assert (tmp_path / "clone" / "data" / "alpha").is_dir()
+
+
+def test_init_makes_a_whole_workspace_whatever_the_users_own_ignore_file_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ignore").write_text("*.yaml\n*.dvc\n.dvc*\n.gitignore\n")
+    (tmp_path / "gitconfig").write_text(f"[core]\n    excludesFile = {tmp_path / 'ignore'}\n")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+    assert runner.invoke(app, ["init", str(tmp_path / "ws")]).exit_code == 0
+    write_task_files(tmp_path / "raw")
+    root = tmp_path / "ws"
+    (root / "params.yaml").write_text(SMALL_CONTRACT)
+    land(Workspace(root), tmp_path / "raw", "alpha")
+    command = ["git", "ls-tree", "-r", "--name-only", "HEAD"]
+    held = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout.split()
+    expected = {".dvc/.gitignore", ".dvc/config", ".dvcignore", ".gitignore", "data.dvc", "dvc.yaml", "params.yaml"}
+    assert set(held) == expected | {"prefect.yaml"}
+
+
+@pytest.fixture
+def public_dir() -> Iterator[Path]:
+    """A folder that other users can reach; pytest's own are private."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@pytest.mark.skipif(os.getuid() != 0 or shutil.which("setpriv") is None, reason="takes root, to become a nameless user")
+def test_a_user_without_a_name_and_a_home_makes_a_workspace_and_lands(public_dir: Path, write_task: WriteTask) -> None:
+    rights = ("--inh-caps", "+dac_override", "--ambient-caps", "+dac_override")  # this Python may be root's own
+    nameless = ("setpriv", "--reuid", "34567", "--clear-groups", *rights, "env", "-i", f"PATH={os.environ['PATH']}")
+    kept = [f"PYTHONPATH={Path(__file__).parents[1]}", f"TMPDIR={public_dir}"]
+    root, command = public_dir / "ws", [*nameless, *kept, sys.executable, "-m", "lorax"]
+    os.chown(public_dir, 34567, -1)
+    said = subprocess.run([*command, "init", root], capture_output=True, text=True)
+    assert said.returncode == 0, said.stderr
+    (root / "params.yaml").write_text(SMALL_CONTRACT)
+    source = write_task(public_dir / "raw")
+    said = subprocess.run([*command, "land", source, "--task", "alpha"], cwd=root, capture_output=True, text=True)
+    assert said.returncode == 0, said.stderr
+    assert "landed alpha" in said.stdout
 
 
 def test_a_preset_becomes_the_values_of_a_new_workspace(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from lorax.data import versions
+from lorax.data import pins, versions
 from lorax.data.contract import Report, check
 from lorax.data.images import Progress
 from lorax.data.incoming import Incoming, checked_source, read_incoming
@@ -55,16 +55,15 @@ def report_on(workspace: Workspace, incoming: Incoming, terms: Terms) -> Report:
         DataVersionError: what has landed can't be read.
         ParamsError: params.yaml is not valid.
     """
-    others = {
-        path: md5 for path, md5 in versions.manifest(workspace).items() if path.partition("/")[0] != incoming.task
-    }
+    pinned = versions.manifest(workspace, pins.on_disk(workspace))
+    others = {path: md5 for path, md5 in pinned.items() if path.partition("/")[0] != incoming.task}
     rules = terms.contract or load_params(workspace.params_path).landing
     return check(incoming, others, rules, terms.accept_leak, _taken(workspace, incoming, terms.replace))
 
 
 def _taken(workspace: Workspace, incoming: Incoming, replace: bool) -> str:
     """Why the task's name can't be used; '' if it can."""
-    digests = {entry.name: entry.digest for entry in versions.landed(workspace)}
+    digests = {entry.name: entry.digest for entry in pins.on_disk(workspace).stream}
     found = digests.get(incoming.task, incoming.digest)
     if found != incoming.digest and not replace:
         return (

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from lorax.data import repository, versions
+from lorax.data import pins, repository, versions
 from lorax.data.admission import USUAL, Terms, report_on
 from lorax.data.contract import Report
 from lorax.data.images import Progress
@@ -59,15 +59,15 @@ def land(
     folder = checked_source(workspace, source)
     with _storage_errors(workspace), one_at_a_time(workspace, progress):
         put_back(workspace)  # what a killed landing left
+        if commit:
+            _check_committed(workspace)
         incoming = read_incoming(folder, task, terms.split, progress)
-        stream = {entry.name: entry for entry in versions.landed(workspace)}
+        stream = {entry.name: entry for entry in pins.on_disk(workspace).stream}
         landed = LandedTask(task, incoming.digest, terms.accept_leak)
         if not incoming.complaints and stream.get(task) == landed:
             landed = stream[task]
             _restore(workspace, incoming, commit)
         else:
-            if commit:
-                repository.check_git(workspace.root)
             report = report_on(workspace, incoming, terms)
             on_report(report)
             if report.refused:
@@ -82,7 +82,7 @@ def land(
 
 
 def undo_killed(workspace: Workspace) -> None:
-    """Undo what a killed landing left, so that only what has landed is learned; not while a landing is at work.
+    """Undo what a killed landing left, which else would stay until the next one; not while a landing is at work.
 
     Raises:
         StorageError: the disk refuses to be written.
@@ -103,8 +103,8 @@ def _bring(
     progress: Progress | None,
 ) -> None:
     """Copy, pin and commit a data set that fulfils the contract, so that data.dvc's stream becomes `stream`."""
-    name, before = incoming.task, versions.landed(workspace)
-    others = {p: md5 for p, md5 in versions.manifest(workspace).items() if p.partition("/")[0] != name}
+    name, before = incoming.task, pins.on_disk(workspace)
+    others = {p: md5 for p, md5 in versions.manifest(workspace, before).items() if p.partition("/")[0] != name}
     cached = versions.cache_paths(workspace, incoming.md5s.values())
     new = [path for path in cached.values() if not path.exists()]
     landed = next(task for task in stream if task.name == name)
@@ -117,19 +117,19 @@ def _bring(
             shutil.move(draft, workspace.data_dir / name)
             if progress is not None:
                 progress(0, len(incoming.files), "adding to DVC")
-            repository.add_to_dvc(workspace.root, f"data/{name}" if before else "data")
+            repository.add_to_dvc(workspace.root, f"data/{name}" if before.stream else "data")
             _check_pins(workspace, others | {f"{name}/{path}": md5 for path, md5 in incoming.md5s.items()})
             _check_cache(cached.values())
-            versions.write_stream(workspace, stream)
+            pins.write_stream(workspace, stream)
             if commit:
                 by_dvc = [".gitignore"] if _bytes_of(ignore_path) != ignored else []
-                again = " again" if len(stream) == len(before) else ""
+                again = " again" if len(stream) == len(before.stream) else ""
                 _commit(workspace, ["data.dvc", *by_dvc], f"Land {name}{again}: {incoming.size}")
 
 
 def _keep_old_bytes(workspace: Workspace, task: str) -> None:
     """See to it that what a task's new files replace can still be had by its md5: exemplars may be among it."""
-    old = versions.below(versions.manifest(workspace), task)
+    old = versions.below(versions.manifest(workspace, pins.on_disk(workspace)), task)
     if any(not path.exists() for path in versions.cache_paths(workspace, old.values()).values()):
         folder = workspace.data_dir / task
         found = {path: versions.md5_of(folder / path) for path in list_files(folder)} if folder.exists() else {}
@@ -157,6 +157,17 @@ def _restore(workspace: Workspace, incoming: Incoming, commit: bool) -> None:
         _commit(workspace, ["data.dvc"], f"Land {incoming.task}: {incoming.size}")
 
 
+def _check_committed(workspace: Workspace) -> None:
+    """A clone, and so a worker, has only what is committed; without params.yaml it is no workspace."""
+    repository.check_git(workspace.root)
+    name = workspace.params_path.name
+    if not repository.is_tracked(workspace.root, name):
+        raise DataVersionError(
+            f"{workspace.params_path} is in no commit, so no clone could learn what lands here. "
+            f"'lorax init {workspace.root}' commits it."
+        )
+
+
 def _commit(workspace: Workspace, paths: Sequence[str], message: str) -> None:
     changed = [path for path in paths if not repository.is_committed(workspace.root, path)]
     if changed:
@@ -168,7 +179,7 @@ def _refill_cache(workspace: Workspace) -> None:
     if versions.has_manifest(workspace):
         return
     found = {path: versions.md5_of(workspace.data_dir / path) for path in list_files(workspace.data_dir)}
-    if all(versions.task_digest(versions.below(found, t.name)) == t.digest for t in versions.landed(workspace)):
+    if all(versions.task_digest(versions.below(found, t.name)) == t.digest for t in pins.on_disk(workspace).stream):
         _add_unchanged(workspace, "data")
 
 
@@ -192,7 +203,7 @@ def _copy(sources: Mapping[str, Path], target: Path, progress: Progress | None) 
 
 def _check_pins(workspace: Workspace, expected: Mapping[str, str]) -> None:
     """DVC can replace a whole data set silently; and the source may have changed while it was read."""
-    found = versions.manifest(workspace)
+    found = versions.manifest(workspace, pins.on_disk(workspace))
     differing = sorted(path for path in expected.keys() | found.keys() if expected.get(path) != found.get(path))
     if differing:
         raise DataVersionError(

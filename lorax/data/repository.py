@@ -1,18 +1,12 @@
-"""The commands of git and DVC that change a workspace, run as a person would type them.
-
-They run in the foreground's process group, so that git can ask for a passphrase; at Ctrl-C they are told to stop and
-waited for, so that what undoes their work comes after it.
-"""
+"""What is done with a workspace's git repository and DVC repository: made, asked and committed to."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lorax.errors import DataVersionError, StorageError
+from lorax.data.commands import checked_commit, dvc, git, git_says
+from lorax.errors import DataVersionError
 
 _DVC_CONFIG = """\
 [core]
@@ -30,11 +24,11 @@ def create_repository(root: Path) -> None:
     """
     root.mkdir(parents=True, exist_ok=True)
     if not (root / ".git").exists():
-        _run_git(root, "init", "--quiet", "--initial-branch=main")
+        git(root, "init", "--quiet", "--initial-branch=main")
     if not (root / ".dvc").exists():
-        _run_dvc(root, "init")
+        dvc(root, "init")
         (root / ".dvc" / "config").write_text(_DVC_CONFIG)
-        _run_git(root, "add", ".dvc/config")
+        git(root, "add", "--force", ".dvc/config")
 
 
 def set_remote(root: Path, url: str) -> None:
@@ -43,7 +37,7 @@ def set_remote(root: Path, url: str) -> None:
     Raises:
         DataVersionError: DVC refused.
     """
-    _run_dvc(root, "remote", "add", "--force", "--default", "storage", url)
+    dvc(root, "remote", "add", "--force", "--default", "storage", url)
 
 
 def add_to_dvc(root: Path, path: str) -> None:
@@ -53,57 +47,7 @@ def add_to_dvc(root: Path, path: str) -> None:
         DataVersionError: DVC refused.
         StorageError: the disk is full.
     """
-    _run_dvc(root, "add", path)
-
-
-def last_commit(root: Path, path: str) -> str | None:
-    """The last commit that touched `path`; None if there is none."""
-    log = _run(["git", "log", "-1", "--format=%H", "--", path], root)
-    return log.stdout.strip() or None if log.returncode == 0 else None
-
-
-def first_commit(root: Path) -> str | None:
-    """The commit that the history begins with; None if there is none."""
-    found = _run(["git", "rev-list", "--max-parents=0", "HEAD"], root)
-    return found.stdout.split()[-1] if found.returncode == 0 else None
-
-
-def is_committed(root: Path, path: str) -> bool:
-    """Whether git's HEAD holds `path` with the bytes that it has now."""
-    known = _run(["git", "cat-file", "-e", f"HEAD:./{path}"], root).returncode == 0
-    return known and _run(["git", "diff", "--quiet", "HEAD", "--", path], root).returncode == 0
-
-
-def check_git(root: Path) -> None:
-    """Find out early whether commits can work at all.
-
-    Raises:
-        DataVersionError: git is missing, or `root` is in no git repository.
-    """
-    _run_git(root, "rev-parse", "--git-dir")
-
-
-def commit(root: Path, paths: Sequence[str], message: str) -> None:
-    """Commit `paths` as they are on disk, and nothing else: what the user has staged stays staged, uncommitted.
-
-    Where git knows no author, as in a bare container, the commit is made in the name of "lorax".
-
-    Raises:
-        DataVersionError: git refused; its index is as before.
-        StorageError: the disk is full; git's index is as before.
-    """
-    new = [path for path in paths if _run(["git", "ls-files", "--error-unmatch", "--", path], root).returncode != 0]
-    nobody = _run(["git", "var", "GIT_COMMITTER_IDENT"], root).returncode != 0
-    identity = ("-c", "user.name=lorax", "-c", "user.email=lorax@localhost") if nobody else ()
-    try:
-        if new:
-            _run_git(root, "add", "--intent-to-add", "--", *new)
-        _run_git(root, *identity, "commit", "--quiet", "--only", "-m", message, "--", *paths)
-    except BaseException:
-        for path in new:
-            if _run(["git", "cat-file", "-e", f"HEAD:./{path}"], root).returncode != 0:  # unless committed after all
-                _run(["git", "update-index", "--force-remove", "--", path], root)
-        raise
+    dvc(root, "add", path)
 
 
 def push_data(root: Path) -> None:
@@ -112,7 +56,100 @@ def push_data(root: Path) -> None:
     Raises:
         DataVersionError: DVC refused.
     """
-    _run_dvc(root, "push", "data.dvc")
+    dvc(root, "push", "data.dvc")
+
+
+def check_git(root: Path) -> None:
+    """Find out early whether commits can work at all.
+
+    Raises:
+        DataVersionError: git is missing, or `root` is in no git repository.
+    """
+    git(root, "rev-parse", "--git-dir")
+
+
+def last_commit(root: Path, path: str) -> str | None:
+    """The last commit that touched `path`; None if there is none.
+
+    Raises:
+        DataVersionError: git's answer is no commit's name.
+    """
+    found = git_says(root, "rev-list", "-1", "HEAD", "--", path)
+    return checked_commit(found) if found else None
+
+
+def first_commit(root: Path) -> str | None:
+    """The commit that the history begins with; None if there is none."""
+    found = git_says(root, "rev-list", "--max-parents=0", "HEAD")
+    return checked_commit(found.split()[-1]) if found else None
+
+
+def committed_text(root: Path, path: str, commit: str = "HEAD") -> str | None:
+    """What `commit` holds at `path` (relative to `root`); None if it has nothing there, or nothing is committed yet.
+
+    Raises:
+        DataVersionError: git can't read it, or `root` is in no git repository.
+    """
+    found = git_says(root, "rev-parse", "--verify", "--quiet", f"{commit}:./{path}")
+    if found is None:
+        check_git(root)
+        return None
+    return git(root, "cat-file", "blob", checked_commit(found))
+
+
+def is_tracked(root: Path, path: str) -> bool:
+    """Whether git's HEAD holds `path`, with whatever bytes."""
+    return git_says(root, "rev-parse", "--verify", "--quiet", f"HEAD:./{path}") is not None
+
+
+def is_committed(root: Path, path: str) -> bool:
+    """Whether git's HEAD holds `path` with the bytes that it has now."""
+    known = git_says(root, "rev-parse", "--verify", "--quiet", f"HEAD:./{path}")
+    return known is not None and (root / path).is_file() and known == git_says(root, "hash-object", "--", path)
+
+
+def commit(root: Path, paths: Sequence[str], message: str) -> None:
+    """Commit `paths` as they are on disk, and nothing else: what the user has staged stays staged, uncommitted.
+
+    They are committed even if the user's git ignores such files. Where git knows no author, as in a bare container, the
+    commit is made in the name of "lorax".
+
+    Raises:
+        DataVersionError: git refused; its index is as before.
+        StorageError: the disk is full; git's index is as before.
+    """
+    new = [path for path in paths if git_says(root, "ls-files", "--error-unmatch", "--", path) is None]
+    try:
+        if new:
+            git(root, "add", "--force", "--intent-to-add", "--", *new)
+        git(root, *identity(root), "commit", "--quiet", "--only", "-m", message, "--", *paths)
+    except BaseException:
+        for path in new:
+            if not is_tracked(root, path):  # unless committed after all
+                git_says(root, "update-index", "--force-remove", "--", path)
+        raise
+    absent = [path for path in paths if not is_tracked(root, path)]
+    if absent:
+        raise DataVersionError(
+            f"git committed in {root}, but the commit lacks {', '.join(absent)}. Does a hook do that?"
+        )
+
+
+def identity(root: Path) -> tuple[str, ...]:
+    """git's options that name an author where git knows none."""
+    if git_says(root, "var", "GIT_COMMITTER_IDENT") is not None:
+        return ()
+    return ("-c", "user.name=lorax", "-c", "user.email=lorax@localhost")
+
+
+def has_upstream(root: Path) -> bool:
+    """Whether the branch follows one of another repository."""
+    return git_says(root, "rev-parse", "--verify", "--quiet", "@{upstream}^{commit}") is not None
+
+
+def holds_commit(root: Path, commit: str) -> bool:
+    """Whether `commit` is part of what is checked out."""
+    return git_says(root, "merge-base", "--is-ancestor", commit, "HEAD") is not None
 
 
 def push_commits(root: Path) -> None:
@@ -122,17 +159,7 @@ def push_commits(root: Path) -> None:
         DataVersionError: git refused.
     """
     if has_upstream(root):
-        _run_git(root, "push", "--quiet")
-
-
-def has_upstream(root: Path) -> bool:
-    """Whether the branch follows one of another repository."""
-    return _run(["git", "rev-parse", "--abbrev-ref", "@{upstream}"], root).returncode == 0
-
-
-def holds_commit(root: Path, commit: str) -> bool:
-    """Whether `commit` is part of what is checked out."""
-    return _run(["git", "merge-base", "--is-ancestor", commit, "HEAD"], root).returncode == 0
+        git(root, "push", "--quiet")
 
 
 def fetch_commits(root: Path) -> None:
@@ -143,8 +170,8 @@ def fetch_commits(root: Path) -> None:
     Raises:
         DataVersionError: git refused, or the upstream can't be reached.
     """
-    is_shallow = _run(["git", "rev-parse", "--is-shallow-repository"], root).stdout.strip() == "true"
-    _run_git(root, "fetch", "--quiet", *(["--unshallow"] if is_shallow else []))
+    is_shallow = git(root, "rev-parse", "--is-shallow-repository") == "true"
+    git(root, "fetch", "--quiet", *(["--unshallow"] if is_shallow else []))
 
 
 def upstream_commit(root: Path, path: str) -> str | None:
@@ -159,42 +186,4 @@ def fast_forward(root: Path) -> None:
     Raises:
         DataVersionError: git refused: the branch has commits of its own, or a changed file is in the way.
     """
-    _run_git(root, "merge", "--quiet", "--ff-only", "@{upstream}")
-
-
-def _run_git(root: Path, *arguments: str) -> None:
-    done = _run(["git", *arguments], root)
-    if done.returncode != 0:
-        raise _failure(f"git {' '.join(arguments)}", root, done.stderr.strip() or done.stdout.strip())
-
-
-def _run_dvc(root: Path, *arguments: str) -> None:
-    done = _run([sys.executable, "-m", "dvc", "--wait-for-lock", *arguments], root)
-    errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR:")]
-    if done.returncode != 0 or errors:  # 'dvc add' ends with 0 even if it could not store a file
-        raise _failure(f"dvc {' '.join(arguments)}", root, "; ".join(errors[:3]) or done.stderr.strip())
-
-
-def _failure(command: str, root: Path, said: str) -> DataVersionError | StorageError:
-    if any(sign in said for sign in ("No space left on device", "Disk quota exceeded", "Out of diskspace")):
-        return StorageError(f"the disk is full: '{command}' in {root} said: {said} Make room and try again.")
-    return DataVersionError(f"'{command}' failed in {root}: {said}")
-
-
-def _run(command: Sequence[str], root: Path) -> subprocess.CompletedProcess[str]:
-    # a git hook that calls us sets GIT_DIR and GIT_INDEX_FILE, which would lead git to another repository
-    hidden = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX"}
-    environment = {key: value for key, value in os.environ.items() if key not in hidden} | {"DVC_NO_ANALYTICS": "1"}
-    try:
-        process = subprocess.Popen(
-            command, cwd=root, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-    except FileNotFoundError as error:
-        raise DataVersionError(f"{command[0]!r} can't be run in {root}: {error}. Is it installed?") from error
-    try:
-        output, errors = process.communicate()
-    except BaseException:
-        process.terminate()
-        process.wait()
-        raise
-    return subprocess.CompletedProcess(command, process.returncode, output, errors)
+    git(root, "merge", "--quiet", "--ff-only", "@{upstream}")

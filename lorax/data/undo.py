@@ -73,8 +73,6 @@ def put_back(workspace: Workspace) -> None:
 
 def _has_landed(workspace: Workspace, task: LandedTask) -> bool:
     """Whether the landing was over: it may have been stopped between the commit and the end of its block."""
-    if not repository.is_committed(workspace.root, "data.dvc"):
-        return False
     return task in versions.landed(workspace)
 
 

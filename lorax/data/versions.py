@@ -1,15 +1,7 @@
 """Data revisions: what has landed, which files it holds, and where their bytes are; the one room that imports DVC.
 
-What has landed, in which order, is one small file in git: data.dvc. Its `outs:` entry is DVC's (the md5 of the list of
-all files below data/), and its `meta:` block, which DVC keeps, is ours:
-
-    meta:
-      stream:
-      - task: gaugan
-        digest: <sha256 of the task's (path, md5) pairs>
-        accepted_leak: <why a format leak was accepted, where it was>
-
-Reads go through DVC's Python API; writes run its command line (see repository.py), which takes DVC's locks.
+What has landed is what git's HEAD has committed (see pins.py). Reads go through DVC's Python API; writes run its
+command line (see repository.py), which takes DVC's locks.
 """
 
 from __future__ import annotations
@@ -20,24 +12,23 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from lorax import environment
+from lorax.data import pins
 from lorax.data.layout import parse_task
-from lorax.data.repository import create_repository as create_repository  # for readers of this room's interface
+from lorax.data.pins import LandedTask as LandedTask  # for readers of this room's interface
+from lorax.data.pins import Pins
+from lorax.data.repository import create_repository as create_repository  # likewise
 from lorax.data.repository import last_commit
 from lorax.errors import DataVersionError, LoraxError, StorageError
-from lorax.storage import write_whole
 from lorax.stream import Sample, Task
 from lorax.workspace import Workspace
 
 _MD5 = re.compile(r"[0-9a-f]{32}")
-_DIRECTORY_MD5 = re.compile(r"[0-9a-f]{32}\.dir")
-_NO_LINE_BREAKS = 2**20
 _HOW_TO_GET = (
     "Name the place that has it with 'dvc remote add -d NAME URL' and try again, "
     "or copy .dvc/cache from the machine where it landed."
@@ -52,40 +43,18 @@ class DataRevision:
     commit: str | None
 
 
-@dataclass(frozen=True)
-class LandedTask:
-    """A task of the stream, as data.dvc names it; `accepted_leak` says why its format leak was accepted, if it was."""
-
-    name: str
-    digest: str
-    accepted_leak: str = field(default="", compare=False)
-
-
 def task_digest(files: Mapping[str, str]) -> str:
     """sha256 over the sorted (path, md5) pairs of a task's files, paths relative to data/<task>."""
     return hashlib.sha256(json.dumps(sorted(files.items())).encode()).hexdigest()
 
 
 def landed(workspace: Workspace) -> tuple[LandedTask, ...]:
-    """The stream as data.dvc has it, in landing order; () if nothing landed. Imports no DVC.
+    """The stream as committed, in landing order; () if nothing landed. Imports no DVC.
 
     Raises:
         DataVersionError: data.dvc is damaged, or was not written by a landing.
     """
-    pins = _read_data_dvc(workspace)
-    if not pins:
-        return ()
-    try:
-        return tuple(
-            LandedTask(str(entry["task"]), str(entry["digest"]), str(entry.get("accepted_leak", "")))
-            for entry in pins["meta"]["stream"]
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DataVersionError(
-            f"{workspace.data_dvc_path} names no stream of tasks (expected meta: stream: with task and digest each), "
-            "so it was not written by 'lorax land'. Restore it from git, or move data/ and data.dvc away and land each "
-            "task's folder."
-        ) from error
+    return pins.committed(workspace).stream
 
 
 def revision(workspace: Workspace) -> DataRevision:
@@ -94,23 +63,28 @@ def revision(workspace: Workspace) -> DataRevision:
     Raises:
         DataVersionError: data.dvc is damaged.
     """
-    return DataRevision(_manifest_digest(workspace), last_commit(workspace.root, "data.dvc"))
+    commit = last_commit(workspace.root, pins.NAME)
+    return DataRevision(pins.committed(workspace, commit or "HEAD").digest, commit)
 
 
-def manifest(workspace: Workspace) -> Mapping[str, str]:
-    """All files that the workspace's data.dvc pins: path relative to data/ -> md5.
+def manifest(workspace: Workspace, of: Pins | None = None) -> Mapping[str, str]:
+    """All files that are pinned: path relative to data/ -> md5.
+
+    Args:
+        workspace: where.
+        of: what pins them; None: what git's HEAD has.
 
     Raises:
         DataVersionError: the list is neither in DVC's cache nor in its remote, or data.dvc is damaged.
     """
-    digest = _manifest_digest(workspace)
+    digest = (of or pins.committed(workspace)).digest
     return _manifest(workspace.root, digest) if digest else {}
 
 
 def has_manifest(workspace: Workspace) -> bool:
-    """Whether the list of files that data.dvc pins can be had."""
+    """Whether the list of files that the data.dvc on disk pins can be had."""
     try:
-        manifest(workspace)
+        manifest(workspace, pins.on_disk(workspace))
     except DataVersionError:
         return False
     return True
@@ -122,25 +96,30 @@ def below(files: Mapping[str, str], task: str) -> dict[str, str]:
     return {path.removeprefix(prefix): md5 for path, md5 in files.items() if path.startswith(prefix)}
 
 
-def read_task(workspace: Workspace, name: str) -> Task:
+def read_task(workspace: Workspace, name: str, commit: str = "HEAD") -> Task:
     """The samples of a landed task; no image is read, and data/ need not be there.
+
+    Args:
+        workspace: where.
+        name: the task's.
+        commit: whose data.dvc is read.
 
     Raises:
         DataVersionError: the task has not landed, its list of files can't be had, or is not what the stream names.
     """
-    digests = {entry.name: entry.digest for entry in landed(workspace)}
+    found = pins.committed(workspace, commit)
+    digests = {entry.name: entry.digest for entry in found.stream}
     if name not in digests:
         names = ", ".join(digests) or "none"
         raise DataVersionError(f"task {name!r} has not landed in {workspace.root}; landed are: {names}.")
-    files = below(manifest(workspace), name)
-    found = task_digest(files)
-    if found != digests[name]:
+    files = below(manifest(workspace, found), name)
+    digest = task_digest(files)
+    if digest != digests[name]:
         raise DataVersionError(
-            f"{workspace.data_dvc_path} contradicts itself: its stream names task {name!r} with digest "
-            f"{digests[name]}, but its files have {found}. Only 'lorax land' may change data/; restore data.dvc from "
-            "git."
+            f"{found.place} contradicts itself: its stream names task {name!r} with digest {digests[name]}, but its "
+            f"files have {digest}. Only 'lorax land' may change data/; restore data.dvc from git."
         )
-    return parse_task(name, found, files)
+    return parse_task(name, digest, files)
 
 
 def fetch(workspace: Workspace, samples: Iterable[Sample]) -> dict[str, Path]:
@@ -152,12 +131,10 @@ def fetch(workspace: Workspace, samples: Iterable[Sample]) -> dict[str, Path]:
     Raises:
         DataVersionError: some bytes are nowhere to be had; names them.
     """
-    from dvc.repo import Repo
-
     wanted = {sample.md5: sample for sample in samples}
     if bad := [md5 for md5 in wanted if not _MD5.fullmatch(md5)]:
         raise DataVersionError(f"{bad[0]!r} is no md5, so it names no image. The list that holds it is damaged.")
-    with _dvc_errors(workspace, "the images"), Repo(str(workspace.root)) as repo:
+    with _opened(workspace, "the images") as repo:
         cached = {md5: Path(repo.cache.local.oid_to_path(md5)) for md5 in wanted}
         found = {md5: path for md5, path in cached.items() if path.is_file()}
         for md5 in wanted.keys() - found.keys():
@@ -182,26 +159,8 @@ def fetch(workspace: Workspace, samples: Iterable[Sample]) -> dict[str, Path]:
 
 def cache_paths(workspace: Workspace, md5s: Iterable[str]) -> dict[str, Path]:
     """md5 -> where DVC's cache keeps, or would keep, the file."""
-    from dvc.repo import Repo
-
-    with _dvc_errors(workspace, "its cache"), Repo(str(workspace.root)) as repo:
+    with _opened(workspace, "its cache") as repo:
         return {md5: Path(repo.cache.local.oid_to_path(md5)) for md5 in md5s}
-
-
-def write_stream(workspace: Workspace, stream: Sequence[LandedTask]) -> None:
-    """Write the stream into data.dvc's `meta:` block, whole or not at all."""
-    pins = _read_data_dvc(workspace)
-    meta = pins.get("meta") or {}
-    meta["stream"] = [_entry(task) for task in stream]
-    pins["meta"] = meta
-    write_whole(
-        workspace.data_dvc_path, yaml.safe_dump(pins, sort_keys=False, allow_unicode=True, width=_NO_LINE_BREAKS)
-    )
-
-
-def _entry(task: LandedTask) -> dict[str, str]:
-    entry = {"task": task.name, "digest": task.digest}
-    return entry | {"accepted_leak": task.accepted_leak} if task.accepted_leak else entry
 
 
 def default_remote(workspace: Workspace) -> str | None:
@@ -221,14 +180,18 @@ def md5_of(path: Path) -> str:
 
 @lru_cache(maxsize=4)  # what a digest stands for never changes, and reading 20,000 lines takes DVC a second
 def _manifest(root: Path, digest: str) -> Mapping[str, str]:
-    from dvc.api import DVCFileSystem
-    from dvc.repo import Repo
+    from dvc_data.hashfile.hash_info import HashInfo
+    from dvc_data.hashfile.tree import Tree
+    from dvc_objects.errors import ObjectFormatError
 
-    workspace = Workspace(root)
-    with _dvc_errors(workspace, f"the list of files below data/ (md5 {digest})"), Repo(str(root)) as repo:
-        # '/' is the repository's root; a relative path would be looked for below the current folder
-        found = DVCFileSystem(repo).find("/data", detail=True, dvc_only=True)
-        return {path.removeprefix("/data/"): str(entry["md5"]) for path, entry in sorted(found.items())}
+    wanted = HashInfo("md5", digest)
+    with _opened(Workspace(root), f"the list of files below data/ (md5 {digest})") as repo:
+        try:
+            tree = Tree.load(repo.cache.local, wanted)
+        except (FileNotFoundError, ObjectFormatError):
+            tree = Tree.load(repo.cloud.get_remote_odb(), wanted)
+            repo.cache.local.add(tree.path, tree.fs, tree.oid)
+        return {"/".join(key): str(info.value) for key, _, info in tree}
 
 
 def _pull(repo: Any, md5s: Sequence[str]) -> None:
@@ -239,45 +202,40 @@ def _pull(repo: Any, md5s: Sequence[str]) -> None:
 
 
 @contextmanager
+def _opened(workspace: Workspace, what: str) -> Iterator[Any]:
+    """DVC's repository; what DVC raises is turned, as `_dvc_errors` does it."""
+    environment.complete()
+    with _dvc_errors(workspace, what):
+        from dvc.repo import Repo
+
+        with Repo(str(workspace.root)) as repo:
+            yield repo
+
+
+@contextmanager
 def _dvc_errors(workspace: Workspace, what: str) -> Iterator[None]:
     """Turn what DVC raises; it lets through whatever its storage libraries raise, so no list of kinds would do."""
     try:
         yield
     except LoraxError:
         raise
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
+    except Exception as error:
+        if _is_full_disk(error):
             raise StorageError(f"the disk is full: DVC could not store {what} in {workspace.root}.") from error
         raise _unavailable(workspace, what, error) from error
-    except Exception as error:
-        raise _unavailable(workspace, what, error) from error
+
+
+def _is_full_disk(error: BaseException | None) -> bool:
+    """Whether an error, or what led to it, is that the disk is full."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _unavailable(workspace: Workspace, what: str, error: Exception) -> DataVersionError:
     return DataVersionError(
         f"DVC can't give {what} in {workspace.root}; expected it in DVC's cache or its default remote "
-        f"({type(error).__name__}: {error}). {_HOW_TO_GET}"
+        f"({type(error).__name__}: {' '.join(str(error).split())}). {_HOW_TO_GET}"
     )
-
-
-def _manifest_digest(workspace: Workspace) -> str:
-    pins = _read_data_dvc(workspace)
-    return str(pins["outs"][0]["md5"]) if pins else ""
-
-
-def _read_data_dvc(workspace: Workspace) -> dict[str, Any]:
-    """data.dvc as it is; {} if there is none."""
-    path = workspace.data_dvc_path
-    try:
-        pins = yaml.safe_load(path.read_text())
-        [output] = pins["outs"]
-        if output["path"] != "data" or not _DIRECTORY_MD5.fullmatch(output["md5"]):
-            raise ValueError("its only output should be data, with the md5 of a directory")
-        return dict(pins)
-    except FileNotFoundError:
-        return {}
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        raise DataVersionError(
-            f"{path} can't be read as DVC's file that pins data/ ({type(error).__name__}: {error}). "
-            "Restore it with 'git checkout -- data.dvc'; after a merge, resolve its conflict first."
-        ) from error

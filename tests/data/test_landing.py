@@ -1,17 +1,18 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from lorax.data import repository, versions
+from lorax.data import pins, repository, versions
 from lorax.data.admission import Terms
 from lorax.data.landing import land, one_at_a_time, undo_killed
 from lorax.errors import ContractError, DataVersionError, LayoutError, StorageError
@@ -200,7 +201,7 @@ def test_files_that_no_landing_brought_are_not_landed_over(
 
 def interrupted(step: str, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     """Let the landing's `step` do its work and then raise."""
-    module = versions if step == "write_stream" else repository
+    module = pins if step == "write_stream" else repository
     real = getattr(module, step)
 
     def work_then_raise(*arguments: object) -> None:
@@ -234,6 +235,63 @@ def test_a_first_landing_that_git_refuses_leaves_no_trace(
     assert not workspace.data_dir.exists()
 
 
+def test_what_git_has_not_committed_yet_has_not_landed(
+    landed_workspace: Workspace, tmp_path: Path, write_task: WriteTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = versions.revision(landed_workspace)
+    seen: list[object] = []
+
+    def write_then_look(workspace: Workspace, stream: Sequence[pins.LandedTask]) -> None:
+        written(workspace, stream)
+        seen.append([task.name for task in versions.landed(workspace)])
+        seen.append(versions.revision(workspace))
+        seen.append({path.partition("/")[0] for path in versions.manifest(workspace)})
+        with pytest.raises(DataVersionError, match="'gamma' has not landed"):
+            versions.read_task(workspace, "gamma")
+
+    written = pins.write_stream
+    monkeypatch.setattr(pins, "write_stream", write_then_look)
+    set_hook(landed_workspace, "echo no >&2; exit 1")
+    with pytest.raises(DataVersionError, match="no"):
+        land(landed_workspace, write_task(tmp_path / "in", seed=3), "gamma")
+    assert seen == [["alpha", "beta"], before, {"alpha", "beta"}]
+
+
+def test_what_lands_without_a_commit_has_landed_once_it_is_committed(
+    landed_workspace: Workspace, tmp_path: Path, write_task: WriteTask
+) -> None:
+    before = versions.revision(landed_workspace)
+    for seed, name in ((3, "gamma"), (4, "delta")):
+        land(landed_workspace, write_task(tmp_path / name, seed=seed), name, commit=False)
+    assert versions.revision(landed_workspace) == before
+    git(landed_workspace.root, "-c", "user.name=x", "-c", "user.email=x@y", "commit", "--quiet", "-am", "Land two")
+    assert [task.name for task in versions.landed(landed_workspace)] == ["alpha", "beta", "gamma", "delta"]
+    after = versions.revision(landed_workspace)
+    assert after.commit == git(landed_workspace.root, "rev-parse", "HEAD").strip()
+    assert after.digest in git(landed_workspace.root, "show", f"{after.commit}:data.dvc")
+    assert len(versions.read_task(landed_workspace, "delta").train) == 4
+
+
+def test_who_blocks_dvc_and_what_to_do_is_told_to_the_last_line(
+    landed_workspace: Workspace, tmp_path: Path, write_task: WriteTask
+) -> None:
+    holder = {"pid": os.getpid(), "cmd": "dvc add data"}
+    lock = landed_workspace.root / ".dvc" / "tmp" / "rwlock"
+    lock.write_text(json.dumps({"write": {str(landed_workspace.data_dir): holder}}))
+    with pytest.raises(DataVersionError, match=rf"(?s)\(PID {os.getpid()}\): dvc add data.*manually remove"):
+        land(landed_workspace, write_task(tmp_path / "in", seed=3), "gamma")
+
+
+def test_nothing_lands_while_params_yaml_is_in_no_commit(
+    workspace: Workspace, tmp_path: Path, write_task: WriteTask
+) -> None:
+    git(workspace.root, "rm", "--quiet", "--cached", "params.yaml")
+    git(workspace.root, "-c", "user.name=x", "-c", "user.email=x@y", "commit", "--quiet", "-m", "Forget it")
+    with pytest.raises(DataVersionError, match=r"params\.yaml is in no commit.*'lorax init"):
+        land(workspace, write_task(tmp_path / "in"), "gaugan")
+    assert not workspace.data_dvc_path.exists()
+
+
 def test_ctrl_c_after_the_commit_leaves_the_task_landed(
     landed_workspace: Workspace, tmp_path: Path, write_task: WriteTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -265,13 +323,13 @@ def test_a_landing_that_loses_another_tasks_files_is_undone(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from lorax.data import landing, versions
+from lorax.data import landing, pins
 from lorax.workspace import Workspace
-real = versions.write_stream
+real = pins.write_stream
 def write_then_die(*arguments):
     real(*arguments)
     os.kill(os.getpid(), signal.SIGKILL)
-versions.write_stream = write_then_die
+pins.write_stream = write_then_die
 landing.land(Workspace(Path(sys.argv[1])), Path(sys.argv[2]), "gamma")
 """
 

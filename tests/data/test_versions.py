@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lorax.data import repository, versions
+from lorax.data import pins, repository, versions
 from lorax.errors import DataVersionError
 from lorax.workspace import Workspace
 
@@ -95,7 +95,8 @@ def test_the_task_digest_depends_on_paths_and_bytes_but_not_on_order() -> None:
 
 def test_a_stream_that_contradicts_its_files_is_refused(landed_workspace: Workspace) -> None:
     alpha, beta = versions.landed(landed_workspace)
-    versions.write_stream(landed_workspace, [dataclasses.replace(alpha, digest="0" * 64), beta])
+    pins.write_stream(landed_workspace, [dataclasses.replace(alpha, digest="0" * 64), beta])
+    repository.commit(landed_workspace.root, ["data.dvc"], "Damage")
     assert versions.read_task(landed_workspace, "beta").name == "beta"
     with pytest.raises(DataVersionError, match="contradicts itself"):
         versions.read_task(landed_workspace, "alpha")
@@ -104,14 +105,18 @@ def test_a_stream_that_contradicts_its_files_is_refused(landed_workspace: Worksp
 @pytest.mark.parametrize("text", ["", "<<<<<<< HEAD\nouts:\n", "outs: []\n", "outs:\n- md5: ../x\n  path: data\n"])
 def test_a_damaged_data_dvc_is_refused(workspace: Workspace, text: str) -> None:
     workspace.data_dvc_path.write_text(text)
+    with pytest.raises(DataVersionError, match=r"data\.dvc can't be read"):
+        pins.on_disk(workspace)
+    repository.commit(workspace.root, ["data.dvc"], "Damage")
     for read in (versions.landed, versions.revision, versions.manifest):
-        with pytest.raises(DataVersionError, match=r"data\.dvc can't be read"):
+        with pytest.raises(DataVersionError, match=r"data\.dvc in git's \w+ can't be read"):
             read(workspace)
 
 
 def test_data_that_no_landing_pinned_is_refused(landed_workspace: Workspace) -> None:
     path = landed_workspace.data_dvc_path
     path.write_text(path.read_text().partition("meta:")[0])
+    repository.commit(landed_workspace.root, ["data.dvc"], "Damage")
     with pytest.raises(DataVersionError, match="names no stream"):
         versions.landed(landed_workspace)
 

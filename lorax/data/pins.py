@@ -1,0 +1,144 @@
+"""data.dvc: what has landed, in which order. Imports no DVC.
+
+It is one small file in git. Its `outs:` entry is DVC's (the md5 of the list of all files below data/), and its `meta:`
+block, which DVC keeps, is ours:
+
+    meta:
+      stream:
+      - task: gaugan
+        digest: <sha256 of the task's (path, md5) pairs>
+        accepted_leak: <why a format leak was accepted, where it was>
+
+What has landed is what is committed (`committed`). The file on disk (`on_disk`) may be that of a landing which is under
+way, and which a hook of git's may still refuse; only landing reads it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from lorax.data import repository
+from lorax.errors import DataVersionError
+from lorax.storage import write_whole
+from lorax.workspace import Workspace
+
+NAME = "data.dvc"
+
+_DIRECTORY_MD5 = re.compile(r"[0-9a-f]{32}\.dir")
+_NO_LINE_BREAKS = 2**20
+
+
+@dataclass(frozen=True)
+class LandedTask:
+    """A task of the stream, as data.dvc names it; `accepted_leak` says why its format leak was accepted, if it was."""
+
+    name: str
+    digest: str
+    accepted_leak: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
+class Pins:
+    """What a data.dvc says; `content` is {} where there is none, `place` is what messages call it."""
+
+    content: Mapping[str, Any]
+    place: str
+
+    @property
+    def digest(self) -> str:
+        """DVC's md5 of the list of files; '' if nothing landed."""
+        return str(self.content["outs"][0]["md5"]) if self.content else ""
+
+    @property
+    def stream(self) -> tuple[LandedTask, ...]:
+        """The tasks in landing order; () if nothing landed.
+
+        Raises:
+            DataVersionError: it was not written by a landing.
+        """
+        if not self.content:
+            return ()
+        try:
+            return tuple(
+                LandedTask(str(entry["task"]), str(entry["digest"]), str(entry.get("accepted_leak", "")))
+                for entry in self.content["meta"]["stream"]
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataVersionError(
+                f"{self.place} names no stream of tasks (expected meta: stream: with task and digest each), "
+                "so it was not written by 'lorax land'. Restore it from git, or move data/ and data.dvc away and land "
+                "each task's folder."
+            ) from error
+
+    def text(self, stream: Sequence[LandedTask]) -> str:
+        """The file's text, with another stream."""
+        meta = {**(self.content.get("meta") or {}), "stream": [_entry(task) for task in stream]}
+        return yaml.safe_dump(
+            {**self.content, "meta": meta}, sort_keys=False, allow_unicode=True, width=_NO_LINE_BREAKS
+        )
+
+
+def committed(workspace: Workspace, commit: str = "HEAD") -> Pins:
+    """What a commit of the workspace's repository has landed.
+
+    Raises:
+        DataVersionError: the commit's data.dvc is damaged, or git can't read it.
+    """
+    place = f"{workspace.data_dvc_path} in git's {commit[:12]}"
+    return read(repository.committed_text(workspace.root, NAME, commit), place)
+
+
+def on_disk(workspace: Workspace) -> Pins:
+    """What data.dvc says as it lies there, be it committed or not.
+
+    Raises:
+        DataVersionError: it is damaged, or can't be read.
+    """
+    path = workspace.data_dvc_path
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        return Pins({}, str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise _damaged(str(path), error) from error
+    return read(text, str(path))
+
+
+def read(text: str | None, place: str) -> Pins:
+    """A data.dvc's text; None is none.
+
+    Raises:
+        DataVersionError: it is damaged.
+    """
+    if text is None:
+        return Pins({}, place)
+    try:
+        content = yaml.safe_load(text)
+        [output] = content["outs"]
+        if output["path"] != "data" or not _DIRECTORY_MD5.fullmatch(output["md5"]):
+            raise ValueError("its only output should be data, with the md5 of a directory")
+        return Pins(dict(content), place)
+    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        raise _damaged(place, error) from error
+
+
+def write_stream(workspace: Workspace, stream: Sequence[LandedTask]) -> None:
+    """Write the stream into data.dvc's `meta:` block, whole or not at all."""
+    write_whole(workspace.data_dvc_path, on_disk(workspace).text(stream))
+
+
+def _damaged(place: str, error: Exception) -> DataVersionError:
+    return DataVersionError(
+        f"{place} can't be read as DVC's file that pins data/ ({type(error).__name__}: {error}). "
+        "Restore it with 'git checkout -- data.dvc'; after a merge, resolve its conflict first."
+    )
+
+
+def _entry(task: LandedTask) -> dict[str, str]:
+    entry = {"task": task.name, "digest": task.digest}
+    return entry | {"accepted_leak": task.accepted_leak} if task.accepted_leak else entry
