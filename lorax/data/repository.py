@@ -176,8 +176,8 @@ def fetch_commits(root: Path) -> None:
 
 def upstream_commit(root: Path, path: str) -> str | None:
     """The upstream's newest commit that touches `path` and that the checkout lacks; None if there is none."""
-    found = _run(["git", "rev-list", "-1", "HEAD..@{upstream}", "--", path], root)
-    return found.stdout.strip() or None if found.returncode == 0 else None
+    found = git_says(root, "rev-list", "-1", "HEAD..@{upstream}", "--", path)
+    return checked_commit(found) if found else None
 
 
 def fast_forward(root: Path) -> None:
