@@ -10,9 +10,10 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from typing import Any
 
-from lorax import services
+from lorax import addresses, services
 from lorax.errors import ServiceError
 from lorax.params import Params
 from lorax.workspace import Workspace
@@ -20,6 +21,8 @@ from lorax.workspace import Workspace
 PATIENCE_S = 10.0
 TRIES = 5
 AGAIN_S = 1.0
+
+_WHO_ASKS = "(it asks who you are: set PREFECT_API_AUTH_STRING, or PREFECT_API_KEY, to what it expects)"
 
 Row = dict[str, Any]
 
@@ -35,7 +38,8 @@ class PrefectApi:
     def of(cls, workspace: Workspace, params: Params) -> PrefectApi:
         """The server that the environment names, else the workspace's own."""
         variables = {**os.environ, **services.environment(workspace, params)}
-        return cls(variables["PREFECT_API_URL"], _authorization(variables))
+        url, authorization = addresses.parted(variables["PREFECT_API_URL"])
+        return cls(url, authorization or _authorization(variables))
 
     def get(self, path: str) -> Row | None:
         """What lies at `path`; None if nothing does.
@@ -82,9 +86,8 @@ class PrefectApi:
         if self.authorization:
             headers["Authorization"] = self.authorization
         request = urllib.request.Request(f"{self.url}/{path}", data, headers, method=method)
-        direct = [urllib.request.ProxyHandler({})] if f"//{services.HOST}:" in self.url else []
         try:
-            with urllib.request.build_opener(*direct).open(request, timeout=PATIENCE_S) as answer:
+            with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
                 text = answer.read()
         except urllib.error.HTTPError as error:
             if error.code == 404:
@@ -92,13 +95,19 @@ class PrefectApi:
             if error.code == 503 and tries > 1:  # its database is locked by others: it has done nothing yet
                 time.sleep(AGAIN_S)
                 return self._ask(method, path, body, tries - 1)
-            said = error.read().decode(errors="replace")[:300]
+            said = error.read().decode(errors="replace")[:300] if error.code != 401 else _WHO_ASKS
             raise ServiceError(f"Prefect's server at {self.url} refused {path}: {error.code} {said}") from error
-        except OSError as error:
+        except (OSError, HTTPException) as error:
             raise ServiceError(
                 f"Prefect's server at {self.url} does not answer: {getattr(error, 'reason', error)}."
             ) from error
-        return json.loads(text) if text else ""
+        try:
+            return json.loads(text) if text else ""
+        except ValueError as error:
+            raise ServiceError(
+                f"what answers at {self.url} is not Prefect's API: its address mostly ends with /api. Correct "
+                "PREFECT_API_URL, or unset it to use the workspace's own server."
+            ) from error
 
 
 def _authorization(variables: Mapping[str, str]) -> str:

@@ -129,7 +129,7 @@ def one_at_a_time(workspace: Workspace, on_wait: Callable[[], None]) -> Iterator
 
 def _registry_uri(workspace: Workspace, params: Params, server: Service) -> str:
     if server.is_ready:
-        return server.address
+        return services.environment(workspace, params)["MLFLOW_TRACKING_URI"]  # an address to show has no password
     if not server.is_embedded:
         raise RegistryError(
             f"MLflow at {server.address} (MLFLOW_TRACKING_URI) does not answer. Start it, and run again."

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from lorax import environment
+from lorax.addresses import unproxied
 from lorax.atlas_commands import atlas_commands
 from lorax.console import Commands, Json, Preset, err, here, opened, out, print_json
 from lorax.serve_commands import serve_commands
@@ -34,6 +35,7 @@ def main(
     environment.complete()
     # Threads that wait by spinning starve each other as soon as anything else, such as the servers, wants a core
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.update(unproxied())
     if not debug:
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from lorax.errors import ServiceError
 from lorax.storage import write_whole
@@ -63,23 +64,39 @@ def _place(server: str) -> str:
     address = given(server)
     if not address:
         return _OWN
+    url = check_address(VARIABLES[server], address)
+    bare = url.set(drivername=url.get_backend_name(), query={})
+    return str(bare.render_as_string()).replace(":***@", "@")
+
+
+def check_address(variable: str, address: str) -> Any:
+    """SQLAlchemy's URL of a database's address.
+
+    Args:
+        variable: where it comes from.
+        address: what was given.
+
+    Raises:
+        ServiceError: it is none, or its driver is not installed.
+    """
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
+        if not address.isprintable() or set(address) & set('"\\'):
+            raise ValueError("it is written into no configuration as it is")
         url = make_url(address)
         url.get_dialect().import_dbapi()
     except ModuleNotFoundError as error:
         raise ServiceError(
-            f"{VARIABLES[server]} names a database that needs the Python package {error.name!r}; {_INSTALL}."
-        ) from error
-    except SQLAlchemyError as error:  # its text holds the address with the password
+            f"{variable} names a database that needs the Python package {error.name!r}; {_INSTALL}."
+        ) from None
+    except (SQLAlchemyError, ValueError):  # their text holds the address with the password, or parts of it
         raise ServiceError(
-            f"{VARIABLES[server]} is no database's address; expected as in postgresql://USER:PASSWORD@HOST/NAME "
+            f"{variable} is no database's address; expected as in postgresql://USER:PASSWORD@HOST/NAME "
             "(what is not a letter or a digit in the password as %XX)."
-        ) from error
-    bare = url.set(drivername=url.get_backend_name(), query={})
-    return bare.render_as_string().replace(":***@", "@")
+        ) from None
+    return url
 
 
 def _path(workspace: Workspace) -> Path:

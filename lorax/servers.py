@@ -11,7 +11,7 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
-from lorax import databases, homes, leftovers
+from lorax import addresses, databases, homes, leftovers
 from lorax.homes import EMBEDDED_VARIABLE as EMBEDDED_VARIABLE  # for readers of this room's interface
 from lorax.homes import VARIABLES as VARIABLES  # likewise
 from lorax.origins import LOOPBACK
@@ -27,6 +27,9 @@ _AUTH_FILE = "auth-string"
 AUTH_VARIABLE = "PREFECT_API_AUTH_STRING"
 """What Prefect's clients send to a server that asks who they are."""
 
+KEPT_FOR_HELPERS = {name: f"LORAX_KEPT_{name}" for name in (*VARIABLES.values(), EMBEDDED_VARIABLE)}
+"""What helpers know and servers must not, and under what names the supervisor's environment keeps it."""
+
 _OWN_HOSTS = ",".join(pattern for name in LOOPBACK for pattern in (name, f"{name.replace('[', '[[]', 1)}:*"))
 """As MLflow wants them: a name as it is, or a pattern. By itself it takes '10.*' too, and so 10.attacker.example."""
 
@@ -41,7 +44,11 @@ _QUIET = {
 
 @dataclass(frozen=True)
 class Server:
-    """What is known of a server before it runs; `api` is what clients are given, `health` says that it is up."""
+    """What is known of a server before it runs.
+
+    `page` is what people are shown, `api` what clients are given, `health` says that it is up; the last two may hold a
+    password.
+    """
 
     name: str
     title: str
@@ -64,8 +71,7 @@ def environment(workspace: Workspace, params: Params) -> dict[str, str]:
         "MLFLOW_TRACKING_URI": mlflow.api,
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
         EMBEDDED_VARIABLE: ",".join(server.name for server in (prefect, mlflow) if server.is_embedded),
-        "NO_PROXY": _without_proxy(),
-        "no_proxy": _without_proxy(),
+        **addresses.unproxied(),
     }
     if prefect.is_embedded:  # a user's own server may need the user's own profile
         home = prefect_home(workspace)
@@ -98,26 +104,40 @@ def auth_string(home: Path) -> str:
 
 
 def known(params: Params) -> tuple[Server, Server]:
-    """Prefect's and MLflow's server: those that the environment names, else the workspace's own."""
+    """Prefect's and MLflow's server: those that the environment names, else the workspace's own.
+
+    Raises:
+        ServiceError: the environment names something that is no address.
+    """
     return _prefect(params.services.prefect_port), _mlflow(params.services.mlflow_port)
 
 
 def _prefect(port: int) -> Server:
     own = f"http://{HOST}:{port}/api"
     api, is_embedded = _address("prefect", own)
-    page = api.removesuffix("/api")
+    page = addresses.without_password(api).removesuffix("/api")
     return Server("prefect", "Prefect", "services.prefect_port", port, page, api, f"{api}/health", is_embedded)
 
 
 def _mlflow(port: int) -> Server:
     own = f"http://{HOST}:{port}"
     api, is_embedded = _address("mlflow", own)
-    return Server("mlflow", "MLflow", "services.mlflow_port", port, api, api, f"{api}/health", is_embedded)
+    page = addresses.without_password(api)
+    return Server("mlflow", "MLflow", "services.mlflow_port", port, page, api, f"{api}/health", is_embedded)
 
 
 def _address(name: str, own: str) -> tuple[str, bool]:
-    """The address of a server, and whether it is the workspace's own."""
-    given = (os.environ.get(VARIABLES[name]) or "").rstrip("/")
+    """The address of a server, and whether it is the workspace's own.
+
+    Raises:
+        ServiceError: the environment names something that is no address.
+    """
+    variable = VARIABLES[name]
+    given = (os.environ.get(variable) or "").rstrip("/")
+    if name == "mlflow" and addresses.is_database(given):
+        databases.check_address(variable, given)
+    elif given:
+        addresses.check_server(variable, given, own)
     is_ours = given == own and homes.is_set_by_us(name)
     return given or own, not given or is_ours
 
@@ -146,9 +166,11 @@ def own_environment(workspace: Workspace, params: Params) -> dict[str, str]:
         "MLFLOW_SERVER_ALLOWED_HOSTS": _OWN_HOSTS,
         **databases.defaults(),
     }
-    hidden = {*VARIABLES.values(), AUTH_VARIABLE, *(name for name in defaults if not os.environ.get(name))}
+    hidden = {*VARIABLES.values(), *(name for name in defaults if not os.environ.get(name))}
     kept = {key: value for key, value in os.environ.items() if key not in hidden}
     marked = {leftovers.WORKSPACE_VARIABLE: homes.mark(workspace)}
+    own = environment(workspace, params)
+    marked |= {kept_as: own[name] for name, kept_as in KEPT_FOR_HELPERS.items()}
     loud = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING"}  # the command that starts them keeps its own quiet
     return {**defaults, **kept, **marked, **_QUIET, **loud, **_prefects_own(workspace, known(params)[0])}
 
@@ -164,9 +186,3 @@ def _prefects_own(workspace: Workspace, server: Server) -> dict[str, str]:
         "PREFECT_SERVER_API_PORT": str(server.port),
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(f"http://{name}:{server.port}" for name in LOOPBACK),
     }
-
-
-def _without_proxy() -> str:
-    """A proxy that the environment names must not be asked for loopback addresses."""
-    given = os.environ.get("NO_PROXY") or os.environ.get("no_proxy") or ""
-    return given if HOST in given else ",".join(filter(None, (given, HOST, "localhost")))

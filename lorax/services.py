@@ -14,9 +14,10 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 
-from lorax import databases, homes, leftovers, servers, supervision
+from lorax import addresses, databases, homes, leftovers, servers, supervision
 from lorax.errors import ServiceError, StorageError
 from lorax.params import Params
 from lorax.servers import AUTH_VARIABLE as AUTH_VARIABLE  # for readers of this room's interface
@@ -93,7 +94,7 @@ def up(workspace: Workspace, params: Params, progress: Progress | None = None) -
     for server in wanted:
         if not server.is_embedded and not _answers(server.health, EXTERNAL_PATIENCE_S):
             raise ServiceError(
-                f"{server.title} at {server.api} does not answer. The address comes from the environment: start that "
+                f"{server.title} at {server.page} does not answer. The address comes from the environment: start that "
                 f"server, or unset {servers.VARIABLES[server.name]} to use the embedded one."
             )
     embedded = [server for server in wanted if server.is_embedded]
@@ -119,8 +120,6 @@ def keep(workspace: Workspace, params: Params, helpers: Mapping[str, Sequence[st
         StorageError: the disk is full.
     """
     workspace, params = homes.at_home(workspace, params)
-    own = environment(workspace, params)
-    addresses = {name: own[name] for name in (*servers.VARIABLES.values(), servers.EMBEDDED_VARIABLE)}
     folder = workspace.services_dir
     try:
         with _lock(workspace):
@@ -132,7 +131,7 @@ def keep(workspace: Workspace, params: Params, helpers: Mapping[str, Sequence[st
             for name, arguments in helpers.items():
                 (folder / name).mkdir(exist_ok=True)
                 how = "KILL" if name == WORKER else "TERM"
-                programs.append(Program(name, tuple(arguments), folder / name, addresses, 200, how))
+                programs.append(Program(name, tuple(arguments), folder / name, servers.KEPT_FOR_HELPERS, 200, how))
             supervision.apply(folder, programs, servers.own_environment(workspace, params), unwanted)
     except OSError as error:
         raise StorageError(error.errno, f"{folder} can't be written: {error.strerror}.") from error
@@ -253,12 +252,13 @@ def _answers(url: str, patience_s: float) -> bool:
     """Whether a server answers there at all; an address that is not http (a bare database) counts as answering."""
     if not url.startswith(("http://", "https://")):
         return True
-    handlers = [urllib.request.ProxyHandler({})] if f"//{HOST}:" in url else []
+    url, authorization = addresses.parted(url)
+    headers = {"Authorization": authorization} if authorization else {}
     try:
-        urllib.request.build_opener(*handlers).open(url, timeout=patience_s).close()
+        urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=patience_s).close()
     except urllib.error.HTTPError as error:
         return error.code in (401, 403)  # it is there, and wants to know who asks
-    except OSError:
+    except (OSError, HTTPException):  # the second: what answers there does not speak HTTP
         return False
     return True
 

@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from lorax import leftovers
 from lorax.errors import ServiceError
 from lorax.leftovers import FOLDER_VARIABLE, SERVICE_VARIABLE
@@ -33,8 +35,9 @@ PATIENCE_S = 30.0
 class Program:
     """What supervisord keeps alive: this Python with `arguments`, in `folder`.
 
-    `environment` is what it has beyond the others: plain values such as addresses, without quotes. What has the higher
-    `priority` is started later and stopped earlier, before what it needs; `stop_signal` is how it is asked to stop.
+    `environment` is what it has beyond the others: variable -> the variable of supervisord's own environment that holds
+    its value, since addresses have passwords in them and the configuration is a file. What has the higher `priority` is
+    started later and stopped earlier, before what it needs; `stop_signal` is how it is asked to stop.
     """
 
     name: str
@@ -85,12 +88,14 @@ def apply(
         unwanted: names of programs to stop, if they run.
 
     Raises:
-        ServiceError: supervisord refuses its configuration, or does not answer.
+        ServiceError: supervisord refuses its configuration, does not answer, or was started with other addresses.
     """
-    config = _read_config(folder)
+    config, programs = _read_config(folder), tuple(programs)
     is_fresh = not processes(folder)
     if is_fresh:
         config = _base_config(folder)
+    else:
+        _check_values(folder, programs, environment)
     for program in programs:
         config[f"program:{program.name}"] = _section(folder, program)
     for name in unwanted:
@@ -100,6 +105,18 @@ def apply(
         _launch(folder, environment)
     else:
         _update(folder)
+
+
+def _check_values(folder: Path, programs: Iterable[Program], environment: Mapping[str, str]) -> None:
+    """Make sure that the supervisord that runs has the values that `programs` would get from a fresh one."""
+    wanted = {name: environment.get(name) for program in programs for name in program.environment.values()}
+    with _control(folder) as supervisor:
+        has = psutil.Process(supervisor.getPID()).environ()
+    if wanted != {name: has.get(name) for name in wanted}:
+        raise ServiceError(
+            "the addresses of the servers (PREFECT_API_URL, MLFLOW_TRACKING_URI) are others than when they were "
+            "started. Run 'lorax down', then 'lorax up'."
+        )
 
 
 def stop_programs(folder: Path, names: Iterable[str]) -> None:
@@ -233,11 +250,12 @@ def _section(folder: Path, program: Program) -> dict[str, str]:
     """One program; a crash loop is slowed down, and given up after half an hour."""
     guard = (sys.executable, "-P", str(Path(leftovers.__file__).resolve()))
     command = (*guard, sys.executable, *program.arguments)
-    variables = {SERVICE_VARIABLE: program.name, **program.environment}
+    variables = {SERVICE_VARIABLE: _escaped(program.name)}
+    variables |= {name: f"%(ENV_{source})s" for name, source in program.environment.items()}
     return {
         "command": _escaped(shlex.join(command)),
         "directory": program.folder.name,
-        "environment": _escaped(",".join(f'{name}="{value}"' for name, value in variables.items())),
+        "environment": ",".join(f'{name}="{value}"' for name, value in variables.items()),
         "priority": str(program.priority),
         "autorestart": "true",
         "startsecs": "10",

@@ -260,6 +260,34 @@ def test_servers_given_by_the_environment_are_used_and_not_started(
     assert not workspace.services_dir.exists()
 
 
+_TELL = "import os, pathlib, time; pathlib.Path('told').write_text(os.environ['MLFLOW_TRACKING_URI']); time.sleep(600)"
+
+
+def test_a_password_in_an_address_reaches_the_helpers_and_no_file_or_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace, params = Workspace(tmp_path), _params()
+    address = f"http://me:S3%25cret@127.0.0.1:{_free_port()}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    workspace.services_dir.mkdir(parents=True)
+    try:
+        services.keep(workspace, params, {"teller": ("-c", _TELL)})
+        told = workspace.services_dir / "teller" / "told"
+        assert _eventually(lambda: told.is_file() and told.read_text() == address)
+        kept = [path for path in workspace.services_dir.rglob("*") if path.is_file() and path != told]
+        assert [path for path in kept if b"cret" in path.read_bytes()] == []
+        lines = [process.cmdline() for process in leftovers.find(str(workspace.services_dir))]
+        assert len(lines) == 2  # supervisord and the helper
+        assert "cret" not in str(lines)
+        assert "cret" not in str(services.status(workspace, params))
+        services.keep(workspace, params, {"teller": ("-c", _TELL)})
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address.replace("cret", "crets"))
+        with pytest.raises(ServiceError, match=r"others than when they were started\. Run 'lorax down'"):
+            services.keep(workspace, params, {"teller": ("-c", _TELL)})
+    finally:
+        services.down(workspace)
+
+
 def test_the_variables_of_a_flow_name_the_embedded_servers_and_keep_loopback_off_proxies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

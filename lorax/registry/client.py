@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from lorax.addresses import unproxied, without_password, without_password_of
 from lorax.errors import LoraxError, RegistryError, StorageError
 from lorax.registry import database
 
@@ -52,6 +53,7 @@ def connect(uri: str) -> Any:
     """
     for name, value in _MANNERS.items():
         os.environ.setdefault(name, value)
+    os.environ.update(unproxied())
     if is_server(uri):
         _require_answer(uri)
     with mlflow_errors(uri, "open it"):
@@ -81,7 +83,7 @@ def mlflow_errors(uri: str, doing: str) -> Iterator[None]:
         if is_server(uri):
             raise
         raise RegistryError(
-            f"could not {doing}: the database {database.without_password(uri)} needs the Python package "
+            f"could not {doing}: the database {without_password(uri)} needs the Python package "
             f"{error.name!r}; for PostgreSQL: pip install 'lorax-pipeline[postgres]'."
         ) from error
     except Exception as error:
@@ -112,7 +114,7 @@ def is_missing(error: Exception) -> bool:
 def _require_answer(uri: str) -> None:
     if not _answers(uri):
         raise RegistryError(
-            f"no MLflow server answers at {uri}. Start it with 'lorax up', "
+            f"no MLflow server answers at {without_password(uri)}. Start it with 'lorax up', "
             "or correct the address (MLFLOW_TRACKING_URI, services.mlflow_port in params.yaml)."
         )
 
@@ -138,16 +140,16 @@ def _is_mlflow_error(error: Exception) -> bool:
 def _registry_error(uri: str, doing: str, error: Exception) -> RegistryError:
     if is_server(uri) and not _answers(uri):
         return RegistryError(
-            f"could not {doing}: the MLflow server at {uri} stopped answering. "
+            f"could not {doing}: the MLflow server at {without_password(uri)} stopped answering. "
             "Start it with 'lorax up' and run the command again; it continues where it was."
         )
     if _SERVER_FAILED in str(error):
         return RegistryError(
-            f"could not {doing}: the MLflow server at {uri} failed at it. Is its disk full? Its log says why (that of "
-            "the one that 'lorax up' runs: work/services/logs/mlflow.log). Mend that and run the command again; it "
-            "continues where it was."
+            f"could not {doing}: the MLflow server at {without_password(uri)} failed at it. Is its disk full? Its log "
+            "says why (that of the one that 'lorax up' runs: work/services/logs/mlflow.log). Mend that and run the "
+            "command again; it continues where it was."
         )
-    found = " ".join(str(error).split())[:_MESSAGE_LIMIT]
+    found = " ".join(without_password_of(uri, str(error)).split())[:_MESSAGE_LIMIT]
     mend = "" if is_server(uri) else " Start the server with 'lorax up': it also mends a database cut off in a write."
-    where = database.without_password(uri)
+    where = without_password(uri)
     return RegistryError(f"could not {doing}: MLflow at {where} says: {found or type(error).__name__}.{mend}")

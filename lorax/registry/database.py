@@ -43,12 +43,3 @@ def read_only(uri: str) -> str:
                 {"options": "-c default_transaction_read_only=on", "connect_timeout": str(_PATIENCE_S)}
             )
     return url.render_as_string(hide_password=False)
-
-
-def without_password(uri: str) -> str:
-    """The address as it may be shown."""
-    if uri.startswith(("http://", "https://", _SQLITE)):
-        return uri
-    from sqlalchemy.engine import make_url
-
-    return make_url(uri).render_as_string()

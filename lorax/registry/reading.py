@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lorax.addresses import without_password
 from lorax.errors import RegistryError
 from lorax.registry import journal, tracking
 from lorax.registry.client import connect, is_missing, is_missing_database, is_server, mlflow_errors
@@ -210,10 +211,11 @@ class RegisteredModel:
         with self._talking("find the timeline"):
             champion = self.champion()
             experiment = tracking.experiment_id(self._client, self.uri, self.name)
-            pages = {"model": f"{self.uri}/#/models/{self.name}", "runs": f"{self.uri}/#/experiments/{experiment}/runs"}
+            page = without_password(self.uri)
+            pages = {"model": f"{page}/#/models/{self.name}", "runs": f"{page}/#/experiments/{experiment}/runs"}
             if champion:
                 run_id = tracking.timeline_run(self._client, experiment, champion.line)
-                pages["timeline"] = f"{self.uri}/#/experiments/{experiment}/runs/{run_id}/model-metrics"
+                pages["timeline"] = f"{page}/#/experiments/{experiment}/runs/{run_id}/model-metrics"
         return pages
 
     def _is_unused(self) -> bool:
@@ -264,7 +266,7 @@ class RegisteredModel:
     def _require_server(self) -> None:
         if not is_server(self.uri):
             raise RegistryError(
-                f"{self.uri} is MLflow's database, which lorax only looks things up in. "
+                f"{without_password(self.uri)} is MLflow's database, which lorax only looks things up in. "
                 "Start the server with 'lorax up' and use its address."
             )
 

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from flows import reconcile
 from lorax import console
 from lorax.cli import app
 from lorax.data import versions
@@ -98,6 +99,26 @@ def test_a_rollback_says_what_is_held_now_how_to_free_it_and_where_the_data_is(
     assert [hold["task"] for hold in record["held"]] == ["gamma", "beta"]
     [by] = {entry.by for entry in registry.journal() if entry.kind == "rolled back"}
     assert "@" in by
+
+
+def test_behind_a_proxy_that_was_not_told_of_loopback_the_server_is_asked_all_the_same(
+    workspace: Workspace, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def behind_a_proxy() -> None:
+        for name in ("http_proxy", "HTTP_PROXY"):
+            monkeypatch.setenv(name, "http://127.0.0.1:9")
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+
+    behind_a_proxy()
+    said = lorax("status")
+    assert "version 1" in said
+    assert "(up)" in said
+    behind_a_proxy()
+    assert "version 1" in lorax("history")
+    behind_a_proxy()
+    learning = reconcile.registry_of_server(workspace, registry.name).champion()  # as the flow asks
+    assert learning is not None
 
 
 def test_status_with_a_champion_imports_mlflow_and_nothing_else_that_takes_long(workspace: Workspace) -> None:
