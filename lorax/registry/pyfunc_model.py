@@ -9,14 +9,13 @@ Whoever can send a request to a served model must not make it read files. So a c
 program that loads the model says so: `load_model(..., model_config={"allow_paths": True})`, which no request can.
 """
 
-import base64
-import binascii
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import pandas as pd
 
+from lorax.data.encoding import from_base64
 from lorax.data.images import decode, decode_bytes
 from lorax.data.pixels import Pixels
 from lorax.errors import ImageError
@@ -73,11 +72,11 @@ def _read_path_or_base64(cell: str, source: str) -> Pixels:
 def _read_base64(cell: str, source: str) -> Pixels:
     """The pixels that a cell's base64, or data: URI, stands for."""
     try:
-        data = base64.b64decode(cell.partition(",")[2] if cell.startswith("data:") else cell, validate=True)
-    except (binascii.Error, ValueError) as error:
+        data = from_base64(cell.encode(), f"{source} ({cell[:_SHOWN]!r})")
+    except ImageError as error:
         raise ImageError(
-            f"{source} ({cell[:_SHOWN]!r}) is not base64: {error}. Paths of files are read only by a model that was "
-            'loaded with model_config={"allow_paths": True}.'
+            f"{error} Paths of files are read only by a model that was loaded with "
+            'model_config={"allow_paths": True}.'
         ) from error
     return decode_bytes(data, source)
 

@@ -16,15 +16,17 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 import lorax
+from lorax.data.encoding import example_base64
 from lorax.origins import LOOPBACK, OwnOriginsOnly, as_host
 from lorax.params import ServingParams
 from lorax.serving import answers
 from lorax.serving.following import Follower
+from lorax.serving.json_body import DATA, LONGEST_NAME, NAME
 from lorax.serving.meters import Meters
 from lorax.serving.model import Served, Source
 from lorax.serving.refusal import RefusalError, overloaded
 from lorax.serving.service import Outcome, Service, status_of
-from lorax.serving.uploads import JSON, MULTIPART, Base64Image, Body
+from lorax.serving.uploads import JSON, MULTIPART, Body
 
 VERDICTS = "/v1/verdicts"
 _COUNTED = frozenset({VERDICTS, "/health", "/version", "/metrics"})
@@ -91,7 +93,7 @@ def create_app(
     app.add_middleware(_Counted, meters=meters)
     app.add_exception_handler(RefusalError, _refused)
     app.add_exception_handler(HTTPException, _no_such_thing)
-    _add_verdicts(app)
+    _add_verdicts(app, params)
     _add_looks(app)
     return app
 
@@ -103,7 +105,7 @@ class _Plain(APIRoute):
         return self.endpoint
 
 
-def _add_verdicts(app: FastAPI) -> None:
+def _add_verdicts(app: FastAPI, params: ServingParams) -> None:
     router = APIRouter(route_class=_Plain)
     refusals = {
         400: "the body is not what its type says", 408: "the body came too slowly", 413: "too many or too large",
@@ -121,7 +123,7 @@ def _add_verdicts(app: FastAPI) -> None:
             403: {"content": {"text/plain": {}}, "description": "Asked by another page, or by a name not its own."},
             **{code: {"model": answers.Refused, "description": f"Refused: {why}."} for code, why in refusals.items()},
         },
-        openapi_extra={"requestBody": {"required": True, "content": _BODIES}},
+        openapi_extra={"requestBody": {"required": True, "content": _bodies(params)}},
     )
     async def verdicts(request: Request) -> Response:
         service: Service = request.app.state.service
@@ -263,22 +265,22 @@ class _Counted:
             self._meters.requests.labels(path, str(status)).inc()
 
 
-_GREY = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR42mNoAAAAggCB2kUIOwAAAABJRU5ErkJggg=="
-"""A grey pixel as PNG."""
+def _bodies(params: ServingParams) -> dict[str, Any]:
+    """What a request may be, for the OpenAPI page."""
+    count = {"type": "array", "minItems": 1, "maxItems": params.max_images}
+    name = {"type": "string", "maxLength": LONGEST_NAME, "description": "what the answer calls it; its place without"}
+    data = {"type": "string", "description": "the file's bytes as base64, or a data: URI of them"}
+    properties = {NAME: name, DATA: data}
+    image = {"type": "object", "required": [DATA], "properties": properties, "additionalProperties": False}
 
-_BODIES: dict[str, Any] = {
-    MULTIPART: {
-        "schema": {
-            "type": "object",
-            "properties": {"images": {"type": "array", "items": {"type": "string", "format": "binary"}}},
-        }
-    },
-    JSON: {
-        "schema": {
-            "type": "object",
-            "required": ["images"],
-            "properties": {"images": {"type": "array", "items": Base64Image.model_json_schema()}},
+    def of(items: Any) -> dict[str, Any]:
+        images = count | {"items": items}
+        return {"type": "object", "required": ["images"], "properties": {"images": images}}
+
+    return {
+        MULTIPART: {"schema": of({"type": "string", "format": "binary"})},
+        JSON: {
+            "schema": of(image) | {"additionalProperties": False},
+            "example": {"images": [{NAME: "noise.png", DATA: example_base64()}]},
         },
-        "example": {"images": [{"name": "grey.png", "data": _GREY}]},
-    },
-}
+    }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import ctypes
 import hashlib
 import io
@@ -15,6 +13,7 @@ from dataclasses import dataclass
 from PIL import Image, UnidentifiedImageError
 
 from lorax.data.crops import crops_of
+from lorax.data.encoding import from_base64
 from lorax.data.images import decode_bytes
 from lorax.data.pixels import Pixels
 from lorax.errors import ImageError
@@ -36,6 +35,12 @@ _BUFFERED = 10
 _UNBUFFERED = frozenset({"PNG", "JPEG", "MPO", "GIF", "BMP"})
 _MMAP_THRESHOLD, _LARGE_BLOCK = -3, 4 * _MB
 """The name that glibc's malloc.h gives the option, and its value: what is as large is given back once it is freed."""
+
+_CHARACTERS_PER_BYTE = 1.5
+"""Of base64, with line breaks; rounded up."""
+
+_SHORT = 1024
+"""Characters that count for nothing: the head of a data: URI, and an end of line."""
 
 _TILE_TAGS = (322, 323)
 """Of TIFF: width and height of a tile."""
@@ -102,19 +107,20 @@ def give_back_what_is_freed() -> None:
         ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE_BLOCK)
 
 
-def encoded(upload: Upload) -> bytes:
+def encoded(upload: Upload, params: ServingParams) -> bytes:
     """The image file's bytes.
 
     Raises:
-        RefusalError: they were to be base64, and are not.
+        RefusalError: they were to be base64, and are not, or so many characters that the file is too large.
     """
     if not upload.is_base64:
-        return upload.data
-    text = upload.data.partition(b",")[2] if upload.data.startswith(b"data:") else upload.data
+        return bytes(upload.data)
+    if len(upload.data) > params.max_image_mb * _MB * _CHARACTERS_PER_BYTE + _SHORT:
+        raise _too_large(f"{len(upload.data)} characters of base64", params)
     try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise RefusalError(422, "bad_base64", f"the data is no base64: {error}.") from error
+        return from_base64(upload.data, "the data")
+    except ImageError as error:
+        raise RefusalError(422, "bad_base64", str(error)) from error
 
 
 def sha256(data: bytes) -> str:
@@ -137,13 +143,10 @@ def decode(data: bytes, side: int, params: ServingParams, room: Room) -> Pixels:
 
 def _checked(data: bytes, params: ServingParams) -> _Claim:
     """What the file's header claims, if that is within the limits; nothing is unpacked."""
-    limit = int(params.max_image_mb * _MB)
     if not data:
         raise RefusalError(422, "empty", "the image has no bytes.")
-    if len(data) > limit:
-        raise RefusalError(
-            413, "image_too_large", f"the image has {len(data)} bytes; expected at most {limit} (serving.max_image_mb)."
-        )
+    if len(data) > params.max_image_mb * _MB:
+        raise _too_large(f"{len(data)} bytes", params)
     claim = _claimed(data)
     if claim.pixels > params.max_pixels:
         raise RefusalError(
@@ -153,6 +156,13 @@ def _checked(data: bytes, params: ServingParams) -> _Claim:
     if data.startswith(b"\xff\xd8") and data.count(_SCAN_MARKER) > _SCANS:
         raise RefusalError(422, "damaged", f"the JPEG has more than {_SCANS} scans, which no honest one has.")
     return claim
+
+
+def _too_large(found: str, params: ServingParams) -> RefusalError:
+    limit = int(params.max_image_mb * _MB)
+    return RefusalError(
+        413, "image_too_large", f"the image has {found}; expected at most {limit} bytes (serving.max_image_mb)."
+    )
 
 
 def _claimed(data: bytes) -> _Claim:

@@ -26,6 +26,13 @@ class RefusalError(Exception):
         return {"code": self.code, "reason": self.reason}
 
 
+def too_many(limit: int) -> RefusalError:
+    return RefusalError(
+        413, "too_many_images", f"the request holds more than {limit} images; expected at most that many "
+        "(serving.max_images)."
+    )  # fmt: skip
+
+
 def overloaded(reason: str) -> RefusalError:
     """The one refusal that is not the client's doing."""
     return RefusalError(503, "overloaded", f"{reason} Try again in a moment.", retry_after_s=1)

@@ -10,16 +10,20 @@ import socket
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 import uvicorn
 from fastapi import FastAPI
 
 from lorax.errors import ServiceError
 from lorax.network.backbone import import_timm
+from lorax.serving.connections import MOST_HEAD_S, Connection
 from lorax.serving.decoding import give_back_what_is_freed
 
 _BACKLOG = 4096
 _GRACE_S = 5
+_DESCRIPTORS = 10_240
+"""That a process may have where none says otherwise: macOS allows no more, though it calls its limit infinite."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -56,13 +60,15 @@ class Server(uvicorn.Server):
 
     Args:
         app: the application.
-        timeout_s: how long a request may take at most.
+        timeout_s: how long a request may take at most, and, up to `MOST_HEAD_S`, its headers.
         on_ready: called once requests are answered.
     """
 
     def __init__(self, app: FastAPI, timeout_s: float, on_ready: Callable[[], None]) -> None:
         config = uvicorn.Config(
             app,
+            http=partial(Connection, head_s=min(timeout_s, MOST_HEAD_S)),  # type: ignore[arg-type]  # makes one
+            ws="none",
             log_config=None,
             access_log=False,
             server_header=False,
@@ -95,6 +101,10 @@ def run(server: Server, listener: socket.socket) -> None:
 
 
 def _allow_connections() -> None:
-    """A connection takes a file descriptor; systems often begin with 1024 of them and allow more."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    """A connection takes a file descriptor; systems often begin with 1024 of them, or 256, and allow more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    with suppress(OSError, ValueError):  # a system that allows less than it says
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -91,7 +91,7 @@ class Service:
         self._batcher.model = model
         self.meters.name_model(model)
 
-    async def parse(self, body: bytes, content_type: str) -> list[Upload]:
+    async def parse(self, body: bytearray, content_type: str) -> list[Upload]:
         """The images of a request.
 
         Raises:
@@ -139,7 +139,7 @@ class Service:
         if case.answer.cancelled():
             return
         try:
-            data = encoded(case.upload)
+            data = encoded(case.upload, self.params)
             case.sha256 = sha256(data)
             crops = decode(data, self.model.crop, self.params, self._room)
         except Exception as error:

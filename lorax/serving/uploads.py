@@ -7,28 +7,30 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 
 from lorax.params import ServingParams
-from lorax.serving.refusal import RefusalError, overloaded
+from lorax.serving.json_body import LONGEST_NAME, read_images
+from lorax.serving.refusal import RefusalError, overloaded, too_many
 
 MULTIPART, JSON = "multipart/form-data", "application/json"
 
 _MB = 1_000_000
-_LONGEST_NAME = 255
+_PIECE = 2**20
+"""Bytes of a form that are parsed at a time."""
+
 _DRAIN_S = 2.0
 """How long the rest of a refused body is still read: a client that is busy sending would not see the answer."""
 
 
 @dataclass(frozen=True)
 class Upload:
-    """One image of a request, as it was sent."""
+    """One image of a request, as it lies in the body."""
 
     name: str
-    data: bytes
+    data: bytes | memoryview
     is_base64: bool = False
 
 
@@ -59,8 +61,9 @@ class Body:
         self._chunks, self._announced, self._held = chunks, announced, held
         self._limit = int(params.max_request_mb * _MB)
         self._taken = 0
+        self._data = bytearray()  # many small chunks would take many times their bytes
 
-    async def read(self) -> bytes:
+    async def read(self) -> bytearray:
         """The whole body.
 
         Raises:
@@ -78,15 +81,14 @@ class Body:
         """Give the room back."""
         self._held.give_back(self._taken)
 
-    async def _read(self) -> bytes:
-        parts = []
+    async def _read(self) -> bytearray:
         async for chunk in self._chunks:
             if self._taken + len(chunk) > self._limit:
                 raise self._too_large(f"more than {self._limit} bytes came")
             self._held.take(len(chunk))
             self._taken += len(chunk)
-            parts.append(chunk)
-        return b"".join(parts) if len(parts) > 1 else (parts or [b""])[0]
+            self._data += chunk
+        return self._data
 
     async def _drain(self) -> None:
         try:
@@ -102,7 +104,7 @@ class Body:
         )
 
 
-def parse(body: bytes, content_type: str, params: ServingParams) -> list[Upload]:
+def parse(body: bytearray, content_type: str, params: ServingParams) -> list[Upload]:
     """The images of a request.
 
     Raises:
@@ -122,56 +124,34 @@ def parse(body: bytes, content_type: str, params: ServingParams) -> list[Upload]
     return found
 
 
-def too_many(limit: int) -> RefusalError:
-    return RefusalError(
-        413, "too_many_images", f"the request holds more than {limit} images; expected at most that many "
-        "(serving.max_images)."
-    )  # fmt: skip
-
-
-class Base64Image(BaseModel):
-    """One image of a JSON request."""
-
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"name": "a.png", "data": "iVBORw0K..."}})
-
-    data: str = Field(description="the file's bytes as base64, or a data: URI of them")
-    name: str = Field("", max_length=_LONGEST_NAME, description="what the answer calls it; its place if not given")
-
-
-class Base64Images(BaseModel):
-    """A JSON request."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    images: list[Base64Image]
-
-
-def _json(body: bytes, limit: int) -> list[Upload]:
-    try:
-        found = Base64Images.model_validate_json(body).images
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = ".".join(map(str, first["loc"])) or "body"
-        raise RefusalError(
-            400, "bad_json", f'{where}: {first["msg"]}; expected {{"images": [{{"name": "...", "data": "<base64>"}}]}}.'
-        ) from error
-    if len(found) > limit:
-        raise too_many(limit)
-    return [Upload(image.name or f"image {i}", image.data.encode(), True) for i, image in enumerate(found)]
+def _json(body: bytearray, limit: int) -> list[Upload]:
+    found = read_images(body, limit)
+    return [Upload(image.name or f"image {i}", image.data, True) for i, image in enumerate(found)]
 
 
 class _Parts:
-    """Takes down what the multipart parser reads."""
+    """Takes down what the multipart parser reads; a part's data stays in the body."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, body: bytearray, limit: int) -> None:
         self.uploads: list[Upload] = []
         self.is_whole = False
+        self._body = memoryview(body).toreadonly()
         self._limit = limit
         self._headers: dict[bytes, bytes] = {}
         self._field = self._value = b""
-        self._data: list[bytes] = []
+        self._piece, self._before = b"", 0
+        self._start: int | None = None
+        self._size = 0
 
-    def callbacks(self) -> Any:
+    def read(self, boundary: bytes) -> None:
+        """Have the body parsed, piece by piece, since Python runs nothing else during one."""
+        parser = MultipartParser(boundary, self._callbacks())
+        for before in range(0, len(self._body), _PIECE):
+            self._piece, self._before = bytes(self._body[before : before + _PIECE]), before
+            parser.write(self._piece)
+        parser.finalize()
+
+    def _callbacks(self) -> Any:
         return {
             "on_part_begin": self._begin,
             "on_header_field": self._on_field,
@@ -185,7 +165,7 @@ class _Parts:
     def _begin(self) -> None:
         if len(self.uploads) >= self._limit:
             raise too_many(self._limit)
-        self._headers, self._data = {}, []
+        self._headers, self._start, self._size = {}, None, 0
 
     def _on_field(self, data: bytes, start: int, end: int) -> None:
         self._field += data[start:end]
@@ -198,31 +178,32 @@ class _Parts:
         self._field = self._value = b""
 
     def _on_data(self, data: bytes, start: int, end: int) -> None:
-        self._data.append(data[start:end])
+        if self._start is None:  # what looked like a boundary at the end of the piece before comes as a copy of one
+            self._start = self._before + (start if data is self._piece else start - end)
+        self._size += end - start
 
     def _end(self) -> None:
         _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
         name = options.get(b"filename")
         if name is None:
-            field = options.get(b"name", b"").decode(errors="replace")[:_LONGEST_NAME]
+            field = options.get(b"name", b"").decode(errors="replace")[:LONGEST_NAME]
             raise RefusalError(
                 400, "bad_multipart", f"part {field!r} is no file; expected files only, as curl -F images=@a.png"
             )
-        shown = name.decode(errors="replace")[:_LONGEST_NAME] or f"image {len(self.uploads)}"
-        self.uploads.append(Upload(shown, b"".join(self._data)))
+        shown = name.decode(errors="replace")[:LONGEST_NAME] or f"image {len(self.uploads)}"
+        start = self._start or 0
+        self.uploads.append(Upload(shown, self._body[start : start + self._size]))
 
     def _finish(self) -> None:
         self.is_whole = True
 
 
-def _multipart(body: bytes, boundary: bytes, limit: int) -> list[Upload]:
+def _multipart(body: bytearray, boundary: bytes, limit: int) -> list[Upload]:
     if not boundary:
         raise RefusalError(400, "bad_multipart", "the content type names no boundary.")
-    parts = _Parts(limit)
+    parts = _Parts(body, limit)
     try:
-        parser = MultipartParser(boundary, parts.callbacks())
-        parser.write(body)
-        parser.finalize()
+        parts.read(boundary)
     except FormParserError as error:
         raise RefusalError(400, "bad_multipart", f"the body is no multipart form: {error}.") from error
     if body and not parts.is_whole:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lorax.params import ServingParams
-from lorax.serving import answers
+from lorax.serving import answers, uploads
 from lorax.serving.app import VERDICTS
 from lorax.serving.model import Served
 from tests.serving.conftest import Gate, Running, Start, image
@@ -101,6 +101,16 @@ def test_a_bad_request_is_refused_with_its_reason(served: Running, kind: str) ->
     answer = served.http.post(VERDICTS, **asked)
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
     assert answers.Refused.model_validate(answer.json()).error.reason
+
+
+@pytest.mark.parametrize("piece", range(1, 12))
+def test_a_form_is_read_alike_whatever_pieces_it_is_parsed_in(monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
+    monkeypatch.setattr(uploads, "_PIECE", piece)
+    head = b'--b\r\nContent-Disposition: form-data; name="a"; filename="a.png"\r\n\r\n'
+    datas = [b"", b"\r\n--", b"\r\n--\r\n-", b"x\r\n-\r", b"\r\n--a"]
+    body = bytearray(b"\r\n".join(head + data for data in datas) + b"\r\n--b--\r\n")
+    found = uploads.parse(body, BOUNDARY["content-type"], ServingParams())
+    assert [bytes(one.data) for one in found] == datas
 
 
 def test_a_body_in_chunks_has_the_same_limit(served: Running) -> None:
