@@ -13,6 +13,7 @@ from lorax.learning.state import LearnerState, load_state, state_digest
 from lorax.params import GateParams
 from lorax.registry import tracking
 from lorax.registry.card import model_card
+from lorax.registry.client import sent_once
 from lorax.registry.comparison import Comparison, comparison_metrics, write_comparison
 from lorax.registry.gate import TaskVerdict, judge
 from lorax.registry.package import CARD, logged_model, model_address, replace_card
@@ -165,13 +166,14 @@ def _create_version(
     )
     if registry._model() is None:
         client.create_registered_model(registry.name, description=MODEL_DESCRIPTION)
-    created = client.create_model_version(
-        registry.name,
-        source=model_address(model_id),
-        run_id=run_id,
-        tags=tags,
-        description=describe(tasks, metrics, verdicts),
-        model_id=model_id,
-    )
+    with sent_once():
+        created = client.create_model_version(
+            registry.name,
+            source=model_address(model_id),
+            run_id=run_id,
+            tags=tags,
+            description=describe(tasks, metrics, verdicts),
+            model_id=model_id,
+        )
     client.set_registered_model_alias(registry.name, CHALLENGER, created.version)
     return registry._version(int(created.version))

@@ -13,8 +13,9 @@ from lorax.addresses import unproxied, without_password, without_password_of
 from lorax.errors import LoraxError, RegistryError, StorageError
 from lorax.registry import database
 
+_RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 _MANNERS = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    _RETRIES: "3",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -90,6 +91,22 @@ def mlflow_errors(uri: str, doing: str) -> Iterator[None]:
         if not _is_mlflow_error(error):
             raise
         raise _registry_error(uri, doing, error) from error
+
+
+@contextmanager
+def sent_once() -> Iterator[None]:
+    """Have MLflow's client send each request of the block once, for it makes something.
+
+    By itself it sends any request again whose answer was lost, as when the server is killed after it did what was
+    asked: then there are two. An error instead makes the caller be called again, and that looks first.
+    """
+    before = os.environ.get(_RETRIES)
+    os.environ[_RETRIES] = "0"
+    try:
+        yield
+    finally:
+        del os.environ[_RETRIES]
+        os.environ.update({_RETRIES: before} if before is not None else {})
 
 
 def upsert(setter: Callable[..., Any], *arguments: str) -> None:

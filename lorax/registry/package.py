@@ -13,6 +13,7 @@ from PIL import Image
 
 import lorax
 from lorax.errors import StateError
+from lorax.registry.client import sent_once
 from lorax.stream import ClassTable
 
 _STATE_ARTIFACT = "artifacts/state"
@@ -118,7 +119,8 @@ def _whole_model(client: Any, experiment: str, run_id: str) -> str | None:
 def _upload(
     client: Any, experiment: str, run_id: str, name: str, state_dir: Path, classes: ClassTable, card: str
 ) -> str:
-    model = client.create_logged_model(experiment, name=name, source_run_id=run_id, model_type="lorax")
+    with sent_once():
+        model = client.create_logged_model(experiment, name=name, source_run_id=run_id, model_type="lorax")
     with TemporaryDirectory(prefix="lorax-") as folder:
         directory = Path(folder) / "model"
         _save(directory, run_id, str(model.model_id), state_dir, classes)

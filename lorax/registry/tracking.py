@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from lorax.errors import RegistryError
 from lorax.learning import metrics
+from lorax.registry.client import sent_once
 from lorax.registry.versions import DIGEST_TAG, LINE_TAG, ROLE_TAG
 
 if TYPE_CHECKING:  # these import torch, which a look-up can do without
@@ -221,7 +222,8 @@ def _run(
 
 def _create_run(client: Any, experiment: str, name: str, tags: Mapping[str, str]) -> str:
     source = {"mlflow.source.name": "lorax", "mlflow.source.type": "LOCAL"}
-    return str(client.create_run(experiment, run_name=name, tags={**tags, **source}).info.run_id)
+    with sent_once():
+        return str(client.create_run(experiment, run_name=name, tags={**tags, **source}).info.run_id)
 
 
 def _curves(report: Report) -> Iterator[Point]:

@@ -9,9 +9,11 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import requests
@@ -109,3 +111,57 @@ def _wait(server: Server, process: subprocess.Popen[bytes]) -> None:
         except requests.RequestException:
             time.sleep(0.3)
     raise AssertionError((server.folder / "log").read_text())
+
+
+class LossyServer(ThreadingHTTPServer):
+    """A server in front of MLflow's that passes everything on, but loses the first answer to each of some requests."""
+
+    daemon_threads = True
+
+    def __init__(self, behind: str, lost: Sequence[str]) -> None:
+        super().__init__(("127.0.0.1", 0), _Passing)
+        self.behind, self.lost = behind, set(lost)
+
+    @property
+    def uri(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class _Passing(BaseHTTPRequestHandler):
+    server: LossyServer
+
+    def _pass_on(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        headers = {key: value for key, value in self.headers.items() if key.lower() != "host"}
+        answer = requests.request(self.command, self.server.behind + self.path, data=body, headers=headers, timeout=60)
+        lost = {path for path in self.server.lost if self.command == "POST" and self.path.endswith(path)}
+        if lost:
+            self.server.lost -= lost
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
+        self.send_response(answer.status_code)
+        self.send_header("Content-Type", answer.headers.get("Content-Type", "application/json"))
+        self.send_header("Content-Length", str(len(answer.content)))
+        self.end_headers()
+        self.wfile.write(answer.content)
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _pass_on  # noqa: N815 (the base class looks for these)
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+@pytest.fixture
+def lossy(server: Server) -> Iterator[Callable[..., LossyServer]]:
+    """Start a server that loses the first answer to each POST whose path ends with one of those given."""
+    started: list[LossyServer] = []
+
+    def start(*lost: str) -> LossyServer:
+        started.append(LossyServer(server.uri, lost))
+        Thread(target=started[-1].serve_forever, daemon=True).start()
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.shutdown()
+        each.server_close()

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import shutil
 import time
+import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from lorax.learning import metrics
 from lorax.learning.state import load_state, state_digest
 from lorax.registry import CHAMPION, KnownTask, Registry
 from tests.registry.assessments import FORESEEN, assessed
-from tests.registry.conftest import OPEN, Server, free_port
+from tests.registry.conftest import OPEN, LossyServer, Server, free_port
 from tests.tiny_learner import Learned
 
 
@@ -180,6 +182,26 @@ def test_a_register_killed_after_any_of_its_writes_is_completed_by_the_next(
     names = {name for name, _ in cuts}
     assert {"create_run", "log_batch", "log_artifacts", "set_tag", "log_text", "create_model_version"} <= names
     assert contents(registry) == contents(clean)
+
+
+def test_an_answer_that_is_lost_makes_nothing_twice(
+    server: Server, lossy: Callable[..., LossyServer], stream: list[Learned]
+) -> None:
+    """A server is killed after it did what it was asked, and is back before MLflow's client has tried again."""
+    making = ("runs/create", "logged-models", "model-versions/create")
+    front, name, lost = lossy(*making), f"model-{uuid.uuid4().hex[:8]}", 0
+    while lost <= 2 * len(making):
+        try:
+            Registry(front.uri, name).register(stream[0].state_dir, stream[0].report, gate=OPEN)
+            break
+        except RegistryError:
+            lost += 1
+    registry = Registry(server.uri, name)
+    assert [(v.version, v.outcome, v.aliases) for v in registry.versions()] == [(1, "promoted", (CHAMPION,))]
+    assert not front.lost and lost == len(making)
+    assert [len(runs(registry, role)) for role in ("timeline", "episode")] == [1, 1]
+    experiment = registry._client.get_experiment_by_name(name).experiment_id
+    assert [model.status for model in registry._client.search_logged_models([experiment])] == ["READY"]
 
 
 def test_a_second_child_of_a_version_starts_a_timeline_with_its_ancestor_s_points(
