@@ -108,22 +108,33 @@ def free_port() -> int:
     raise SystemExit("no free port found between 20000 and 32000")
 
 
-def new_workspace(home: Path, name: str, tiny: bool, remote: Path | None = None) -> Path:
+def new_workspace(
+    home: Path, name: str, tiny: bool, remote: Path | None = None, ports: tuple[int, int] | None = None
+) -> Path:
     """A fresh workspace home/name with ports of its own; servers of an earlier one there are stopped.
 
     Args:
         tiny: commit parameters with which a tiny task is learned in seconds and always passes the gate.
         remote: the folder that DVC pushes to.
+        ports: Prefect's and MLflow's; None takes free ones.
     """
     root = home / name
     remove_workspace(root)
     home.mkdir(parents=True, exist_ok=True)
-    ports = ("--prefect-port", str(free_port()), "--mlflow-port", str(free_port()))
+    prefect, mlflow = map(str, ports or (free_port(), free_port()))
     place = ("--remote", str(remote)) if remote else ()
-    lorax("init", str(root), *place, *ports, cwd=home)
+    lorax("init", str(root), *place, "--prefect-port", prefect, "--mlflow-port", mlflow, cwd=home)
     if tiny:
         change_params(root, TINY)
     return root
+
+
+def share(root: Path, upstream: Path) -> None:
+    """Make a fresh bare repository the workspace's upstream."""
+    shutil.rmtree(upstream, ignore_errors=True)
+    git("init", "--quiet", "--bare", "--initial-branch=main", str(upstream), cwd=root)
+    git("remote", "add", "origin", str(upstream), cwd=root)
+    git("push", "--quiet", "--set-upstream", "origin", "main", cwd=root)
 
 
 def remove_workspace(root: Path) -> None:

@@ -11,10 +11,16 @@ from collections.abc import Callable
 
 import bench
 import loop_faults
+import loop_random
 import loop_rollback
 import loop_trigger
 
-PARTS: dict[str, Callable[[], bool]] = {**loop_trigger.PARTS, **loop_faults.PARTS, **loop_rollback.PARTS}
+PARTS: dict[str, Callable[[], bool]] = {
+    **loop_trigger.PARTS,
+    **loop_faults.PARTS,
+    **loop_rollback.PARTS,
+    **loop_random.PARTS,
+}
 
 # Threads that wait by spinning starve the servers, and single threads are enough for tiny tasks
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

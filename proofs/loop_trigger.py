@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import configparser
-import shutil
 import subprocess
 import sys
 import time
@@ -58,7 +57,7 @@ def prove_clone() -> bool:
     upstream = home / "upstream.git"
     first = bench.new_workspace(home, "first", tiny=True, remote=home / "storage")
     bench.remove_workspace(home / "second")
-    _share(first, upstream)
+    bench.share(first, upstream)
     bench.git("clone", "--quiet", str(upstream), str(home / "second"), cwd=home)
     second = home / "second"
     params = load_params(first / "params.yaml").services
@@ -266,14 +265,6 @@ def _worker(root: Path, run: Mapping[str, Any]) -> str:
 
 def _api(root: Path) -> PrefectApi:
     return PrefectApi.of(Workspace(root), load_params(root / "params.yaml"))
-
-
-def _share(root: Path, upstream: Path) -> None:
-    """Make a fresh bare repository the workspace's upstream."""
-    shutil.rmtree(upstream, ignore_errors=True)
-    bench.git("init", "--quiet", "--bare", "--initial-branch=main", str(upstream), cwd=root)
-    bench.git("remote", "add", "origin", str(upstream), cwd=root)
-    bench.git("push", "--quiet", "--set-upstream", "origin", "main", cwd=root)
 
 
 def _programs(root: Path) -> list[str]:
