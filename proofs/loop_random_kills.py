@@ -16,8 +16,8 @@ from lorax.leftovers import FOLDER_VARIABLE, SERVICE_VARIABLE
 
 LOOK_S = 0.3
 
-_SERVICES = ("flow", "worker", "prefect", "mlflow", "watcher")
-_WEIGHTS = {"flow": 3, "worker": 1, "prefect": 1, "mlflow": 1, "watcher": 1}
+_SERVICES = ("flow", "worker", "prefect", "mlflow", "watcher", "announcer")
+_WEIGHTS = {"flow": 3, "worker": 1, "prefect": 1, "mlflow": 1, "watcher": 1, "announcer": 1}
 _COMMAND_WEIGHT = 5
 """Of a command, which lives for seconds only: else hardly any would be hit."""
 
