@@ -124,7 +124,7 @@ def _is_draft(path: Path, work: Path) -> bool:
     parts = path.relative_to(work).parts
     if parts[0] == "services":
         return False
-    begun = path.name.startswith((".", "trial-")) or path.suffix == ".tmp"
+    begun = (path.name.startswith((".", "trial-")) and path.name != ".lock") or path.suffix == ".tmp"
     return (begun and not any(p.startswith((".", "trial-")) for p in parts[:-1])) or parts in (
         ("landing", "draft"),
         ("landing", "undo"),

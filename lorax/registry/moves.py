@@ -169,7 +169,7 @@ def _carry_out(registry: Registry, move: Entry, state: LearnerState | None = Non
     if version is None:  # deleted since; the journal goes on behind it
         journal.put(registry._client, registry.name, move)
         return
-    if not version.line:
+    if not version.line or version.outcome != journal.PROMOTED:  # who named the line may not have written all of it
         write_timeline(registry, version, state or _fetched(registry, version))
     if move.is_by_hand:
         for entry in _beside(registry, move, version):
