@@ -137,6 +137,7 @@ class Killer:
             except psutil.Error:
                 continue
         self.done.append(Kill(round(now, 1), victim, len(chosen), self.action))
+        print(f"  {now:5.0f} s: {victim} killed ({len(chosen)} of {len(processes)}) during {self.action}", flush=True)
 
 
 def counted(kills: Sequence[Kill]) -> str:
