@@ -14,13 +14,17 @@ from lorax.workspace import Workspace
 
 _LOOK_AGAIN_S = 30.0
 
+AT_ONCE = 4
+"""Versions that are held open, and watched, at once: while one takes over from another, lines of both come."""
+
 
 class CalibratedVersions:
-    """Versions that can tell what is like nothing known; one is held open."""
+    """Versions that can tell what is like nothing known; those asked for last are held open."""
 
     def __init__(self, workspace: Workspace, params: Params, err: Console) -> None:
         self.workspace, self.params, self.err = workspace, params, err
-        self._held: tuple[Predictor, int] | None = None
+        self._open: dict[int, Predictor] = {}
+        self._named: int | None = None
         self._looked = -_LOOK_AGAIN_S
 
     def named(self, wanted: str) -> tuple[Predictor, int]:
@@ -30,17 +34,17 @@ class CalibratedVersions:
             RegistryError: there is none; once one was found it stays while the registry can't be asked.
             StateError: it is not calibrated.
         """
-        if self._held is None:
-            self._held = self._opened(wanted)
+        if self._named is None:
+            self._named = self._opened(wanted)
         elif time.monotonic() >= self._looked + _LOOK_AGAIN_S:
             try:
-                self._held = self._opened(wanted)
+                self._named = self._opened(wanted)
             except LoraxError as error:
-                self.err.print(f"lorax: still watching by version {self._held[1]}: {error}", markup=False)
+                self.err.print(f"lorax: still watching by version {self._named}: {error}", markup=False)
         else:
-            return self._held
+            return self.numbered(self._named), self._named
         self._looked = time.monotonic()
-        return self._held
+        return self.numbered(self._named), self._named
 
     def numbered(self, number: int) -> Predictor:
         """The version with this number.
@@ -49,18 +53,22 @@ class CalibratedVersions:
             RegistryError: there is none.
             StateError: it is not calibrated.
         """
-        if self._held is None or self._held[1] != number:
-            self._held = self._opened(str(number))
-        return self._held[0]
+        if number not in self._open:
+            self._opened(str(number))
+        self._open[number] = self._open.pop(number)  # the last one asked for stays longest
+        return self._open[number]
 
-    def _opened(self, wanted: str) -> tuple[Predictor, int]:
+    def _opened(self, wanted: str) -> int:
+        """The number of a version that is open now."""
         chosen, state_dir = running.fetched(self.workspace, self.params, wanted, self.err)
-        if self._held is not None and self._held[1] == chosen.version:
-            return self._held
-        predictor = Predictor.open(state_dir, self.params.run.device)
-        if predictor.calibration is None:
-            raise not_calibrated(chosen.version)
-        return predictor, chosen.version
+        if chosen.version not in self._open:
+            predictor = Predictor.open(state_dir, self.params.run.device)
+            if predictor.calibration is None:
+                raise not_calibrated(chosen.version)
+            while len(self._open) >= AT_ONCE:
+                del self._open[next(iter(self._open))]
+            self._open[chosen.version] = predictor
+        return int(chosen.version)
 
 
 def not_calibrated(version: int) -> StateError:

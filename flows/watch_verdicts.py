@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +17,7 @@ from flows.rise import Rise, report, sheet_name
 from flows.sightings import Sighting
 from flows.unknowns import Window
 from flows.verdicts import json_line
-from flows.versions import CalibratedVersions
+from flows.versions import AT_ONCE, CalibratedVersions
 from lorax.errors import ServiceError, printable
 from lorax.params import Params
 from lorax.predictor import Predictor
@@ -29,6 +30,7 @@ _FALSE_ALARMS_TIMES = 3.0
 called strange more often than calibration images were, twice as often and more (docs/log.md)."""
 
 _SUCH_AS = 3
+_EMPTY = Window(1, 1.0)
 
 
 @dataclass(frozen=True)
@@ -77,39 +79,55 @@ def watch(workspace: Workspace, params: Params, source: str, version: str, setti
             for sighting in batch:
                 watched.take(sighting, status)
             status.update(str(watched.window))
-    teller.tell("end", watched.window, watched.images)
+    watched.end()
     return watched.rises
 
 
 @dataclass
 class _Watch:
-    """What was seen so far."""
+    """What was seen so far: a window for each version, since another one's scores have another threshold."""
 
     versions: CalibratedVersions
     settings: Settings
     teller: Teller
     watch_dir: Path
-    version: int = -1
-    images: int = 0
     rises: int = 0
-    window: Window = field(default_factory=lambda: Window(1, 1.0))
+    windows: dict[int, Window] = field(default_factory=dict)
+    images: Counter[int] = field(default_factory=Counter)
+
+    @property
+    def window(self) -> Window:
+        """That of the version that judged last."""
+        return next(reversed(self.windows.values()), _EMPTY)
 
     def take(self, sighting: Sighting, status: Status) -> None:
         """Take in one more verdict; tell what changes with it."""
-        predictor = self.versions.numbered(sighting.version)
-        if sighting.version != self.version:  # another one's scores have another threshold
-            self.window, self.version = self.settings.fresh(predictor), sighting.version
-        self.images += 1
-        change = self.window.add(sighting)
+        version = sighting.version
+        predictor = self.versions.numbered(version)
+        window = self.windows.pop(version, None) or self.settings.fresh(predictor)
+        while len(self.windows) >= AT_ONCE:
+            del self.windows[next(iter(self.windows))]
+        self.windows[version] = window  # the last
+        self.images[version] += 1
+        change = window.add(sighting)
         if not change:
             return
         status.stop()
         if change == "rising":
             self.rises += 1
-            self.teller.tell_rise(report(self.window, predictor, self.watch_dir), str(self.window), self.images)
+            self.teller.tell_rise(report(window, predictor, self.watch_dir), str(window), self.images[version])
         else:
-            self.teller.tell(change, self.window)
+            self.teller.tell(change, window)
         status.start()
+
+    def end(self) -> None:
+        """Tell how it is at the end, by each version that judged."""
+        for version, window in sorted(self.windows.items()):
+            if len(self.windows) > 1:
+                self.teller.tell_version(version)
+            self.teller.tell("end", window, self.images[version])
+        if not self.windows:
+            self.teller.tell("end", _EMPTY, 0)
 
 
 @dataclass(frozen=True)
@@ -145,11 +163,17 @@ class Teller:
                 "window": len(window.seen),
             }
             counted = {} if count is None else {"images": count, "verdicts": window.verdicts}
-            self._write({"change": change, "at": _now()} | of_window | counted)
+            version = window.seen[-1].version if window.seen else None
+            self._write({"change": change, "at": _now(), "version": version} | of_window | counted)
         elif count is None:
             self.out.print(f"{_now()} fallen: {window}", markup=False)
         else:
             self.out.print(f"{count:,} images: {window}" if count else "no images", markup=False)
+
+    def tell_version(self, version: int) -> None:
+        """Say to people whose window comes next; JSON names it in each line."""
+        if not self.as_json:
+            self.out.print(f"by version {version}:", markup=False)
 
     def tell_rise(self, rise: Rise, share: str, count: int) -> None:
         """Tell of a rise, after so many images; Prefect's server too."""

@@ -140,6 +140,33 @@ def test_known_images_are_no_rise_and_end_with_0(watch: Callable[..., Result], i
     assert "rate 15.0 %" in done.stdout  # three times the false alarms that the version states
 
 
+def test_in_lines_of_two_versions_by_turns_each_has_a_window_of_its_own(
+    watch: Callable[..., Result], state_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[int] = []
+
+    def fetched(_: Workspace, __: object, wanted: str, ___: object) -> tuple[SimpleNamespace, Path]:
+        opened.append(int(wanted))
+        return SimpleNamespace(version=int(wanted)), state_dir
+
+    monkeypatch.setattr(running, "fetched", fetched)
+    usual = {"file": "gone.png", "verdict": "undecided", "calibrated": True, "threshold": 0.5}
+    lines = tmp_path / "verdicts.jsonl"
+    with lines.open("w") as file:
+        for i in range(120):  # the last forty of version 8 are strange
+            strangeness = 0.9 if i % 2 and i >= 40 else 0.1
+            line = usual | {"sha256": f"{i:064x}", "version": 7 + i % 2, "strangeness": strangeness}
+            file.write(json.dumps(line) + "\n")
+    done = watch(lines, "--once", "--rate", "0.3", "--json")
+    assert done.exit_code == 3, done.output
+    rise, *ends = (json.loads(line) for line in done.stdout.splitlines())
+    assert (rise["change"], rise["version"]) == ("rising", 8)
+    assert [(end["version"], end["images"], end["window"]) for end in ends] == [(7, 60, 60), (8, 60, 60)]
+    assert [round(end["share"], 2) for end in ends] == [0.0, 0.67]
+    assert opened == [7, 8]
+    assert "by version 7:\n60 images: 0.0 %" in watch(lines, "--once", "--rate", "0.3").stdout
+
+
 def test_a_version_that_is_not_calibrated_can_t_be_watched_by(
     watch: Callable[..., Result], learned: Learned, inbox: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
