@@ -10,11 +10,11 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import NoReturn
 
 from lorax.atlas.branches import StateBranches
 from lorax.atlas.index import Atlas
+from lorax.drafts import scratch
 from lorax.errors import AtlasError, LoraxError
 from lorax.learning.folder import EpisodeFolder, Report
 from lorax.registry import BranchNeighbours, Comparison, Neighbour
@@ -65,7 +65,7 @@ def compare(folder: EpisodeFolder, warn: Callable[[str], None]) -> None:
     """
     report, branches = Report.read(folder.report_path), StateBranches.read(folder.state_dir)
     shutil.rmtree(folder.root / _FOLDER, ignore_errors=True)  # one that can't be read
-    with TemporaryDirectory(prefix="lorax-") as made, whole_directory(folder.root / _FOLDER) as draft:
+    with scratch() as made, whole_directory(folder.root / _FOLDER) as draft:
         atlas = Atlas.open(Path(made))
         for reason in branches.add_missing(atlas):
             warn(f"a branch can't be compared: {reason}")

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lorax.drafts import held
 from lorax.errors import StorageError
 
 
@@ -34,11 +35,12 @@ def whole_directory(final: Path) -> Iterator[Path]:
             draft = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
         try:
             draft.chmod(0o777 & ~_umask())
-            yield draft
-            for path in sorted(draft.rglob("*")):
-                _sync(path)
-            _sync(draft)
-            draft.rename(final)
+            with held(draft):
+                yield draft
+                for path in sorted(draft.rglob("*")):
+                    _sync(path)
+                _sync(draft)
+                draft.rename(final)
             _sync(final.parent)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
@@ -60,7 +62,7 @@ def write_whole(path: Path, data: bytes | memoryview | str, *, is_private: bool 
         handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
         draft = Path(name)
         try:
-            with os.fdopen(handle, "wb") as file:
+            with os.fdopen(handle, "wb") as file, held(draft):
                 file.write(data.encode() if isinstance(data, str) else data)
                 file.flush()
                 os.fsync(file.fileno())

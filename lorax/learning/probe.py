@@ -15,13 +15,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from lorax.data.images import Images
+from lorax.drafts import scratch
 from lorax.errors import StateError
 from lorax.learning.asking import Fetch
 from lorax.learning.batches import Showing, TrainingSet
@@ -167,10 +167,10 @@ def train_probe(
     labels = torch.tensor([0] * len(context.real) + [1] * len(synthetic))
     showing = Showing.draw(samples, 1, 0.0, run.seed)
     epochs = max(1, math.ceil(context.params.atlas.probe_shown / len(samples)))
-    with TemporaryDirectory(prefix="lorax-probe-") as folder:
-        data = TrainingSet.build(network, images, labels, showing.shown, run, FeatureStore(Path(folder)))
+    with scratch() as folder:
+        data = TrainingSet.build(network, images, labels, showing.shown, run, FeatureStore(folder))
         fit = Fit(network, 0, context.training.model_copy(update={"epochs": epochs}), run, 0)
-        rows = fit.run_epochs(data, Path(folder) / "checkpoint")
+        rows = fit.run_epochs(data, folder / "checkpoint")
     learned = network.backbone.branch(0)
     return Branch("probe", learned.config, learned.weights, run.seed), rows
 

@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
+from lorax.drafts import scratch
 from lorax.registry.tables import show_tables, write_table
 from lorax.storage import canonical_json, write_whole
 
@@ -88,7 +88,7 @@ def write_comparison(client: Any, run_id: str, folder: Path) -> None:
     client.log_artifacts(run_id, str(folder), _FOLDER)
     rows = list(_rows(Comparison.read(folder).branches))
     if rows:
-        with TemporaryDirectory(prefix="lorax-") as made:
+        with scratch() as made:
             write_table(Path(made) / _TABLE, rows)
             client.log_artifacts(run_id, made, _FOLDER)
         show_tables(client, run_id, [f"{_FOLDER}/{_TABLE}"])

@@ -12,10 +12,9 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from lorax.drafts import scratch
 from lorax.errors import RegistryError
 from lorax.params import GateParams
 from lorax.registry import claims, journal, tracking
@@ -238,8 +237,8 @@ def _found(registry: Registry, number: int) -> ModelVersion | None:
 def _fetched(registry: Registry, version: ModelVersion) -> LearnerState:
     from lorax.learning.state import load_state
 
-    with TemporaryDirectory(prefix="lorax-") as folder:
-        return load_state(registry.download_state(version.version, Path(folder)))
+    with scratch() as folder:
+        return load_state(registry.download_state(version.version, folder))
 
 
 def _base_moved(registry: Registry, version: ModelVersion, reason: str) -> None:

@@ -6,12 +6,12 @@ import base64
 import io
 import shutil
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from PIL import Image
 
 import lorax
+from lorax.drafts import scratch
 from lorax.errors import StateError
 from lorax.registry.client import sent_once
 from lorax.stream import ClassTable
@@ -55,9 +55,9 @@ def model_address(model_id: str) -> str:
 def replace_card(client: Any, name: str, version: int, card: str) -> None:
     """Put another model card beside the learner state of a model version, which stays as it is."""
     source = client.get_model_version(name, str(version)).source
-    with TemporaryDirectory(prefix="lorax-") as folder:
-        (Path(folder) / CARD).write_text(card)
-        client.log_model_artifacts(source.removeprefix(_MODEL_SCHEME), folder)
+    with scratch() as folder:
+        (folder / CARD).write_text(card)
+        client.log_model_artifacts(source.removeprefix(_MODEL_SCHEME), str(folder))
 
 
 def fetch_state(client: Any, uri: str, name: str, version: int, directory: Path) -> None:
@@ -121,8 +121,8 @@ def _upload(
 ) -> str:
     with sent_once():
         model = client.create_logged_model(experiment, name=name, source_run_id=run_id, model_type="lorax")
-    with TemporaryDirectory(prefix="lorax-") as folder:
-        directory = Path(folder) / "model"
+    with scratch() as folder:
+        directory = folder / "model"
         _save(directory, run_id, str(model.model_id), state_dir, classes)
         (directory / CARD).write_text(card)
         client.log_model_artifacts(model.model_id, str(directory))

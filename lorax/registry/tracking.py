@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from itertools import chain, islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from lorax.drafts import scratch
 from lorax.errors import RegistryError
 from lorax.learning import metrics
 from lorax.registry.client import sent_once
@@ -151,9 +151,9 @@ def write_episode(client: Any, run_id: str, state: LearnerState, report: Report,
     write_points(client, run_id, [*_curves(report), *points_at(values, report.episode)])
     write_params(client, run_id, state, report)
     client.log_inputs(run_id, datasets=_data_inputs(state))
-    with TemporaryDirectory(prefix="lorax-") as folder:
-        write_report_files(Path(folder), state, report)
-        client.log_artifacts(run_id, folder)
+    with scratch() as folder:
+        write_report_files(folder, state, report)
+        client.log_artifacts(run_id, str(folder))
 
 
 def write_scenario(
@@ -168,9 +168,9 @@ def write_scenario(
     write_points(client, run_id, chain.from_iterable(curves))
     write_params(client, run_id, state, reports[-1])
     client.log_inputs(run_id, datasets=_data_inputs(state))
-    with TemporaryDirectory(prefix="lorax-") as folder:
-        write_report_files(Path(folder), state, reports[-1])
-        client.log_artifacts(run_id, folder)
+    with scratch() as folder:
+        write_report_files(folder, state, reports[-1])
+        client.log_artifacts(run_id, str(folder))
     for file in files:
         client.log_artifact(run_id, str(file))
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from lorax.drafts import scratch
 from lorax.registry.tables import show_tables, write_table
 
 if TYPE_CHECKING:  # these import torch, which a look-up can do without
@@ -44,12 +43,12 @@ def write_trust(client: Any, run_id: str, assessment: Assessment) -> None:
     ]
     card = [asdict(row) for row in assessment.card]
     tables = {name: rows for name, rows in (("calibration.json", reliability), ("robustness.json", card)) if rows}
-    with TemporaryDirectory(prefix="lorax-") as folder:
-        assessment.write(Path(folder) / "assessment.json")
-        save_trust_figures(Path(folder) / "figures", assessment)
+    with scratch() as folder:
+        assessment.write(folder / "assessment.json")
+        save_trust_figures(folder / "figures", assessment)
         for name, rows in tables.items():
-            write_table(Path(folder) / name, rows)
-        client.log_artifacts(run_id, folder)
+            write_table(folder / name, rows)
+        client.log_artifacts(run_id, str(folder))
     show_tables(client, run_id, tables)
 
 
