@@ -15,16 +15,23 @@ from lorax.workspace import Workspace
 
 
 @flow(name="episode", flow_run_name="episode {index}: {task}", persist_result=False)
-def episode(workspace_root: str, model: str, task: str, index: int, parameters: dict[str, Any]) -> int:
-    """Learn one task on top of the champion and register what comes of it; returns the model version."""
+def episode(workspace_root: str, task: str, index: int, settings: dict[str, Any]) -> int:
+    """Learn one task on top of the champion and register what comes of it; returns the model version.
+
+    Args:
+        workspace_root: absolute path of the workspace.
+        task: a landed task that the champion does not know.
+        index: the episode's.
+        settings: all sections of params.yaml as the run has them, its preset laid over.
+    """
     terminal.say(f"[bold]episode {index}: {task}[/bold]")
-    base = steps.open_base_state(workspace_root, model)
-    start = steps.choose_start(workspace_root, base, task, parameters)
+    base = steps.open_base_state(workspace_root, settings)
+    start = steps.choose_start(workspace_root, base, task, settings)
     parent = Workspace(Path(workspace_root)).episodes_dir
-    home = steps.plan_episode(workspace_root, parent, base, task, parameters, start)
-    steps.train_branch(workspace_root, home, base)
-    steps.update_exemplars(workspace_root, home, base)
-    steps.evaluate(workspace_root, home, base)
-    steps.assess(workspace_root, home, base)
+    home = steps.plan_episode(workspace_root, parent, base, task, settings, start)
+    steps.train_branch(workspace_root, home, base, settings)
+    steps.update_exemplars(workspace_root, home, base, settings)
+    steps.evaluate(workspace_root, home, base, settings)
+    steps.assess(workspace_root, home, base, settings)
     steps.update_atlas(workspace_root, home)
-    return steps.register(workspace_root, model, home)
+    return steps.register(workspace_root, home, settings)

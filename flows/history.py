@@ -124,7 +124,8 @@ def _journal(entries: Sequence[Mapping[str, Any]]) -> Table:
     for name in ("when", "what", "version", "task", "by", "why"):
         table.add_column(name, justify="right" if name == "version" else "left")
     for entry in entries:
-        cells = (_time(entry["at"]), entry["kind"], str(entry["version"]), entry["task"], entry["by"], brief(entry))
+        number = str(entry["version"] or "")
+        cells = (_time(entry["at"]), entry["kind"], number, entry["task"], entry["by"], brief(entry))
         table.add_row(*(Text(cell) for cell in cells))
     return table
 

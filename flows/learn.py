@@ -13,10 +13,14 @@ from prefect import flow, get_run_logger
 from prefect import task as step
 from prefect.cache_policies import NO_CACHE
 
+from flows.failures import OUTSIDE, Failures
 from flows.reconcile import missing_tasks, one_at_a_time, registry_of_server
+from flows.tidying import tidy
 from lorax.data import checkout, landing, versions
+from lorax.data.versions import LandedTask
 from lorax.errors import DataVersionError
-from lorax.params import load_params
+from lorax.params import Params, load_params
+from lorax.registry import ModelVersion
 from lorax.workspace import Workspace
 
 _CHECKOUT_DELAYS_S = [5.0, 15.0, 30.0, 60.0, 120.0]  # a push may be minutes behind its landing
@@ -32,7 +36,8 @@ def learn(
 ) -> list[int]:
     """Learn every landed task that the champion does not know; running it again finds nothing to learn.
 
-    A task whose challenger the gate refuses is held, and the next one grows from the champion as it is.
+    A task whose challenger the gate refuses is held, and the next one grows from the champion as it is. A task whose
+    episode fails is tried again once another has been learned, and held if it fails then, too.
 
     Args:
         workspace_root: absolute path of the workspace. None is a worker's run: the workspace is the one that
@@ -49,27 +54,40 @@ def learn(
         update_checkout(root, task, digest, commit)
     params, log = load_params(workspace.params_path, preset=preset), get_run_logger()
     with one_at_a_time(workspace, lambda: log.info("another 'lorax learn' runs in this workspace; waiting for it")):
-        registered: list[int] = []
-        while planned := _next(workspace, params.registry.model):
-            index, name = planned
-            from flows.episode import episode  # and with it torch, which a run that finds nothing has no use for
-
-            registered.append(episode(root, params.registry.model, name, index, params.learning()))
+        tidy(workspace)
+        registered, failures = [], Failures(registry_of_server(workspace, params.registry.model))
+        while planned := _next(workspace, failures):
+            new, champion = planned
+            try:
+                registered.append(_episode(root, new.name, champion, params))
+            except OUTSIDE:
+                raise
+            except Exception as error:  # whatever it is: the tasks behind this one may be learned all the same
+                failures.add(new, champion, error)
+        if failures.left:
+            raise failures.left[0]
         if not registered:
             log.info("nothing to learn: the champion knows every landed task that is not held")
         return registered
 
 
-def _next(workspace: Workspace, model: str) -> tuple[int, str] | None:
-    """The next episode's index and task, looked up anew each time: the champion may have been moved, data landed."""
-    registry = registry_of_server(workspace, model)
+def _next(workspace: Workspace, failures: Failures) -> tuple[LandedTask, ModelVersion | None] | None:
+    """The next task and its base, looked up anew each time: the champion may have been moved, data landed."""
+    registry = failures.registry
     champion = registry.settle()
     if waiting := registry.waiting():
         get_run_logger().info("version %d waits for approval; nothing is learned until then", waiting.version)
         return None
     landing.undo_killed(workspace)
     missing = missing_tasks(versions.landed(workspace), champion, registry.held())
-    return (len(champion.tasks) if champion else 0, missing[0].name) if missing else None
+    found = next((task for task in missing if failures.may_try(task, champion)), None)
+    return (found, champion) if found else None
+
+
+def _episode(root: str, task: str, champion: ModelVersion | None, params: Params) -> int:
+    from flows.episode import episode  # and with it torch, which a run that finds nothing has no use for
+
+    return episode(root, task, len(champion.tasks) if champion else 0, params.model_dump(mode="json"))
 
 
 @step(

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.console import Console
@@ -16,7 +15,8 @@ from rich.console import Console
 from flows import running
 from flows.records import hold_line, hold_record, version_record
 from lorax.data import versions as data_versions
-from lorax.errors import RegistryError
+from lorax.drafts import scratch
+from lorax.errors import DataVersionError, RegistryError
 from lorax.params import Params
 from lorax.registry import CHAMPION, ModelVersion, Registry, journal
 from lorax.workspace import Workspace
@@ -92,6 +92,31 @@ def refuse(workspace: Workspace, params: Params, number: int, by: str, reason: s
     return {"refused": version_record(version), "held": [hold_record(hold) for hold in registry.held()]}
 
 
+def hold(workspace: Workspace, params: Params, task: str, by: str, reason: str, console: Console) -> dict[str, Any]:
+    """Set a landed task aside, so that what landed behind it is learned.
+
+    Raises:
+        DataVersionError: it has not landed.
+        RegistryError: the champion knows it, or it is held already.
+    """
+    registry = running.served_registry(workspace, params, console)
+    champion, landed = registry.champion(), {known.name: known.digest for known in data_versions.landed(workspace)}
+    if task not in landed:
+        raise DataVersionError(
+            f"task {task!r} has not landed in {workspace.root}; landed are: {', '.join(landed) or 'none'}."
+        )
+    digest = landed[task]
+    if champion and task in {known.name for known in champion.tasks}:
+        raise RegistryError(
+            f"the champion knows task {task!r}, so there is nothing to set aside. To go back to before it: "
+            "'lorax rollback --to VERSION --reason TEXT'."
+        )
+    if any((held.task, held.digest) == (task, digest) for held in registry.held()):
+        raise RegistryError(f"task {task!r} is held already; see 'lorax status'. Nothing was changed.")
+    registry.hold(task, digest, by=by, reason=reason)
+    return {"held": [hold_record(held) for held in registry.held()]}
+
+
 def release(workspace: Workspace, params: Params, task: str, by: str, reason: str, console: Console) -> dict[str, Any]:
     """Let a held task be learned again.
 
@@ -163,12 +188,22 @@ def print_refused(record: Mapping[str, Any], out: Console) -> None:
     )
 
 
+def print_held(record: Mapping[str, Any], out: Console) -> None:
+    """What is held now."""
+    for held in record["held"]:
+        out.print(f"held: {hold_line(held)}", markup=False)
+    out.print("What landed behind is learned without it. 'lorax release TASK' lets it be learned again.")
+
+
 def print_released(record: Mapping[str, Any], out: Console) -> None:
     """What may be learned now."""
     for hold in record["released"]:
         out.print(f"released: {hold_line(hold)}", markup=False)
     if record["is_landed"]:
-        out.print("Next: 'lorax learn'. With the same parameters on the same champion it comes out the same.")
+        out.print(
+            "A worker learns it within two minutes, 'lorax learn' at once. With the same parameters on the same "
+            "champion it comes out the same."
+        )
     else:
         out.print("Other bytes have landed under this name, or none: nothing is learned until these land.")
 
@@ -199,9 +234,9 @@ def _seen_to_work(
     from lorax.predictor import Predictor, check_predicts
 
     workspace.work_dir.mkdir(exist_ok=True)
-    with TemporaryDirectory(dir=workspace.work_dir, prefix="trial-") as folder:
+    with scratch(workspace.work_dir) as folder:
         with console.status(f"looking whether version {version.version} predicts"):
-            state_dir = registry.download_state(version.version, Path(folder))
+            state_dir = registry.download_state(version.version, folder)
             check_predicts(Predictor.open(state_dir, params.run.device))
         yield state_dir
 

@@ -81,7 +81,8 @@ def nearest_line(version: Mapping[str, Any]) -> str:
 def hold_line(hold: Mapping[str, Any]) -> str:
     """A held task for people, in a line."""
     by = f"{hold['by']}, {hold['at'][:16].replace('T', ' ')}"
-    return f"{hold['task']} (bytes {hold['digest'][:12]}, version {hold['version']}): {brief(hold)} ({by})"
+    of = f", version {hold['version']}" if hold["version"] else ""
+    return f"{hold['task']} (bytes {hold['digest'][:12]}{of}): {brief(hold)} ({by})"
 
 
 def brief(told: Mapping[str, Any]) -> str:

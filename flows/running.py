@@ -15,6 +15,7 @@ from rich.console import Console
 
 from flows import deployment, reconcile, terminal, watcher, worker
 from flows.prefect_api import PrefectApi
+from flows.tidying import used
 from lorax import homes, services, supervision
 from lorax.errors import LoraxError, RegistryError, ServiceError
 from lorax.params import Params, load_params
@@ -51,12 +52,16 @@ def up(workspace: Workspace, params: Params, console: Console, *, with_worker: b
     return services.status(workspace, params)
 
 
-def down(workspace: Workspace) -> None:
-    """Stop all that `up` started; Prefect's server, while it is there, is told which runs that ends.
+def down(workspace: Workspace) -> list[int]:
+    """Stop all that `up` started, and what learns here by hand; Prefect's server, while it is there, is told.
+
+    Returns:
+        The processes of `lorax learn` and `lorax scenario` that were stopped; run again, they go on where they were.
 
     Raises:
         ServiceError: a process can't be stopped.
     """
+    by_hand = services.stop_learning_by_hand(workspace)
     workspace = homes.home(workspace)
     ended = services.stop_flows(workspace)
     with suppress(LoraxError):  # what can't be told is found out by the missing heartbeat
@@ -64,6 +69,7 @@ def down(workspace: Workspace) -> None:
         for run_id in ended:
             deployment.mark_crashed(api, run_id, "stopped by 'lorax down'; the next run goes on where it was")
     services.down(workspace)
+    return by_hand
 
 
 def _have_work_done(workspace: Workspace, params: Params, api: PrefectApi) -> None:
@@ -139,7 +145,7 @@ def fetched(workspace: Workspace, params: Params, wanted: str, console: Console)
     chosen = _chosen(look, wanted)
     is_here = (workspace.states_dir / chosen.state_digest).is_dir()
     registry = look if is_here else served_registry(workspace, params, console)
-    return chosen, registry.download_state(chosen.version, workspace.states_dir)
+    return chosen, used(registry.download_state(chosen.version, workspace.states_dir))
 
 
 def _chosen(look: Look, wanted: str) -> ModelVersion:

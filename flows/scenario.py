@@ -45,21 +45,19 @@ def scenario(workspace_root: str, name: str, preset: str | None = None) -> dict[
     with one_at_a_time(workspace, lambda: terminal.say("waiting for another flow of this workspace")):
         for index, task in enumerate(scenario_tasks(workspace, name)):
             base = str(EpisodeFolder(Path(homes[-1])).state_dir) if homes else None
-            homes.append(episode(workspace_root, str(parent), task.name, index, base, params.learning()))
+            homes.append(episode(workspace_root, str(parent), task.name, index, base, params.model_dump(mode="json")))
     return track(workspace_root, params.registry.model, name, homes)
 
 
 @flow(name="scenario-episode", flow_run_name="scenario episode {index}: {task}", persist_result=False)
-def episode(
-    workspace_root: str, parent: str, task: str, index: int, base: str | None, parameters: dict[str, Any]
-) -> str:
+def episode(workspace_root: str, parent: str, task: str, index: int, base: str | None, settings: dict[str, Any]) -> str:
     """Learn one task on top of the state in `base`; returns the episode's folder."""
     terminal.say(f"[bold]episode {index}: {task}[/bold]")
-    start = steps.choose_start(workspace_root, base, task, parameters)
-    home = steps.plan_episode(workspace_root, Path(parent), base, task, parameters, start)
-    steps.train_branch(workspace_root, home, base)
-    steps.update_exemplars(workspace_root, home, base)
-    steps.evaluate(workspace_root, home, base)
+    start = steps.choose_start(workspace_root, base, task, settings)
+    home = steps.plan_episode(workspace_root, Path(parent), base, task, settings, start)
+    steps.train_branch(workspace_root, home, base, settings)
+    steps.update_exemplars(workspace_root, home, base, settings)
+    steps.evaluate(workspace_root, home, base, settings)
     return home
 
 

@@ -1,4 +1,4 @@
-"""`lorax status`: the champion, what is known, waiting, held, changed or broken, the data revision and the servers."""
+"""`lorax status`: the champion, what is known, waiting, held, changed or broken, the runs, the data and the servers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flows import reconcile
+from flows import outlook, reconcile
 from flows.outcomes import approval
 from flows.records import hold_line, hold_record, version_record
 from flows.tables import HEADLINES, TRUST, way_in
@@ -27,14 +27,17 @@ def record(workspace: Workspace, params: Params) -> dict[str, Any]:
     """What `lorax status` says, for scripts.
 
     Where the registry can't tell, `error` says why, and all that only it knows is None or empty: `champion`, `known`,
-    `waiting`, `approval`, `changed`, `held`. `broken` names what was deleted in MLflow itself.
+    `waiting`, `approval`, `changed`, `held`. `broken` names what was deleted in MLflow itself. `runs` is None while
+    Prefect's server does not answer.
     """
     landed, revision = data_versions.landed(workspace), data_versions.revision(workspace)
     found = services.status(workspace, params)
+    known = _registry_record(workspace, params, found.mlflow, landed)
     return {
         "workspace": str(workspace.root),
         "landed": [task.name for task in landed],
-        **_registry_record(workspace, params, found.mlflow, landed),
+        **known,
+        "runs": outlook.record(workspace, params, found, is_waiting=bool(known["waiting"])),
         "data": {"digest": revision.digest, "commit": revision.commit},
         "services": {s.name: _service(s) for s in (found.prefect, found.mlflow)},
         "helpers": dict(found.helpers),
@@ -54,6 +57,7 @@ def print_status(found: Mapping[str, Any], out: Console) -> None:
         number = f"version {champion['version']} (state {champion['state_digest'][:12]})" if champion else "none yet"
         rows += [("champion", number), ("knows", ", ".join(found["known"]) or "nothing yet")]
         rows.append(("waiting", ", ".join(found["waiting"]) or "nothing to learn"))
+    rows += outlook.rows(found["runs"])
     rows += [("approval", approval(number)) for number in (found["approval"],) if number is not None]
     rows += [("held", _held(hold)) for hold in found["held"]]
     rows += [("changed", _changed(task)) for task in found["changed"]]

@@ -6,36 +6,36 @@ there whole or not at all, and a step whose output is there says so and does not
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar, cast
-from uuid import UUID
+from typing import Any, ParamSpec, TypeVar
 
 from prefect import Task as Step
 from prefect import get_run_logger, task
-from prefect.artifacts import create_progress_artifact, create_table_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 
-from flows import attribution, likeness, reconcile, terminal
+from flows import artifacts, attribution, likeness, reconcile, terminal
+from flows.tidying import used
 from lorax.data import versions
+from lorax.drafts import discard
 from lorax.errors import DataVersionError, LoraxError, RegistryError, StateError
 from lorax.learning import assessment, episode, opening
 from lorax.learning.folder import EpisodeFolder, Plan, Report
 from lorax.learning.state import LearnedTask, Revision, load_state, state_digest
 from lorax.learning.training import EpochRow
 from lorax.network.features import FeatureStore
-from lorax.params import Params, load_params
-from lorax.registry import ModelVersion
+from lorax.params import Params
 from lorax.stream import Sample, Task
 from lorax.workspace import Workspace
+
+Settings = Mapping[str, Any]
+"""All sections of params.yaml with the run's preset, as plain JSON values: read once a run, for all of its steps."""
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 _RETRY_DELAYS_S = [5.0, 15.0, 40.0]  # a server that died is back in about 20 s
-_BAR_MOVES_S = 2.0  # a move is a request, which may take longer than a small task's epoch
 
 
 def _may_pass(_: Step[Any, Any], __: TaskRun, state: State[Any]) -> bool:
@@ -57,31 +57,31 @@ def step(name: str) -> Callable[[Callable[_P, _R]], Step[_P, _R]]:
 
 
 @step("open base state")
-def open_base_state(root: str, model: str) -> str | None:
+def open_base_state(root: str, settings: Settings) -> str | None:
     """Fetch the champion's learner state from the registry; None while there is no champion."""
     with terminal.step("base state") as shown:
         workspace = Workspace(Path(root))
-        registry = reconcile.registry_of_server(workspace, model)
+        registry = reconcile.registry_of_server(workspace, Params.model_validate(settings).registry.model)
         champion = registry.champion()
         shown.outcome = f"version {champion.version}" if champion else "none: the first task"
         get_run_logger().info("base state: %s", shown.outcome)
-        return str(registry.download_state(champion.version, workspace.states_dir)) if champion else None
+        if champion is None:
+            return None
+        return str(used(registry.download_state(champion.version, workspace.states_dir)))
 
 
-def choose_start(root: str, base: str | None, name: str, parameters: Mapping[str, Any]) -> str | None:
+def choose_start(root: str, base: str | None, name: str, settings: Settings) -> str | None:
     """The known task whose branch the new one starts from; None, for a fresh start, unless params.yaml asks for one."""
-    if base is None or Params.model_validate(parameters).training.branch_init == "fresh":
+    if base is None or Params.model_validate(settings).training.branch_init == "fresh":
         return None
-    return find_nearest(root, base, name, parameters)
+    return find_nearest(root, base, name, settings)
 
 
 @step("find nearest branch")
-def find_nearest(root: str, base: str, name: str, parameters: Mapping[str, Any]) -> str | None:
+def find_nearest(root: str, base: str, name: str, settings: Settings) -> str | None:
     """The known task whose branch the new task's probe is most like; None where none could be started from."""
     with terminal.step("find nearest branch") as shown:
-        workspace = Workspace(Path(root))
-        atlas = load_params(workspace.params_path).atlas
-        params = Params.model_validate(parameters).model_copy(update={"atlas": atlas})
+        workspace, params = Workspace(Path(root)), Params.model_validate(settings)
         new, state, log = versions.read_task(workspace, name), load_state(Path(base)), get_run_logger()
         try:
             found = attribution.startable(workspace, state, params, new, _fetch(root), log.info)
@@ -95,14 +95,14 @@ def find_nearest(root: str, base: str, name: str, parameters: Mapping[str, Any])
 
 
 @step("train branch")
-def train_branch(root: str, home: str, base: str | None) -> None:
+def train_branch(root: str, home: str, base: str | None, settings: Settings) -> None:
     """Grow the network by the episode's task and fit the new branch and the head."""
     with terminal.step("train branch", counts=True) as shown:
         folder, log = EpisodeFolder(Path(home)), get_run_logger()
         if folder.trained_dir.is_dir():
             _already_done(shown)
             return
-        params, move_bar = _params(folder), _progress_bar(folder.plan().task.name)
+        params, move_bar = _params(folder, settings), artifacts.progress_bar(folder.plan().task.name)
 
         def on_epoch(row: EpochRow, epochs: int) -> None:
             shown.on_epoch(row, epochs)
@@ -119,48 +119,47 @@ def train_branch(root: str, home: str, base: str | None) -> None:
 
 
 @step("update exemplars")
-def update_exemplars(root: str, home: str, base: str | None) -> None:
+def update_exemplars(root: str, home: str, base: str | None, settings: Settings) -> None:
     """Herd the new classes' exemplars, and shrink the old ones' within the budget."""
     with terminal.step("update exemplars") as shown:
         folder = EpisodeFolder(Path(home))
         if folder.exemplars_path.is_file():
             _already_done(shown)
             return
-        params = _params(folder)
+        params = _params(folder, settings)
         state = opening.base_state(_path(base), params)
         episode.update_exemplars(folder, state, _task(root, folder), _fetch(root), params)
         shown.outcome = f"budget {params.exemplars.budget}"
 
 
 @step("evaluate all past tasks")
-def evaluate(root: str, home: str, base: str | None) -> str:
+def evaluate(root: str, home: str, base: str | None, settings: Settings) -> str:
     """Score the network on every task it knows and write the next learner state; returns its digest."""
     with terminal.step("evaluate", counts=True) as shown:
         folder = EpisodeFolder(Path(home))
         if folder.state_dir.is_dir() and folder.report_path.is_file():
             _already_done(shown)
             return state_digest(folder.state_dir)
-        params = _params(folder)
+        params = _params(folder, settings)
         state = opening.base_state(_path(base), params)
         earlier = [versions.read_task(Workspace(Path(root)), known.name) for known in state.tasks]
         new, fetch = _task(root, folder), _fetch(root)
         digest = episode.evaluate(folder, state, new, earlier, fetch, params, shown.on_progress)
-        FeatureStore(folder.features_dir).shrink(_feature_bytes(root))
+        _shrink_features(folder, params)
         report = Report.read(folder.report_path)
         names = [*(known.name for known in state.tasks), report.task]
-        _show_accuracy(report, names, [row[-1] for row in state.accuracy])
+        artifacts.show_accuracy(report, names, [row[-1] for row in state.accuracy])
         shown.outcome = ", ".join(f"{name} {100 * report.accuracy[name]:.1f}" for name in names)
         get_run_logger().info("accuracy, %%: %s", shown.outcome)
         return digest
 
 
 @step("assess verdicts")
-def assess(root: str, home: str, base: str | None) -> None:
+def assess(root: str, home: str, base: str | None, settings: Settings) -> None:
     """Measure how far the verdicts can be trusted: calibration, unknown generators, robustness."""
     with terminal.step("assess verdicts", counts=True) as shown:
         folder, workspace = EpisodeFolder(Path(home)), Workspace(Path(root))
-        robustness = load_params(workspace.params_path).robustness
-        params = _params(folder).model_copy(update={"robustness": robustness})
+        params = _params(folder, settings)
         if assessment.kept_assessment(folder, params):
             _already_done(shown)
             return
@@ -168,7 +167,7 @@ def assess(root: str, home: str, base: str | None) -> None:
         tasks = [versions.read_task(workspace, known.name) for known in before.tasks]
         tasks.append(_task(root, folder))
         found = assessment.assess(folder, state, before, tasks, _fetch(root), params, shown.on_progress)
-        FeatureStore(folder.features_dir).shrink(_feature_bytes(root))
+        _shrink_features(folder, params)
         shown.outcome = _trust(found)
         get_run_logger().info("verdicts: %s", shown.outcome)
 
@@ -183,27 +182,29 @@ def update_atlas(root: str, home: str) -> None:
 
 
 @step("register")
-def register(root: str, model: str, home: str) -> int:
+def register(root: str, home: str, settings: Settings) -> int:
     """Register the episode's learner state as a model version, champion if the gate lets it; returns its number."""
     with terminal.step("register") as shown:
-        folder, workspace = EpisodeFolder(Path(home)), Workspace(Path(root))
-        registry, gate = reconcile.registry_of_server(workspace, model), load_params(workspace.params_path).gate
+        folder, params = EpisodeFolder(Path(home)), Params.model_validate(settings)
+        model, gate = params.registry.model, params.gate
+        registry = reconcile.registry_of_server(Workspace(Path(root)), model)
         report = Report.read(folder.report_path)
         commit = folder.plan().revision.commit
         assessed, atlas_dir = assessment.Assessment.read(folder.assessment_path), likeness.compared_dir(folder)
         version = registry.register(
             folder.state_dir, report, gate=gate, git_commit=commit, assessment=assessed, atlas_dir=atlas_dir
         )
-        _show_verdicts(version)
+        artifacts.show_verdicts(version)
         shown.outcome = f"version {version.version} {version.outcome}"
         log = get_run_logger()
         tell = log.info if version.outcome == "promoted" else log.warning
         tell("registered as %s of %s: %s", shown.outcome, model, version.reason)
+        discard(folder.state_dir)  # it holds every branch, and the registry has it
         return version.version
 
 
 def plan_episode(
-    root: str, parent: Path, base: str | None, name: str, parameters: Mapping[str, Any], start: str | None = None
+    root: str, parent: Path, base: str | None, name: str, settings: Settings, start: str | None = None
 ) -> str:
     """The folder of the episode that learns task `name` on top of `base`; the same work has the same folder.
 
@@ -212,20 +213,16 @@ def plan_episode(
         parent: the folder that holds the episodes' folders.
         base: directory of the base state, or None.
         name: a landed task.
-        parameters: the sections of params.yaml that an episode depends on (`Params.learning`).
+        settings: all sections of params.yaml; the plan holds those that an episode depends on (`Params.learning`).
         start: the task whose branch the new one starts from (`choose_start`), or None.
     """
     workspace = Workspace(Path(root))
     revision = versions.revision(workspace)
     learned = LearnedTask(name, versions.read_task(workspace, name, revision.commit or "HEAD").digest)
     digest = state_digest(Path(base)) if base else None
+    parameters = Params.model_validate(settings).learning()
     plan = Plan(digest, learned, parameters, Revision(revision.digest, revision.commit), start)
     return str(EpisodeFolder.open(parent, plan).root)
-
-
-def artifact_key(kind: str, name: str) -> str:
-    """A key that Prefect takes, which refuses '_'."""
-    return f"{kind}-{name.replace('_', '-')}"
 
 
 def _already_done(shown: terminal.Shown) -> None:
@@ -233,9 +230,9 @@ def _already_done(shown: terminal.Shown) -> None:
     get_run_logger().info("already done: its output is whole on disk")
 
 
-def _params(folder: EpisodeFolder) -> Params:
-    """The parameters that the episode was planned with, whatever params.yaml says by now."""
-    return Params.model_validate(folder.plan().parameters)
+def _params(folder: EpisodeFolder, settings: Settings) -> Params:
+    """The parameters that the episode was planned with, and for all else those of the run."""
+    return Params.model_validate({**settings, **folder.plan().parameters})
 
 
 def _path(base: str | None) -> Path | None:
@@ -258,33 +255,8 @@ def _fetch(root: str) -> Callable[[Iterable[Sample]], dict[str, Path]]:
     return lambda samples: versions.fetch(Workspace(Path(root)), samples)
 
 
-def _feature_bytes(root: str) -> int:
-    """How much of what branches said of images stays after an episode."""
-    return int(load_params(Workspace(Path(root)).params_path).features.limit_gb * 1e9)
-
-
-def _progress_bar(name: str) -> Callable[[float], None]:
-    """A bar for training on Prefect's page; returns what moves it, to a number of percent."""
-    key, description = artifact_key("training", name), f"training on {name}"
-    # Prefect's types allow for a coroutine, which only async callers get
-    bar = cast(UUID, create_progress_artifact(0.0, key=key, description=description))
-    moved = time.monotonic()
-
-    def move(percent: float) -> None:
-        nonlocal moved
-        if percent >= 100 or time.monotonic() - moved > _BAR_MOVES_S:
-            update_progress_artifact(bar, percent)
-            moved = time.monotonic()
-
-    return move
-
-
-def _show_accuracy(report: Report, names: Sequence[str], when_learned: Sequence[float]) -> None:
-    """The accuracy table on Prefect's page: each known task now, and when it was learned; the newest comes last."""
-    now = [report.accuracy[name] for name in names]
-    pairs = zip(names, now, [*when_learned, now[-1]], strict=True)
-    rows = [{"task": name, "accuracy": round(a, 4), "when learned": round(b, 4)} for name, a, b in pairs]
-    create_table_artifact(rows, key=artifact_key("accuracy-after", report.task), description="accuracy on test images")
+def _shrink_features(folder: EpisodeFolder, params: Params) -> None:
+    FeatureStore(folder.features_dir).shrink(int(params.features.limit_gb * 1e9))
 
 
 def _trust(found: assessment.Assessment) -> str:
@@ -298,10 +270,3 @@ def _trust(found: assessment.Assessment) -> str:
     if found.robustness is not None:
         parts.append(f"robustness {100 * found.robustness:.0f} %")
     return ", ".join(parts)
-
-
-def _show_verdicts(version: ModelVersion) -> None:
-    """The gate's verdicts on Prefect's page."""
-    rows = [{"task": v.task, "asked": v.kind, "passed": v.passed, "because": v.reason} for v in version.verdicts]
-    summary = f"version {version.version}: {version.outcome}. {version.reason}"
-    create_table_artifact(rows, key=artifact_key("gate", version.task), description=summary)

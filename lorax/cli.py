@@ -206,10 +206,11 @@ def up(
 
 @app.command()
 def down() -> None:
-    """Stop this workspace's servers and worker, with what it learns just now; fine when none runs."""
+    """Stop this workspace's servers and worker, with all that learns just now, by hand too; fine when none runs."""
     from flows import running
 
-    running.down(here())
+    for pid in running.down(here()):
+        out.print(f"process {pid}, which learned here, was stopped; the same command goes on where it was.")
     out.print("servers and worker are down.")
 
 

@@ -12,6 +12,8 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
 import psutil
 
@@ -37,6 +39,16 @@ def find(folder: str, service: str | None = None) -> list[psutil.Process]:
 def folders(first_commit: str) -> set[str]:
     """The services folders for which processes of the workspace with this first commit run."""
     return {marks[FOLDER_VARIABLE] for _, marks in _marked() if marks.get(WORKSPACE_VARIABLE) == first_commit}
+
+
+def holders(path: Path) -> list[psutil.Process]:
+    """Processes that have a file open, such as a lock that they hold or wait for; without this one."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):  # another user's, or gone meanwhile
+            if process.pid != os.getpid() and any(file.path == str(path) for file in process.open_files()):
+                found.append(process)
+    return found
 
 
 def stop(processes: list[psutil.Process], patience_s: float = 10.0) -> None:

@@ -151,6 +151,13 @@ def stop_flows(workspace: Workspace) -> list[str]:
     return sorted(run_ids - {""})
 
 
+def stop_learning_by_hand(workspace: Workspace) -> list[int]:
+    """Stop what learns in this workspace without a worker, or waits to; returns the process ids. It can be resumed."""
+    learning = leftovers.holders(workspace.learning_lock_path)
+    leftovers.stop(learning, patience_s=FLOW_PATIENCE_S)
+    return [process.pid for process in learning]
+
+
 def down(workspace: Workspace) -> None:
     """Stop what `up` started in this workspace, whatever became of it since; fine when nothing runs.
 

@@ -95,6 +95,21 @@ def refuse(version: Version, reason: Reason, as_json: Json = False) -> None:
 
 
 @version_commands.command()
+def hold(
+    task: Annotated[str, typer.Argument(help="A landed task that the champion does not know.")],
+    reason: Reason,
+    as_json: Json = False,
+) -> None:
+    """Set a task aside: with the bytes that it has it is not learned until it is released, and the next one is.
+
+    Example: `lorax hold gaugan --reason "its license is being asked for"`
+    """
+    from flows import moves
+
+    _print(moves.hold(*opened(), task, who(), _given(reason), err), moves.print_held, as_json)
+
+
+@version_commands.command()
 def release(
     task: Annotated[str, typer.Argument(help="A held task; see `lorax status`.")],
     reason: Why = "released by hand",
@@ -131,7 +146,7 @@ def relearn(
     if as_json:
         print_json(moved | {"learning": learned})
     elif learned is None:
-        out.print("Next: 'lorax learn'.")
+        out.print("A worker learns it within two minutes, 'lorax learn' at once.")
     else:
         outcomes.print_outcomes(learned, out)
 

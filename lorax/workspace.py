@@ -55,6 +55,11 @@ class Workspace:
         return self.work_dir / "episodes"
 
     @property
+    def learning_lock_path(self) -> Path:
+        """Held by who learns in this workspace, one at a time."""
+        return self.work_dir / "learning.lock"
+
+    @property
     def states_dir(self) -> Path:
         """Local copies of registered learner states, one folder per state digest."""
         return self.work_dir / "states"

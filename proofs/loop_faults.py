@@ -249,7 +249,7 @@ def _delete(root: Path, number: int) -> None:
 
 
 def _episodes_done(root: Path) -> list[Path]:
-    return list((root / "work/episodes").glob("*/state"))
+    return list((root / "work/episodes").glob("*/report.json"))
 
 
 def _checkpoints(root: Path) -> list[Path]:

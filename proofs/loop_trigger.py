@@ -70,7 +70,7 @@ def prove_clone() -> bool:
     passed = True
     with up(first, None, "--no-worker"), up(second, theirs):
         print(f"processes of the first: {', '.join(_programs(first))}; of the second: {', '.join(_programs(second))}")
-        passed &= _programs(first) == ["mlflow", "prefect"] and _programs(second) == ["worker"]
+        passed &= _programs(first) == ["mlflow", "prefect"] and _programs(second) == ["announcer", "worker"]
         for name in ("first", "second"):
             bench.land_tiny(first, name)
             run = _started(first, name)
@@ -78,7 +78,7 @@ def prove_clone() -> bool:
             print(f"landed in first/: {name}; {_worker(first, run)}", flush=True)
         champion = bench.status(first)["champion"]
         print(f"champion as the first sees it: version {champion['version']}, knows {', '.join(champion['tasks'])}")
-    episodes = {root.name: len(list((root / "work/episodes").glob("*/state"))) for root in (first, second)}
+    episodes = {root.name: len(list((root / "work/episodes").glob("*/report.json"))) for root in (first, second)}
     print(f"episodes learned in each folder: {episodes}")
     return passed and champion["tasks"] == ["first", "second"] and episodes == {"first": 0, "second": 2}
 

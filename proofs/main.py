@@ -250,7 +250,7 @@ def _damaged_states(root: Path) -> bool:
     for name, change in changes.items():
         copy = HOME / "damaged"
         shutil.rmtree(copy, ignore_errors=True)
-        shutil.copytree(next((root / "work/episodes").glob("*/state")), copy)
+        shutil.copytree(next((root / "work/states").glob("[!.]*")), copy)
         change(copy)
         try:
             load_state(copy)

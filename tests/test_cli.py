@@ -24,7 +24,7 @@ from tests.conftest import SMALL_CONTRACT, WriteTask, write_task_files
 
 COMMANDS = (
     *("init", "simulate", "land", "learn", "scenario", "status", "predict", "watch-verdicts", "up", "down", "demo"),
-    *("history", "diff", "rollback", "promote", "refuse", "release", "relearn", "delete", "atlas"),
+    *("history", "diff", "rollback", "promote", "refuse", "hold", "release", "relearn", "delete", "atlas"),
 )
 HEAVY = {"torch", "timm", "peft", "prefect", "dvc", "matplotlib", "sklearn", "skimage"}
 """What takes a second or more to import, and neither help nor a look-up has a use for."""

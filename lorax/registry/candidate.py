@@ -20,7 +20,6 @@ from lorax.registry.package import CARD, logged_model, model_address, replace_ca
 from lorax.registry.reading import CHALLENGER
 from lorax.registry.trust import trust_metrics, write_trust
 from lorax.registry.versions import (
-    MODEL_DESCRIPTION,
     KnownTask,
     ModelVersion,
     describe,
@@ -164,8 +163,7 @@ def _create_version(
         verdicts=verdicts,
         nearest=candidate.nearest_tags,
     )
-    if registry._model() is None:
-        client.create_registered_model(registry.name, description=MODEL_DESCRIPTION)
+    registry.ensure_model()
     with sent_once():
         created = client.create_model_version(
             registry.name,

@@ -28,6 +28,9 @@ GATE = "the gate"
 MLFLOW = "MLflow"
 """Who moved the alias when it was done in MLflow itself."""
 
+NO_VERSION = 0
+"""Of an entry about a task that no version knows."""
+
 _MOVES = (PROMOTED, ROLLED_BACK, MOVED)
 _HOLDS = (REFUSED, HELD, WAITING)
 _PREFIX = "lorax.journal."
@@ -42,7 +45,8 @@ class Entry:
     `kind` is "promoted", "rolled back" or "moved" (in MLflow itself, outside of lorax): the champion is `version` now;
     "refused", "base moved", "waiting": what came of a challenger, `version`; "held", "released": of a task (and the
     bytes it has, `digest`); "deleted": a version. `task` and `digest` are '' where they mean nothing; "rolled back"
-    with a task was done to learn that one anew. `key` is the tag's, '' until the entry has its place in the journal.
+    with a task was done to learn that one anew. `version` is 0 where a task is held that no version knows. `key` is the
+    tag's, '' until the entry has its place in the journal.
     """
 
     kind: str
@@ -67,7 +71,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Hold:
-    """A task that must not be learned while it has the bytes `digest`; `version` knew it, or was refused."""
+    """A task that must not be learned while it has the bytes `digest`; `version` knew it, or was refused; 0: none."""
 
     task: str
     digest: str

@@ -151,7 +151,7 @@ class RegisteredModel:
         known = {v.version: v for v in self.versions()}
         entries = self.journal()
         deleted = {e.version for e in entries if e.kind == journal.DELETED}
-        lost = sorted({e.version for e in entries} - deleted - set(known))
+        lost = sorted({e.version for e in entries} - deleted - set(known) - {journal.NO_VERSION})
         found = [
             f"version {n} was deleted in MLflow: it can't be rolled back to, and 'lorax history' lacks it" for n in lost
         ]

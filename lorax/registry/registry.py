@@ -13,7 +13,7 @@ from lorax.registry.journal import Entry, Hold
 from lorax.registry.lineage import ancestors
 from lorax.registry.package import delete_model
 from lorax.registry.reading import RegisteredModel
-from lorax.registry.versions import ModelVersion
+from lorax.registry.versions import MODEL_DESCRIPTION, ModelVersion
 
 if TYPE_CHECKING:  # these import torch, which a look-up can do without
     from lorax.learning.assessment import Assessment
@@ -159,6 +159,17 @@ class Registry(RegisteredModel):
             moves.move_by_hand(self, new, seen)
         return self._version(version.version)
 
+    def hold(self, task: str, digest: str, *, by: str, reason: str) -> None:
+        """Have a task not learned while it has these bytes, until it is released.
+
+        Raises:
+            RegistryError: MLflow doesn't answer or refuses.
+        """
+        self._require_server()
+        with self._talking(f"hold {task!r}"):
+            self.ensure_model()
+            self._note(journal.HELD, journal.NO_VERSION, by, reason, task, digest)
+
     def release(self, task: str, *, by: str, reason: str) -> list[Hold]:
         """Let a held task be learned again; returns the holds that were lifted, none if it was not held."""
         self._require_server()
@@ -254,6 +265,11 @@ class Registry(RegisteredModel):
             tracking.write_scenario(self._client, run_id, state, reports, files)
             tracking.finish_run(self._client, run_id)
         return run_id
+
+    def ensure_model(self) -> None:
+        """Make the registered model, unless it is there: versions and the journal hang on it."""
+        if self._model() is None:
+            self._client.create_registered_model(self.name, description=MODEL_DESCRIPTION)
 
     def _note(self, kind: str, version: int, by: str, reason: str, task: str = "", digest: str = "") -> None:
         new = journal.entry(kind, version, by=by, reason=reason, task=task, digest=digest)

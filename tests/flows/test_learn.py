@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import pytest
 from PIL import Image
 
 from flows import reconcile
+from flows.prefect_api import PrefectApi
 from flows.records import version_record
 from lorax import services
 from lorax.atlas.index import Atlas
@@ -112,13 +113,8 @@ def champion(workspace: Workspace) -> dict[str, Any]:
 
 def ask_prefect(workspace: Workspace, path: str) -> list[dict[str, Any]]:
     """All rows of a kind in Prefect's database, oldest first."""
-    port = load_params(workspace.params_path).services.prefect_port
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/api/{path}/filter", b"{}", {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        rows: list[dict[str, Any]] = json.load(answer)
-    return sorted(rows, key=lambda row: str(row["created"]))
+    api = PrefectApi.of(workspace, load_params(workspace.params_path))
+    return sorted(api.rows(f"{path}/filter", {}), key=lambda row: str(row["created"]))
 
 
 def learned_by_plain_functions(workspace: Workspace, folder: Path, names: tuple[str, ...]) -> str:
@@ -274,8 +270,10 @@ def test_a_task_that_changed_is_shown_and_learned_anew_only_when_asked_with_what
     status = json.loads(lorax(workspace, "status", "--json"))
     assert (status["changed"], [hold["task"] for hold in status["held"]]) == ([], ["poisoned"])
     assert len([e for e in Atlas.open(workspace.atlas_dir).entries if e.name.startswith(f"{name}@")]) == 1
-    states = {state_digest(state_dir): state_dir for state_dir in workspace.episodes_dir.glob("*/state")}
-    first, second, third, fourth = load_state(states[after["state_digest"]]).branches
+    assert list(workspace.episodes_dir.glob("*/state")) == [], "each has every branch, and the registry has them"
+    registry = reconcile.open_registry(workspace, load_params(path))
+    state_dir = registry.download_state(after["version"], workspace.states_dir)
+    first, second, third, fourth = load_state(state_dir).branches
     assert (first.start, second.start) == (None, None)
     assert (third.start in TASKS[:2], fourth.start in TASKS) == (True, True), "as params.yaml asked, from the nearest"
     assert (after["start"], after["nearest"]) == (fourth.start, None)
@@ -291,6 +289,40 @@ def test_unknown_images_are_attributed_by_a_probe(workspace: Workspace) -> None:
     found = json.loads(lorax(workspace, "atlas", "attribute", str(several / "train"), "--json"))
     assert sorted(g["label"] for g in found["generators"]) == sorted(champion(workspace)["tasks"])
     assert (found["images"], sum(found["classifier"].values())) == (6, 6)
+
+
+def test_a_task_whose_bytes_are_gone_is_held_with_its_reason_and_what_landed_behind_it_is_learned(
+    workspace: Workspace,
+) -> None:
+    raw, path = workspace.root.parent / "raw", workspace.params_path
+    path.write_text(
+        with_values(path.read_text(), {"training": {"epochs": 2, "branch_init": "fresh"}, "gate": {"floor": 0.0}})
+    )
+    write_plain_images(raw / "gone", train=(30, 190), val=(30, 190))
+    write_plain_images(raw / "behind", train=(50, 210), val=(50, 210))
+    for name in ("gone", "behind"):
+        land(workspace, raw / name, name)
+    gone = versions.below(versions.manifest(workspace), "gone")
+    for file in versions.cache_paths(workspace, gone.values()).values():
+        file.unlink()
+    shutil.rmtree(workspace.data_dir / "gone")
+    printed = json.loads(lorax(workspace, "learn", "--json"))
+    assert [(o["task"], o["outcome"]) for o in printed["outcomes"]] == [("behind", "promoted")]
+    reasons = {hold["task"]: hold["reason"] for hold in printed["held"]}
+    assert "images are neither in DVC's cache nor in" in reasons["gone"]
+    assert json.loads(lorax(workspace, "status", "--json"))["waiting"] == []
+
+
+def test_a_preset_holds_for_all_sections_in_every_step(workspace: Workspace) -> None:
+    raw, path = workspace.root.parent / "raw", workspace.params_path
+    write_plain_images(raw / "more", train=(10, 170), val=(10, 170))
+    land(workspace, raw / "more", "more")
+    path.write_text(f"{path.read_text()}  asked: {{gate: {{approval: true}}, robustness: {{per_class: 0}}}}\n")
+    printed = json.loads(lorax(workspace, "learn", "--preset", "asked", "--json"))
+    assert [(o["task"], o["outcome"]) for o in printed["outcomes"]] == [("more", "waiting")]
+    newest = reconcile.look(workspace, load_params(path)).versions()[-1]
+    assert (printed["approval"], "robustness" in newest.metrics) == (newest.version, False)
+    lorax(workspace, "refuse", str(newest.version), "--reason", "only tried")
 
 
 def test_a_scenario_is_reproduced_by_dvc_and_leaves_the_registry_alone(workspace: Workspace) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psutil
 import pytest
 
 from flows.reconcile import accuracy_rows, changed_tasks, missing_tasks, one_at_a_time, scenario_tasks, waiting_tasks
+from lorax import services
 from lorax.data.versions import LandedTask
 from lorax.errors import DataVersionError, RegistryError
 from lorax.params import Params
@@ -102,3 +106,18 @@ def test_the_learning_lock_admits_one_at_a_time(tmp_path: Path) -> None:
         order.append("first")
     other.join()
     assert (waits, order) == (["second"], ["first", "second"])
+
+
+def test_down_ends_who_learns_by_hand_and_who_waits_to(tmp_path: Path) -> None:
+    code = "from pathlib import Path; from flows.reconcile import one_at_a_time; import time\n"
+    code += "from lorax.workspace import Workspace\n"
+    code += f"with one_at_a_time(Workspace(Path({str(tmp_path)!r})), lambda: print('waits', flush=True)):\n"
+    code += "    print('learns', flush=True); time.sleep(600)"
+    learners = []
+    for said in ("learns\n", "waits\n"):
+        learners.append(subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True))
+        assert learners[-1].stdout is not None
+        assert learners[-1].stdout.readline() == said
+    assert sorted(services.stop_learning_by_hand(Workspace(tmp_path))) == sorted(p.pid for p in learners)
+    assert not any(psutil.pid_exists(process.pid) for process in learners)
+    assert services.stop_learning_by_hand(Workspace(tmp_path)) == []

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from rich.console import Console
 
-from flows import deployment, events, landing, reconcile, running
+from flows import deployment, events, landing, reconcile, running, status
 from flows.announcer import Announcer
 from flows.prefect_api import PrefectApi, Row
 from flows.runs import under_way
@@ -238,6 +238,23 @@ def test_runs_are_made_where_one_is_needed_and_no_more_than_that(workspace: Work
     announcer._since -= timedelta(minutes=16)
     assert "was cancelled" in announcer.look()
     assert under_way(api) == []
+
+
+def test_status_tells_how_the_last_run_ended_what_is_paused_and_what_starts_the_next(
+    workspace: Workspace, api: PrefectApi
+) -> None:
+    told = status.record(workspace, params_of(workspace))["runs"]
+    assert (told["last"]["state"], told["now"], told["paused"]) == ("cancelled", None, [])
+    assert told["next"].startswith("the schedule, 20"), "neither announcer nor event will"
+    api._changed("PATCH", "work_pools/gpu", {"is_paused": True})
+    deployment.start_run(api, key="paused")
+    said = Console(record=True, width=200, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123
+    status.print_status(status.record(workspace, params_of(workspace)), said)
+    text = said.export_text()
+    assert "no run begins until 'prefect work-pool resume gpu'" in text
+    assert "this run" in text
+    api._changed("PATCH", "work_pools/gpu", {"is_paused": False})
+    end(api, under_way(api)[0], "CANCELLED")
 
 
 def test_two_announcers_at_one_server_make_one_run(workspace: Workspace, api: PrefectApi) -> None:

@@ -318,3 +318,20 @@ def test_status_says_what_it_can_while_the_registry_is_silent(
     assert "does not answer" in lorax("status")
     assert "does not answer" in lorax("history", code=1)
     assert "does not answer" in lorax("rollback", "--to", "1", "--reason", "x", code=1)
+
+
+def test_a_task_is_set_aside_before_any_version_is_there_and_taken_back(
+    workspace: Workspace, registry: Registry, server: Server
+) -> None:
+    fresh = Registry(server.uri, f"{registry.name}-fresh")
+    workspace.params_path.write_text(f"{SMALL_CONTRACT}registry: {{model: {fresh.name}}}\nrun: {{device: cpu}}\n")
+    assert "task 'alpha' has not landed" in lorax("hold", "alpha", "--reason", "why not", code=1)
+    said = lorax("hold", "gamma", "--reason", "its license is being asked for")
+    assert said.startswith("held: gamma (bytes ")
+    assert ": its license is being asked for (" in said
+    status = lorax_json("status")
+    assert ([hold["task"] for hold in status["held"]], status["waiting"], status["broken"]) == (["gamma"], [], [])
+    assert "held already" in lorax("hold", "gamma", "--reason", "again", code=1)
+    assert "gamma" in lorax("history")
+    lorax("release", "gamma")
+    assert lorax_json("status")["waiting"] == ["gamma"]

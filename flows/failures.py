@@ -1,0 +1,65 @@
+"""Tasks whose episode failed: which are tried again in this run, and which are held so that others can be learned.
+
+Whose fault a failure is, can't be told from its kind: a task's images may be gone, or the network down. So it is tried:
+the next task is learned first. If that works and this one fails again on the new champion, it is the task's fault, and
+the task is held with its reason. If every task fails, nothing is held and the run fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from prefect import get_run_logger
+from rich.markup import escape
+
+from flows import terminal
+from lorax.data.versions import LandedTask
+from lorax.errors import BackboneError, ParamsError, RegistryError, ServiceError, StorageError, WorkspaceError
+from lorax.registry import ModelVersion, Registry
+
+OUTSIDE = (RegistryError, ServiceError, StorageError, ParamsError, BackboneError, WorkspaceError)
+"""What no task can be blamed for: the next one would fail likewise."""
+
+BY = "learn"
+"""Who holds a task whose episode failed."""
+
+
+@dataclass
+class Failures:
+    """The failures of one run.
+
+    Args:
+        registry: where tasks are held.
+    """
+
+    registry: Registry
+    _failed: dict[LandedTask, tuple[str | None, Exception]] = field(default_factory=dict)
+
+    @property
+    def left(self) -> Sequence[Exception]:
+        """Why tasks that are neither learned nor held could not be learned."""
+        champion = self.registry.champion()
+        known = {task.name for task in champion.tasks} if champion else set()
+        return [error for task, (_, error) in self._failed.items() if task.name not in known]
+
+    def may_try(self, task: LandedTask, champion: ModelVersion | None) -> bool:
+        """Whether the task has not failed in this run, or only on another champion."""
+        return task not in self._failed or self._failed[task][0] != _base(champion)
+
+    def add(self, task: LandedTask, champion: ModelVersion | None, error: Exception) -> None:
+        """Note that a task could not be learned on top of `champion`; if that is the second one, hold the task."""
+        log = get_run_logger()
+        if task not in self._failed:
+            log.warning("%s could not be learned: %s", task.name, error)
+            terminal.say(f"[yellow]{escape(f'{task.name} could not be learned: {error}')}[/yellow]")
+            self._failed[task] = (_base(champion), error)
+            return
+        del self._failed[task]
+        reason = f"its episode failed: {error or type(error).__name__}"
+        self.registry.hold(task.name, task.digest, by=BY, reason=reason)
+        log.error("%s is held, since others can be learned: %s", task.name, reason)
+
+
+def _base(champion: ModelVersion | None) -> str | None:
+    return champion.state_digest if champion else None
