@@ -51,7 +51,7 @@ data: setup ## make the repository's own data/ again: simulate, land five times;
 prove-main: setup ## the main job's slow proofs (20-30 minutes)
 	$(BIN)/python proofs/main.py
 
-prove-loop: setup ## the loop's slow proofs: real servers, workers, kills (an hour or more)
+prove-loop: setup ## the loop's slow proofs: real servers, workers, kills (three hours or more)
 	$(BIN)/python proofs/loop.py
 
 prove-speed: setup ## the published way and ours learn the demo's stream over five seeds (an hour)

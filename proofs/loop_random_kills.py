@@ -58,21 +58,27 @@ class Idle:
 class Killer:
     """A Poisson stream of kills, in a thread of its own; without kills it only looks how long learning lies idle.
 
+    It pauses where more of the kills than of the user's actions are over, or all would fall on the first of them: what
+    was killed takes its time to come back.
+
     Args:
         root: the workspace.
         seed: of the times and the victims.
         kills: how many, in all.
         gap_s: mean seconds from one to the next.
+        actions: how many the user will begin.
     """
 
     root: Path
     seed: int
     kills: int
     gap_s: float
+    actions: int
     is_due: bool = False
     """Whether something is to be learned: the user knows, and says so here."""
 
     action: str = ""
+    begun: int = 0
     command: psutil.Process | None = None
     done: list[Kill] = field(default_factory=list)
     idle: Idle = field(default_factory=Idle)
@@ -90,6 +96,10 @@ class Killer:
         if self._thread is not None:
             self._thread.join()
 
+    def begin(self, action: str, *, is_due: bool = False) -> None:
+        """Take note that the user begins another action, during which something `is_due` to be learned or not."""
+        self.action, self.is_due, self.begun = action, is_due, self.begun + 1
+
     def is_over(self) -> bool:
         """Whether all kills were done."""
         return len(self.done) >= self.kills
@@ -101,8 +111,10 @@ class Killer:
             now, alive = time.monotonic() - self._began, self._alive()
             last = self.done[-1].at_s if self.done else 0.0
             self.idle.look(now, last, self.action, is_idle=self.is_due and "flow" not in alive)
-            if now >= due and alive and not self.is_over():
-                self._kill(chance, alive, now)
+            may_go_on = len(self.done) * self.actions < self.kills * self.begun and not self.is_over()
+            if now >= due:
+                if alive and may_go_on:
+                    self._kill(chance, alive, now)
                 due = now + chance.expovariate(1 / self.gap_s)
 
     def _alive(self) -> dict[str, list[psutil.Process]]:

@@ -82,7 +82,7 @@ class User:
 
     def drop(self, name: str, seed: int) -> None:
         """Lay a task into the drop folder, and wait until the watcher has taken it away."""
-        self.killer.action = f"drop {name}"
+        self.killer.begin(f"drop {name}")
         folder = self.root.parent / "drop"
         source = bench.tiny_task(self.root.parent / f"raw-{seed}", name, seed)
         folder.mkdir(exist_ok=True)
@@ -97,7 +97,7 @@ class User:
         Raises:
             SystemExit: it never did.
         """
-        self.killer.action = name or arguments[0]
+        self.killer.begin(name or arguments[0])
         for _ in range(TRIES):
             log = self.root.parent / "command.log"
             code, said = self._ended(arguments, log)
@@ -122,14 +122,14 @@ class User:
     def learned(self, *names: str) -> Pairs:
         """Wait until the champion knows just these tasks, with the bytes that are landed; returns them."""
         wanted = self.landed(*names)
-        self.killer.action, self.killer.is_due = f"learning {names[-1]}", True
+        self.killer.begin(f"learning {names[-1]}", is_due=True)
         bench.wait_for(lambda: self.champion() == wanted, PATIENCE_S, f"the champion knows {', '.join(names)}")
         self.killer.is_due = False
         return wanted
 
     def begun(self, name: str) -> None:
         """Wait until an episode that learns `name` has fixed which data revision it learns."""
-        self.killer.action, self.killer.is_due = f"beginning {name}", True
+        self.killer.begin(f"beginning {name}", is_due=True)
         digest = dict(self.landed(name))[name]
         bench.wait_for(lambda: digest in self._planned(), PATIENCE_S, f"an episode of {name} begins")
 
