@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -246,9 +247,13 @@ def _draft(workspace: Workspace) -> Iterator[Path]:
 
 @contextmanager
 def one_at_a_time(workspace: Workspace, progress: Progress | None = None) -> Iterator[None]:
-    """Hold the lock on data.dvc and its commits; the kernel lets it go when the process ends, however it ends."""
+    """Hold the lock on data.dvc and its commits; the kernel lets it go when the process ends, however it ends.
+
+    DVC inherits it: killed alone, a landing leaves a DVC at work, which would pin what is put back meanwhile.
+    """
     workspace.work_dir.mkdir(exist_ok=True)
     with (workspace.work_dir / "landing.lock").open("w") as lock:
+        os.set_inheritable(lock.fileno(), True)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

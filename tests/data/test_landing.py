@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 
 from lorax.data import pins, repository, versions
@@ -359,6 +360,36 @@ def test_what_a_killed_landing_left_is_put_back_before_learning_unless_another_i
         assert contents(landed_workspace) == after_the_kill != before
     undo_killed(landed_workspace)
     assert contents(landed_workspace) == before
+
+
+LANDING = """
+import sys
+from pathlib import Path
+from lorax.data import landing
+from lorax.workspace import Workspace
+landing.land(Workspace(Path(sys.argv[1])), Path(sys.argv[2]), "gamma")
+"""
+
+
+def test_what_a_killed_landing_left_is_put_back_once_the_dvc_that_it_ran_has_ended(
+    landed_workspace: Workspace, tmp_path: Path, write_task: WriteTask
+) -> None:
+    """It would pin what is put back meanwhile."""
+    before = contents(landed_workspace)
+    source = write_task(tmp_path / "in", seed=3)
+    landing = psutil.Popen([sys.executable, "-c", LANDING, landed_workspace.root, source])
+    while not (running := [child for child in landing.children() if "add" in child.cmdline()]):
+        assert landing.poll() is None
+    running[0].suspend()
+    landing.kill()
+    landing.wait()
+    after_the_kill = contents(landed_workspace)
+    undo_killed(landed_workspace)
+    left = contents(landed_workspace)
+    running[0].kill()
+    running[0].wait()
+    undo_killed(landed_workspace)
+    assert left == after_the_kill != before == contents(landed_workspace)
 
 
 def test_a_full_disk_at_the_copy_is_a_storage_error_and_changes_nothing(
