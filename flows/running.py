@@ -61,9 +61,9 @@ def down(workspace: Workspace) -> list[int]:
     Raises:
         ServiceError: a process can't be stopped.
     """
-    by_hand = services.stop_learning_by_hand(workspace)
-    workspace = homes.home(workspace)
+    here, workspace = workspace, homes.home(workspace)
     ended = services.stop_flows(workspace)
+    by_hand = services.stop_learning_by_hand(here)  # what is left of them
     with suppress(LoraxError):  # what can't be told is found out by the missing heartbeat
         api = PrefectApi.of(workspace, load_params(workspace.params_path))
         for run_id in ended:
