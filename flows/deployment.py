@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from flows import prefect_yaml
 from flows.prefect_api import PrefectApi, Row
+from flows.worker import POOL
 from lorax import __version__, services
 from lorax.errors import ServiceError
 from lorax.params import Params
@@ -41,22 +43,35 @@ _FLOWS = ["learn", "episode", "scenario"]
 def deploy(workspace: Workspace, params: Params, api: PrefectApi) -> None:
     """`prefect deploy --all`, if prefect.yaml has changed or the server does not know the deployment.
 
+    The workspace's own server learns first what runs may set of their processes.
+
     Raises:
-        ServiceError: Prefect refused, or its server does not answer.
+        ServiceError: prefect.yaml asks for more than comes with lorax, Prefect refused, or its server does not answer.
     """
     path, done = workspace.root / "prefect.yaml", workspace.services_dir / "deployed.json"
     if not path.is_file():
         raise ServiceError(f"{path} is missing, so no worker knows what to run. 'lorax init .' writes it.")
+    if services.status(workspace, params).prefect.is_embedded:
+        prefect_yaml.check(path)
+        _close_pool(api)
     wanted = {"server": api.url, "content": _digest(path)}
     if find(api) and done.is_file() and json.loads(done.read_text()) == wanted:
         return
-    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
+    command = [sys.executable, "-P", "-m", "prefect", "--no-prompt", "deploy", "--all"]
     environment = {**os.environ, **services.environment(workspace, params)}
     said = subprocess.run(command, cwd=workspace.root, env=environment, capture_output=True, text=True)
-    if said.returncode != 0 or find(api) is None:
+    if find(api) is None or said.returncode != 0:  # the first says whether the server is there at all
         tail = "\n".join((said.stdout + said.stderr).strip().splitlines()[-6:])
         raise ServiceError(f"Prefect did not take {path} (expected a deployment {NAME!r}); it said:\n{tail}")
     write_whole(done, json.dumps(wanted))
+
+
+def _close_pool(api: PrefectApi) -> None:
+    """Have the pool refuse runs and deployments that set more of their processes than ours need."""
+    path = f"work_pools/{POOL}"
+    found = api.get(path)
+    if found is not None and found["base_job_template"] != prefect_yaml.POOL_TEMPLATE:
+        api.patch(path, {"base_job_template": prefect_yaml.POOL_TEMPLATE})
 
 
 def find(api: PrefectApi) -> Row | None:

@@ -27,6 +27,10 @@ _WHO_ASKS = "(it asks who you are: set PREFECT_API_AUTH_STRING, or PREFECT_API_K
 Row = dict[str, Any]
 
 
+class NoAnswerError(ServiceError):
+    """Prefect's server did not answer, or not in time; what was asked may have been done all the same."""
+
+
 @dataclass(frozen=True)
 class PrefectApi:
     """A Prefect server. `url` ends with /api; `authorization` is what it wants to hear from whoever asks, or ''."""
@@ -74,6 +78,14 @@ class PrefectApi:
         """
         self._changed("PUT", path, body)
 
+    def patch(self, path: str, body: Mapping[str, Any]) -> None:
+        """Have the server change something.
+
+        Raises:
+            ServiceError: as for `post`.
+        """
+        self._changed("PATCH", path, body)
+
     def _changed(self, method: str, path: str, body: Mapping[str, Any] | Sequence[Any]) -> Row | None:
         answer = self._ask(method, path, body)
         if answer is None:
@@ -98,7 +110,7 @@ class PrefectApi:
             said = error.read().decode(errors="replace")[:300] if error.code != 401 else _WHO_ASKS
             raise ServiceError(f"Prefect's server at {self.url} refused {path}: {error.code} {said}") from error
         except (OSError, HTTPException) as error:
-            raise ServiceError(
+            raise NoAnswerError(
                 f"Prefect's server at {self.url} does not answer: {getattr(error, 'reason', error)}."
             ) from error
         try:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from flows import deployment, reconcile, terminal, watcher, worker
-from flows.prefect_api import PrefectApi
+from flows.prefect_api import NoAnswerError, PrefectApi
 from flows.tidying import used
 from lorax import homes, services, supervision
 from lorax.errors import LoraxError, RegistryError, ServiceError
@@ -44,15 +44,16 @@ def up(workspace: Workspace, params: Params, console: Console, *, with_worker: b
         ServiceError: a server or the worker does not come up, or Prefect refuses prefect.yaml.
     """
     workspace, params = homes.at_home(workspace, params)
-    serve(workspace, params, console)
-    with console.status("starting the worker" if with_worker else "stopping the worker"):
-        services.keep(workspace, params, _helpers(workspace, params, with_worker=with_worker))
-        if with_worker:
-            _have_work_done(workspace, params, PrefectApi.of(workspace, params))
-    return services.status(workspace, params)
+    with _in_turn(workspace, console):
+        serve(workspace, params, console)
+        with console.status("starting the worker" if with_worker else "stopping the worker"):
+            services.keep(workspace, params, _helpers(workspace, params, with_worker=with_worker))
+            if with_worker:
+                have_work_done(workspace, params, PrefectApi.of(workspace, params))
+        return services.status(workspace, params)
 
 
-def down(workspace: Workspace) -> list[int]:
+def down(workspace: Workspace, console: Console) -> list[int]:
     """Stop all that `up` started, and what learns here by hand; Prefect's server, while it is there, is told.
 
     Returns:
@@ -60,23 +61,48 @@ def down(workspace: Workspace) -> list[int]:
 
     Raises:
         ServiceError: a process can't be stopped.
+        StorageError: the folder of the servers can't be written.
     """
     here, workspace = workspace, homes.home(workspace)
-    ended = services.stop_flows(workspace)
-    by_hand = services.stop_learning_by_hand(here)  # what is left of them
-    with suppress(LoraxError):  # what can't be told is found out by the missing heartbeat
-        api = PrefectApi.of(workspace, load_params(workspace.params_path))
-        for run_id in ended:
-            deployment.mark_crashed(api, run_id, "stopped by 'lorax down'; the next run goes on where it was")
-    services.down(workspace)
+    with _in_turn(workspace, console) if workspace.services_dir.is_dir() else nullcontext():
+        ended = services.stop_flows(workspace)
+        by_hand = services.stop_learning_by_hand(here)  # what is left of them
+        with suppress(LoraxError):  # what can't be told is found out by the missing heartbeat
+            api = PrefectApi.of(workspace, load_params(workspace.params_path))
+            for run_id in ended:
+                deployment.mark_crashed(api, run_id, "stopped by 'lorax down'; the next run goes on where it was")
+        services.down(workspace)
     return by_hand
 
 
-def _have_work_done(workspace: Workspace, params: Params, api: PrefectApi) -> None:
-    """Tell Prefect's server what the worker runs and when, once it is there; what waits is the announcer's."""
-    _await_pool(workspace, params, api)
-    deployment.deploy(workspace, params, api)
-    deployment.watch_over_runs(api)
+def have_work_done(workspace: Workspace, params: Params, api: PrefectApi) -> None:
+    """Tell Prefect's server what the worker runs and when, once it is there; what waits is the announcer's.
+
+    On a machine that is busy with other work the server, which has come up, may leave questions unanswered for a while;
+    all this may be done again, so it is, for as long as the server would have had for coming up.
+
+    Raises:
+        ServiceError: the server ended, refused or never answered, or the worker died.
+    """
+    deadline, server = time.monotonic() + services.PATIENCE_S, services.status(workspace, params).prefect.pid
+    while True:
+        try:
+            _await_pool(workspace, params, api)
+            deployment.deploy(workspace, params, api)
+            deployment.watch_over_runs(api)
+            return
+        except NoAnswerError:
+            now = services.status(workspace, params).prefect
+            if time.monotonic() > deadline or now.pid != server or not now.is_embedded:
+                raise
+            time.sleep(0.3)
+
+
+def _in_turn(workspace: Workspace, console: Console) -> AbstractContextManager[None]:
+    """Have `up` and `down` wait for each other: between them they would leave a worker without servers."""
+    return services.in_turn(
+        workspace, lambda: console.print("another 'lorax up' or 'lorax down' is under way; waiting for it")
+    )
 
 
 def _helpers(workspace: Workspace, params: Params, *, with_worker: bool) -> dict[str, tuple[str, ...]]:

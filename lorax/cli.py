@@ -209,7 +209,7 @@ def down() -> None:
     """Stop this workspace's servers and worker, with all that learns just now, by hand too; fine when none runs."""
     from flows import running
 
-    for pid in running.down(here()):
+    for pid in running.down(here(), err):
         out.print(f"process {pid}, which learned here, was stopped; the same command goes on where it was.")
     out.print("servers and worker are down.")
 

@@ -172,7 +172,8 @@ def own_environment(workspace: Workspace, params: Params) -> dict[str, str]:
     own = environment(workspace, params)
     marked |= {kept_as: own[name] for name, kept_as in KEPT_FOR_HELPERS.items()}
     loud = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING"}  # the command that starts them keeps its own quiet
-    return {**defaults, **kept, **marked, **_QUIET, **loud, **_prefects_own(workspace, known(params)[0])}
+    direct = addresses.unproxied()
+    return {**defaults, **kept, **marked, **direct, **_QUIET, **loud, **_prefects_own(workspace, known(params)[0])}
 
 
 def _prefects_own(workspace: Workspace, server: Server) -> dict[str, str]:

@@ -7,7 +7,6 @@ Nothing here imports Prefect or MLflow: `environment` is what a process sets bef
 
 from __future__ import annotations
 
-import fcntl
 import time
 import urllib.error
 import urllib.request
@@ -25,6 +24,7 @@ from lorax.servers import HOST as HOST  # likewise
 from lorax.servers import Server
 from lorax.servers import environment as environment  # likewise
 from lorax.servers import known as known  # likewise
+from lorax.storage import locked
 from lorax.supervision import Program
 from lorax.workspace import Workspace
 
@@ -99,11 +99,8 @@ def up(workspace: Workspace, params: Params, progress: Progress | None = None) -
             )
     embedded = [server for server in wanted if server.is_embedded]
     if embedded:
-        try:
-            with _lock(workspace):
-                _start(workspace, params, embedded, progress or _silent)
-        except OSError as error:
-            raise StorageError(error.errno, f"{workspace.services_dir} can't be written: {error.strerror}.") from error
+        with _lock(workspace):
+            _start(workspace, params, embedded, progress or _silent)
     return status(workspace, params)
 
 
@@ -121,20 +118,17 @@ def keep(workspace: Workspace, params: Params, helpers: Mapping[str, Sequence[st
     """
     workspace, params = homes.at_home(workspace, params)
     folder = workspace.services_dir
-    try:
-        with _lock(workspace):
-            running = supervision.processes(folder).keys()
-            if not helpers and not running:
-                return
-            unwanted = running - servers.VARIABLES.keys() - helpers.keys()
-            programs = []
-            for name, arguments in helpers.items():
-                (folder / name).mkdir(exist_ok=True)
-                how = "KILL" if name == WORKER else "TERM"
-                programs.append(Program(name, tuple(arguments), folder / name, servers.KEPT_FOR_HELPERS, 200, how))
-            supervision.apply(folder, programs, servers.own_environment(workspace, params), unwanted)
-    except OSError as error:
-        raise StorageError(error.errno, f"{folder} can't be written: {error.strerror}.") from error
+    with _lock(workspace):
+        running = supervision.processes(folder).keys()
+        if not helpers and not running:
+            return
+        unwanted = running - servers.VARIABLES.keys() - helpers.keys()
+        programs = []
+        for name, arguments in helpers.items():
+            (folder / name).mkdir(exist_ok=True)
+            how = "KILL" if name == WORKER else "TERM"
+            programs.append(Program(name, tuple(arguments), folder / name, servers.KEPT_FOR_HELPERS, 200, how))
+        supervision.apply(folder, programs, servers.own_environment(workspace, params), unwanted)
 
 
 def stop_flows(workspace: Workspace) -> list[str]:
@@ -165,6 +159,7 @@ def down(workspace: Workspace) -> None:
 
     Raises:
         ServiceError: a process can't be stopped.
+        StorageError: the folder can't be written.
     """
     workspace = homes.home(workspace)
     for folder in homes.deserted(workspace):
@@ -271,12 +266,40 @@ def _answers(url: str, patience_s: float) -> bool:
 
 
 @contextmanager
-def _lock(workspace: Workspace) -> Iterator[None]:
-    """One `up` or `down` at a time in a workspace; the kernel lets go of the lock when its holder dies."""
-    workspace.services_dir.mkdir(parents=True, exist_ok=True)
-    with (workspace.services_dir / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+def in_turn(workspace: Workspace, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Hold off every other `lorax up` and `lorax down` of the workspace for the block, which does several things here.
+
+    Args:
+        workspace: whose servers.
+        on_wait: called if there is one, before waiting.
+
+    Raises:
+        StorageError: the lock can't be written.
+    """
+    with _writing(workspace.services_dir):
+        workspace.services_dir.mkdir(parents=True, exist_ok=True)
+    with locked(workspace.services_dir / "turn.lock", on_wait):
         yield
+
+
+@contextmanager
+def _lock(workspace: Workspace) -> Iterator[None]:
+    """One change at a time to what runs in a workspace; the kernel lets go of the lock when its holder dies."""
+    with _writing(workspace.services_dir):
+        workspace.services_dir.mkdir(parents=True, exist_ok=True)
+        with locked(workspace.services_dir / "lock", lambda: None):
+            yield
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Turn what is raised where `folder` can't be written into a StorageError that names it."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        raise StorageError(error.errno, f"{folder} can't be written: {error.strerror}.") from error
 
 
 def _silent(_: str) -> None:

@@ -218,7 +218,7 @@ def _launch(folder: Path, environment: Mapping[str, str]) -> None:
     """Start supervisord as a daemon and wait for its socket."""
     (folder / "logs").mkdir(exist_ok=True)
     _make_socket_dir(_socket_path(folder).parent)
-    command = [sys.executable, "-m", "supervisor.supervisord", "-c", "supervisord.conf"]
+    command = [sys.executable, "-P", "-m", "supervisor.supervisord", "-c", "supervisord.conf"]
     marked = {**environment, FOLDER_VARIABLE: str(folder)}
     done = subprocess.run(command, cwd=folder, env=marked, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if done.returncode:

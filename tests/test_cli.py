@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,7 @@ import yaml
 from typer.testing import CliRunner
 
 from lorax.cli import app
+from lorax.data import versions
 from lorax.data.landing import land
 from lorax.initialize import initialize, with_values
 from lorax.params import Params, load_params
@@ -68,6 +72,51 @@ def test_a_run_that_finds_nothing_to_learn_imports_no_library_that_learns(
     _, imported = ran("import flows.learn")
     assert "prefect" in imported
     assert not imported & {"torch", "timm", "peft", "matplotlib", "sklearn", "skimage"}
+
+
+@pytest.mark.parametrize("variable", ["PREFECT_API_URL", "MLFLOW_TRACKING_URI"])
+@pytest.mark.parametrize("command", ["status", "up", "history", "learn"])
+def test_a_mistyped_address_is_one_line_of_any_command(
+    command: str, variable: str, shared_landed_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(shared_landed_workspace.root)
+    monkeypatch.setenv(variable, "127.0.0.1:4200")
+    done = runner.invoke(app, [command])
+    assert (done.exit_code, type(done.exception)) == (1, SystemExit)
+    assert done.stderr.startswith(f"lorax: error: {variable} is no address of a server")
+    assert done.stderr.count("\n") == 1
+
+
+@contextmanager
+def speaking(nonsense: bytes) -> Iterator[int]:
+    """Something listens that is no server of ours, as behind a mistyped port; yields the port."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            with suppress(OSError):  # the listener's end
+                while True:
+                    connection, _ = listener.accept()
+                    with connection:
+                        connection.recv(1 << 16)
+                        connection.sendall(nonsense)
+
+        threading.Thread(target=answer, daemon=True).start()
+        yield int(listener.getsockname()[1])
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("nonsense", [b"SSH-2.0-nonsense\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>"])
+def test_a_landing_that_no_server_understands_has_landed_and_status_ends_in_lines(
+    nonsense: bytes, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(workspace.root)
+    with speaking(nonsense) as port:
+        monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{port}/api")
+        done = runner.invoke(app, ["land", str(write_task_files(tmp_path / "raw")), "--task", "alpha"])
+        assert done.exit_code == 0, done.output
+        assert "not announced: " in done.stderr
+        assert runner.invoke(app, ["status"]).exit_code == 0
+    assert [task.name for task in versions.landed(workspace)] == ["alpha"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

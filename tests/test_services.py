@@ -20,7 +20,7 @@ import pytest
 
 from flows.prefect_api import PrefectApi
 from lorax import leftovers, services, supervision
-from lorax.errors import ServiceError
+from lorax.errors import ServiceError, StorageError
 from lorax.params import Params, ServicesParams
 from lorax.workspace import Workspace
 from tests.browser import STRANGER, Browser, browsing, page_of_a_stranger
@@ -185,6 +185,9 @@ def test_prefects_page_lets_its_user_in_by_the_auth_string_under_either_name(
     path = services.status(workspace, params).prefect.auth_path
     assert path is not None
     assert path.stat().st_mode & 0o077 == 0
+    secret = path.read_bytes().strip()
+    assert [p for p in workspace.services_dir.rglob("*") if p.is_file() and secret in p.read_bytes()] == [path]
+    assert secret.decode() not in str([p.cmdline() for p in leftovers.find(str(workspace.services_dir))])
     PrefectApi.of(workspace, params).post("variables/", {"name": "for_its_user", "value": "x"})
     for host in (services.HOST, "localhost"):
         browser.open(f"http://{host}:{params.services.prefect_port}/v2/variables")
@@ -242,6 +245,14 @@ def test_a_server_that_dies_at_once_is_an_error_with_the_end_of_its_log(
     with pytest.raises(ServiceError, match=r"Prefect's server stopped while starting.*prefect\.log ends with:\n"):
         services.up(Workspace(tmp_path), _params())
     assert leftovers.find(str(tmp_path / "work" / "services")) == []
+
+
+def test_down_where_the_folder_cant_be_written_is_told_in_a_line(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    (workspace.services_dir / "lock").mkdir(parents=True)  # root may write everywhere else
+    for stop in (services.down, services.stop_flows):
+        with pytest.raises(StorageError, match=f"could not write {workspace.services_dir / 'lock'}.*name another"):
+            stop(workspace)
 
 
 def test_servers_given_by_the_environment_are_used_and_not_started(

@@ -70,7 +70,7 @@ def dvc(root: Path, *arguments: str) -> None:
         DataVersionError: DVC refused.
         StorageError: the disk is full.
     """
-    done = run([sys.executable, "-m", "dvc", "--wait-for-lock", *arguments], root, keeps_locks=True)
+    done = run([sys.executable, "-P", "-m", "dvc", "--wait-for-lock", *arguments], root, keeps_locks=True)
     complaint = _complaint(done.stderr)
     if done.returncode != 0 or complaint:  # 'dvc add' ends with 0 even if it could not store a file
         raise failure(f"dvc {' '.join(arguments)}", root, complaint or done.stderr.strip())

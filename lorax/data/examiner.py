@@ -71,7 +71,7 @@ def _workers(count: int) -> Iterator[queue.SimpleQueue[subprocess.Popen[str]]]:
 
 def _worker() -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "lorax.data.examiner"],
+        [sys.executable, "-P", "-m", "lorax.data.examiner"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -6,6 +6,7 @@ One workspace is used from top to bottom: the tests of this file run in order, e
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -16,13 +17,14 @@ import psutil
 import pytest
 from rich.console import Console
 
-from flows import deployment, events, landing, reconcile, running, status
+from flows import deployment, events, landing, prefect_api, reconcile, running, status
 from flows.announcer import Announcer
 from flows.prefect_api import PrefectApi, Row
 from flows.runs import under_way
 from lorax import leftovers, services, supervision
 from lorax.data.admission import USUAL
 from lorax.data.landing import land as land_silently
+from lorax.errors import ServiceError
 from lorax.initialize import initialize, with_values
 from lorax.params import Params, load_params
 from lorax.workspace import Workspace
@@ -133,6 +135,15 @@ def test_no_path_of_the_workspace_is_kept_on_the_server(workspace: Workspace, ap
     assert found is not None
     assert workspace.root.name not in str(found)
     assert found["global_concurrency_limit"]["limit"] == 1
+
+
+@pytest.mark.parametrize("variables", [{"command": "true"}, {"env": {"PYTHONPATH": "."}}, {"working_dir": "."}])
+def test_a_request_for_a_run_can_set_nothing_of_its_process(api: PrefectApi, variables: dict[str, Any]) -> None:
+    found = deployment.find(api)
+    assert found is not None
+    wanted = {"state": {"type": "SCHEDULED"}, "job_variables": variables}
+    with pytest.raises(ServiceError, match=r"refused .*create_flow_run: 4"):
+        api.post(f"deployments/{found['id']}/create_flow_run", wanted)
 
 
 def test_a_burst_of_landings_the_last_by_the_drop_folder_learns_each_task_once_and_in_order(
@@ -263,10 +274,26 @@ def test_two_announcers_at_one_server_make_one_run(workspace: Workspace, api: Pr
     end(api, first, "CANCELLED")
 
 
-def test_down_ends_worker_and_flow_and_what_was_landed_meanwhile_is_learned_at_the_next_up(
-    workspace: Workspace, api: PrefectApi
+def test_up_waits_for_a_server_that_leaves_questions_unanswered_for_a_while(
+    workspace: Workspace, api: PrefectApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    running.down(workspace)
+    server = psutil.Process(services.status(workspace, params_of(workspace)).prefect.pid)
+    monkeypatch.setattr(prefect_api, "PATIENCE_S", 0.5)
+    server.suspend()  # as a machine does that is busy with other work
+    later = threading.Timer(2.0, server.resume)
+    later.start()
+    try:
+        running.have_work_done(workspace, params_of(workspace), api)
+        assert not later.is_alive()
+    finally:
+        later.cancel()
+        server.resume()
+
+
+def test_down_ends_worker_and_flow_and_what_was_landed_meanwhile_is_learned_at_the_next_up(
+    workspace: Workspace, api: PrefectApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    down_in_the_middle_of_up(workspace, monkeypatch)
     assert leftovers.find(str(workspace.services_dir)) == []
     said = Console(record=True, quiet=False, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123
     source = write_task_files(workspace.root.parent / "raw" / "zeta", {"0_real": 3, "1_fake": 3}, seed=6, side=20)
@@ -279,6 +306,28 @@ def test_down_ends_worker_and_flow_and_what_was_landed_meanwhile_is_learned_at_t
 
 def end(api: PrefectApi, run: Row, state: str) -> None:
     api.post(f"flow_runs/{run['id']}/set_state", {"state": {"type": state}, "force": True})
+
+
+def test_the_schedule_starts_a_run_with_no_event(workspace: Workspace, api: PrefectApi) -> None:
+    path = workspace.root / "prefect.yaml"
+    path.write_text(path.read_text().replace("interval: 900", "interval: 5"))
+    running.up(workspace, params_of(workspace), QUIET)
+    until(lambda: [run for run in runs(api) if run["auto_scheduled"] and run["state_type"] == "COMPLETED"])
+
+
+def down_in_the_middle_of_up(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`lorax down` as `lorax up` is between the servers and the worker, which it would leave without them."""
+    down, keep = threading.Thread(target=running.down, args=(workspace, QUIET)), services.keep
+
+    def keep_late(*arguments: Any) -> None:
+        down.start()
+        down.join(3.0)
+        keep(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(services, "keep", keep_late)
+        running.up(workspace, params_of(workspace), QUIET)
+    down.join()
 
 
 def checkpoints(workspace: Workspace) -> list[Path]:
