@@ -15,7 +15,7 @@ from flows.verdicts import Answer, answers
 from flows.versions import not_calibrated
 from lorax.data.walk import Found, files_named
 from lorax.errors import StateError
-from lorax.predictor import Judged, Predictor
+from lorax.predictor import TOO_LITTLE, Judged, Predictor
 
 POLL_S = 2.0
 
@@ -162,8 +162,9 @@ def _parsed(record: Mapping[str, Any]) -> Sighting:
     version = int(record["version"])
     if not record["calibrated"]:
         raise not_calibrated(version)
-    is_strange = float(record["strangeness"]) > float(record["threshold"])
-    return Sighting(str(record["file"]), str(record["sha256"]), str(record["verdict"]), is_strange, version)
+    verdict = str(record["verdict"])
+    is_strange = verdict != TOO_LITTLE and float(record["strangeness"]) > float(record["threshold"])
+    return Sighting(str(record["file"]), str(record["sha256"]), verdict, is_strange, version)
 
 
 def _is_another(path: Path, opened: int, read: int) -> bool:

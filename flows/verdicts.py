@@ -133,7 +133,8 @@ class Printed:
     def _row(self, verdict: Verdict) -> str:
         labels = [f"synthetic:{e.label}" for e in self.predictor.classes.entries if not e.is_real]
         width = max(len(name) for name in (REAL, UNKNOWN, UNDECIDED, *labels))
-        strange = "" if verdict.strangeness is None else f"  strangeness {_of_threshold(verdict)}"
+        against = _of_threshold(verdict)
+        strange = f"  strangeness {against}" if against else ""
         return f"{verdict.verdict:<{width}}  {100 * verdict.probability:5.1f} %{strange}  {printable(verdict.source)}"
 
     def _write(self, line: str) -> None:
@@ -174,7 +175,10 @@ def _is_text(text: str) -> bool:
 
 def _of_threshold(verdict: Verdict) -> str:
     """Strangeness against its threshold."""
-    return f"{verdict.strangeness:.2f} {'>' if verdict.is_strange else '<='} {verdict.threshold:.2f}"
+    if verdict.strangeness is None or verdict.threshold is None:
+        return ""
+    is_beyond = verdict.strangeness > verdict.threshold
+    return f"{verdict.strangeness:.2f} {'>' if is_beyond else '<='} {verdict.threshold:.2f}"
 
 
 def _reasons(answer: Answer) -> list[str]:

@@ -1,8 +1,9 @@
 """Images in, verdicts out: one saved learner, ready to judge.
 
 Four answers are possible: real, synthetic by a generator that the learner knows, synthetic by none that it knows, and
-undecided. The last two need a calibration; a version without one answers real or a generator, and says so. Only pixels
-count: whatever else a file holds is never looked at here.
+undecided. The last two need a calibration; a version without one answers real or a generator, and says so. Whatever the
+version, an image that shows too little is left undecided. Only pixels count: whatever else a file holds is never looked
+at here.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lorax.data.crops import crops_of
+from lorax.data.crops import crops_of, is_telling
 from lorax.data.images import decode
 from lorax.data.pixels import Pixels
 from lorax.errors import StateError
@@ -29,6 +30,7 @@ from lorax.network.network import Network
 from lorax.stream import ClassTable
 
 REAL, UNKNOWN, UNDECIDED = "real", "synthetic:unknown", "undecided"
+TOO_LITTLE = f"{UNDECIDED}: too little to see"
 _SYNTHETIC = "synthetic:"
 
 _BATCH_SIZE = 32
@@ -43,8 +45,9 @@ _T = TypeVar("_T")
 class Verdict:
     """What the learner says of one image, with the numbers that it follows from.
 
-    `verdict` is "real", "synthetic:<generator>", "synthetic:unknown" or "undecided"; `generator` the class's label
-    where there is one. `probability` is that of what the verdict says; for "undecided" that of the likeliest answer.
+    `verdict` is "real", "synthetic:<generator>", "synthetic:unknown", "undecided" or, where the image hardly shows
+    anything, "undecided: too little to see"; `generator` the class's label where there is one. `probability` is that of
+    what the verdict says; for the undecided ones that of the likeliest answer.
     `probabilities` has every class by label, `real` is their sum over the real classes. `strangeness` beyond
     `threshold` means: like nothing that was learned; both are None where the version is not `calibrated`. Numbers are
     averages over `crops`.
@@ -64,7 +67,9 @@ class Verdict:
     @property
     def is_strange(self) -> bool:
         """Whether the image is like nothing that was learned; never where that can't be told."""
-        return self.strangeness is not None and self.threshold is not None and self.strangeness > self.threshold
+        if self.strangeness is None or self.threshold is None or self.verdict == TOO_LITTLE:
+            return False
+        return self.strangeness > self.threshold
 
 
 @dataclass(frozen=True)
@@ -150,12 +155,11 @@ class Predictor:
     def _look(self, crops: Sequence[Pixels], sources: Sequence[str]) -> list[Judged]:
         every = np.concatenate(crops)
         answers = [self._ask(every[i : i + self.batch_size]) for i in range(0, len(every), self.batch_size)]
-        counts = [len(own) for own in crops]
-        parts = [torch.cat(part).split(counts) for part in zip(*answers, strict=True)]
+        parts = [torch.cat(part).split([len(own) for own in crops]) for part in zip(*answers, strict=True)]
         judged = []
-        for source, count, *own in zip(sources, counts, *parts, strict=True):
+        for source, seen, *own in zip(sources, crops, *parts, strict=True):
             features, texture, probabilities, strangeness = (part.mean(0) for part in own)
-            judged.append(Judged(self._decide(source, probabilities, float(strangeness), count), features, texture))
+            judged.append(Judged(self._decide(source, probabilities, float(strangeness), seen), features, texture))
         return judged
 
     @torch.no_grad()
@@ -175,9 +179,9 @@ class Predictor:
             probabilities, strangeness = self.calibration.probabilities(logits), self.calibration.strangeness(texture)
         return features.cpu(), texture.cpu(), probabilities.double().cpu(), strangeness.double().cpu()
 
-    def _decide(self, source: str, probabilities: Tensor, strangeness: float, crops: int) -> Verdict:
+    def _decide(self, source: str, probabilities: Tensor, strangeness: float, crops: Pixels) -> Verdict:
         if self.calibration is None:
-            return decide(source, probabilities, self.classes, crops=crops)
+            return decide(source, probabilities, self.classes, crops=len(crops), is_telling=is_telling(crops))
         settings = self.state.parameters.get("calibration", {})
         return decide(
             source,
@@ -186,7 +190,8 @@ class Predictor:
             strangeness=strangeness,
             threshold=float(self.calibration.threshold),
             undecided_below=float(settings.get("undecided_below", _UNDECIDED_BELOW)),
-            crops=crops,
+            crops=len(crops),
+            is_telling=is_telling(crops),
         )
 
 
@@ -216,13 +221,14 @@ def decide(
     threshold: float | None = None,
     undecided_below: float = 0.0,
     crops: int = 1,
+    is_telling: bool = True,
 ) -> Verdict:
     """The verdict that follows from the numbers.
 
     The candidates are "real", with the probability of all real classes together, since it is one answer wherever the
     photo came from, and each synthetic class; the likelier wins. A strange image is none of them: it is synthetic by an
     unknown generator where it is more likely synthetic than not, else undecided. So is one whose likeliest candidate is
-    less likely than `undecided_below`.
+    less likely than `undecided_below`, and one that hardly shows anything, whatever the numbers.
 
     Args:
         source: what the image is called.
@@ -231,6 +237,7 @@ def decide(
         strangeness, threshold: None where the version is not calibrated.
         undecided_below: 0 where it is not.
         crops: how many the numbers are the average of.
+        is_telling: whether they show enough.
     """
     named = {entry.label: float(p) for entry, p in zip(classes.entries, probabilities, strict=True)}
     real = sum(named[entry.label] for entry in classes.entries if entry.is_real)
@@ -240,7 +247,9 @@ def decide(
         verdict, generator, probability = REAL, None, real
     else:
         verdict, generator, probability = f"{_SYNTHETIC}{likeliest}", likeliest, synthetic[likeliest]
-    if strangeness is not None and threshold is not None and strangeness > threshold:
+    if not is_telling:
+        verdict, generator = TOO_LITTLE, None
+    elif strangeness is not None and threshold is not None and strangeness > threshold:
         generator, fake = None, sum(synthetic.values())
         is_fake = fake >= _MORE_LIKELY_THAN_NOT
         verdict, probability = (UNKNOWN, fake) if is_fake else (UNDECIDED, probability)

@@ -10,7 +10,7 @@ import torch
 from lorax.data.images import decode
 from lorax.errors import ImageError, StateError
 from lorax.learning.state import LearnerState, load_state, save_state
-from lorax.predictor import Predictor, Verdict, check_predicts, decide
+from lorax.predictor import TOO_LITTLE, Predictor, Verdict, check_predicts, decide
 from lorax.stream import ClassEntry, ClassTable
 from tests.tiny_learner import Learned, calibrated, learn_stream, tiny_params
 
@@ -80,6 +80,32 @@ def test_what_is_strange_is_no_known_class_and_what_is_unlikely_is_left_open(
     assert (found.calibrated, found.real) == (True, pytest.approx(row[0] + row[2]))
 
 
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_what_hardly_shows_anything_is_left_undecided(
+    predictor: Predictor, calibrated_predictor: Predictor, calibrated: bool
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 3000, 3), dtype=np.uint8)
+    grey = np.full((64, 64, 3), 128, np.uint8)
+    shown = {
+        "one colour": (grey, False),
+        "nearly one colour": (grey + (noise[:, :64] > 254), False),
+        "a strip": (noise[:1], False),
+        "a strip upright": (noise[:1].transpose(1, 0, 2), False),
+        "a few pixels": (noise[:7, :7], False),
+        "rows alike": (np.repeat(noise[:1, :64], 64, axis=0), False),
+        "small": (noise[:8, :8], True),
+        "a quarter of it": (np.where(np.indices((64, 64)).max(0)[..., None] < 32, noise[:, :64], grey), True),
+    }  # fmt: skip
+    judge = calibrated_predictor if calibrated else predictor
+    found = judge.judge([image for image, _ in shown.values()], list(shown))
+    assert {v.source: v.verdict != TOO_LITTLE for v in found} == {name: tells for name, (_, tells) in shown.items()}
+    for verdict in found:
+        if verdict.verdict == TOO_LITTLE:
+            assert verdict.generator is None
+            assert not verdict.is_strange
+            assert verdict.probability == max(verdict.real, *(p for p in verdict.probabilities.values()))
+
+
 def test_probabilities_sum_to_one_and_the_verdict_is_theirs(predictor: Predictor, files: list[Path]) -> None:
     verdicts = predictor.predict(files[:5])
     assert [v.source for v in verdicts] == [str(path) for path in files[:5]]
@@ -100,7 +126,8 @@ def test_the_batch_size_changes_no_verdict(predictor: Predictor, files: list[Pat
 def test_a_calibrated_version_says_what_is_like_nothing_known(calibrated_predictor: Predictor) -> None:
     random = np.random.default_rng(2)
     known = [(random.integers(0, 128, (16, 16, 3)) + 120 * (i % 2)).astype(np.uint8) for i in range(40)]
-    odd = [np.tile(np.array([255, 0, 0], np.uint8), (16, 16, 1))] * 2
+    odd = [np.array([255, 0, 0]) - random.integers(0, 20, (16, 16, 1)) * np.array([1, 0, 0])] * 2
+    odd = [image.astype(np.uint8) for image in odd]
     verdicts = calibrated_predictor.judge([*known, *odd], [""] * 42)
     assert all(v.calibrated and v.threshold == calibrated_predictor.calibration.threshold for v in verdicts)
     assert sum(v.is_strange for v in verdicts[:40]) <= 8  # 5 % are expected

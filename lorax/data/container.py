@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from PIL import ExifTags, Image
 
+from lorax.data.images import FORMATS
+
 _EXIF_FOLDER = ExifTags.IFD.Exif
 
 
@@ -31,7 +33,10 @@ def container_of(data: bytes) -> Container:
     kind = ""
     exif: tuple[str, ...] = ()
     text: tuple[str, ...] = ()
-    with suppress(Exception), Image.open(io.BytesIO(data)) as image:  # Pillow raises nearly anything on damaged notes
+    with (
+        suppress(Exception),
+        Image.open(io.BytesIO(data), formats=FORMATS) as image,
+    ):  # Pillow raises nearly anything on damaged notes
         kind = image.format or ""
         text = tuple(sorted(str(key) for key, value in image.info.items() if isinstance(value, str)))
         tags = image.getexif()

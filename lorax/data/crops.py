@@ -1,4 +1,8 @@
-"""Where a verdict looks: the centre of an image, and of a large one the centres of its quarters, too."""
+"""Where a verdict looks: the centre of an image, and of a large one the centres of its quarters, too.
+
+And whether there is anything to see: what is nearly all one colour, or a few pixels wide, shows no trace of what made
+it, yet a network has an answer to everything.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +35,27 @@ def crops_of(pixels: Pixels, side: int) -> Pixels:
         columns = (width // 2 - side, 2 * width - width // 2 - side)
         places += [(row, column) for row in rows for column in columns]
     return np.stack([pixels[top // 2 : top // 2 + side, left // 2 : left // 2 + side] for top, left in places])
+
+
+LEAST_LINES = 8
+"""Rows, and columns, of a crop that differ from each other; fewer are a strip, a few pixels, or one colour."""
+
+LEAST_TEXTURE = 0.5
+"""Levels of 256 by which neighbouring pixels of a crop differ on average."""
+
+
+def is_telling(crops: Pixels) -> bool:
+    """Whether any of an image's crops (n, side, side, 3) shows enough for a verdict, as docs/log.md measured it."""
+    return any(_lines(crop) >= LEAST_LINES and _texture(crop) >= LEAST_TEXTURE for crop in crops)
+
+
+def _lines(crop: Pixels) -> int:
+    return min(len({line.tobytes() for line in lines}) for lines in (crop, crop.transpose(1, 0, 2)))
+
+
+def _texture(crop: Pixels) -> float:
+    levels = crop.astype(np.int16)
+    return float(np.mean([np.abs(np.diff(levels, axis=axis)).mean() for axis in (0, 1)]))
 
 
 def _middle(pixels: Pixels, side: int) -> Pixels:

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lorax.data.images import Progress, in_threads, opened, read, to_rgb
+from lorax.data.colour import to_rgb
+from lorax.data.images import Progress, in_threads, opened, read
 from lorax.errors import ImageError
 
 _MANY = 5000  # files for which it pays to start processes, about a second

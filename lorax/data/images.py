@@ -1,15 +1,7 @@
-"""Image files to pixels by one rule, and sets of decoded images from which crops are cut.
+"""Image files to pixels, and sets of decoded images from which crops are cut.
 
-Pixels are taken as stored: EXIF orientation is ignored, and of an animation the first frame counts. Colour becomes
-8-bit RGB:
-
-- grey is replicated to three channels; palettes are resolved; one bit becomes 0 or 255;
-- 16-bit grey (and 32-bit integers, clipped to 16 bits) becomes 8-bit by `value >> 8`;
-- floating point is clipped to [0, 1] and scaled to 0..255, rounding to the nearest;
-- alpha, or a transparent colour, is composited over white;
-- CMYK, YCbCr and the rest go through Pillow's `convert("RGB")`, without colour management.
-
-An image smaller than the crop is continued by reflection, as often as it takes, around its centre.
+What colours become is told in `lorax.data.colour`. An image smaller than the crop is continued by reflection, as often
+as it takes, around its centre.
 """
 
 from __future__ import annotations
@@ -28,8 +20,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from lorax.data.colour import loaded, to_rgb
 from lorax.data.perturbations import UNCHANGED, Perturbation
 from lorax.data.pixels import DeviceImages, Pixels, mapped
 from lorax.errors import DataVersionError, ImageError
@@ -44,16 +37,9 @@ Progress = Callable[[int, int, str], None]
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 
-# Pillow turns TIFF images by their orientation tag while it loads them; these turn them back.
-_UNTURN = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
-}
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000")
+"""What is decoded, whatever a file is called and by whichever way it comes. Pillow knows more, among them EPS, which it
+hands to Ghostscript."""
 
 
 def decode(path: Path) -> Pixels:
@@ -65,38 +51,39 @@ def decode(path: Path) -> Pixels:
     return decode_bytes(read(path), str(path))
 
 
-def decode_bytes(data: bytes, name: str, formats: tuple[str, ...] | None = None) -> Pixels:
-    """The pixels of an encoded image, (H, W, 3); `name` is what an error calls it, `formats` are all that it may have.
+def decode_bytes(data: bytes, name: str) -> Pixels:
+    """The pixels of an encoded image, (H, W, 3); `name` is what an error calls it.
 
     Raises:
         ImageError: as for `decode`.
     """
-    with opened(data, name, formats) as image:
+    with opened(data, name) as image:
         return to_rgb(image)
 
 
 @contextmanager
-def opened(data: bytes, name: str, formats: tuple[str, ...] | None = None) -> Iterator[Image.Image]:
-    """The decoded image as Pillow gives it; what goes wrong inside the block is the image's fault, too.
+def opened(data: bytes, name: str) -> Iterator[Image.Image]:
+    """The decoded image, pixels as stored; what goes wrong inside the block is the image's fault, too.
 
     Raises:
         ImageError: as for `decode`.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=formats) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and image.width * image.height > limit:
                 raise ImageError(
                     f"{name} claims {image.width} x {image.height} pixels; more than {limit} are refused, "
                     "since a small file that unpacks to so many is likely an attack. Scale it down first."
                 )
-            orientation = image.getexif().get(ExifTags.Base.Orientation) if image.format == "TIFF" else None
-            image.load()
-            yield _as_stored(image, orientation or 1)
+            yield loaded(image, data)
     except ImageError:
         raise
     except UnidentifiedImageError as error:  # its own text holds a memory address
-        raise ImageError(f"{name} can't be decoded: Pillow finds no image format that it knows.") from error
+        raise ImageError(
+            f"{name} can't be decoded: it is none of {', '.join(FORMATS)}, or of a kind that Pillow does not know. "
+            "Save it as PNG."
+        ) from error
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
         raise ImageError(f"{name} can't be decoded: {error or type(error).__name__}.") from error
 
@@ -285,30 +272,3 @@ def read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ImageError(f"{path} can't be read: {error.strerror}.") from error
-
-
-def _as_stored(image: Image.Image, orientation: int) -> Image.Image:
-    turn = _UNTURN.get(orientation)
-    if turn is None:
-        return image
-    turned = image.transpose(turn)
-    turned.format = image.format
-    return turned
-
-
-def to_rgb(image: Image.Image) -> Pixels:
-    """The pixels of an opened image, (H, W, 3), by the rules of this module's docstring."""
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        wide = np.asarray(image).astype(np.int64)
-        return _replicated((np.clip(wide, 0, 65535) >> 8).astype(np.uint8))
-    if image.mode == "F":
-        unit = np.clip(np.nan_to_num(np.asarray(image, np.float64), nan=0.0), 0.0, 1.0)
-        return _replicated(np.rint(unit * 255).astype(np.uint8))
-    if image.mode in {"LA", "PA", "RGBA"} or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", layer.size, (255, 255, 255, 255)), layer)
-    return np.array(image.convert("RGB"))
-
-
-def _replicated(grey: Pixels) -> Pixels:
-    return np.repeat(grey[:, :, None], 3, axis=2)

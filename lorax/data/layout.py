@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
+from lorax.data.images import FORMATS
 from lorax.errors import LayoutError
 from lorax.stream import Sample, Task, TaskClass, check_task_name
 
@@ -206,8 +207,8 @@ def _complaint(path: str) -> str:
 
 @cache
 def _image_suffixes() -> frozenset[str]:
-    """What Pillow reads (it also registers formats that it only writes, such as .pdf)."""
-    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
+    """Of the formats that are decoded; a JPEG with a second image behind it is called MPO."""
+    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in (*FORMATS, "MPO"))
 
 
 def _class_problems(task: str, paths: Iterable[str]) -> list[str]:

@@ -120,7 +120,7 @@ def drawn(md5: str, view: int, seed: int, share: float) -> Perturbation:
 def _saved(pixels: Pixels, form: str, **options: object) -> Pixels:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, form, **options)
-    with Image.open(file) as image:
+    with Image.open(file, formats=[form]) as image:
         return np.asarray(image.convert("RGB"))
 
 

@@ -100,7 +100,7 @@ def open_photo(name: str) -> Pixels:
     folder = files("skimage") / "data"
     if not (folder / name).is_file():
         folder = files("sklearn") / "datasets" / "images"
-    with (folder / name).open("rb") as file, Image.open(file) as image:
+    with (folder / name).open("rb") as file, Image.open(file, formats=("PNG", "JPEG")) as image:
         return np.asarray(image.convert("RGB"))
 
 

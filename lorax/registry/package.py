@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import shutil
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 import lorax
+from lorax.data.encoding import example_base64
 from lorax.drafts import scratch
 from lorax.errors import StateError
 from lorax.registry.client import sent_once
@@ -21,6 +18,9 @@ _STATE_ARTIFACT = "artifacts/state"
 
 CARD = "model_card.md"
 """The model card's name, in the MLflow model and in the episode's run."""
+
+_ABOUT_THE_RUN = ("training/", "seconds/")
+"""How metrics begin that say nothing of the model."""
 
 _MODEL_SCHEME = "models:/"
 _DISTRIBUTION = "lorax-pipeline"
@@ -44,7 +44,24 @@ def logged_model(
     if model_id is None:
         model_id = _upload(client, experiment, run_id, name, state_dir, classes, card)
     _link(client, run_id, model_id)
+    show_metrics(client, run_id, model_id)
     return model_id
+
+
+def show_metrics(client: Any, run_id: str, model_id: str) -> None:
+    """Have MLflow show the figures of an episode's run with its model, too.
+
+    It knows a point that is written again as it is, time and all, so the run has none twice.
+    """
+    from mlflow.entities import Metric
+
+    shown = {(point.key, point.value, point.step) for point in client.get_logged_model(model_id).metrics or ()}
+    keys = [key for key in client.get_run(run_id).data.metrics if not key.startswith(_ABOUT_THE_RUN)]
+    points = [point for key in keys for point in client.get_metric_history(run_id, key)]
+    missing = [point for point in points if (point.key, point.value, point.step) not in shown]
+    if missing:
+        metrics = [Metric(p.key, p.value, p.timestamp, p.step, model_id=model_id) for p in missing]
+        client.log_batch(run_id, metrics=metrics)
 
 
 def model_address(model_id: str) -> str:
@@ -53,11 +70,13 @@ def model_address(model_id: str) -> str:
 
 
 def replace_card(client: Any, name: str, version: int, card: str) -> None:
-    """Put another model card beside the learner state of a model version, which stays as it is."""
-    source = client.get_model_version(name, str(version)).source
+    """Put another model card and its run's newest figures beside a model version's learner state, which stays."""
+    found = client.get_model_version(name, str(version))
+    model_id = found.source.removeprefix(_MODEL_SCHEME)
     with scratch() as folder:
         (folder / CARD).write_text(card)
-        client.log_model_artifacts(source.removeprefix(_MODEL_SCHEME), str(folder))
+        client.log_model_artifacts(model_id, str(folder))
+    show_metrics(client, found.run_id, model_id)
 
 
 def fetch_state(client: Any, uri: str, name: str, version: int, directory: Path) -> None:
@@ -143,7 +162,7 @@ def _save(directory: Path, run_id: str, model_id: str, state_dir: Path, classes:
     import mlflow.pyfunc
     from mlflow.models import Model
 
-    staged = directory.parent / "state"
+    staged, model = directory.parent / "state", Model(run_id=run_id, model_uuid=model_id, model_id=model_id)
     shutil.copytree(state_dir, staged)
     mlflow.pyfunc.save_model(
         path=str(directory),
@@ -153,10 +172,20 @@ def _save(directory: Path, run_id: str, model_id: str, state_dir: Path, classes:
         signature=_signature(classes),
         input_example=_example(),
         pip_requirements=[f"{_DISTRIBUTION}=={lorax.__version__}"],
-        mlflow_model=Model(run_id=run_id, model_uuid=model_id, model_id=model_id),
+        mlflow_model=model,
     )
+    _forget_places(model, directory / "MLmodel")
     for cache in directory.rglob("__pycache__"):
         shutil.rmtree(cache, ignore_errors=True)
+
+
+def _forget_places(model: Any, path: Path) -> None:
+    """Take the paths of this machine out of MLmodel; MLflow loads the model by the names inside its folder."""
+    flavour = model.flavors["python_function"]
+    flavour["model_code_path"] = Path(flavour["model_code_path"]).name
+    for artifact in flavour["artifacts"].values():
+        artifact["uri"] = artifact["path"]
+    model.save(str(path))
 
 
 def _signature(classes: ClassTable) -> Any:
@@ -173,9 +202,7 @@ def _signature(classes: ClassTable) -> Any:
 
 
 def _example() -> Any:
-    """What MLflow's page shows as a request: one grey pixel as base64."""
+    """What MLflow's page shows as a request."""
     import pandas as pd
 
-    png = io.BytesIO()
-    Image.new("RGB", (1, 1), "grey").save(png, "png")
-    return pd.DataFrame({"image": [base64.b64encode(png.getvalue()).decode()]})
+    return pd.DataFrame({"image": [example_base64()]})

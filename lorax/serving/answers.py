@@ -39,7 +39,10 @@ class ImageVerdict(_Answer):
 
     name: str = Field(description="the file's name as it was sent, or its place in the request", examples=["photo.png"])
     sha256: str = Field(description="of the file's bytes")
-    verdict: str = Field(description="real, synthetic:GENERATOR, synthetic:unknown or undecided", examples=["real"])
+    verdict: str = Field(
+        description="real, synthetic:GENERATOR, synthetic:unknown, undecided, or undecided: too little to see",
+        examples=["real"],
+    )
     generator: str | None = Field(description="the generator's label, where the verdict names one")
     probability: float = Field(description="of what the verdict says", examples=[0.97])
     probabilities: dict[str, float] = Field(description="of each class")

@@ -14,15 +14,13 @@ from PIL import Image, UnidentifiedImageError
 
 from lorax.data.crops import crops_of
 from lorax.data.encoding import from_base64
-from lorax.data.images import decode_bytes
+from lorax.data.images import FORMATS, decode_bytes
 from lorax.data.pixels import Pixels
 from lorax.errors import ImageError
 from lorax.params import ServingParams
+from lorax.serving.jpeg import MOST_SCANS, scans_of
 from lorax.serving.refusal import RefusalError
 from lorax.serving.uploads import Upload
-
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000")
-"""What is decoded. Pillow knows more, among them EPS, which it hands to Ghostscript."""
 
 _MB = 1_000_000
 _PLAIN, _LAYERED, _FLOATS = 15, 24, 30
@@ -42,13 +40,11 @@ _CHARACTERS_PER_BYTE = 1.5
 _SHORT = 1024
 """Characters that count for nothing: the head of a data: URI, and an end of line."""
 
+_JPEG = b"\xff\xd8"
+"""What a JPEG begins with."""
+
 _TILE_TAGS = (322, 323)
 """Of TIFF: width and height of a tile."""
-
-_SCANS = 100
-"""A JPEG of many scans unpacks all its pixels anew for each; honest progressive ones have about ten."""
-
-_SCAN_MARKER = b"\xff\xda"
 
 
 class Room:
@@ -136,7 +132,7 @@ def decode(data: bytes, side: int, params: ServingParams, room: Room) -> Pixels:
     claim = _checked(data, params)
     try:
         with room.taken(claim.cost + len(data)):  # some readers copy the file
-            return crops_of(decode_bytes(data, "the image", FORMATS), side)
+            return crops_of(decode_bytes(data, "the image"), side)
     except ImageError as error:
         raise RefusalError(422, "damaged", str(error)) from error
 
@@ -147,14 +143,14 @@ def _checked(data: bytes, params: ServingParams) -> _Claim:
         raise RefusalError(422, "empty", "the image has no bytes.")
     if len(data) > params.max_image_mb * _MB:
         raise _too_large(f"{len(data)} bytes", params)
+    if data.startswith(_JPEG) and scans_of(data) > MOST_SCANS:
+        raise RefusalError(422, "damaged", f"the JPEG has more than {MOST_SCANS} scans, which no honest one has.")
     claim = _claimed(data)
     if claim.pixels > params.max_pixels:
         raise RefusalError(
             413, "too_many_pixels", f"the image claims {claim.width} x {claim.height} pixels; "
             f"expected at most {params.max_pixels} (serving.max_pixels). Scale it down first."
         )  # fmt: skip
-    if data.startswith(b"\xff\xd8") and data.count(_SCAN_MARKER) > _SCANS:
-        raise RefusalError(422, "damaged", f"the JPEG has more than {_SCANS} scans, which no honest one has.")
     return claim
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lorax.data.images import Images, decode, decode_bytes, pad
+from lorax.data.images import Images, decode, pad
 from lorax.data.perturbations import UNCHANGED, jpeg
 from lorax.errors import DataVersionError, ImageError
 from lorax.stream import Sample
@@ -40,13 +40,6 @@ def some(tmp_path: Path) -> tuple[list[Sample], dict[str, Path], list[np.ndarray
 def test_rgb_pixels_come_as_stored(tmp_path: Path) -> None:
     for name in ("x.png", "x.bmp", "x.tiff"):
         np.testing.assert_array_equal(decode(saved(tmp_path, Image.fromarray(RAMP), name)), RAMP)
-
-
-def test_only_the_formats_that_are_named_are_opened(tmp_path: Path) -> None:
-    data = saved(tmp_path, Image.fromarray(RAMP), "x.bmp").read_bytes()
-    np.testing.assert_array_equal(decode_bytes(data, "x", ("PNG", "BMP")), RAMP)
-    with pytest.raises(ImageError, match="no image format"):
-        decode_bytes(data, "x", ("PNG",))
 
 
 def test_grey_is_replicated(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from mlflow.pyfunc.scoring_server import predictions_to_json
 
 from lorax import predictor
 from lorax.errors import BackboneError, ImageError
-from lorax.predictor import Predictor, Verdict, decide
+from lorax.predictor import TOO_LITTLE, Predictor, Verdict, decide
 from lorax.registry import Registry
 from lorax.stream import ClassTable
 from tests.registry.conftest import Server
@@ -118,6 +119,48 @@ def test_the_model_needs_this_package_by_name_and_holds_no_pickle_and_no_backbon
     assert not [path for path in folder.rglob("*") if path.suffix in (".pkl", ".pickle", ".pt", ".pth")]
     weights = [path.name for path in folder.rglob("*.safetensors")]
     assert sorted(weights) == ["adapter_model.safetensors"] * 3 + ["calibration.safetensors", "head.safetensors"]
+
+
+def test_what_mlflow_keeps_of_a_version_names_no_place_of_this_machine(
+    server: Server, filled: Registry, tmp_path: Path
+) -> None:
+    mlflow.set_tracking_uri(server.uri)
+    folder = Path(mlflow.artifacts.download_artifacts(f"models:/{filled.name}/3", dst_path=str(tmp_path)))
+    told = [path for path in folder.rglob("*") if path.suffix in ("", ".txt", ".yaml", ".md", ".py") and path.is_file()]
+    homes = [Path(__file__).parents[2], Path(tempfile.gettempdir()), Path.home()]
+    assert [(path.name, home) for path in told for home in homes if f"{home}/" in path.read_text()] == []
+
+
+def test_the_request_that_mlflows_page_shows_has_something_to_see(model: Any) -> None:
+    example = model.input_example
+    assert example.shape == (1, 1)
+    assert model.predict(example)["verdict"][0] != TOO_LITTLE
+
+
+def test_mlflow_shows_a_versions_figures_with_its_model_once(server: Server, filled: Registry) -> None:
+    client = mlflow.MlflowClient(server.uri)
+    found = client.get_model_version(filled.name, "3")
+    shown = {point.key: point.value for point in client.get_logged_model(found.model_id).metrics}
+    assert shown == pytest.approx(filled.version(3).metrics | shown)
+    assert {"average_accuracy", "accuracy/alpha", "accuracy/gamma"} <= set(shown)
+    assert not [key for key in shown if key.startswith(("training/", "seconds/"))]
+    for key in shown:
+        assert len(client.get_metric_history(found.run_id, key)) == 1
+
+
+def test_mlflow_evaluates_a_version_by_its_address(
+    server: Server, filled: Registry, files: list[Path], stream: list[Learned]
+) -> None:
+    mlflow.set_tracking_uri(server.uri)
+    mlflow.set_experiment(f"{filled.name}-evaluated")
+    expected = Predictor.open(stream[-1].state_dir).predict(files)
+    data = pd.DataFrame({"image": [encoded(path) for path in files], "label": [v.verdict for v in expected]})
+    for address in (f"models:/{filled.name}@champion", f"runs:/{filled.version(3).run_id}/{filled.name}"):
+        found = mlflow.models.evaluate(
+            address, data, targets="label", predictions="verdict", model_type="classifier",
+            evaluator_config={"log_model_explainability": False},
+        )  # fmt: skip
+        assert found.metrics["accuracy_score"] == 1.0
 
 
 def test_a_version_whose_backbone_is_not_here_says_so(
