@@ -44,7 +44,7 @@ Read = Callable[[NDArray[np.int64]], Tensor]
 OnKept = Callable[[int, int], None]
 """Told how many features have been computed, of how many."""
 
-_CODE = 1
+_CODE = 2
 """Raised when features are computed in another way, so that older ones are not found."""
 
 CENTER = -1

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from lorax.data.encoding import from_base64
 from lorax.data.images import decode, decode_bytes
@@ -53,13 +55,25 @@ class LoraxModel(mlflow.pyfunc.PythonModel):
         pixels = [self.read(cell, source) for cell, source in zip(cells, sources, strict=True)]
         verdicts = self.predictor.judge(pixels, sources)
         rows = [_row(verdict) for verdict in verdicts]
-        # pandas would make NaN of None among texts, and MLflow's server write that, which is no JSON
-        generators = pd.Series([verdict.generator for verdict in verdicts], index=model_input.index, dtype=object)
+        generators = _Names(pa.array([verdict.generator for verdict in verdicts], pa.large_string()))
         return pd.DataFrame(rows, index=model_input.index, columns=self._columns()).assign(generator=generators)
 
     def _columns(self) -> list[str]:
         labels = [f"probability/{entry.label}" for entry in self.predictor.classes.entries]
         return [*_COLUMNS, *labels]
+
+
+class _Names(pd.arrays.ArrowStringArray):
+    """Texts of which some are missing, and stay so whatever becomes of the column.
+
+    Among plain texts pandas makes NaN of None, which MLflow's server writes though it is no JSON; and MLflow's
+    `spark_udf` casts columns of text to `numpy.str_`, which makes the text 'None' of an object's None.
+    """
+
+    def astype(self, dtype: Any, copy: bool = True) -> Any:
+        if isinstance(dtype, np.dtype) and dtype.kind == "U":
+            return np.array([None if name is pd.NA else name for name in self], object)
+        return super().astype(dtype, copy)
 
 
 def _read_path_or_base64(cell: str, source: str) -> Pixels:

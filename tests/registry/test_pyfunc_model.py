@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from mlflow.pyfunc.scoring_server import predictions_to_json
+from PIL import Image
 
 from lorax import predictor
 from lorax.errors import BackboneError, ImageError
@@ -96,6 +98,17 @@ def test_the_answer_is_json_with_null_where_there_is_no_generator(
     expected = [None if name in ("real", "unknown", "undecided") else name for name in named]
     assert [row["generator"] for row in rows] == expected
     assert None in expected
+
+
+def test_no_generator_is_no_text_where_spark_asks_for_text(model: Any, files: list[Path]) -> None:
+    grey = io.BytesIO()
+    Image.new("RGB", (9, 9), "grey").save(grey, "png")
+    cells = [base64.b64encode(grey.getvalue()).decode(), encoded(files[1])]
+    answer = pd.DataFrame(model.predict(pd.DataFrame({"image": cells})))
+    cast = answer["generator"].astype(np.str_)  # as mlflow.pyfunc.spark_udf does
+    assert cast[0] is None
+    assert list(answer["generator"].isna()) == [True, cast[1] is None]
+    assert answer["verdict"][0] == TOO_LITTLE
 
 
 def test_no_request_makes_a_model_read_a_file(model: Any, files: list[Path]) -> None:
