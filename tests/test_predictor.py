@@ -91,9 +91,9 @@ def test_what_hardly_shows_anything_is_left_undecided(
         "nearly one colour": (grey + (noise[:, :64] > 254), False),
         "a strip": (noise[:1], False),
         "a strip upright": (noise[:1].transpose(1, 0, 2), False),
-        "a few pixels": (noise[:7, :7], False),
+        "a few pixels": (noise[:15, :15], False),
         "rows alike": (np.repeat(noise[:1, :64], 64, axis=0), False),
-        "small": (noise[:8, :8], True),
+        "small": (noise[:16, :16], True),
         "a quarter of it": (np.where(np.indices((64, 64)).max(0)[..., None] < 32, noise[:, :64], grey), True),
     }  # fmt: skip
     judge = calibrated_predictor if calibrated else predictor

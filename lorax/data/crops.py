@@ -37,16 +37,17 @@ def crops_of(pixels: Pixels, side: int) -> Pixels:
     return np.stack([pixels[top // 2 : top // 2 + side, left // 2 : left // 2 + side] for top, left in places])
 
 
-LEAST_LINES = 8
+LEAST_LINES = 16
 """Rows, and columns, of a crop that differ from each other; fewer are a strip, a few pixels, or one colour."""
 
-LEAST_TEXTURE = 0.5
+LEAST_TEXTURE = 1.0
 """Levels of 256 by which neighbouring pixels of a crop differ on average."""
 
 
 def is_telling(crops: Pixels) -> bool:
     """Whether any of an image's crops (n, side, side, 3) shows enough for a verdict, as docs/log.md measured it."""
-    return any(_lines(crop) >= LEAST_LINES and _texture(crop) >= LEAST_TEXTURE for crop in crops)
+    lines = min(LEAST_LINES, crops.shape[1])
+    return any(_lines(crop) >= lines and _texture(crop) >= LEAST_TEXTURE for crop in crops)
 
 
 def _lines(crop: Pixels) -> int:
