@@ -5,6 +5,7 @@ Each function returns a record for scripts; the `print_` functions tell it to pe
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,11 +15,14 @@ from rich.console import Console
 
 from flows import running
 from flows.records import hold_line, hold_record, version_record
+from lorax import services
+from lorax.addresses import without_password
 from lorax.data import versions as data_versions
 from lorax.drafts import scratch
 from lorax.errors import DataVersionError, RegistryError
 from lorax.params import Params
 from lorax.registry import CHAMPION, ModelVersion, Registry, journal
+from lorax.registry.client import at_server
 from lorax.workspace import Workspace
 
 _MEBIBYTE = 2**20
@@ -149,18 +153,24 @@ def deletion_at_stake(registry: Registry, number: int) -> dict[str, Any]:
         RegistryError: it can't be deleted.
     """
     version = registry.check_deletable(number)
-    return {"deleted": version_record(version), "bytes": registry.stored_bytes(number)}
+    return {
+        "deleted": version_record(version),
+        "bytes": registry.stored_bytes(number),
+        "copies": registry.copies(number),
+    }
 
 
-def delete(registry: Registry, number: int, by: str, reason: str) -> dict[str, Any]:
-    """Delete a version.
+def delete(
+    workspace: Workspace, params: Params, registry: Registry, number: int, by: str, reason: str
+) -> dict[str, Any]:
+    """Delete a version; of the record, `emptying` is the command that frees its room.
 
     Raises:
         RegistryError: it can't be deleted.
     """
     record = deletion_at_stake(registry, number)
     registry.delete(number, by=by, reason=reason)
-    return record
+    return record | {"emptying": _emptying(workspace, params, registry)}
 
 
 def print_moved(record: Mapping[str, Any], out: Console) -> None:
@@ -210,11 +220,12 @@ def print_released(record: Mapping[str, Any], out: Console) -> None:
 
 def print_deleted(record: Mapping[str, Any], out: Console) -> None:
     """What is gone, and how the room is freed."""
-    out.print(
-        f"version {record['deleted']['version']} is deleted. Its {_size(record['bytes'])} lie in MLflow's trash until "
-        "'mlflow gc' empties it: docs/operations.md, \"Rolling back\".",
-        markup=False,
-    )
+    how = record["emptying"] or "'mlflow gc', where MLflow's server runs (docs/operations.md, \"Rolling back\")"
+    room = f"lie in MLflow's trash. To empty it: {how}"
+    if record["copies"]:
+        room = f"stay, since they are those of {' and '.join(record['copies'])} too."
+    text = f"version {record['deleted']['version']} is deleted. Its {_size(record['bytes'])} {room}"
+    out.print(text, markup=False)
 
 
 def at_stake(record: Mapping[str, Any]) -> str:
@@ -249,10 +260,24 @@ def _moved(
         "before": version_record(before) if before else None,
         "champion": version_record(after),
         "held": [hold_record(hold) for hold in registry.held()],
-        "checkout": f"git checkout {after.data_commit} -- data.dvc && dvc checkout"
-        if after.data_commit and not is_here
-        else None,
+        "checkout": _checkout(workspace, after.data_commit) if after.data_commit and not is_here else None,
     }
+
+
+def _emptying(workspace: Workspace, params: Params, registry: Registry) -> str | None:
+    """The command that empties MLflow's trash; None where others run its server."""
+    if not services.status(workspace, params).mlflow.is_embedded:
+        return None
+    database = services.registry_uri_at_rest(workspace, params)
+    is_secret = without_password(database) != database
+    return None if is_secret else at_server(registry.uri, f"mlflow gc --backend-store-uri {shlex.quote(database)}")
+
+
+def _checkout(workspace: Workspace, commit: str) -> str:
+    """The command that brings back the data of a commit, from wherever it is typed."""
+    here = "" if Path.cwd() == workspace.root else f"cd {shlex.quote(str(workspace.root))} && "
+    bring = "checkout" if data_versions.default_remote(workspace) is None else "pull"  # what the cache lacks, too
+    return f"{here}git checkout {commit} -- data.dvc && dvc {bring} data.dvc"
 
 
 def _parent(champion: ModelVersion | None, registry: Registry) -> ModelVersion:

@@ -40,6 +40,7 @@ def scenario(workspace_root: str, name: str, preset: str | None = None) -> dict[
     """
     workspace = Workspace(Path(workspace_root))
     params = load_params(workspace.params_path, preset=preset)
+    registry_of_server(workspace, params.registry.model).check_scenarios()
     parent = workspace.work_dir / "scenarios" / name
     homes: list[str] = []
     with one_at_a_time(workspace, lambda: terminal.say("waiting for another flow of this workspace")):

@@ -14,6 +14,7 @@ from flows.outcomes import approval
 from flows.records import hold_line, hold_record, version_record
 from flows.tables import HEADLINES, TRUST, way_in
 from lorax import services
+from lorax.data import memory
 from lorax.data import versions as data_versions
 from lorax.data.versions import LandedTask
 from lorax.errors import LoraxError
@@ -94,9 +95,21 @@ def _registry_record(
         registry = reconcile.look(workspace, params, mlflow)
         told["held"] = [hold_record(hold) for hold in registry.all_holds()]
         told["broken"] = registry.breakage()
-        return told | _champion_record(registry, landed)
+        told |= _champion_record(registry, landed)
+        told["broken"] += _lost_images(workspace, told["champion"])
+        return told
     except LoraxError as error:
         return told | {"error": str(error)}
+
+
+def _lost_images(workspace: Workspace, champion: Mapping[str, Any] | None) -> list[str]:
+    """A sentence, where images are gone that the next episode would show again."""
+    lost = data_versions.lost(workspace, champion["state_digest"]) if champion else []
+    if not lost:
+        return []
+    what = f"{len(lost)} exemplars or calibration images that version {champion['version'] if champion else ''} needs"
+    cure = data_versions.cure(workspace, lost)
+    return [f"{what} are nowhere to be had, so nothing can be learned on top of it: {memory.named(lost)}. {cure}"]
 
 
 def _champion_record(registry: Look, landed: tuple[LandedTask, ...]) -> dict[str, Any]:

@@ -190,6 +190,7 @@ def register(root: str, home: str, settings: Settings) -> int:
         registry = reconcile.registry_of_server(Workspace(Path(root)), model)
         report = Report.read(folder.report_path)
         commit = folder.plan().revision.commit
+        _keep_memory(Workspace(Path(root)), folder)
         assessed, atlas_dir = assessment.Assessment.read(folder.assessment_path), likeness.compared_dir(folder)
         version = registry.register(
             folder.state_dir, report, gate=gate, git_commit=commit, assessment=assessed, atlas_dir=atlas_dir
@@ -270,3 +271,13 @@ def _trust(found: assessment.Assessment) -> str:
     if found.robustness is not None:
         parts.append(f"robustness {100 * found.robustness:.0f} %")
     return ", ".join(parts)
+
+
+def _keep_memory(workspace: Workspace, folder: EpisodeFolder) -> None:
+    """Keep the images that the learner state needs; a remote that takes none fails no episode."""
+    state = load_state(folder.state_dir)
+    samples = [exemplar.sample for exemplar in (*state.exemplars, *state.calibration_memory)]
+    try:
+        versions.keep(workspace, state_digest(folder.state_dir), samples)
+    except DataVersionError as error:
+        get_run_logger().warning("the exemplars are kept in this workspace only: %s", error)

@@ -23,7 +23,7 @@ _DEFAULTS = {"prefect": "sqlite+aiosqlite:///prefect.db", "mlflow": "sqlite:///m
 
 _TITLES = {"prefect": "Prefect", "mlflow": "MLflow"}
 _OWN = "SQLite in work/services"
-_INSTALL = "for PostgreSQL: pip install 'lorax-pipeline[postgres]'"
+_INSTALL = "for PostgreSQL: pip install 'psycopg[binary]'"
 
 
 def given(server: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from lorax.errors import ParamsError
 
@@ -114,8 +114,25 @@ class FeaturesParams(_Section):
     limit_gb: float = Field(10, ge=0, description="beyond it, after an episode, what was not asked for longest goes")
 
 
+_NOT_IN_A_MODEL_S_NAME = "/:.%\"'"
+"""MLflow takes no model whose name holds one of these, which it says only once there is a model to register."""
+
+
 class RegistryParams(_Section):
-    model: str = Field("lorax", min_length=1, description="name of the registered model and of its experiment")
+    model: str = Field(
+        "lorax", min_length=1, max_length=200, description="name of the registered model and of its experiment"
+    )
+
+    @field_validator("model")
+    @classmethod
+    def _can_be_registered(cls, name: str) -> str:
+        found = sorted({c for c in name if c in _NOT_IN_A_MODEL_S_NAME or not c.isprintable()})
+        if found or not name.strip():
+            raise ValueError(
+                f"MLflow can't register a model called {name!r}: expected a name without "
+                f"{' '.join(_NOT_IN_A_MODEL_S_NAME)}, such as 'team-detector'"
+            )
+        return name
 
 
 class LandingParams(_Section):

@@ -164,11 +164,13 @@ def delete(
     """
     from flows import moves, running
 
-    registry = running.served_registry(*opened(), err)
+    workspace, params = opened()
+    registry = running.served_registry(workspace, params, err)
     if not yes:
         err.print(moves.at_stake(moves.deletion_at_stake(registry, version)), markup=False)
         typer.confirm(f"Delete version {version} for good?", abort=True, err=True)
-    _print(moves.delete(registry, version, who(), reason), moves.print_deleted, as_json)
+    record = moves.delete(workspace, params, registry, version, who(), reason)
+    _print(record, moves.print_deleted, as_json)
 
 
 def _given(reason: str) -> str:

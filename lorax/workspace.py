@@ -65,6 +65,11 @@ class Workspace:
         return self.work_dir / "states"
 
     @property
+    def memory_dir(self) -> Path:
+        """The images that model versions need, whatever is landed by now."""
+        return self.work_dir / "memory"
+
+    @property
     def atlas_dir(self) -> Path:
         """The branches of every episode as an atlas, and what `lorax atlas add` brought."""
         return self.work_dir / "atlas"

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from lorax import environment
-from lorax.data import pins
+from lorax.data import memory, pins
 from lorax.data.layout import parse_task
-from lorax.data.pins import LandedTask as LandedTask  # for readers of this room's interface
+from lorax.data.memory import md5_of as md5_of  # for readers of this room's interface
+from lorax.data.pins import LandedTask as LandedTask  # likewise
 from lorax.data.pins import Pins
 from lorax.data.repository import create_repository as create_repository  # likewise
 from lorax.data.repository import last_commit
@@ -123,38 +124,90 @@ def read_task(workspace: Workspace, name: str, commit: str = "HEAD") -> Task:
 
 
 def fetch(workspace: Workspace, samples: Iterable[Sample]) -> dict[str, Path]:
-    """Find the bytes of `samples` by md5: in DVC's cache, else in data/, else pulled from DVC's remote in one go.
+    """Find the bytes of `samples` by md5: in DVC's cache, in data/ or in the memory, else in DVC's remote.
+
+    What is damaged in the cache is replaced there by what one of the others has.
 
     Returns:
         md5 -> file.
 
     Raises:
         DataVersionError: some bytes are nowhere to be had; names them.
+        StorageError: the disk is full or refuses to be written.
     """
     wanted = {sample.md5: sample for sample in samples}
     if bad := [md5 for md5 in wanted if not _MD5.fullmatch(md5)]:
         raise DataVersionError(f"{bad[0]!r} is no md5, so it names no image. The list that holds it is damaged.")
     with _opened(workspace, "the images") as repo:
         cached = {md5: Path(repo.cache.local.oid_to_path(md5)) for md5 in wanted}
-        found = {md5: path for md5, path in cached.items() if path.is_file()}
-        for md5 in wanted.keys() - found.keys():
-            path = workspace.data_dir / wanted[md5].path
-            if path.is_file() and md5_of(path) == md5:
-                found[md5] = path
-        missing = wanted.keys() - found.keys()
-        remote = repo.config["core"].get("remote")
+        found = {md5: path for md5 in wanted if (path := _whole(workspace, wanted[md5], cached[md5]))}
+        for md5, path in found.items():
+            if path != cached[md5] and cached[md5].exists():
+                memory.copy(path, cached[md5])
+        missing, remote = sorted(wanted.keys() - found.keys()), repo.config["core"].get("remote")
         if missing and remote:
-            _pull(repo, sorted(missing))
-            found |= {md5: cached[md5] for md5 in missing if cached[md5].is_file()}
-    lost = sorted(wanted[md5].path for md5 in wanted.keys() - found.keys())
-    if lost:
-        shown = ", ".join(lost[:5]) + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
+            _pull(repo, missing, cached)
+            memory.download(workspace, repo.cloud.get_remote(), [md5 for md5 in missing if not cached[md5].exists()])
+            found |= {md5: path for md5 in missing if (path := _whole(workspace, wanted[md5], cached[md5]))}
+    if lost := [wanted[md5] for md5 in sorted(wanted.keys() - found.keys())]:
         where = f"nor in DVC's remote {remote!r}" if remote else "and no default DVC remote is set"
         raise DataVersionError(
             f"{len(lost)} of {len(wanted)} images are neither in DVC's cache nor in {workspace.data_dir}, {where}: "
-            f"{shown}. {_HOW_TO_GET} Landing the same folder again also restores them."
+            f"{memory.named(lost)}. {cure(workspace, lost)}"
         )
     return found
+
+
+def keep(workspace: Workspace, state_digest: str, samples: Sequence[Sample]) -> None:
+    """Keep the images that a learner state needs where DVC's collector does not look, here and in DVC's remote.
+
+    Raises:
+        DataVersionError: some bytes are nowhere to be had, or DVC's remote takes none; they are kept here then.
+        StorageError: the disk is full or refuses to be written.
+    """
+    memory.keep(workspace, state_digest, samples, fetch(workspace, samples))
+    if default_remote(workspace) is not None:
+        with _opened(workspace, "a copy of the exemplars") as repo:
+            memory.upload(workspace, repo.cloud.get_remote(), {sample.md5 for sample in samples})
+
+
+def lost(workspace: Workspace, state_digest: str) -> list[Sample]:
+    """The images that a learner state needs and that this workspace had, but are nowhere to be had any more.
+
+    Imports no DVC while all are there.
+    """
+    lacking = memory.lacking(workspace, state_digest)
+    if not lacking:
+        return []
+    with _opened(workspace, "the images") as repo:
+        places = {s.md5: Path(repo.cache.local.oid_to_path(s.md5)) for s in lacking}
+        gone = [sample for sample in lacking if not _whole(workspace, sample, places[sample.md5])]
+        if not gone or not repo.config["core"].get("remote"):
+            return gone
+        md5s = [sample.md5 for sample in gone]
+        there = {*repo.cloud.get_remote_odb().oids_exist(md5s), *memory.are_remote(repo.cloud.get_remote(), md5s)}
+        return [sample for sample in gone if sample.md5 not in there]
+
+
+def cure(workspace: Workspace, gone: Sequence[Sample]) -> str:
+    """What to do about bytes that are nowhere to be had; bytes that were replaced can't land again."""
+    try:
+        pinned = set(manifest(workspace).values())
+    except DataVersionError:
+        return _HOW_TO_GET
+    told = _HOW_TO_GET
+    if any(sample.md5 in pinned for sample in gone):
+        told += " Landing the same folder again also restores them."
+    if replaced := sorted({sample.task for sample in gone if sample.md5 not in pinned}):
+        commands = " and ".join(f"'lorax relearn {task}'" for task in replaced)
+        told += f" Or learn what needs them anew, from the data that is landed now: {commands}."
+    return told
+
+
+def _whole(workspace: Workspace, sample: Sample, cached: Path) -> Path | None:
+    """Where this machine has the bytes as they were."""
+    places = (cached, workspace.data_dir / sample.path, memory.path_of(workspace, sample.md5))
+    return next((path for path in places if memory.is_whole(path, sample.md5)), None)
 
 
 def cache_paths(workspace: Workspace, md5s: Iterable[str]) -> dict[str, Path]:
@@ -170,12 +223,6 @@ def default_remote(workspace: Workspace) -> str | None:
     with _dvc_errors(workspace, "its configuration"):
         name = Config(str(workspace.root / ".dvc"))["core"].get("remote")
     return str(name) if name else None
-
-
-def md5_of(path: Path) -> str:
-    """The md5 of a file's bytes, which is DVC's name for them."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 @lru_cache(maxsize=4)  # what a digest stands for never changes, and reading 20,000 lines takes DVC a second
@@ -194,11 +241,21 @@ def _manifest(root: Path, digest: str) -> Mapping[str, str]:
         return {"/".join(key): str(info.value) for key, _, info in tree}
 
 
-def _pull(repo: Any, md5s: Sequence[str]) -> None:
-    """Bring objects from DVC's default remote into its cache; the caller looks at what came."""
+def _pull(repo: Any, md5s: Sequence[str], cached: Mapping[str, Path]) -> None:
+    """Bring objects from DVC's default remote into its cache; the caller looks at what came.
+
+    DVC takes what lies in its cache for whole: what is damaged makes room, and comes back where nothing better does.
+    """
     from dvc_data.hashfile.hash_info import HashInfo
 
-    repo.cloud.pull([HashInfo("md5", md5) for md5 in md5s])
+    aside = {cached[md5]: cached[md5].with_suffix(".damaged") for md5 in md5s if cached[md5].exists()}
+    for path, other in aside.items():
+        path.rename(other)
+    try:
+        repo.cloud.pull([HashInfo("md5", md5) for md5 in md5s])
+    finally:
+        for path, other in aside.items():
+            other.unlink() if path.exists() else other.rename(path)
 
 
 @contextmanager

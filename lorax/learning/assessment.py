@@ -39,8 +39,8 @@ from lorax.params import Params
 from lorax.storage import canonical_json, write_whole
 from lorax.stream import Sample, Task
 
-ALL = "all"
-"""In place of a task's name: the test images of all tasks together."""
+ALL = "all tasks"
+"""In place of a task's name, which none can be: the test images of all tasks together."""
 
 _RELIABILITY = (UNCHANGED, jpeg(75))
 
@@ -115,13 +115,17 @@ class Assessment:
         return next((r for r in self.card if (r.perturbation, r.task) == (perturbation, task)), None)
 
     @property
+    def overall(self) -> list[CardRow]:
+        """The card's rows on all tasks together, one for each perturbation."""
+        return [row for row in self.card if row.task == ALL]
+
+    @property
     def robustness(self) -> float | None:
         """Mean accuracy under the card's perturbations, as a share of the accuracy on the same images unperturbed."""
-        rows = [r for r in self.card if r.task == ALL]
         clean = self.row(UNCHANGED.name)
         if clean is None or not clean.accuracy:
             return None
-        changed = [r.accuracy for r in rows if r is not clean]
+        changed = [row.accuracy for row in self.overall if row is not clean]
         return sum(changed) / len(changed) / clean.accuracy
 
 
@@ -195,7 +199,8 @@ def kept_assessment(folder: EpisodeFolder, params: Params) -> Assessment | None:
         kept = Assessment.read(folder.assessment_path)
     except (ValueError, KeyError, TypeError, AttributeError):  # damaged, or left by another version of this code
         return None
-    return kept if kept.per_class == params.robustness.per_class else None
+    is_understood = bool(kept.overall) == bool(kept.card)
+    return kept if is_understood and kept.per_class == params.robustness.per_class else None
 
 
 def sample_of(task: Task, per_class: int) -> list[Sample]:

@@ -178,6 +178,7 @@ def evaluate(
         trainable_parameters=trained["trainable_parameters"],
         lora_modules=trained["lora_modules"],
         against_base=against_base,
+        tested={known.name: known.digest for known in tasks},
     ).write(folder.report_path)
     grown = replace(grown, exemplars=memory, accuracy=(*base.accuracy, row))
     return save_state(replace(grown, calibration=recalibrated(grown, network, store, fetch, params)), folder.state_dir)

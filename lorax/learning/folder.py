@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ class Report:
     """What one episode measured, beside the state it left; times are not part of any digest.
 
     `against_base` compares with the base state's own answers on the same test images, for every task that it knew.
+    `tested` has the digest of each task's data as it was tested on, which may have been replaced since it was learned.
     """
 
     episode: int
@@ -33,6 +34,7 @@ class Report:
     trainable_parameters: int
     lora_modules: int
     against_base: Mapping[str, Paired]
+    tested: Mapping[str, str] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
         write_whole(path, canonical_json(asdict(self)))

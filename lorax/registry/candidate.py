@@ -64,10 +64,16 @@ class Candidate:
         """The tags that tell what its new branch is like, or what it started from."""
         return nearest_tags(self.comparison.nearest if self.comparison else None, self.state.branches[-1].start)
 
+    @property
+    def replaced(self) -> list[str]:
+        """Tasks that were tested on other images than when they were learned, as their data has been replaced since."""
+        tested = self.report.tested
+        return [task.name for task in self.state.tasks if tested.get(task.name, task.digest) != task.digest]
+
     def judged(self, gate: GateParams) -> list[TaskVerdict]:
         """What the gate says of it."""
         robustness = self.assessment.robustness if self.assessment else None
-        return judge(self.report, self.state.accuracy, self.names, gate, robustness)
+        return judge(self.report, self.state.accuracy, self.names, gate, robustness, self.replaced)
 
 
 def open_candidate(

@@ -132,8 +132,15 @@ def _accuracy(candidate: Candidate) -> list[str]:
         "",
         "At first: when it was learned. Binary: real or synthetic told rightly, whichever generator was named.",
         f"Average {_percent(metrics['average_accuracy'])}, forgetting {_percent(metrics['forgetting'])}. "
-        "Here and below the likeliest answer counts, also where the verdict would be undecided or unknown.",
+        "Here and below the likeliest answer counts, also where the verdict would be undecided or unknown."
+        f"{_replaced(candidate.replaced)}",
     ]
+
+
+def _replaced(tasks: Sequence[str]) -> str:
+    if not tasks:
+        return ""
+    return f" Now and at first are of other images, since their data was replaced: {', '.join(tasks)}."
 
 
 def _calibration(found: Assessment) -> list[str]:
@@ -183,7 +190,7 @@ def _unknown(found: Assessment) -> list[str]:
 def _robustness(found: Assessment) -> list[str]:
     if not found.card:
         return ["## Robustness", "", "Not measured: `robustness.per_class` was 0."]
-    of_all = [row for row in found.card if row.task == ALL]
+    of_all = found.overall
     rows = (
         (r.perturbation, _percent(r.accuracy), _number(r.auroc), _percent(r.calibration_error), _percent(r.unknown))
         for r in of_all

@@ -85,12 +85,19 @@ def mlflow_errors(uri: str, doing: str) -> Iterator[None]:
             raise
         raise RegistryError(
             f"could not {doing}: the database {without_password(uri)} needs the Python package "
-            f"{error.name!r}; for PostgreSQL: pip install 'lorax-pipeline[postgres]'."
+            f"{error.name!r}; for PostgreSQL: pip install 'psycopg[binary]'."
         ) from error
     except Exception as error:
         if not _is_mlflow_error(error):
             raise
         raise _registry_error(uri, doing, error) from error
+
+
+def at_server(uri: str, command: str) -> str:
+    """A command of MLflow's as it must be typed to reach this server; a password is not shown, nor is it needed where
+    the user's own MLFLOW_TRACKING_URI brought it here.
+    """
+    return f"MLFLOW_TRACKING_URI={uri} {command}" if without_password(uri) == uri else command
 
 
 @contextmanager
@@ -105,7 +112,7 @@ def sent_once() -> Iterator[None]:
     try:
         yield
     finally:
-        del os.environ[_RETRIES]
+        os.environ.pop(_RETRIES, None)
         os.environ.update({_RETRIES: before} if before is not None else {})
 
 

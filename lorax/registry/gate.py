@@ -14,7 +14,7 @@ Source: McNemar, Note on the sampling error of the difference between correlated
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # these import torch, which a look-up can do without
 
 
 _ROUNDING = 1e-9
-_ALL = "all"
+_ALL = "all tasks"
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class TaskVerdict:
     "robustness" (of all tasks together).
     `before` is what `after` is compared with: the floor, the champion's accuracy on the same images, the first one, or
     the least robustness.
-    `chance` is the test's p-value, 1 where none was made. NaN in either: it could not be checked.
+    `chance` is the test's p-value, 1 where none was made. NaN in either: it could not be checked; "forgetting" then
+    passes, since accuracies on other test images than those of then say nothing of it.
     """
 
     task: str
@@ -55,10 +56,16 @@ class TaskVerdict:
         if self.kind == "robustness":
             return self._robustness
         if math.isnan(self.before):
-            return f"{self.task}: could not be compared with the champion"
+            return f"{self.task}: {self._uncompared}"
         against = "the champion has" if self.kind == "drop" else "when first learned"
         figures = f"accuracy {100 * self.after:.1f} %, {against} {100 * self.before:.1f} %"
         return f"{self.task}: {figures} (p = {self.chance:.2g})"
+
+    @property
+    def _uncompared(self) -> str:
+        if self.kind == "drop":
+            return "could not be compared with the champion"
+        return "its data was replaced since it was learned, so it was compared with the champion only"
 
     @property
     def _robustness(self) -> str:
@@ -74,6 +81,7 @@ def judge(
     tasks: Sequence[str],
     gate: GateParams,
     robustness: float | None = None,
+    replaced: Collection[str] = (),
 ) -> list[TaskVerdict]:
     """Judge a challenger task by task; it may pass if every verdict does.
 
@@ -83,6 +91,7 @@ def judge(
         tasks: names in the matrix's order, the new task last.
         gate: thresholds.
         robustness: the challenger's, or None where it was not measured.
+        replaced: old tasks that were tested on other images than when they were learned.
 
     Returns:
         One verdict for the new task, two for each old one, and one on robustness where that is asked for. What can't be
@@ -91,7 +100,8 @@ def judge(
     new, accuracy = tasks[-1], rows[-1][-1]
     verdicts = [TaskVerdict(new, "new", gate.floor, accuracy, 1.0, accuracy >= gate.floor)]
     for i, task in enumerate(tasks[:-1]):
-        verdicts += _judge_old(task, rows[i][i], rows[-1][i], report.against_base.get(task), gate)
+        first = math.nan if task in replaced else rows[i][i]
+        verdicts += _judge_old(task, first, rows[-1][i], report.against_base.get(task), gate)
     if gate.robustness > 0:
         found = math.nan if robustness is None else robustness
         verdicts.append(TaskVerdict(_ALL, "robustness", gate.robustness, found, 1.0, found >= gate.robustness))
@@ -108,9 +118,9 @@ def mcnemar(paired: Paired) -> float:
 
     Source: McNemar's test in its exact (binomial) form.
     """
-    discordant = paired.only_before + paired.only_after
-    worse = sum(math.comb(discordant, k) for k in range(paired.only_before, discordant + 1))
-    return float(worse / 2**discordant)
+    from scipy.stats import binom
+
+    return float(binom.sf(paired.only_before - 1, paired.only_before + paired.only_after, 0.5))
 
 
 def two_proportions(first: float, now: float, images: int) -> float:
@@ -126,10 +136,11 @@ def _judge_old(task: str, first: float, now: float, paired: Paired | None, gate:
     if paired is None or paired.images == 0:
         return [TaskVerdict(task, "drop", math.nan, now, math.nan, False)]
     before = now + (paired.only_before - paired.only_after) / paired.images
-    return [
-        _lost(task, "drop", before, now, mcnemar(paired), gate.max_drop, gate),
-        _lost(task, "forgetting", first, now, two_proportions(first, now, paired.images), gate.max_forgetting, gate),
-    ]
+    drop = _lost(task, "drop", before, now, mcnemar(paired), gate.max_drop, gate)
+    if math.isnan(first):
+        return [drop, TaskVerdict(task, "forgetting", math.nan, now, math.nan, True)]
+    chance = two_proportions(first, now, paired.images)
+    return [drop, _lost(task, "forgetting", first, now, chance, gate.max_forgetting, gate)]
 
 
 def _lost(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -33,7 +34,12 @@ NO_VERSION = 0
 
 _MOVES = (PROMOTED, ROLLED_BACK, MOVED)
 _HOLDS = (REFUSED, HELD, WAITING)
-_PREFIX = "lorax.journal."
+_PREFIX = "mlflow.lorax.journal."
+"""MLflow's page hides tags whose names begin so; as all others, they would stand above the versions."""
+
+_KEY = re.compile(r"(?:mlflow\.)?lorax\.journal\.(\d+)\..*")
+"""Entries from before that begin with lorax."""
+
 _REASON_LENGTH = 3000
 """MLflow keeps up to 5000 characters of a tag."""
 
@@ -92,7 +98,7 @@ def read(tags: Mapping[str, str]) -> list[Entry]:
     Raises:
         RegistryError: one of them was edited by hand.
     """
-    entries = [parse(key, text) for key, text in tags.items() if key.startswith(_PREFIX)]
+    entries = [parse(key, text) for key, text in tags.items() if _KEY.fullmatch(key)]
     return sorted(entries, key=lambda e: (e.number, e.at))
 
 
@@ -162,11 +168,18 @@ def parse(key: str, text: str) -> Entry:
     """
     try:
         record = json.loads(text)
-        number = int(key.removeprefix(_PREFIX).partition(".")[0])
         at = datetime.fromisoformat(record["at"])
-        return Entry(**(record | {"at": at, "number": number, "key": key}))
+        return Entry(**(record | {"at": at, "number": _number(key), "key": key}))
     except (ValueError, TypeError, KeyError) as error:
         raise RegistryError(
             f"tag {key!r} of the registered model can't be read as an entry of lorax's journal ({error}): it was "
-            "edited by hand. Put it right, or delete the tag, on the model's page in MLflow."
+            "edited by hand. Put it right, or delete the tag, in Python: mlflow.MlflowClient has "
+            "set_registered_model_tag and delete_registered_model_tag."
         ) from error
+
+
+def _number(key: str) -> int:
+    found = _KEY.fullmatch(key)
+    if found is None:
+        raise ValueError(f"{key!r} is no entry's key")
+    return int(found[1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lorax.learning.assessment import ALL, Assessment, CardRow, Reliability
+from lorax.learning.assessment import Assessment, CardRow, Reliability
 from lorax.learning.state import LearnerState
 from lorax.learning.unknown import Foreseen
 
@@ -42,7 +42,7 @@ def limits(state: LearnerState, assessment: Assessment | None) -> Iterator[str]:
 
 
 def _measured(found: Assessment) -> Iterator[str]:
-    rows = {row.perturbation: row for row in found.card if row.task == ALL}
+    rows = {row.perturbation: row for row in found.overall}
     clean = rows.pop("clean", None)
     if clean is None:
         yield "Robustness was not measured: don't trust verdicts on images that were saved again or scaled."

@@ -64,7 +64,9 @@ def decide(registry: Registry, version: ModelVersion, state: LearnerState, gate:
         base = f"version {champion.version}" if champion else "none"
         _base_moved(registry, version, f"the champion is {base} by now, which this did not grow from")
     elif gate.approval:
-        _set(registry, version, journal.WAITING, "passed the gate; waits for 'lorax promote' or 'lorax refuse'")
+        n = version.version
+        what = f"passed the gate; waits for 'lorax promote {n} --reason TEXT' or 'lorax refuse {n} --reason TEXT'"
+        _set(registry, version, journal.WAITING, what)
         registry._note(journal.WAITING, version.version, GATE, "waits for approval", *_key(version))
     else:
         _promote(registry, version, state)

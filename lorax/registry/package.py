@@ -9,7 +9,7 @@ from typing import Any
 import lorax
 from lorax.data.encoding import example_base64
 from lorax.drafts import scratch
-from lorax.errors import StateError
+from lorax.errors import RegistryError, StateError
 from lorax.registry.client import sent_once
 from lorax.stream import ClassTable
 
@@ -23,6 +23,7 @@ _ABOUT_THE_RUN = ("training/", "seconds/")
 """How metrics begin that say nothing of the model."""
 
 _MODEL_SCHEME = "models:/"
+_READY = "READY"
 _DISTRIBUTION = "lorax-pipeline"
 
 
@@ -72,7 +73,7 @@ def model_address(model_id: str) -> str:
 def replace_card(client: Any, name: str, version: int, card: str) -> None:
     """Put another model card and its run's newest figures beside a model version's learner state, which stays."""
     found = client.get_model_version(name, str(version))
-    model_id = found.source.removeprefix(_MODEL_SCHEME)
+    model_id = _model_id(client, found)
     with scratch() as folder:
         (folder / CARD).write_text(card)
         client.log_model_artifacts(model_id, str(folder))
@@ -83,8 +84,7 @@ def fetch_state(client: Any, uri: str, name: str, version: int, directory: Path)
     """Download the learner state of a model version into `directory`, which exists and is empty."""
     from mlflow.artifacts import download_artifacts
 
-    model_id = client.get_model_version(name, str(version)).source.removeprefix(_MODEL_SCHEME)
-    location = client.get_logged_model(model_id).artifact_location
+    location = client.get_model_version_download_uri(name, str(version))
     fetched = directory / "fetched"
     fetched.mkdir()
     local = download_artifacts(f"{location}/{_STATE_ARTIFACT}", dst_path=str(fetched), tracking_uri=uri)
@@ -95,7 +95,7 @@ def fetch_state(client: Any, uri: str, name: str, version: int, directory: Path)
 
 def stored_bytes(client: Any, name: str, version: int) -> int:
     """The size of all files of the MLflow model below a model version."""
-    model_id = client.get_model_version(name, str(version)).source.removeprefix(_MODEL_SCHEME)
+    model_id = _model_id(client, client.get_model_version(name, str(version)))
     total, folders = 0, [None]
     while folders:
         for found in client.list_logged_model_artifacts(model_id, folders.pop()):
@@ -107,10 +107,33 @@ def stored_bytes(client: Any, name: str, version: int) -> int:
 
 
 def delete_model(client: Any, name: str, version: int) -> None:
-    """Delete a model version and the MLflow model below it; `mlflow gc` frees the artifacts' room."""
-    source = client.get_model_version(name, str(version)).source
+    """Delete a model version, and the MLflow model below it unless copies need it; `mlflow gc` frees its room."""
+    model_id = _model_id(client, client.get_model_version(name, str(version)))
+    is_shared = bool(copies(client, name, version))
     client.delete_model_version(name, str(version))
-    client.delete_logged_model(source.removeprefix(_MODEL_SCHEME))
+    if not is_shared:
+        client.delete_logged_model(model_id)
+
+
+def copies(client: Any, name: str, version: int) -> list[str]:
+    """Other versions over the same MLflow model, as MLflow's `copy_model_version` makes them: "model, version 3"."""
+    run_id = client.get_model_version(name, str(version)).run_id
+    found = client.search_model_versions(f"run_id = '{run_id}'")
+    return [f"{v.name}, version {v.version}" for v in found if (v.name, int(v.version)) != (name, version)]
+
+
+def _model_id(client: Any, found: Any) -> str:
+    """The MLflow model below one of MLflow's versions; a copy names another version, which may be gone, instead."""
+    source = str(found.source).removeprefix(_MODEL_SCHEME)
+    if "/" not in source:
+        return source
+    experiment = client.get_run(found.run_id).info.experiment_id
+    whole = [model for model in _models_of(client, experiment, found.run_id) if model.status == _READY]
+    if not whole:
+        raise RegistryError(
+            f"version {found.version} of {found.name!r} was copied from {source!r}, whose MLflow model was deleted."
+        )
+    return str(whole[0].model_id)
 
 
 def is_whole(directory: Path, digest: str) -> bool:
@@ -127,12 +150,16 @@ def is_whole(directory: Path, digest: str) -> bool:
 def _whole_model(client: Any, experiment: str, run_id: str) -> str | None:
     """The run's model if its upload was finished; what an upload that was cut off left behind is deleted."""
     whole = None
-    for model in client.search_logged_models([experiment], f"source_run_id = '{run_id}'"):
-        if model.status == "READY":
+    for model in _models_of(client, experiment, run_id):
+        if model.status == _READY:
             whole = str(model.model_id)
         else:
             client.delete_logged_model(model.model_id)
     return whole
+
+
+def _models_of(client: Any, experiment: str, run_id: str) -> list[Any]:
+    return list(client.search_logged_models([experiment], f"source_run_id = '{run_id}'"))
 
 
 def _upload(
@@ -145,7 +172,7 @@ def _upload(
         _save(directory, run_id, str(model.model_id), state_dir, classes)
         (directory / CARD).write_text(card)
         client.log_model_artifacts(model.model_id, str(directory))
-    client.finalize_logged_model(model.model_id, "READY")
+    client.finalize_logged_model(model.model_id, _READY)
     return str(model.model_id)
 
 

@@ -14,12 +14,14 @@ from lorax.registry import journal, tracking
 from lorax.registry.client import connect, is_missing, is_missing_database, is_server, mlflow_errors
 from lorax.registry.journal import Entry, Hold
 from lorax.registry.lineage import ancestors
-from lorax.registry.package import fetch_state, is_whole, stored_bytes
+from lorax.registry.package import fetch_state, is_whole
 from lorax.registry.versions import ModelVersion, is_ours, read_version
-from lorax.storage import whole_directory
+from lorax.storage import locked, whole_directory
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 _PAGE = 200
+_TRAINING = "workflowType=machine_learning"
+"""MLflow's page begins among evaluations of generative AI otherwise, in a browser that has not seen it before."""
 
 
 class RegisteredModel:
@@ -189,7 +191,14 @@ class RegisteredModel:
         if is_whole(final, digest):
             return final
         self._require_server()
-        shutil.rmtree(final, ignore_errors=True)
+        into.mkdir(parents=True, exist_ok=True)
+        with locked(into / ".lock", lambda: None):  # what another process has just fetched is being read
+            if not is_whole(final, digest):
+                shutil.rmtree(final, ignore_errors=True)
+                self._fetch(version, digest, final)
+        return final
+
+    def _fetch(self, version: int, digest: str, final: Path) -> None:
         with self._talking(f"fetch the learner state of version {version}"), whole_directory(final) as draft:
             fetch_state(self._client, self.uri, self.name, version, draft)
             if not is_whole(draft, digest):
@@ -198,12 +207,6 @@ class RegisteredModel:
                     "that was registered: they were changed on the server. "
                     "Restore the artifact store from a backup, or grow from another version."
                 )
-        return final
-
-    def stored_bytes(self, version: int) -> int:
-        """How much room a version's artifacts take on the server."""
-        with self._talking(f"look at the artifacts of version {version}"):
-            return stored_bytes(self._client, self.name, version)
 
     def pages(self) -> dict[str, str]:
         """Addresses of MLflow's pages for a browser: the timeline's curves and the model's versions."""
@@ -212,10 +215,13 @@ class RegisteredModel:
             champion = self.champion()
             experiment = tracking.experiment_id(self._client, self.uri, self.name)
             page = without_password(self.uri)
-            pages = {"model": f"{page}/#/models/{self.name}", "runs": f"{page}/#/experiments/{experiment}/runs"}
+            pages = {
+                "model": f"{page}/#/models/{self.name}",
+                "runs": f"{page}/#/experiments/{experiment}/runs?{_TRAINING}",
+            }
             if champion:
                 run_id = tracking.timeline_run(self._client, experiment, champion.line)
-                pages["timeline"] = f"{page}/#/experiments/{experiment}/runs/{run_id}/model-metrics"
+                pages["timeline"] = f"{page}/#/experiments/{experiment}/runs/{run_id}/model-metrics?{_TRAINING}"
         return pages
 
     def _is_unused(self) -> bool:

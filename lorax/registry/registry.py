@@ -11,7 +11,7 @@ from lorax.params import GateParams
 from lorax.registry import journal, moves, tracking
 from lorax.registry.journal import Entry, Hold
 from lorax.registry.lineage import ancestors
-from lorax.registry.package import delete_model
+from lorax.registry.package import copies, delete_model, stored_bytes
 from lorax.registry.reading import RegisteredModel
 from lorax.registry.versions import MODEL_DESCRIPTION, ModelVersion
 
@@ -71,19 +71,30 @@ class Registry(RegisteredModel):
     def settle(self) -> ModelVersion | None:
         """Take note of what was done to the champion's alias in MLflow itself; returns the champion.
 
+        Asked before an episode, so it also says what would keep its end from being registered.
+
         An alias that was moved there counts as a rollback or promotion by hand: what the old champion knew beyond the
         new one is held.
 
         Raises:
-            RegistryError: the alias was lost, or MLflow doesn't answer.
+            RegistryError: the alias was lost, the experiment is in MLflow's trash, or MLflow doesn't answer.
         """
         champion = self.champion()
+        self._check_experiment(self.name)
         if champion is None:
             return None
         self._require_server()
         with self._talking("take note of the champion"):
             moves.take_note(self, champion)
         return self.champion()
+
+    def check_scenarios(self) -> None:
+        """Make sure that a scenario's end can be tracked.
+
+        Raises:
+            RegistryError: their experiment is in MLflow's trash, or MLflow doesn't answer.
+        """
+        self._check_experiment(_scenarios_of(self.name))
 
     def promote(
         self, number: int, state_dir: Path, *, by: str, reason: str, seen: Sequence[Entry] | None = None
@@ -225,6 +236,16 @@ class Registry(RegisteredModel):
                 raise RegistryError(f"version {number} can't be deleted: it {what}. Nothing was changed.")
         return version
 
+    def stored_bytes(self, version: int) -> int:
+        """How much room a version's artifacts take on the server."""
+        with self._talking(f"look at the artifacts of version {version}"):
+            return stored_bytes(self._client, self.name, version)
+
+    def copies(self, version: int) -> list[str]:
+        """Versions of other models that MLflow made as copies of this one, or that this is a copy of."""
+        with self._talking(f"look for copies of version {version}"):
+            return copies(self._client, self.name, version)
+
     def track_scenario(
         self,
         scenario: str,
@@ -260,7 +281,7 @@ class Registry(RegisteredModel):
         state = load_state(state_dir)
         check_fits(state, reports[-1])
         with self._talking(f"track scenario {scenario!r}"):
-            experiment = tracking.experiment_id(self._client, self.uri, f"{self.name}-scenarios")
+            experiment = tracking.experiment_id(self._client, self.uri, _scenarios_of(self.name))
             run_id = run_id or tracking.scenario_run(self._client, experiment, scenario, git_commit)
             tracking.write_scenario(self._client, run_id, state, reports, files)
             tracking.finish_run(self._client, run_id)
@@ -274,3 +295,12 @@ class Registry(RegisteredModel):
     def _note(self, kind: str, version: int, by: str, reason: str, task: str = "", digest: str = "") -> None:
         new = journal.entry(kind, version, by=by, reason=reason, task=task, digest=digest)
         journal.write(self._client, self.name, new)
+
+    def _check_experiment(self, name: str) -> None:
+        with self._talking("look for the experiment"):
+            tracking.find_experiment(self._client, self.uri, name)
+
+
+def _scenarios_of(model: str) -> str:
+    """The experiment that a model's scenarios are tracked in."""
+    return f"{model}-scenarios"

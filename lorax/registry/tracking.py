@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from lorax.drafts import scratch
 from lorax.errors import RegistryError
 from lorax.learning import metrics
-from lorax.registry.client import sent_once
+from lorax.registry.client import at_server, sent_once
 from lorax.registry.versions import DIGEST_TAG, LINE_TAG, ROLE_TAG
 
 if TYPE_CHECKING:  # these import torch, which a look-up can do without
@@ -26,6 +26,9 @@ if TYPE_CHECKING:  # these import torch, which a look-up can do without
     from lorax.learning.state import LearnerState
 
 PARENT_TAG = "mlflow.parentRunId"
+_KIND_TAG, _KIND = "mlflow.experimentKind", "custom_model_development"
+"""Without, MLflow's page takes the experiment for one of generative AI."""
+
 _BATCH_POINTS = 1000
 """MLflow's limit for one log_batch call."""
 
@@ -80,7 +83,11 @@ def experiment_id(client: Any, uri: str, name: str) -> str:
         RegistryError: it is in MLflow's trash.
     """
     found = find_experiment(client, uri, name)
-    return str(client.create_experiment(name)) if found is None else str(found.experiment_id)
+    if found is None:
+        return str(client.create_experiment(name, tags={_KIND_TAG: _KIND}))
+    if _KIND_TAG not in found.tags:
+        client.set_experiment_tag(found.experiment_id, _KIND_TAG, _KIND)
+    return str(found.experiment_id)
 
 
 def find_experiment(client: Any, uri: str, name: str) -> Any:
@@ -91,10 +98,10 @@ def find_experiment(client: Any, uri: str, name: str) -> Any:
     """
     found = client.get_experiment_by_name(name)
     if found is not None and found.lifecycle_stage != "active":
+        command = at_server(uri, f"mlflow experiments restore --experiment-id {found.experiment_id}")
         raise RegistryError(
-            f"experiment {name!r} was deleted in MLflow. Bring it back with "
-            f"'MLFLOW_TRACKING_URI={uri} mlflow experiments restore --experiment-id {found.experiment_id}', or set "
-            "another registry.model in params.yaml."
+            f"experiment {name!r} was deleted in MLflow, and nothing can be registered without it. Bring it back with "
+            f"'{command}', or set another registry.model in params.yaml."
         )
     return found
 

@@ -11,7 +11,7 @@ from lorax.registry.tables import show_tables, write_table
 if TYPE_CHECKING:  # these import torch, which a look-up can do without
     from lorax.learning.assessment import Assessment, Reliability
 
-_CLEAN, _ALL = "clean", "all"
+_CLEAN = "clean"
 _UNKNOWN = {
     "unknown_auroc": "auroc",
     "unknown_detection": "detection",
@@ -30,7 +30,7 @@ def trust_metrics(assessment: Assessment | None) -> dict[str, float]:
     if assessment.foreseen:
         told = asdict(assessment.foreseen)
         found |= {name: told[key] for name, key in _UNKNOWN.items()}
-    found |= {f"robustness_accuracy/{row.perturbation}": row.accuracy for row in assessment.card if row.task == _ALL}
+    found |= {f"robustness_accuracy/{row.perturbation}": row.accuracy for row in assessment.overall}
     return {name: value for name, value in (found | {"robustness": assessment.robustness}).items() if value is not None}
 
 

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from lorax.data import pins, repository, versions
+from lorax.data import landing, memory, pins, repository, versions
+from lorax.data.admission import Terms
 from lorax.errors import DataVersionError
 from lorax.workspace import Workspace
+from tests.conftest import write_task_files
 
 
 def git(root: Path, *arguments: str) -> str:
@@ -140,6 +142,69 @@ def test_fetch_takes_what_the_cache_lacks_from_data_if_the_bytes_are_right(lande
         versions.fetch(landed_workspace, samples)
     assert samples[0].path in str(caught.value)
     assert "dvc remote add -d" in str(caught.value)
+
+
+def test_what_is_damaged_in_the_cache_is_taken_from_data_or_the_remote_and_mended(
+    landed_workspace: Workspace, tmp_path: Path
+) -> None:
+    samples = versions.read_task(landed_workspace, "alpha").train
+    repository.set_remote(landed_workspace.root, str(tmp_path / "store"))
+    repository.push_data(landed_workspace.root)
+    cached = versions.cache_paths(landed_workspace, [s.md5 for s in samples])
+    for whole_in_data in (True, False):
+        for path in cached.values():
+            path.chmod(0o644)
+            path.write_bytes(b"damaged")
+        if not whole_in_data:
+            shutil.rmtree(landed_workspace.data_dir)
+        versions.fetch(landed_workspace, samples)
+        assert versions.fetch(landed_workspace, samples) == cached
+        assert all(versions.md5_of(path) == md5 for md5, path in cached.items())
+    shutil.rmtree(tmp_path / "store")
+    cached[samples[0].md5].chmod(0o644)
+    cached[samples[0].md5].write_bytes(b"damaged")
+    with pytest.raises(DataVersionError, match="1 of 4 images"):
+        versions.fetch(landed_workspace, samples)
+    assert cached[samples[0].md5].read_bytes() == b"damaged"
+
+
+def test_dvc_s_collector_takes_nothing_that_a_version_needs_of_data_that_was_replaced(
+    landed_workspace: Workspace, tmp_path: Path
+) -> None:
+    old = versions.read_task(landed_workspace, "alpha").train
+    repository.set_remote(landed_workspace.root, str(tmp_path / "store"))
+    versions.keep(landed_workspace, "a-state", old)
+    landing.land(landed_workspace, write_task_files(tmp_path / "new", seed=9), "alpha", terms=Terms(replace=True))
+    subprocess.run(
+        [sys.executable, "-m", "dvc", "gc", "--workspace", "--cloud", "--force"], cwd=landed_workspace.root, check=True
+    )
+    cached = versions.cache_paths(landed_workspace, [s.md5 for s in old])
+    assert not any(path.exists() for path in cached.values())
+    assert versions.fetch(landed_workspace, old).keys() == cached.keys()
+
+    shutil.rmtree(landed_workspace.memory_dir)  # as in a clone
+    for path in cached.values():
+        path.unlink(missing_ok=True)
+    found = versions.fetch(landed_workspace, old)
+    assert all(versions.md5_of(path) == md5 for md5, path in found.items())
+
+
+def test_what_a_version_needs_and_nobody_has_any_more_is_told_with_what_works(
+    landed_workspace: Workspace, tmp_path: Path
+) -> None:
+    old = versions.read_task(landed_workspace, "alpha").train
+    versions.keep(landed_workspace, "a-state", old)
+    assert versions.lost(landed_workspace, "a-state") == []
+    assert versions.lost(landed_workspace, "another") == []
+    landing.land(landed_workspace, write_task_files(tmp_path / "new", seed=9), "alpha", terms=Terms(replace=True))
+    for place in (*versions.cache_paths(landed_workspace, [s.md5 for s in old]).values(),):
+        place.unlink()
+    for sample in old:
+        memory.path_of(landed_workspace, sample.md5).unlink()
+    assert versions.lost(landed_workspace, "a-state") == list(old)
+    with pytest.raises(DataVersionError, match=r"4 of 4 images .*'lorax relearn alpha'\.$") as caught:
+        versions.fetch(landed_workspace, old)
+    assert "Landing the same folder" not in str(caught.value)
 
 
 def test_a_clone_with_a_remote_reads_and_fetches_what_landed_elsewhere(

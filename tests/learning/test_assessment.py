@@ -1,17 +1,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from lorax.data.perturbations import CARD
+from lorax.errors import LayoutError
 from lorax.learning.assessment import ALL, Assessment, assess, kept_assessment, sample_of
 from lorax.learning.folder import EpisodeFolder
 from lorax.learning.opening import base_state
 from lorax.learning.state import LearnerState, load_state
 from lorax.params import Params, RobustnessParams
+from lorax.registry.trust import trust_metrics
+from lorax.stream import check_task_name
 from tests.learning.conftest import Learn
 
 
@@ -40,6 +44,17 @@ def test_robustness_is_the_mean_accuracy_as_a_share_of_the_clean_one(assessed: A
     changed = [row.accuracy for row in assessed.card if row.task == ALL and row.perturbation != "clean"]
     clean = assessed.row("clean").accuracy
     assert assessed.robustness == pytest.approx(sum(changed) / len(changed) / clean)
+
+
+def test_a_task_of_any_name_leaves_robustness_as_it_is(assessed: Assessment) -> None:
+    def renamed(name: str) -> Assessment:
+        return replace(assessed, card=[replace(r, task=name) if r.task == "bars" else r for r in assessed.card])
+
+    assert len(renamed("all").overall) == len(CARD)
+    assert renamed("all").robustness == assessed.robustness
+    assert trust_metrics(renamed("all")) == trust_metrics(assessed)
+    with pytest.raises(LayoutError):
+        check_task_name(ALL)
 
 
 def test_reliability_is_told_clean_and_under_jpeg(assessed: Assessment) -> None:
@@ -82,7 +97,7 @@ def test_assessing_again_asks_nothing(
     assert assess(last_but_one, state, LearnerState(state.backbone), (), stream.fetch, few) == assessed
 
 
-@pytest.mark.parametrize("drop", ["per_class", "reliability", "everything", "the end"])
+@pytest.mark.parametrize("drop", ["per_class", "reliability", "everything", "the end", "all"])
 def test_an_assessment_that_can_t_be_understood_is_measured_anew(
     assessed: Assessment, last_but_one: EpisodeFolder, params: Params, tmp_path: Path, drop: str
 ) -> None:
@@ -92,7 +107,8 @@ def test_an_assessment_that_can_t_be_understood_is_measured_anew(
     folder.assessment_path.write_text(whole)
     assert kept_assessment(folder, few) == assessed
     record = {key: value for key, value in json.loads(whole).items() if key != drop}
-    folder.assessment_path.write_text({"everything": "[]", "the end": whole[:-9]}.get(drop) or json.dumps(record))
+    damaged = {"everything": "[]", "the end": whole[:-9], "all": whole.replace(f'"{ALL}"', '"all"')}
+    folder.assessment_path.write_text(damaged.get(drop) or json.dumps(record))
     assert kept_assessment(folder, few) is None
 
 
@@ -115,8 +131,6 @@ def test_the_cards_sample_is_always_the_same_images_of_each_class(stream) -> Non
 def test_an_uncalibrated_version_is_assessed_as_far_as_it_goes(
     last_but_one: EpisodeFolder, stream, params: Params, tmp_path: Path
 ) -> None:
-    from dataclasses import replace
-
     state = replace(load_state(last_but_one.state_dir), calibration=None)
     folder = EpisodeFolder(tmp_path / "episode")
     few = params.model_copy(update={"robustness": RobustnessParams(per_class=1)})

@@ -55,6 +55,7 @@ def test_the_report_agrees_with_the_state(learned: list[EpisodeFolder]) -> None:
     assert report.lora_modules == 4
     assert report.trainable_parameters == sum(w.numel() for w in state.branches[2].weights.values())
     assert {"prepare", "train", "herd", "evaluate"} == report.seconds.keys()
+    assert report.tested == {task.name: task.digest for task in state.tasks}
 
 
 def test_the_paired_comparison_agrees_with_both_states(learned: list[EpisodeFolder]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import pytest
 
@@ -27,6 +28,25 @@ def test_mcnemar_by_hand() -> None:
     assert mcnemar(Paired(100, 0, 0)) == 1.0
     assert mcnemar(Paired(100, 0, 5)) == 1.0
     assert mcnemar(Paired(100, 10, 0)) == pytest.approx(2**-10)
+
+
+def test_mcnemar_of_a_million_images_takes_no_big_integers() -> None:
+    started = time.process_time()
+    assert mcnemar(Paired(10**6, 100_400, 99_600)) == pytest.approx(0.0370, abs=2e-4)  # (800 - 1) / sqrt(200_000)
+    assert time.process_time() - started < 5  # of which most is the import
+
+
+def test_a_task_whose_data_was_replaced_is_compared_with_the_champion_only() -> None:
+    rows = [[0.95], [0.5, 0.85]]  # on other, harder test images than then
+    report = _report(old=Paired(160, 4, 3))
+    assert _failed(report, rows) == [("old", "forgetting")]
+    verdicts = judge(report, rows, ["old", "new"], GATE, replaced=["old"])
+    assert [(v.kind, v.passed) for v in verdicts] == [("new", True), ("drop", True), ("forgetting", True)]
+    assert verdicts[2].reason == (
+        "old: its data was replaced since it was learned, so it was compared with the champion only"
+    )
+    lost = judge(_report(old=Paired(160, 30, 3)), rows, ["old", "new"], GATE, replaced=["old"])
+    assert [v.kind for v in lost if not v.passed] == ["drop"]
 
 
 def test_two_proportions_by_hand() -> None:

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import shlex
 import shutil
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from threading import Barrier, Thread
 from typing import Any
 
 import mlflow
 import pytest
+from click.testing import CliRunner
+from mlflow.cli import cli as mlflow_command
 
 from lorax.errors import RegistryError, StateError
 from lorax.learning import metrics
@@ -252,7 +257,7 @@ def test_a_downloaded_state_is_the_registered_one(filled: Registry, stream: list
     assert found == tmp_path / stream[1].digest
     assert state_digest(found) == stream[1].digest
     load_state(found)
-    assert list(tmp_path.iterdir()) == [found]
+    assert states_in(tmp_path) == [found]
 
 
 def test_a_damaged_local_copy_is_fetched_again(filled: Registry, tmp_path: Path) -> None:
@@ -260,6 +265,93 @@ def test_a_damaged_local_copy_is_fetched_again(filled: Registry, tmp_path: Path)
     (found / "head.safetensors").write_bytes(b"damaged")
     assert filled.download_state(1, tmp_path) == found
     load_state(found)
+
+
+def test_two_who_fetch_one_state_both_have_it(filled: Registry, stream: list[Learned], tmp_path: Path) -> None:
+    start, found = Barrier(3), list[Path]()
+    damaged = tmp_path / stream[1].digest
+    damaged.mkdir()
+    (damaged / "learner.json").write_text("damaged")
+
+    def fetch() -> None:
+        other = Registry(filled.uri, filled.name)
+        other.champion()
+        start.wait()
+        state_dir = other.download_state(2, tmp_path)
+        load_state(state_dir)
+        found.append(state_dir)
+
+    threads = [Thread(target=fetch) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == 3 * [tmp_path / stream[1].digest]
+    assert states_in(tmp_path) == [tmp_path / stream[1].digest]
+
+
+def test_a_version_copied_to_another_model_opens_and_outlives_what_it_was_copied_from(
+    server: Server, registry: Registry, stream: list[Learned], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for episode in stream[:2]:
+        registry.register(episode.state_dir, episode.report, gate=OPEN)
+    registry.rollback(1, by="ann", reason="to have one that may go")
+    prod = Registry(server.uri, f"{registry.name}-prod")
+    registry._client.copy_model_version(f"models:/{registry.name}/2", prod.name)
+    registry._client.copy_model_version(f"models:/{prod.name}/1", f"{prod.name}-too")
+    prod._client.set_registered_model_alias(prod.name, CHAMPION, "1")
+    champion = prod.settle()
+    assert champion is not None
+    assert champion.state_digest == stream[1].digest
+    assert prod.stored_bytes(1) == registry.stored_bytes(2) > 0
+    assert registry.copies(2) == [f"{prod.name}-too, version 1", f"{prod.name}, version 1"]
+
+    registry.delete(2, by="ann", reason="room")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    done = CliRunner().invoke(mlflow_command, ["gc", "--backend-store-uri", server.database_uri])
+    assert done.exit_code == 0, done.output
+    state_dir = prod.download_state(1, tmp_path)
+    load_state(state_dir)
+    assert prod.register(stream[2].state_dir, stream[2].report, gate=OPEN).outcome == "promoted"
+    assert [v.version for v in prod.versions()] == [1, 2]
+
+
+def test_a_deleted_experiment_is_told_before_anything_is_learned_with_the_command_that_brings_it_back(
+    registry: Registry, stream: list[Learned]
+) -> None:
+    assert registry.settle() is None
+    registry.register(stream[0].state_dir, stream[0].report, gate=OPEN)
+    registry.track_scenario("demo", stream[0].state_dir, [stream[0].report])
+    for name, ask in ((registry.name, registry.settle), (f"{registry.name}-scenarios", registry.check_scenarios)):
+        experiment = registry._client.get_experiment_by_name(name)
+        assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+        registry._client.delete_experiment(experiment.experiment_id)
+        with pytest.raises(RegistryError, match=f"experiment '{name}' was deleted") as caught:
+            ask()
+        command = str(caught.value).split("'")[3]
+        variable, program, *arguments = shlex.split(command)
+        environment = dict([variable.split("=", 1)])
+        assert (environment, program) == ({"MLFLOW_TRACKING_URI": registry.uri}, "mlflow")
+        done = CliRunner(env=environment).invoke(mlflow_command, arguments)
+        assert done.exit_code == 0, done.output
+        ask()
+
+
+def test_the_journal_stands_where_mlflow_s_page_does_not_show_it_and_older_entries_are_read(
+    registry: Registry, stream: list[Learned]
+) -> None:
+    registry.register(stream[0].state_dir, stream[0].report, gate=OPEN)
+    [(key, text)] = registry._model().tags.items()
+    assert key.startswith("mlflow.")
+    [entry] = registry.journal()
+    registry._client.delete_registered_model_tag(registry.name, key)
+    registry._client.set_registered_model_tag(registry.name, key.removeprefix("mlflow."), text)
+    assert registry.journal() == [replace(entry, key=key.removeprefix("mlflow."))]
+    assert registry.register(stream[1].state_dir, stream[1].report, gate=OPEN).outcome == "promoted"
+
+
+def states_in(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.is_dir()]
 
 
 def test_artifacts_changed_on_the_server_are_refused(
@@ -271,7 +363,7 @@ def test_artifacts_changed_on_the_server_are_refused(
     head.write_bytes(b"changed")
     with pytest.raises(RegistryError, match="changed on the server"):
         registry.download_state(1, tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    assert states_in(tmp_path) == []
 
 
 def test_an_unknown_version_is_an_error(filled: Registry, tmp_path: Path) -> None:

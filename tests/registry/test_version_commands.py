@@ -93,7 +93,7 @@ def test_a_rollback_says_what_is_held_now_how_to_free_it_and_where_the_data_is(
     assert said.startswith("champion: version 3 (alpha, beta, gamma) -> version 2 (alpha, beta)\nheld: gamma (bytes ")
     assert "gamma flags real photos" in said
     assert "lorax release TASK" in said
-    assert "git checkout c0ffee -- data.dvc && dvc checkout" in said
+    assert "git checkout c0ffee -- data.dvc && dvc checkout data.dvc" in said
     record = lorax_json("rollback", "--to", "1", "--reason", "beta too")
     assert (record["before"]["version"], record["champion"]["version"]) == (2, 1)
     assert [hold["task"] for hold in record["held"]] == ["gamma", "beta"]
