@@ -83,8 +83,10 @@ def browsing(folder: Path) -> Iterator[Browser]:
             wanted = {"goog:chromeOptions": options, "timeouts": {"script": int(1000 * PATIENCE_S)}}
             made = _ask("POST", f"{address}/session", {"capabilities": {"alwaysMatch": wanted}})
             session = f"{address}/session/{made['sessionId']}"
-            yield Browser(session)
-            _ask("DELETE", session)
+            try:
+                yield Browser(session)
+            finally:
+                _ask("DELETE", session)  # a browser outlives its driver
         finally:
             process.terminate()
 
