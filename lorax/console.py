@@ -14,18 +14,29 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from typer.core import TyperGroup
 
-from lorax.errors import LoraxError
+from lorax.errors import LoraxError, printable
 
 if TYPE_CHECKING:
     from lorax.params import Params
     from lorax.workspace import Workspace
 
+
+class Screen(Console):
+    """A console on which nobody's text moves the cursor, colours or hides: control characters come out escaped."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """What is to be written, part by part; all that is printed comes through here, a table's cells, too."""
+        for part in super().render(renderable, options):
+            yield part if part.control else Segment("\n".join(map(printable, part.text.split("\n"))), part.style)
+
+
 _WIDTH = None if sys.stdout.isatty() else 160  # a file or a pipe has no width of its own
-out = Console(highlight=False, soft_wrap=True, width=_WIDTH)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Screen(highlight=False, soft_wrap=True, width=_WIDTH)
+err = Screen(stderr=True, highlight=False, soft_wrap=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Preset = Annotated[str | None, typer.Option(help="Lay this preset of params.yaml over its values.")]
@@ -90,7 +101,8 @@ def opened(preset: str | None = None) -> tuple[Workspace, Params]:
 
 
 def print_json(value: Any) -> None:
-    out.print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False), markup=False)
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    out.print("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text), markup=False)
 
 
 def who() -> str:

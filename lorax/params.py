@@ -7,13 +7,37 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PositiveFloat,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
-from lorax.errors import ParamsError
+from lorax.errors import ParamsError, printable
+
+MAX_CROP = 4096
+"""Side in pixels of the largest square that a network may see."""
+
+MAX_RANK = 4096
+
+_DAY_S = 86_400
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML reads "yes" and "on" as true, which would count as 1."""
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation in (int, float):
+            raise ValueError(f"expected a number, found {value}")
+        return value
 
 
 class BackboneParams(_Section):
@@ -21,16 +45,16 @@ class BackboneParams(_Section):
 
     name: str = Field("shipped", description="'shipped' (the package's own small ConViT) or a timm model name")
     weights: str = Field("shipped", description="'shipped', 'hub', or the path of a safetensors file")
-    arguments: dict[str, Any] = Field(default_factory=dict, description="timm constructor arguments")
-    crop: int = Field(64, ge=8, description="side of the square that the network sees, pixels")
+    arguments: dict[str, JsonValue] = Field(default_factory=dict, description="timm constructor arguments")
+    crop: int = Field(64, ge=8, le=MAX_CROP, description="side of the square that the network sees, pixels")
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.5, 0.5, 0.5)
 
 
 class LoraParams(_Section):
     """One branch's LoRA."""
 
-    rank: int = Field(16, ge=1)
+    rank: int = Field(16, ge=1, le=MAX_RANK)
     alpha: float = Field(16.0, gt=0)
     dropout: float = Field(0.1, ge=0, lt=1)
     targets: tuple[str, ...] = Field(
@@ -43,8 +67,8 @@ class LoraParams(_Section):
 class TrainingParams(_Section):
     """How a branch and the head are fitted; the same for every task but the learning rate."""
 
-    epochs: int = Field(6, ge=1)
-    batch_size: int = Field(32, ge=1)
+    epochs: int = Field(6, ge=1, le=10**6)
+    batch_size: int = Field(32, ge=1, le=10**6)
     learning_rate_first: float = Field(4e-3, gt=0, description="peak rate for the first task")
     learning_rate: float = Field(4e-3, gt=0, description="peak rate for every later task")
     warmup_epochs: int = Field(1, ge=0)
@@ -101,11 +125,11 @@ class AtlasParams(_Section):
 class RunParams(_Section):
     """What an episode is a pure function of, besides state, data and hyper-parameters."""
 
-    seed: int = Field(0, ge=0)
-    threads: int = Field(2, ge=1, description="CPU threads of torch; part of the result's last bits")
+    seed: int = Field(0, ge=0, lt=2**63)
+    threads: int = Field(2, ge=1, le=4096, description="CPU threads of torch; part of the result's last bits")
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    batch_size: int = Field(64, ge=1, description="images per batch where nothing is trained")
-    processes: int = Field(1, ge=1, description="processes that share an episode's work: one for each GPU")
+    batch_size: int = Field(64, ge=1, le=10**6, description="images per batch where nothing is trained")
+    processes: int = Field(1, ge=1, le=1024, description="processes that share an episode's work: one for each GPU")
 
 
 class FeaturesParams(_Section):
@@ -171,10 +195,10 @@ class ServingParams(_Section):
     max_image_mb: float = Field(32, gt=0, description="megabytes of an image file")
     max_request_mb: float = Field(128, gt=0, description="megabytes of a request")
     max_pixels: int = Field(50_000_000, ge=1, le=89_000_000, description="of an image; Pillow has a limit above it")
-    timeout_s: float = Field(60, gt=0, description="from a request's headers to its answer")
+    timeout_s: float = Field(60, gt=0, le=_DAY_S, description="from a request's headers to its answer")
     queue: int = Field(2048, ge=1, description="images that may wait; beyond it, requests are told to come again")
     memory_mb: float = Field(1024, gt=0, description="of request bodies, and as much again of images being decoded")
-    poll_s: float = Field(5, gt=0, description="between two looks at the alias")
+    poll_s: float = Field(5, gt=0, le=_DAY_S, description="between two looks at the alias")
     hosts: tuple[str, ...] = Field((), description="names that it may be called by, beside loopback's and --host")
 
 
@@ -213,24 +237,38 @@ def load_params(path: Path, *, preset: str | None = None, overrides: Iterable[st
     Raises:
         ParamsError: unreadable file, unknown preset, unknown key, or a value that the schema refuses.
     """
-    try:
-        raw = yaml.safe_load(path.read_text()) or {}
-    except (OSError, yaml.YAMLError) as error:
-        raise ParamsError(f"{path} can't be read as YAML: {error}. Restore it from git or 'lorax init'.") from error
-    if not isinstance(raw, dict):
-        raise ParamsError(f"{path} holds {type(raw).__name__}; expected sections such as 'training:'.")
+    raw = _read(path)
     presets = raw.pop("presets", None) or {}
     if preset is not None:
-        if preset not in presets:
-            raise ParamsError(f"{path} has no preset {preset!r}; it has {sorted(presets) or 'none'}.")
-        raw = _merged(raw, presets[preset])
+        raw = _merged(raw, _preset(path, presets, preset))
     for text in overrides:
         raw = _merged(raw, _parse_override(text))
     try:
-        return Params.model_validate(raw)
+        return Params.model_validate({name: {} if values is None else values for name, values in raw.items()})
     except ValidationError as error:
-        details = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        details = "; ".join(f"{printable('.'.join(map(str, e['loc'])))}: {e['msg']}" for e in error.errors())
         raise ParamsError(f"{path} is not valid: {details}.") from error
+
+
+def _preset(path: Path, presets: Any, name: str) -> dict[Any, Any]:
+    if not isinstance(presets, dict) or name not in presets:
+        known = sorted(map(str, presets)) if isinstance(presets, dict) else None
+        raise ParamsError(f"{path} has no preset {name!r}; it has {known or 'none'}.")
+    if not isinstance(presets[name], dict):
+        found = type(presets[name]).__name__
+        raise ParamsError(f"preset {name!r} of {path} holds {found}; expected sections such as 'training:'.")
+    return dict(presets[name])
+
+
+def _read(path: Path) -> dict[Any, Any]:
+    try:
+        raw = yaml.safe_load(path.read_text()) or {}
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        why = printable(" ".join(str(error).split()))
+        raise ParamsError(f"{path} can't be read as YAML: {why}. Restore it from git or 'lorax init'.") from error
+    if not isinstance(raw, dict):
+        raise ParamsError(f"{path} holds {type(raw).__name__}; expected sections such as 'training:'.")
+    return raw
 
 
 def _parse_override(text: str) -> dict[str, Any]:
@@ -238,12 +276,18 @@ def _parse_override(text: str) -> dict[str, Any]:
     if not equals or "." not in key:
         raise ParamsError(f"override {text!r} is not understood: expected section.key=value, as in training.epochs=2.")
     section, _, name = key.partition(".")
-    return {section: {name: yaml.safe_load(value)}}
+    try:
+        return {section: {name: yaml.safe_load(value)}}
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        why = printable(" ".join(str(error).split()))
+        raise ParamsError(f"override {text!r} has a value that can't be read as YAML: {why}.") from error
 
 
-def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` laid on `base`, section by section; a section's values are replaced whole."""
-    sections = {name: dict(values or {}) for name, values in base.items()}
+def _merged(base: Mapping[Any, Any], over: Mapping[Any, Any]) -> dict[Any, Any]:
+    """`over` laid on `base`, section by section; a section that is none stays, for the schema to refuse."""
+    merged = dict(base)
     for name, values in over.items():
-        sections.setdefault(name, {}).update(values or {})
-    return sections
+        below, above = merged.get(name) or {}, values or {}
+        sound = isinstance(below, dict) and isinstance(above, dict)
+        merged[name] = {**below, **above} if sound else (above if isinstance(below, dict) else below)
+    return merged

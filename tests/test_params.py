@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import random
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -78,3 +81,65 @@ def test_an_unknown_preset_names_the_known_ones() -> None:
 def test_an_override_that_is_not_understood_is_refused(text: str) -> None:
     with pytest.raises(ParamsError, match=r"expected section\.key=value"):
         load_params(TEMPLATE, overrides=[text])
+
+
+def _values(seed: int) -> list[object]:
+    """Values of every wrong kind, and right ones, in an order of the seed's."""
+    values: list[object] = [
+        *(None, True, "", "x", "1e999", -1, 0, 1, 0.5, 10**30, -(10**30), float("inf"), float("nan"), "\x1b[2J\n"),
+        *([], {}, [None], [[]], {"a": {}}, {1: 2}, [10**400], date(2026, 1, 1), b"\xff"),
+    ]
+    return random.Random(seed).sample(values, len(values))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_stands_in_params_yaml_is_understood_or_refused_in_one_clear_line(tmp_path: Path, seed: int) -> None:
+    path, sound = tmp_path / "params.yaml", yaml.safe_load(TEMPLATE.read_text())
+    drawn, refused = random.Random(seed), 0
+    places = [(section, key) for section in (*sound, "unknown") for key in (None, "unknown", *sound.get(section, ()))]
+    for section, key in places:
+        value = _values(drawn.randrange(10**9))[0]
+        raw = {**sound, section: value} if key is None else {**sound, section: {**sound.get(section, {}), key: value}}
+        path.write_text(yaml.safe_dump(raw))
+        for preset in (None, "paper"):
+            try:
+                params = load_params(path, preset=preset)
+            except ParamsError as error:
+                refused += 1
+                assert str(error).isprintable() and str(path) in str(error), (section, key, value)
+            else:
+                text = json.dumps(params.learning(), allow_nan=False)  # goes into a learner state
+                assert Params.model_validate(json.loads(text)).learning() == params.learning()
+    assert refused > len(places) / 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lora: 16", "lora: Input should be a valid dict"),
+        ("presets: {paper: 3}", "expected sections such as"),
+        ("presets: [paper]", "no preset 'paper'; it has none"),
+        ("training: {epochs: yes}", "training.epochs: Value error, expected a number, found True"),
+        ("backbone: {crop: 1000000}", "backbone.crop"),
+        ("[" * 5000, "can't be read as YAML"),
+        ("a: " + "9" * 5000, "can't be read as YAML"),
+        ("a: 2026-99-99", "can't be read as YAML"),
+        ("? [a]\n: 1", "can't be read as YAML"),
+        ("1: {}", "1: "),
+        ("&a a: *a", "can't be read as YAML"),
+    ],
+)
+def test_mistyped_files_are_refused_also_with_a_preset(tmp_path: Path, text: str, message: str) -> None:
+    path, presets = tmp_path / "params.yaml", "" if "presets" in text else "\npresets: {paper: {lora: {rank: 2}}}"
+    path.write_text(text + (presets if text[0] not in "[?&" else ""))
+    with pytest.raises(ParamsError) as refusal:
+        load_params(path, preset="paper")
+    assert message in str(refusal.value)
+
+
+def test_a_section_whose_keys_are_all_commented_out_is_the_default(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("training:\n  # epochs: 3\n")
+    assert load_params(path) == Params()
+    with pytest.raises(ParamsError, match=r"lora\.rank: "):
+        load_params(path, overrides=["lora.rank=[1"])

@@ -79,6 +79,7 @@ def train_branch(
 
     Raises:
         StateError: `base` knows the task already, or knows no real image and the task brings none.
+        BackboneError: the backbone can't learn in what lora.targets matches, or has not what calibration needs.
         ParamsError: params.yaml asks for more processes than there are GPUs.
     """
     if folder.trained_dir.is_dir():
@@ -214,6 +215,8 @@ def _grown(base: LearnerState, task: Task, params: Params, start: str | None) ->
         head_seed=epoch_seed(params.run.seed, episode, params.training.epochs + 1),
         brings_real=task.classes[0].is_real,
     )
+    if params.calibration.per_class:
+        network.texture(torch.zeros(1, 3, network.crop, network.crop, dtype=torch.uint8))  # there is one, or it says so
     if start:
         network.backbone.start_branch(episode, _branch_of(base, start).weights)
     return network, modules

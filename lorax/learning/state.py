@@ -15,7 +15,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -26,6 +25,15 @@ import torch
 
 from lorax.errors import StateError
 from lorax.learning.calibration import Calibration
+from lorax.learning.record import (
+    RESTORE,
+    AdapterRecord,
+    CalibrationRecord,
+    LearnerRecord,
+    parsed,
+    parsed_object,
+    parsed_rows,
+)
 from lorax.network.backbone import BackboneIdentity
 from lorax.storage import canonical_json, whole_directory
 from lorax.stream import ClassEntry, ClassTable, Sample, check_task_name
@@ -128,32 +136,25 @@ def load_state(directory: Path) -> LearnerState:
     Raises:
         StateError: a file is missing or changed, learner.json can't be understood, or its parts don't fit together.
     """
-    text = _read(directory, "learner.json")
-    try:
-        record = json.loads(text)
-        found = record["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise StateError(f"{directory / 'learner.json'} is damaged ({error}). {_RESTORE}") from error
-    reader = _READERS.get(found)
+    path, text = directory / "learner.json", _read(directory, "learner.json")
+    found = parsed_object(text, path).get("format")
+    reader = _READERS.get(found) if isinstance(found, int) else None
     if reader is None:
         raise StateError(
-            f"{directory / 'learner.json'} has format {found!r}; this version of lorax reads {sorted(_READERS)}. "
-            "Update lorax to read it."
+            f"{path} has format {str(found)[:20]}; this version of lorax reads {sorted(_READERS)}. Update lorax to "
+            "read it."
         )
     try:
-        return reader(directory, record)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        return reader(directory, parsed(LearnerRecord, text, path))
+    except (KeyError, TypeError, ValueError, IndexError) as error:
         if isinstance(error, StateError):
             raise
-        raise StateError(f"{directory} can't be understood ({type(error).__name__}: {error}). {_RESTORE}") from error
+        raise StateError(f"{directory} can't be understood ({type(error).__name__}: {error}). {RESTORE}") from error
 
 
 def state_digest(directory: Path) -> str:
     """The digest of the state in `directory` (sha256 of learner.json, hex); the other files are not read."""
     return _sha256(_read(directory, "learner.json"))
-
-
-_RESTORE = "Fetch the model version again, or restore the directory from a copy."
 
 
 def _state_files(state: LearnerState) -> dict[str, bytes]:
@@ -184,44 +185,74 @@ def _folders(state: LearnerState) -> list[tuple[str, Branch]]:
     return [(f"branches/{k:02d}-{b.task}", b) for k, b in enumerate(state.branches)]
 
 
-def _read_format_2(directory: Path, record: Mapping[str, Any]) -> LearnerState:
-    sha256, state = record["files"], _read_format_1(directory, record)
-    fitted = json.loads(_read(directory, "calibration.json", sha256))
-    tensors = _tensors(_read(directory, "calibration.safetensors", sha256))
+def _read_format_2(directory: Path, record: LearnerRecord) -> LearnerState:
+    state, path = _read_format_1(directory, record), directory / "calibration.json"
+    text = _read(directory, path.name, record.files)
+    tensors = _tensors(_read(directory, "calibration.safetensors", record.files))
+    fitted = parsed(CalibrationRecord, text, path) if parsed_object(text, path) else None
     return replace(
         state,
-        calibration_memory=_parse_exemplars(_read(directory, "calibration.csv", sha256), state.classes),
-        calibration=Calibration.parse(fitted, tensors) if fitted else None,
+        calibration_memory=_exemplars(directory, "calibration.csv", record, state.classes),
+        calibration=_calibration(directory, fitted, tensors, state) if fitted else None,
     )
 
 
-def _read_format_1(directory: Path, record: Mapping[str, Any]) -> LearnerState:
-    sha256 = record["files"]
-    classes = ClassTable(tuple(ClassEntry(e["id"], e["task"], e["index"], e["name"]) for e in record["classes"]))
-    head = _tensors(_read(directory, "head.safetensors", sha256))
-    branches = []
-    for k, entry in enumerate(record["branches"]):
-        folder = f"branches/{k:02d}-{check_task_name(entry['task'])}"
-        config = json.loads(_read(directory, f"{folder}/adapter_config.json", sha256))
-        weights = _tensors(_read(directory, f"{folder}/adapter_model.safetensors", sha256))
-        branches.append(Branch(entry["task"], config, weights, entry["seed"], entry.get("start", "")))
+def _read_format_1(directory: Path, record: LearnerRecord) -> LearnerState:
+    classes = ClassTable(tuple(ClassEntry(e.id, e.task, e.index, e.name) for e in record.classes))
+    head = _tensors(_read(directory, "head.safetensors", record.files))
     for name in ("calibration.csv", "calibration.json"):
-        _read(directory, name, sha256)
+        _read(directory, name, record.files)
     state = LearnerState(
-        backbone=BackboneIdentity.from_record(record["backbone"]),
-        branches=tuple(branches),
+        backbone=BackboneIdentity(**record.backbone.model_dump()),
+        branches=tuple(_branch(directory, k, record) for k in range(len(record.branches))),
         classes=classes,
         head_weight=head["weight"],
         head_bias=head["bias"],
-        exemplars=_parse_exemplars(_read(directory, "exemplars.csv", sha256), classes),
-        tasks=tuple(LearnedTask(t["name"], t["digest"]) for t in record["tasks"]),
-        accuracy=tuple(tuple(row) for row in record["accuracy"]),
-        revision=Revision(record["data"]["digest"], record["data"]["commit"]),
-        parameters=record["parameters"],
-        parent=record["parent"],
+        exemplars=_exemplars(directory, "exemplars.csv", record, classes),
+        tasks=tuple(LearnedTask(t.name, t.digest) for t in record.tasks),
+        accuracy=record.accuracy,
+        revision=Revision(record.data.digest, record.data.commit),
+        parameters=record.parameters,
+        parent=record.parent,
     )
     _check_fit(directory, state)
     return state
+
+
+def _branch(directory: Path, k: int, record: LearnerRecord) -> Branch:
+    entry = record.branches[k]
+    folder = f"branches/{k:02d}-{check_task_name(entry.task)}"
+    text = _read(directory, f"{folder}/adapter_config.json", record.files)
+    path = directory / folder / "adapter_config.json"
+    parsed(AdapterRecord, text, path)
+    weights = _tensors(_read(directory, f"{folder}/adapter_model.safetensors", record.files))
+    return Branch(entry.task, parsed_object(text, path), weights, entry.seed, entry.start)
+
+
+def _exemplars(directory: Path, name: str, record: LearnerRecord, classes: ClassTable) -> tuple[Exemplar, ...]:
+    exemplars = []
+    for row in parsed_rows(_read(directory, name, record.files), directory / name):
+        entry = classes.entries[row.class_id]
+        exemplars.append(Exemplar(Sample(row.path, row.md5, entry.task, entry.index), entry.id, row.rank))
+    return tuple(exemplars)
+
+
+def _calibration(
+    directory: Path, fitted: CalibrationRecord, tensors: Mapping[str, torch.Tensor], state: LearnerState
+) -> Calibration:
+    means, axes = tensors["means"], tensors["axes"]
+    fits = (
+        means.ndim == axes.ndim == 2
+        and tensors["bias"].shape == (len(state.classes),)
+        and means.shape[1] == axes.shape[1]
+        and tensors["gains"].shape == axes.shape[:1]
+        and tensors["scores"].ndim == 1
+        and len(means) > 0 < len(tensors["scores"])
+    )
+    if not fits:
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        raise StateError(f"{directory}: the calibration's tensors {shapes} don't belong together. {RESTORE}")
+    return Calibration.parse(fitted.model_dump(), tensors)
 
 
 _READERS = {1: _read_format_1, 2: _read_format_2, 3: _read_format_2}
@@ -233,6 +264,8 @@ def _check_fit(directory: Path, state: LearnerState) -> None:
     fits = (
         len(state.tasks) == episodes
         and [len(row) for row in state.accuracy] == list(range(1, episodes + 1))
+        and state.head_weight.ndim == 2
+        and state.head_bias.ndim == 1
         and state.head_weight.shape[0] == state.head_bias.shape[0] == classes
         and [e.id for e in state.classes.entries] == list(range(classes))
         and (episodes == 0 or state.head_weight.shape[1] % episodes == 0)
@@ -241,7 +274,7 @@ def _check_fit(directory: Path, state: LearnerState) -> None:
         raise StateError(
             f"{directory}: {episodes} branches, {len(state.tasks)} tasks, {classes} classes, an accuracy matrix of "
             f"{len(state.accuracy)} rows and a head of shape {tuple(state.head_weight.shape)} don't belong together. "
-            + _RESTORE
+            + RESTORE
         )
 
 
@@ -250,9 +283,9 @@ def _read(directory: Path, name: str, sha256: Mapping[str, str] | None = None) -
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise StateError(f"{path} can't be read ({error.strerror}): not a whole learner state. {_RESTORE}") from error
+        raise StateError(f"{path} can't be read ({error.strerror}): not a whole learner state. {RESTORE}") from error
     if sha256 is not None and _sha256(data) != sha256[name]:
-        raise StateError(f"{path} is damaged: its sha256 is not the one in learner.json. {_RESTORE}")
+        raise StateError(f"{path} is damaged: its sha256 is not the one in learner.json. {RESTORE}")
     return data
 
 
@@ -264,16 +297,6 @@ def _exemplar_table(exemplars: tuple[Exemplar, ...]) -> bytes:
     return text.getvalue().encode()
 
 
-def _parse_exemplars(data: bytes, classes: ClassTable) -> tuple[Exemplar, ...]:
-    rows = csv.DictReader(io.StringIO(data.decode()))
-    exemplars = []
-    for row in rows:
-        entry = classes.entries[int(row["class_id"])]
-        sample = Sample(row["path"], row["md5"], entry.task, entry.index)
-        exemplars.append(Exemplar(sample, entry.id, int(row["rank"])))
-    return tuple(exemplars)
-
-
 def _tensor_file(tensors: Mapping[str, torch.Tensor]) -> bytes:
     ready = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
     return bytes(safetensors.torch.save(ready, metadata={"format": "pt"}))
@@ -283,7 +306,7 @@ def _tensors(data: bytes) -> dict[str, torch.Tensor]:
     try:
         return dict(safetensors.torch.load(data))
     except safetensors.SafetensorError as error:
-        raise StateError(f"a safetensors file can't be read: {error}. {_RESTORE}") from error
+        raise StateError(f"a safetensors file can't be read: {error}. {RESTORE}") from error
 
 
 def _sha256(data: bytes) -> str:

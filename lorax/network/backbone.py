@@ -19,6 +19,7 @@ from lorax.errors import BackboneError
 from lorax.network.branch import Branch, LiveBranch, fresh_branch
 from lorax.network.convit import use_fast_attention
 from lorax.network.listening import hearing, make_audible
+from lorax.network.rehearsal import Rehearsal, first_line
 from lorax.network.stack import make_stackable, stacked
 from lorax.params import BackboneParams, LoraParams
 
@@ -42,12 +43,6 @@ class BackboneIdentity:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> BackboneIdentity:
-        """The identity as learner.json holds it."""
-        mean, std = tuple(record["mean"]), tuple(record["std"])
-        return cls(record["name"], record["arguments"], record["source"], record["sha256"], record["crop"], mean, std)
-
 
 @dataclass(frozen=True)
 class _Stack:
@@ -69,7 +64,7 @@ class Backbone(nn.Module):
     def __init__(self, model: Any, identity: BackboneIdentity) -> None:
         super().__init__()
         self.identity = identity
-        self.width = int(model.num_features)
+        self.width = int(model.head_hidden_size)  # of the feature; num_features may be an earlier layer's
         self.model: Any = model.requires_grad_(False).eval()
         self._branches: list[Branch] = []
         self._linears = {
@@ -116,6 +111,18 @@ class Backbone(nn.Module):
             BackboneError: they are of another rank, or of other layers.
         """
         self._replace(k, weights)
+
+    def rehearse(self, k: int) -> None:
+        """See that all of branch k can learn, before it does.
+
+        Raises:
+            BackboneError: the model refuses images of the crop, or does not hear some of the branch's layers.
+        """
+        crop, branch = self.identity.crop, self._branches[k]
+        name, heard = self.identity.name, self._normalised
+        Rehearsal(name, self.model, self._linears, heard, crop=crop, width=self.width).check(
+            branch.layers, int(branch.config["r"])
+        )
 
     def live_branch(self, k: int) -> LiveBranch:
         """Branch k in a form that learns; `keep_branch` takes over what it learned."""
@@ -259,17 +266,15 @@ def _build(
         model = timm.create_model(name, pretrained=source == "hub", num_classes=0, **arguments)
     except OSError as error:  # what the hub's client raises when it can't be reached, and its children
         raise BackboneError(_no_hub(name, error)) from error
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise BackboneError(f"timm can't build {name!r} with arguments {dict(arguments)}: {error}.") from error
-    except Exception as error:  # the hub's client has its own errors, without a common parent
-        if type(error).__module__.split(".")[0] not in ("huggingface_hub", "httpx", "requests", "urllib3"):
-            raise
-        raise BackboneError(_no_hub(name, error)) from error
+    except Exception as error:  # the hub's client has its own errors, timm's many models any
+        if type(error).__module__.split(".")[0] in ("huggingface_hub", "httpx", "requests", "urllib3"):
+            raise BackboneError(_no_hub(name, error)) from error
+        why = f"{type(error).__name__}: {first_line(error)}"
+        raise BackboneError(f"timm can't build {name!r} with arguments {dict(arguments)} ({why}).") from error
     if source != "hub":
         path = SHIPPED.with_suffix(".safetensors") if source == "shipped" else Path(source)
         _load_weights(model, path)
-    model.float()
-    use_fast_attention(model)
+    prepare(model)
     triples = [(float(v[0]), float(v[1]), float(v[2])) for v in (mean, std)]
     return Backbone(model, BackboneIdentity(name, dict(arguments), source, _weights_sha256(model), crop, *triples))
 
@@ -281,12 +286,26 @@ def _no_hub(name: str, error: Exception) -> str:
     )
 
 
+def prepare(model: Any) -> None:
+    """Make timm's model, its weights loaded, one for branches: exact fast attention, and projections that are called.
+
+    The attentions of BEiT, EVA and Swin V2 only read `qkv.weight`, so that LoRA there would do nothing. timm's own
+    switch calls `qkv` and adds the bias afterwards; what is computed is the same but for the last bits.
+    """
+    model.float()
+    use_fast_attention(model)
+    for module in model.modules():
+        if hasattr(module, "qkv_bias_separate"):
+            module.qkv_bias_separate = True
+
+
 def _load_weights(model: nn.Module, path: Path) -> None:
     try:
         weights = safetensors.torch.load_file(path)
     except (OSError, safetensors.SafetensorError) as error:
         raise BackboneError(f"backbone weights {path} can't be read as safetensors: {error}.") from error
-    weights = {n: w for n, w in weights.items() if not n.startswith("head.")}  # the classifier is not used
+    own, classifier = model.state_dict(), _classifier(model)
+    weights = {n: w for n, w in weights.items() if n in own or not n.startswith(classifier)}
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
@@ -294,6 +313,12 @@ def _load_weights(model: nn.Module, path: Path) -> None:
         raise BackboneError(
             f"backbone weights {path} don't fit the model: {first}. Check backbone.name and backbone.arguments."
         ) from error
+
+
+def _classifier(model: Any) -> tuple[str, ...]:
+    """What the names of the classifier's weights begin with, which a model without classes has not."""
+    named = model.pretrained_cfg.get("classifier") or "head"
+    return tuple(f"{name}." for name in ((named,) if isinstance(named, str) else named))
 
 
 def _weights_sha256(model: nn.Module) -> str:

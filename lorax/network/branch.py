@@ -13,7 +13,7 @@ import json
 import math
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
 from typing import Any
@@ -89,7 +89,8 @@ class LiveBranch:
         set_peft_model_state_dict(self._model, dict(branch.weights), adapter_name=_ADAPTER)
         self._model.requires_grad_(False).eval()
         named = sorted((n, p) for n, p in self._model.named_parameters() if ".lora_" in n)
-        self.parameters: list[nn.Parameter] = [p.requires_grad_(True) for _, p in named]
+        self._named = {name: parameter.requires_grad_(True) for name, parameter in named}
+        self.parameters: list[nn.Parameter] = list(self._named.values())
         for name, module in self._model.named_modules():
             if ".lora_dropout." in name:
                 module.train()
@@ -98,6 +99,11 @@ class LiveBranch:
         """Bytes (B, 3, crop, crop) -> (B, D), with gradients and LoRA dropout."""
         feature: Tensor = self._model(self._normalised(images))
         return feature
+
+    def has_gradient(self, layer: str) -> bool:
+        """Whether the last backward pass reached both factors of a layer."""
+        factors = (self._named[f"{_PREFIX}{layer}.lora_{factor}.{_ADAPTER}.weight"] for factor in "AB")
+        return all(factor.grad is not None and bool(factor.grad.any()) for factor in factors)
 
     def export(self) -> dict[str, Tensor]:
         """The tensors as they are now, by PEFT's names; copies."""
@@ -125,6 +131,26 @@ def fresh_branch(lora: LoraParams, linears: Mapping[str, nn.Linear], seed: int) 
     return Branch(_config(lora, layers), weights, linears)
 
 
+def loud_branch(
+    layers: Sequence[str], linears: Mapping[str, nn.Linear], rank: int, generator: torch.Generator
+) -> Branch:
+    """A random branch without dropout that adds to the weight of each layer a third of its own size."""
+    exactly = LoraParams(rank=rank, alpha=rank, dropout=0, targets=tuple(re.escape(layer) for layer in layers))
+    fresh = fresh_branch(exactly, linears, seed=int(torch.randint(2**31, (), generator=generator)))
+    weights = dict(fresh.weights)
+    for layer in layers:
+        a, b = _name(layer, "A"), _name(layer, "B")
+        weights[b] = torch.randn(weights[b].shape, generator=generator)
+        size = float(linears[layer].weight.norm()) or 1.0
+        weights[b] *= size / 3 / (weights[b] @ weights[a]).norm()
+    return Branch(fresh.config, weights, linears)
+
+
+def kinds_of(layers: Iterable[str]) -> list[str]:
+    """Names of layers as few regular expressions, any number in place of each number."""
+    return sorted({re.sub(r"\d+", r"\\d+", re.escape(layer)) for layer in layers})
+
+
 def match_targets(names: Sequence[str], targets: Sequence[str]) -> list[str]:
     """The names that at least one full-match regular expression of `targets` matches, sorted.
 
@@ -139,8 +165,9 @@ def match_targets(names: Sequence[str], targets: Sequence[str]) -> list[str]:
             raise BackboneError(f"LoRA target {target!r} is not a regular expression: {error}.") from error
         if not hits:
             raise BackboneError(
-                f"LoRA target {target!r} matches none of the backbone's {len(names)} linear layers, such as "
-                f"{names[:8]}. Change lora.targets in params.yaml (full-match regular expressions)."
+                f"LoRA target {target!r} matches none of the backbone's {len(names)} linear layers: "
+                f"{', '.join(kinds_of(names)) or 'none'}. Change lora.targets in params.yaml (full-match regular "
+                "expressions)."
             )
         matched.update(hits)
     return sorted(matched)

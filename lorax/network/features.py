@@ -265,10 +265,16 @@ def _rows(records: NDArray[Any], views: Views) -> NDArray[np.int64]:
 
 
 def _checks(records: NDArray[Any]) -> NDArray[np.uint64]:
-    """A checksum of each record: the sum of the words of its name and its feature; zeros alone have none that fits."""
-    words = [np.ascontiguousarray(records[field]).view(np.uint32) for field in ("view", "feature")]
-    sums: NDArray[np.uint64] = sum(w.reshape(len(records), -1).sum(axis=1, dtype=np.uint64) for w in words) + 1
-    return sums
+    """A digest of each record's name and feature."""
+    names, features = (np.ascontiguousarray(records[field]).view(np.uint8) for field in ("view", "feature"))
+    rows = zip(names.reshape(len(records), -1), features.reshape(len(records), -1), strict=True)
+    return np.array([_digest(name, feature) for name, feature in rows], np.uint64)
+
+
+def _digest(name: NDArray[np.uint8], feature: NDArray[np.uint8]) -> int:
+    digest = hashlib.blake2b(name.data, digest_size=8)
+    digest.update(feature.data)
+    return int.from_bytes(digest.digest(), "little")
 
 
 def _batches(lacking: NDArray[np.bool_], batch_size: int) -> Iterator[tuple[NDArray[np.int64], list[int]]]:

@@ -61,6 +61,9 @@ class Network(nn.Module):
 
         Returns:
             How many modules carry the new branch.
+
+        Raises:
+            BackboneError: the backbone doesn't hear the new branch, or not all of it.
         """
         device = self.device
         branch = self.backbone.add_branch(lora, branch_seed)
@@ -68,6 +71,7 @@ class Network(nn.Module):
         old, width = self.head.cpu(), self.backbone.width
         self.head = grown_head(old, width, classes, generator, branch_seed=branch_seed, brings_real=brings_real)
         self.to(device)
+        self.backbone.rehearse(self.branches - 1)
         return len(branch.layers)
 
     def autocast(self) -> torch.autocast:

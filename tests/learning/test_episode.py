@@ -12,17 +12,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 from lorax.data.images import Images
-from lorax.errors import StateError
+from lorax.errors import BackboneError, StateError
 from lorax.learning.episode import evaluate, learn_episode, train_branch, update_exemplars
 from lorax.learning.folder import EpisodeFolder, Report
 from lorax.learning.opening import base_state, open_network
 from lorax.learning.state import Revision, load_state, state_digest
+from lorax.network.backbone import import_timm
 from lorax.network.network import Network
 from lorax.params import Params
-from tests.learning.conftest import Learn, plan_of
+from tests.learning.conftest import Learn, Stream, plan_of
 
 
 def test_an_episode_adds_a_branch_its_classes_a_row_and_exemplars(learned: list[EpisodeFolder]) -> None:
@@ -244,3 +246,27 @@ def test_a_resumed_episode_finds_what_was_computed_before(
 
     monkeypatch.setattr(Network, "features", never)
     assert state_digest(learn(tmp_path, learned[1].state_dir, 2).state_dir) == state_digest(learned[2].state_dir)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"calibration": {"per_class": 3}}, r"no patch embedding and blocks of one width"),
+        ({"lora": {"targets": [r".*cpb_mlp\.2"]}}, r"can't learn in 2 of the 2 layers"),
+        ({"backbone": {"crop": 48}}, r"can't look at images of 48 x 48 pixels"),
+    ],
+)
+def test_a_backbone_that_can_not_do_what_is_asked_is_refused_before_an_image_is_read(
+    stream: Stream, params: Params, tmp_path: Path, values: dict[str, dict[str, object]], message: str
+) -> None:
+    arguments = {"img_size": 64, "window_size": 2, "depths": [2], "embed_dim": 32, "num_heads": [2]}
+    weights = tmp_path / "swin.safetensors"
+    model = import_timm().create_model("swinv2_tiny_window8_256", num_classes=0, **arguments)
+    safetensors.torch.save_file(model.state_dict(), weights)
+    backbone = {"name": "swinv2_tiny_window8_256", "weights": str(weights), "arguments": arguments, "crop": 64}
+    raw = {"backbone": backbone, "lora": {"rank": 2, "targets": [".*qkv"]}, "run": {"device": "cpu", "threads": 1}}
+    chosen = Params.model_validate({k: {**raw.get(k, {}), **values.get(k, {})} for k in raw | values})
+    state = base_state(None, chosen)
+    folder = EpisodeFolder.open(tmp_path, plan_of(state, None, stream.tasks[0], chosen))
+    with pytest.raises(BackboneError, match=message):
+        train_branch(folder, state, stream.tasks[0], lambda samples: pytest.fail("asked for images"), chosen)

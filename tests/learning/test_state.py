@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from dataclasses import replace
@@ -79,6 +80,89 @@ def test_a_branch_name_cannot_leave_the_directory(state_dir: Path) -> None:
     (state_dir / "learner.json").write_text(json.dumps(record))
     with pytest.raises(StateError, match="not usable"):
         load_state(state_dir)
+
+
+def _deep(depth: int) -> str:
+    return '{"format": 3, "parameters": ' + "[" * depth + "]" * depth + "}"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"backbone.crop": 10**6},
+        {"backbone.crop": "64"},
+        {"backbone.crop": None},
+        {"backbone.std": [0, 1, 1]},
+        {"backbone.mean": [0.5]},
+        {"backbone.arguments": []},
+        {"branches": {}},
+        {"branches": [{"task": "stripes", "seed": -1}] * 2},
+        {"branches": [{"task": 7, "seed": 0}] * 2},
+        {"classes": [None] * 4},
+        {"classes": [{"id": 10**30, "task": "a", "index": 0, "name": "a"}] * 4},
+        {"tasks": 3},
+        {"accuracy": [["x"], [0, 0]]},
+        {"accuracy": [[2.0], [0, 0]]},
+        {"data": "root"},
+        {"parameters": {"backbone": 3}},
+        {"parent": 7},
+        {"files": []},
+        {"format": [3]},
+        {"format": {"a": 1}},
+    ],
+    ids=str,
+)
+def test_a_crafted_record_is_one_clear_error(state_dir: Path, values: dict[str, object]) -> None:
+    record = json.loads((state_dir / "learner.json").read_text())
+    for place, value in values.items():
+        *inside, key = place.split(".")
+        (record[inside[0]] if inside else record)[key] = value
+    (state_dir / "learner.json").write_text(json.dumps(record))
+    with pytest.raises(StateError) as refusal:
+        load_state(state_dir)
+    assert str(refusal.value).isprintable() and len(str(refusal.value)) < 500
+
+
+@pytest.mark.parametrize("text", [_deep(100_000), '{"format": 3', "\xff", '{"format": NaN}', '{"format": 1e999}'])
+def test_a_record_that_is_no_json_is_one_clear_error(state_dir: Path, text: str) -> None:
+    (state_dir / "learner.json").write_text(text)
+    with pytest.raises(StateError):
+        load_state(state_dir)
+
+
+ADAPTER = "branches/01-bars/adapter_config.json"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (ADAPTER, '{"r": 0, "lora_alpha": 1, "target_modules": "x"}'),
+        (ADAPTER, '{"r": 2, "lora_alpha": "a", "target_modules": "x"}'),
+        (ADAPTER, '{"r": 2, "lora_alpha": 1, "target_modules": null}'),
+        (ADAPTER, "[" * 100_000),
+        ("calibration.json", '{"temperature": 0, "unit": 1, "false_alarms": 0.1, "distance_base": 1}'),
+        ("calibration.json", '{"temperature": NaN, "unit": 1, "false_alarms": 0.1, "distance_base": 1}'),
+        ("calibration.json", '{"temperature": 1}'),
+        ("calibration.json", "[]"),
+        ("calibration.csv", "md5,path,class_id,rank\n" + "a" * 200_000 + ",p,0,0\n"),
+        ("exemplars.csv", "md5,path,class_id,rank\n../../etc/passwd,p,0,0\n"),
+        ("exemplars.csv", f"md5,path,class_id,rank\n{'0' * 32},../../p,0,0\n"),
+        ("exemplars.csv", f"md5,path,class_id,rank\n{'0' * 32},p,-1,0\n"),
+        ("exemplars.csv", f"md5,path,class_id,rank\n{'0' * 32},p,99,0\n"),
+        ("exemplars.csv", f"md5,path,class_id,rank\n{'0' * 32},p,0,{'9' * 5000}\n"),
+        ("exemplars.csv", f"md5,path\n{'0' * 32},p\n"),
+        ("exemplars.csv", f"md5,path,class_id,rank\n{'0' * 32},p,0,0,more\n"),
+    ],
+    ids=lambda text: text[:60],
+)
+def test_a_crafted_file_with_the_right_checksum_is_one_clear_error(state_dir: Path, name: str, text: str) -> None:
+    record = json.loads((state_dir / "learner.json").read_text())
+    (state_dir / name).write_text(text)
+    record["files"][name] = hashlib.sha256(text.encode()).hexdigest()
+    (state_dir / "learner.json").write_text(json.dumps(record))
+    with pytest.raises(StateError) as refusal:
+        load_state(state_dir)
+    assert str(refusal.value).isprintable() and len(str(refusal.value)) < 500
 
 
 def test_a_full_disk_leaves_nothing_behind(

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import safetensors.torch
+import torch
 
 from lorax.errors import BackboneError
-from lorax.network.backbone import Backbone, open_backbone, reopen_backbone
+from lorax.network.backbone import Backbone, import_timm, open_backbone, reopen_backbone
 from lorax.params import BackboneParams
 
 
@@ -45,3 +46,28 @@ def test_weights_of_another_model_are_refused(weights_path: Path) -> None:
 def test_half_shipped_parameters_are_refused() -> None:
     with pytest.raises(BackboneError, match="both to be 'shipped'"):
         open_backbone(BackboneParams(name="convit_tiny", weights="shipped"))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("test_convnext", {}),  # its head's norm belongs to the feature
+        ("deit_tiny_distilled_patch16_224", {"img_size": 32, "depth": 1}),  # has two classifiers
+    ],
+)
+def test_a_whole_models_weight_file_is_taken_less_its_classifier(
+    tmp_path: Path, name: str, arguments: dict[str, object]
+) -> None:
+    torch.manual_seed(0)
+    whole = import_timm().create_model(name, pretrained=False, num_classes=10, **arguments).eval()
+    path, images = tmp_path / "whole.safetensors", torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    for parameter in whole.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    safetensors.torch.save_file(whole.state_dict(), path)
+    backbone = open_backbone(BackboneParams(name=name, weights=str(path), arguments=arguments, crop=32))
+    with torch.no_grad():
+        expected = whole.forward_head(whole.forward_features((images - 127.5) / 127.5), pre_logits=True)
+    assert torch.allclose(backbone.plain_feature(images), expected, atol=1e-4)
+    safetensors.torch.save_file(whole.state_dict() | {"head_of_another.weight": torch.zeros(1)}, path)
+    with pytest.raises(BackboneError, match="don't fit the model"):
+        open_backbone(BackboneParams(name=name, weights=str(path), arguments=arguments, crop=32))

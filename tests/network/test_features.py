@@ -145,10 +145,12 @@ def test_a_damaged_or_half_written_feature_is_computed_again(
     changed = bytearray(whole)
     changed[3 * size - 2] ^= 1  # in the last number of the third record
     changed[5 * size + 24 : 6 * size] = bytes(size - 24)  # the sixth lost all but its name
+    words = changed[8 * size - 8 : 8 * size]
+    changed[8 * size - 8 : 8 * size] = words[4:] + words[:4]  # the eighth's last two numbers changed places
     path.write_bytes(changed[:-5])
     shown.asked.clear()
     store.keep(network, range(1), shown.views, shown.read, BATCH)
-    assert shown.asked == [2, 5, 10]
+    assert shown.asked == [2, 5, 7, 10]
     assert torch.equal(_kept(store, network, range(1), shown.views), before)
     shown.asked.clear()
     store.keep(network, range(1), shown.views, shown.read, BATCH)

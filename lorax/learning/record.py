@@ -1,0 +1,169 @@
+"""What a learner state's text files may hold, with bounds: they may come from strangers.
+
+A value beyond a bound is damage or malice; the bounds lie far above what any stream of tasks needs.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError, field_validator
+
+from lorax.errors import StateError
+from lorax.params import MAX_CROP, MAX_RANK
+
+RESTORE = "Fetch the model version again, or restore the directory from a copy."
+
+_LONGEST = 64 * 2**20
+"""Bytes of a text file; a memory of 100,000 images needs 10 MB."""
+
+_Count = Annotated[int, Field(ge=0, le=10**9)]
+_Text = Annotated[str, Field(max_length=4096)]
+_Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+
+class BackboneRecord(_Part):
+    name: _Text
+    arguments: dict[str, JsonValue]
+    source: _Text
+    sha256: _Text
+    crop: int = Field(ge=1, le=MAX_CROP)
+    mean: tuple[float, float, float]
+    std: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+
+
+class BranchRecord(_Part):
+    task: _Text
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    start: _Text | None = ""
+
+
+class ClassRecord(_Part):
+    id: _Count
+    task: _Text
+    index: _Count
+    name: _Text
+
+
+class TaskRecord(_Part):
+    name: _Text
+    digest: _Text
+
+
+class RevisionRecord(_Part):
+    digest: _Text
+    commit: _Text | None
+
+
+class LearnerRecord(_Part):
+    """learner.json; what newer formats add is left alone."""
+
+    backbone: BackboneRecord
+    branches: tuple[BranchRecord, ...]
+    classes: tuple[ClassRecord, ...]
+    tasks: tuple[TaskRecord, ...]
+    accuracy: tuple[tuple[_Share, ...], ...]
+    data: RevisionRecord
+    parameters: dict[str, dict[str, JsonValue]]
+    parent: _Text | None
+    files: dict[str, _Text]
+
+
+class CalibrationRecord(_Part):
+    """calibration.json, where something was fitted."""
+
+    temperature: float = Field(gt=0)
+    unit: float = Field(gt=0)
+    false_alarms: float = Field(gt=0, lt=1)
+    distance_base: float = Field(ge=0)
+
+
+class AdapterRecord(BaseModel):
+    """What of PEFT's adapter_config.json is read here."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    r: int = Field(ge=1, le=MAX_RANK)
+    lora_alpha: float = Field(gt=0)
+    target_modules: str = Field(max_length=10**6)
+
+
+class ExemplarRow(_Part):
+    """A line of exemplars.csv or calibration.csv; the md5 becomes part of a path."""
+
+    md5: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    path: _Text
+    class_id: _Count
+    rank: _Count
+
+    @field_validator("path")
+    @classmethod
+    def _is_inside(cls, path: str) -> str:
+        place = PurePosixPath(path)
+        if place.is_absolute() or ".." in place.parts or "\0" in path:
+            raise ValueError("leads out of data/")
+        return path
+
+
+_Record = TypeVar("_Record", bound=BaseModel)
+
+_OBJECT = TypeAdapter(dict[str, JsonValue])
+_ROWS = TypeAdapter(tuple[ExemplarRow, ...])
+
+
+def parsed_object(text: bytes, where: Path) -> dict[str, Any]:
+    """JSON text as an object of whatever values.
+
+    Raises:
+        StateError: it is no such text, too long, or nested too deep.
+    """
+    with _refusing(where):
+        return dict(_OBJECT.validate_json(_bounded(text)))
+
+
+def parsed(model: type[_Record], text: bytes, where: Path) -> _Record:
+    """JSON text as a record.
+
+    Raises:
+        StateError: as `parsed_object`, or a value is missing, of another type or beyond its bound.
+    """
+    with _refusing(where):
+        return model.model_validate_json(_bounded(text))
+
+
+def parsed_rows(text: bytes, where: Path) -> tuple[ExemplarRow, ...]:
+    """A table of references to images.
+
+    Raises:
+        StateError: a column is missing, or a value is of another type or beyond its bound.
+    """
+    with _refusing(where):
+        return _ROWS.validate_python(list(csv.DictReader(io.StringIO(_bounded(text).decode()))))
+
+
+def _bounded(text: bytes) -> bytes:
+    if len(text) > _LONGEST:
+        raise ValueError(f"{len(text)} bytes long, more than {_LONGEST}")
+    return text
+
+
+@contextmanager
+def _refusing(where: Path) -> Iterator[None]:
+    try:
+        yield
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False)
+        first = f"{'.'.join(map(str, found[0]['loc'])) or 'its text'}: {found[0]['msg']}"
+        more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+        raise StateError(f"{where} is damaged ({first}{more}). {RESTORE}") from error
+    except (ValueError, csv.Error) as error:
+        raise StateError(f"{where} is damaged ({error}). {RESTORE}") from error
