@@ -28,7 +28,7 @@ _Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
 
 
 class BackboneRecord(_Part):
@@ -99,6 +99,8 @@ class AdapterRecord(BaseModel):
 
 class ExemplarRow(_Part):
     """A line of exemplars.csv or calibration.csv; the md5 becomes part of a path."""
+
+    model_config = ConfigDict(strict=False, extra="forbid")
 
     md5: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
     path: _Text

@@ -318,7 +318,7 @@ def _load_weights(model: nn.Module, path: Path) -> None:
 def _classifier(model: Any) -> tuple[str, ...]:
     """What the names of the classifier's weights begin with, which a model without classes has not."""
     named = model.pretrained_cfg.get("classifier") or "head"
-    return tuple(f"{name}." for name in ((named,) if isinstance(named, str) else named))
+    return tuple(f"{name.split('.')[0]}." for name in ((named,) if isinstance(named, str) else named))
 
 
 def _weights_sha256(model: nn.Module) -> str:

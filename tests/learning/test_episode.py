@@ -262,6 +262,8 @@ def test_a_backbone_that_can_not_do_what_is_asked_is_refused_before_an_image_is_
     arguments = {"img_size": 64, "window_size": 2, "depths": [2], "embed_dim": 32, "num_heads": [2]}
     weights = tmp_path / "swin.safetensors"
     model = import_timm().create_model("swinv2_tiny_window8_256", num_classes=0, **arguments)
+    for parameter in model.parameters():  # its norms begin at zero
+        parameter.data += 0.1 * torch.randn_like(parameter)
     safetensors.torch.save_file(model.state_dict(), weights)
     backbone = {"name": "swinv2_tiny_window8_256", "weights": str(weights), "arguments": arguments, "crop": 64}
     raw = {"backbone": backbone, "lora": {"rank": 2, "targets": [".*qkv"]}, "run": {"device": "cpu", "threads": 1}}
