@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from flows.tables import print_table
 from lorax.atlas.entry import DERIVED, counted
 from lorax.errors import printable
 
@@ -33,7 +34,7 @@ def print_added(record: Record, out: Console) -> None:
                 *_texts(entry["name"], entry["label"], near["name"], near["label"]),
                 _number(near["similarity"]), *([_share(entry["residual"])] if placed else []),
             )  # fmt: skip
-        out.print(table)
+        print_table(table, out)
         _more(len(added), out)
         out.print(f"compared by {record['compared by']}", markup=False)
     for reason in record["refused"]:
@@ -53,7 +54,7 @@ def print_found(record: Record, out: Console) -> None:
     for rank, near in enumerate(record["neighbours"], 1):
         cells = (near[column] for column in ("name", "label", *kinds))
         table.add_row(str(rank), *_texts(*cells), _number(near["similarity"]))
-    out.print(table)
+    print_table(table, out)
     out.print(f"compared by {record['compared by']}", markup=False)
     if record["note"]:
         out.print(record["note"], markup=False)
@@ -75,7 +76,7 @@ def print_clusters(record: Record, out: Console) -> None:
     for number, cluster in enumerate(record["clusters"], 1):
         labels = ", ".join(f"{_short(label)} {count}" for label, count in cluster["labels"].items())
         table.add_row(str(number), str(len(cluster["members"])), escape(labels), escape(_some(cluster["members"])))
-    out.print(table)
+    print_table(table, out)
     out.print(f"compared by {record['compared by']}", markup=False)
     if record["best"]:
         best = ", ".join(f"{of['clusters']} ({of['silhouette']:.3f})" for of in record["best"])
@@ -109,7 +110,7 @@ def print_compared(record: Record, out: Console) -> None:
         table.add_row(*_texts(like["name"]), _number(like["cosine"]), *norms, *ranks)
     table.add_section()
     table.add_row("all", _number(record["cosine"]), *(f"{norm:.4g}" for norm in record["norms"]), "", "")
-    out.print(table)
+    print_table(table, out)
     for which, layers in (("first", record["only first"]), ("second", record["only second"])):
         if layers:
             out.print(f"{counted(len(layers), 'layer')} that only the {which} has: {_some(layers)}", markup=False)
@@ -140,7 +141,7 @@ def print_entries(rows: Sequence[Record], out: Console) -> None:
     table = _table(*_COLUMNS)
     for row in rows:
         table.add_row(*_texts(*(row[column] for column in _COLUMNS)))
-    out.print(table)
+    print_table(table, out)
 
 
 def _table(*columns: str) -> Table:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from flows.tables import print_table
 from lorax.atlas.attribution import Match, Weights, rank
 from lorax.data import versions
 from lorax.data.images import decode_bytes, read
@@ -178,6 +179,6 @@ def print_attribution(record: Mapping[str, Any], out: Console) -> None:
         table.add_column(name, justify="right" if name == "similarity" else "left")
     for match in record["generators"]:
         table.add_row(Text(match["label"]), f"{match['similarity']:.2f}")
-    out.print(table)
+    print_table(table, out)
     said = ", ".join(f"{verdict} {count}" for verdict, count in record["classifier"].items())
     out.print(f"the classifier says: {said}", markup=False)

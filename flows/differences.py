@@ -10,7 +10,7 @@ from rich.table import Table
 
 from flows import reconcile, running
 from flows.records import nearest_line, nearest_record
-from flows.tables import HEADLINES, TRUST
+from flows.tables import HEADLINES, TRUST, print_table
 from lorax.learning.state import LearnerState, load_state
 from lorax.params import Params
 from lorax.registry import ModelVersion
@@ -59,7 +59,7 @@ def print_differences(found: Mapping[str, Any], out: Console) -> None:
     for key, title in (HEADLINES | TRUST).items():
         if any(value is not None for value in found["metrics"][key]):
             table.add_row(title, *_percent(found["metrics"][key]), "")
-    out.print(table)
+    print_table(table, out)
     for name, calibrated in zip(names, found["calibrated"], strict=True):
         if not calibrated:
             out.print(f"{name} is uncalibrated")

@@ -1,7 +1,8 @@
-"""`lorax history`: the tree of model versions, and below it what happened to the champion and to tasks, in order."""
+"""`lorax history`: model versions by lines of descent, then what happened to the champion and to tasks, in order."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from flows.records import brief, entry_record, hold_line, hold_record, nearest_line, version_record
+from flows.tables import print_table
 from lorax.errors import RegistryError
 from lorax.registry import CHAMPION, Look
 
@@ -53,10 +55,10 @@ def print_history(history: Mapping[str, Any], out: Console, *, gate: bool) -> No
         return
     for sentence in history["broken"]:
         out.print(f"broken: {sentence}", style="red", markup=False)
-    for tree in _trees(history["versions"], _last_moves(history["journal"]), gate):
-        out.print(tree, soft_wrap=False)  # else what is wider than the console would be cut off
+    for line in _lines(history["versions"], _last_moves(history["journal"]), gate):
+        out.print(line, soft_wrap=False)  # else what is wider than the console would be cut off
     out.print("\nchampion and tasks over time:")
-    out.print(_journal(history["journal"]))
+    print_table(_journal(history["journal"]), out)
     for hold in history["held"]:
         out.print(f"held: {hold_line(hold)}", markup=False)
 
@@ -70,25 +72,58 @@ def _last_moves(entries: Sequence[Mapping[str, Any]]) -> dict[int, str]:
     }
 
 
-def _trees(versions: Sequence[Mapping[str, Any]], moves: Mapping[int, str], gate: bool) -> list[Tree]:
-    """One tree for each version that grew from nothing, or from one that is gone."""
-    digests = {version["state_digest"] for version in versions}
-    roots: list[Tree] = []
-    places: dict[str, Tree] = {}
+def _lines(versions: Sequence[Mapping[str, Any]], moves: Mapping[int, str], gate: bool) -> list[Tree]:
+    """The versions, a line of descent one below the other; what grew beside it hangs where it left it."""
+    numbers = {version["state_digest"]: version["version"] for version in versions}
+    heirs = _heirs(versions)
+    places, lines = dict[str, Tree](), dict[str, list[Tree]]()
+    begun = list[tuple[str | None, list[Tree]]]()  # where each line left another
     for version in versions:  # a parent is registered before its children
-        became = moves.get(version["version"], "") if version["promoted_at"] else ""
-        label = _label(version, became or _outcome(version))
-        if version["parent_digest"] not in digests | {None}:
-            label.append("  (parent deleted)", style="dim")
-        parent = places.get(version["parent_digest"])
-        place = parent.add(label) if parent else Tree(label)
-        if parent is None:
-            roots.append(place)
-        places[version["state_digest"]] = place
-        for verdict in version["verdicts"]:
-            if gate or (not verdict["passed"] and version["outcome"] != "promoted"):
-                place.add(Text(verdict["reason"], style="dim" if verdict["passed"] else "red"))
-    return roots
+        digest, parent = version["state_digest"], version["parent_digest"]
+        goes_on = parent in numbers and heirs[parent] == digest
+        if goes_on:
+            whence, lines[digest] = "", lines[parent]
+        else:
+            whence, lines[digest] = _whence(parent, numbers), []
+            begun.append((parent if parent in numbers else None, lines[digest]))
+        places[digest] = _place(version, moves, gate, whence)
+        lines[digest].append(places[digest])
+    shown = list[Tree]()
+    for parent, line in begun:
+        (places[parent].children if parent else shown).extend(line)
+    return shown
+
+
+def _whence(parent: str | None, numbers: Mapping[str, int]) -> str:
+    """Where a line begins."""
+    if parent is None:
+        return ""
+    return f"  (from version {numbers[parent]})" if parent in numbers else "  (parent deleted)"
+
+
+def _heirs(versions: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Of each parent, by digest, the child that goes on its line: towards the champion, else with the most below it."""
+    heirs, ranks = dict[str, str](), dict[str, tuple[bool, int]]()
+    below = defaultdict[str, list[tuple[bool, int]]](list)
+    for version in reversed(versions):
+        digest, parent = version["state_digest"], version["parent_digest"]
+        leads = CHAMPION in version["aliases"] or any(leads for leads, _ in below[digest])
+        ranks[digest] = (leads, 1 + sum(count for _, count in below[digest]))
+        if parent is not None:
+            below[parent].append(ranks[digest])
+            if parent not in heirs or ranks[digest] >= ranks[heirs[parent]]:
+                heirs[parent] = digest
+    return heirs
+
+
+def _place(version: Mapping[str, Any], moves: Mapping[int, str], gate: bool, whence: str) -> Tree:
+    """A version with the gate's verdicts below it."""
+    became = moves.get(version["version"], "") if version["promoted_at"] else ""
+    place = Tree(_label(version, became or _outcome(version)).append(whence, style="dim"))
+    for verdict in version["verdicts"]:
+        if gate or (not verdict["passed"] and version["outcome"] != "promoted"):
+            place.add(Text(verdict["reason"], style="dim" if verdict["passed"] else "red"))
+    return place
 
 
 def _label(version: Mapping[str, Any], outcome: str) -> Text:

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows import events, terminal
+from flows.tables import print_table
 from lorax.data import landing
 from lorax.data.admission import Terms, check_landing
 from lorax.data.contract import Finding, Report
@@ -156,7 +157,7 @@ def print_report(report: Report | None, out: Console | None) -> None:
     for finding in (*report.refused, *report.warned):
         severity = Text(finding.severity, style=_COLOURS[finding.severity])
         table.add_row(severity, finding.kind, Text(finding.message), Text(_examples(finding)))
-    out.print(table, soft_wrap=False)
+    print_table(table, out)
 
 
 def _examples(finding: Finding) -> str:

@@ -47,7 +47,7 @@ def print_outcomes(record: Mapping[str, Any], out: Console) -> None:
     if champion is None:
         out.print("no champion yet: land a task first." if not record["held"] else "no champion yet.")
     else:
-        out.print(tables.accuracy_matrix(champion["tasks"], record["accuracy"]))
+        tables.print_table(tables.accuracy_matrix(champion["tasks"], record["accuracy"]), out)
         tables.print_metrics(champion["metrics"], out)
     for found in record["outcomes"]:
         if found["outcome"] != "promoted":

@@ -12,7 +12,7 @@ from rich.text import Text
 from flows import outlook, reconcile
 from flows.outcomes import approval
 from flows.records import hold_line, hold_record, version_record
-from flows.tables import HEADLINES, TRUST, way_in
+from flows.tables import HEADLINES, TRUST, print_table, way_in
 from lorax import services
 from lorax.data import memory
 from lorax.data import versions as data_versions
@@ -76,7 +76,7 @@ def print_status(found: Mapping[str, Any], out: Console) -> None:
     table = Table.grid(padding=(0, 3))
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    out.print(table)
+    print_table(table, out)
 
 
 def _service(found: Service) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from flows import reconcile
@@ -26,6 +27,18 @@ TRUST = {
     "robustness": "robustness",
 }
 """The metrics that sum up how far verdicts can be trusted; versions that were not assessed have none."""
+
+_UNBOUNDED = 1_000_000
+"""Columns; more than any table needs."""
+
+
+def print_table(table: Table, out: Console) -> None:
+    """Print it at the console's width, or wider where a name or a number would be cut off."""
+    unbounded = out.options.update(width=_UNBOUNDED)
+    needed = Measurement.get(out, unbounded, table).minimum
+    if needed > out.width:
+        table.width = needed  # the terminal breaks the lines
+    out.print(table, soft_wrap=False, crop=False)
 
 
 def accuracy_matrix(tasks: Sequence[str], rows: Sequence[Sequence[float]]) -> Table:
@@ -49,7 +62,7 @@ def print_champion(registry: Look, out: Console) -> None:
         out.print("no champion yet: land a task first.")
         return
     tasks = [task.name for task in champion.tasks]
-    out.print(accuracy_matrix(tasks, reconcile.accuracy_rows(champion, registry.versions())))
+    print_table(accuracy_matrix(tasks, reconcile.accuracy_rows(champion, registry.versions())), out)
     print_metrics(champion.metrics, out)
 
 
@@ -60,7 +73,7 @@ def print_metrics(metrics: Mapping[str, float], out: Console) -> None:
     table.add_column(justify="right")
     for key, title in HEADLINES.items():
         table.add_row(title, f"{100 * metrics[key]:.1f} %")
-    out.print(table)
+    print_table(table, out)
 
 
 def way_in(auth_path: Path | str | None) -> str:

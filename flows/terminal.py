@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -87,7 +88,9 @@ def step(name: str, *, counts: bool = False) -> Iterator[Shown]:
     ) as progress:
         shown = Shown(progress, progress.add_task(name, total=None, detail=""))
         yield shown
-    console.print(f"    {name:<18} {shown.outcome} [dim]({time.monotonic() - began:.1f} s)[/dim]", highlight=False)
+    console.print(
+        f"    {name:<18} {escape(shown.outcome)} [dim]({time.monotonic() - began:.1f} s)[/dim]", highlight=False
+    )
 
 
 @contextmanager

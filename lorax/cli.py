@@ -159,7 +159,7 @@ def scenario(
     if as_json:
         print_json(result)
     else:
-        out.print(tables.accuracy_matrix(result["tasks"], result["rows"]))
+        tables.print_table(tables.accuracy_matrix(result["tasks"], result["rows"]), out)
         tables.print_metrics(result["metrics"], out)
 
 

@@ -34,9 +34,9 @@ class Screen(Console):
             yield part if part.control else Segment("\n".join(map(printable, part.text.split("\n"))), part.style)
 
 
-_WIDTH = None if sys.stdout.isatty() else 160  # a file or a pipe has no width of its own
-out = Screen(highlight=False, soft_wrap=True, width=_WIDTH)
-err = Screen(stderr=True, highlight=False, soft_wrap=True)
+_WIDTH = None if sys.stdout.isatty() else 100_000  # a file or a pipe has no width: a line is a line there
+out = Screen(highlight=False, emoji=False, soft_wrap=True, width=_WIDTH)
+err = Screen(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Preset = Annotated[str | None, typer.Option(help="Lay this preset of params.yaml over its values.")]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
 
-from flows import outcomes, records, status
+from flows import differences, history, outcomes, records, status
+from lorax import console
 
 HOLD = {
     "task": "tiles",
@@ -64,3 +66,76 @@ def test_a_branch_that_started_from_another_s_weights_is_told_by_its_start_and_n
     assert records.nearest_line({"start": None, "nearest": near}) == "nearest tiles 0.91"
     assert records.nearest_line({"start": "tiles", "nearest": None}) == "started from tiles"
     assert records.nearest_line({"start": None, "nearest": None}) == ""
+
+
+def version(number: int, parent: int | None, *aliases: str, **more: Any) -> dict[str, Any]:
+    return {
+        "version": number, "task": f"task{number}", "aliases": aliases, "calibrated": True, "nearest": None,
+        "start": None, "metrics": {"average_accuracy": 0.97, "forgetting": 0.01}, "outcome": "promoted", "reason": "",
+        "verdicts": [], "promoted_at": None, "state_digest": f"digest{number}",
+        "parent_digest": parent and f"digest{parent}", **more,
+    }  # fmt: skip
+
+
+def history_at(width: int, *versions: dict[str, Any]) -> list[str]:
+    text = io.StringIO()
+    found = {"versions": versions, "journal": [], "held": [], "broken": []}
+    history.print_history(found, Console(file=text, width=width), gate=False)
+    return text.getvalue().splitlines()
+
+
+def test_a_line_of_descent_is_a_list_however_long_it_is() -> None:
+    line = [version(n, n - 1 or None, *(["champion"] if n == 200 else [])) for n in range(1, 201)]
+    shown = history_at(80, *line)
+    assert [row.split()[1:3] for row in shown if row.startswith("version ")] == [
+        [f"{n}", f"+task{n}"] for n in range(1, 201)
+    ]
+    assert next(row for row in shown if "[champion]" in row).startswith("version 200 +task200  [champion]")
+
+
+def test_what_grew_beside_the_champion_s_line_hangs_below_where_it_left_it() -> None:
+    refused = version(3, 2, outcome="refused", verdicts=[{"passed": False, "reason": "task1: accuracy 50.0 %"}])
+    shown = history_at(
+        120,
+        version(1, None),
+        version(2, 1),
+        refused,
+        version(4, 2),
+        version(5, 3),
+        version(6, 4, "champion"),
+        version(7, 2),
+    )
+    begin = "  average 97.0 %, forgetting 1.0 %"
+    assert [row.replace(begin, "") for row in shown[:8]] == [
+        "version 1 +task1  promoted",
+        "version 2 +task2  promoted",
+        "├── version 3 +task3  refused  (from version 2)",
+        "│   └── task1: accuracy 50.0 %",
+        "├── version 5 +task5  promoted",
+        "└── version 7 +task7  promoted  (from version 2)",
+        "version 4 +task4  promoted",
+        "version 6 +task6  [champion]  promoted",
+    ]
+
+
+def test_a_table_cuts_no_name_however_narrow_the_terminal() -> None:
+    names = [f"a_generator_with_a_long_name_{n}" for n in range(2)]
+    record = {
+        "versions": [1, 2], "calibrated": [True, True], "newest": [version(1, None), version(2, 1)], "classes": {},
+        "parameters": {}, "metrics": {key: [None, None] for key in (*differences.HEADLINES, *differences.TRUST)},
+        "tasks": {n: {"accuracy": [0.5, 1.0], "digests": ["d" * 32] * 2, "data": "same"} for n in names},
+        "data": [{"digest": None, "commit": None}] * 2,
+    }  # fmt: skip
+    text = io.StringIO()
+    differences.print_differences(record, Console(file=text, width=30))
+    assert all(name in text.getvalue() for name in names)
+    assert "…" not in text.getvalue()
+
+
+def test_nothing_said_is_turned_into_pictures() -> None:
+    console.out.file, before = io.StringIO(), console.out.file
+    try:
+        console.print_json({"reason": "a :bug: was found [red]here[/red]"})
+        assert json.loads(console.out.file.getvalue()) == {"reason": "a :bug: was found [red]here[/red]"}
+    finally:
+        console.out.file = before
