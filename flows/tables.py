@@ -33,11 +33,11 @@ _UNBOUNDED = 1_000_000
 
 
 def print_table(table: Table, out: Console) -> None:
-    """Print it at the console's width, or wider where a name or a number would be cut off."""
+    """Print it at the console's width, or wider where a word or a number would be cut off: a terminal breaks the line."""
     unbounded = out.options.update(width=_UNBOUNDED)
-    needed = Measurement.get(out, unbounded, table).minimum
-    if needed > out.width:
-        table.width = needed  # the terminal breaks the lines
+    for column in table.columns:
+        words = (Measurement.get(out, unbounded, text).minimum for text in (column.header, *column.cells))
+        column.min_width = max(words)
     out.print(table, soft_wrap=False, crop=False)
 
 
