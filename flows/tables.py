@@ -33,7 +33,7 @@ _UNBOUNDED = 1_000_000
 
 
 def print_table(table: Table, out: Console) -> None:
-    """Print it at the console's width, or wider where a word or a number would be cut off: a terminal breaks the line."""
+    """Print it at the console's width, or wider where a word or a number would be cut off."""
     unbounded = out.options.update(width=_UNBOUNDED)
     for column in table.columns:
         words = (Measurement.get(out, unbounded, text).minimum for text in (column.header, *column.cells))
