@@ -102,16 +102,20 @@ def _whence(parent: str | None, numbers: Mapping[str, int]) -> str:
 
 
 def _heirs(versions: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Of each parent, by digest, the child that goes on its line: towards the champion, else with the most below it."""
-    heirs, ranks = dict[str, str](), dict[str, tuple[bool, int]]()
-    below = defaultdict[str, list[tuple[bool, int]]](list)
+    """Of each parent, by digest, the child that goes on its line.
+
+    It leads to the champion, else it was champion itself, else it has the most below it, else it is the newest.
+    """
+    heirs, ranks = dict[str, str](), dict[str, tuple[bool, bool, int]]()
+    below = defaultdict[str, list[str]](list)
     for version in reversed(versions):
         digest, parent = version["state_digest"], version["parent_digest"]
-        leads = CHAMPION in version["aliases"] or any(leads for leads, _ in below[digest])
-        ranks[digest] = (leads, 1 + sum(count for _, count in below[digest]))
+        leads = CHAMPION in version["aliases"] or any(ranks[child][0] for child in below[digest])
+        count = 1 + sum(ranks[child][2] for child in below[digest])
+        ranks[digest] = (leads, version["promoted_at"] is not None, count)
         if parent is not None:
-            below[parent].append(ranks[digest])
-            if parent not in heirs or ranks[digest] >= ranks[heirs[parent]]:
+            below[parent].append(digest)
+            if parent not in heirs or ranks[digest] > ranks[heirs[parent]]:
                 heirs[parent] = digest
     return heirs
 
