@@ -133,9 +133,7 @@ def test_a_table_cuts_no_name_however_narrow_the_terminal() -> None:
 
 
 def test_nothing_said_is_turned_into_pictures() -> None:
-    console.out.file, before = io.StringIO(), console.out.file
-    try:
-        console.print_json({"reason": "a :bug: was found [red]here[/red]"})
-        assert json.loads(console.out.file.getvalue()) == {"reason": "a :bug: was found [red]here[/red]"}
-    finally:
-        console.out.file = before
+    reason = {"reason": "a :bug: was found [red]here[/red]"}
+    with console.out.capture() as said:
+        console.print_json(reason)
+    assert json.loads(said.get()) == reason
