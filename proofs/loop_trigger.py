@@ -17,6 +17,7 @@ import bench
 import postgres
 
 from flows.prefect_api import PrefectApi
+from lorax import servers
 from lorax.data import versions
 from lorax.params import load_params
 from lorax.workspace import Workspace
@@ -63,6 +64,7 @@ def prove_clone() -> bool:
     params = load_params(first / "params.yaml").services
     theirs = {  # as from another machine; by 127.0.0.1 the clone would take them for its own, which has the same ports
         "PREFECT_API_URL": f"http://localhost:{params.prefect_port}/api",
+        servers.AUTH_VARIABLE: servers.auth_string(servers.prefect_home(Workspace(first))),
         "MLFLOW_TRACKING_URI": f"http://localhost:{params.mlflow_port}",
         "PREFECT_HOME": str(second / "work" / "prefect"),
         "DVC_SITE_CACHE_DIR": str(second / "work" / "dvc"),
