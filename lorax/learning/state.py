@@ -138,10 +138,12 @@ def load_state(directory: Path) -> LearnerState:
     """
     path, text = directory / "learner.json", _read(directory, "learner.json")
     found = parsed_object(text, path).get("format")
-    reader = _READERS.get(found) if isinstance(found, int) else None
+    if type(found) is not int:
+        raise StateError(f"{path} is damaged: it names no format. {RESTORE}")
+    reader = _READERS.get(found)
     if reader is None:
         raise StateError(
-            f"{path} has format {str(found)[:20]}; this version of lorax reads {sorted(_READERS)}. Update lorax to "
+            f"{path} has format {found}; this version of lorax reads {sorted(_READERS)}. Update lorax to "
             "read it."
         )
     try:

@@ -67,7 +67,7 @@ def test_an_uncalibrated_version_s_diagram_is_of_the_probabilities_as_they_are()
 
 def test_the_robustness_map_has_a_row_for_each_task_and_a_column_for_each_perturbation() -> None:
     (axes, _) = robustness_map(assessed(1, "beta").card).axes
-    assert [t.get_text() for t in axes.get_yticklabels()] == ["beta", "all"]
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["beta", "all tasks"]
     assert [t.get_text() for t in axes.get_xticklabels()] == ["clean", "jpeg-95", "jpeg-75", "blur-100"]
     shown = {t.get_position(): t.get_text() for t in axes.texts}
     assert (shown[2, 0], shown[2, 1]) == ("56", "57")
