@@ -143,8 +143,7 @@ def load_state(directory: Path) -> LearnerState:
     reader = _READERS.get(found)
     if reader is None:
         raise StateError(
-            f"{path} has format {found}; this version of lorax reads {sorted(_READERS)}. Update lorax to "
-            "read it."
+            f"{path} has format {found}; this version of lorax reads {sorted(_READERS)}. Update lorax to read it."
         )
     try:
         return reader(directory, parsed(LearnerRecord, text, path))
