@@ -6,8 +6,8 @@ import errno
 import fcntl
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,9 +32,9 @@ def whole_directory(final: Path) -> Iterator[Path]:
     with storage_errors(final):
         with _place_errors(final):
             final.parent.mkdir(parents=True, exist_ok=True)
-            draft = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
+            draft = _draft_of(final)
+            draft.mkdir()
         try:
-            draft.chmod(0o777 & ~_umask())
             with held(draft):
                 yield draft
                 for path in sorted(draft.rglob("*")):
@@ -59,26 +59,22 @@ def write_whole(path: Path, data: bytes | memoryview | str, *, is_private: bool 
     """
     with storage_errors(path), _place_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        draft = Path(name)
+        draft = _draft_of(path)
+        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if is_private else 0o666)
         try:
             with os.fdopen(handle, "wb") as file, held(draft):
                 file.write(data.encode() if isinstance(data, str) else data)
                 file.flush()
                 os.fsync(file.fileno())
-            if not is_private:
-                draft.chmod(0o666 & ~_umask())
             draft.replace(path)
             _sync(path.parent)
         finally:
             draft.unlink(missing_ok=True)
 
 
-def _umask() -> int:
-    """What files are made without; temporary files are made private, which is not what was asked for."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+def _draft_of(final: Path) -> Path:
+    """Where it is written first, beside it; not by tempfile, whose files are private whatever the umask says."""
+    return final.with_name(f".{final.name}-{secrets.token_hex(4)}")
 
 
 def _sync(path: Path) -> None:

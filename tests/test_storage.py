@@ -34,3 +34,18 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_what_a_block_cannot_find_is_none_of_the_directorys_errors(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), whole_directory(tmp_path / "new"):
         (tmp_path / "nowhere").read_text()
+
+
+def test_modes_are_those_of_the_umask_which_other_threads_keep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = os.umask(0o027)
+    try:
+        with monkeypatch.context() as patch:
+            patch.delattr(os, "umask")
+            write_whole(tmp_path / "file", "text")
+            write_whole(tmp_path / "secret", "text", is_private=True)
+            with whole_directory(tmp_path / "folder"):
+                pass
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes == {"file": 0o640, "secret": 0o600, "folder": 0o750}
