@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from flows import deployment, reconcile, runs
 from flows.prefect_api import PrefectApi, Row
 from lorax import services
-from lorax.data import repository
+from lorax.data import repository, upstream
 from lorax.data.versions import LandedTask
 from lorax.errors import DataVersionError, LoraxError
 from lorax.params import load_params
@@ -102,10 +102,10 @@ class Announcer:
         if time.monotonic() >= self._fetched + FETCH_S and repository.has_upstream(self.workspace.root):
             self._fetched = time.monotonic()
             try:
-                repository.fetch_commits(self.workspace.root)
+                upstream.fetch(self.workspace)
             except DataVersionError as error:  # far away; what waits here is learned all the same
                 print(f"the upstream can't be looked at: {error}", flush=True)
-            self._upstream = repository.upstream_commit(self.workspace.root, "data.dvc") or ""
+            self._upstream = upstream.newest_landing(self.workspace.root) or ""
         elif self._upstream and repository.holds_commit(self.workspace.root, self._upstream):
             self._upstream = ""
         return self._upstream

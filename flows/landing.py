@@ -46,10 +46,10 @@ def land_one(
                 workspace, source, task, terms=terms, commit=commit, on_report=reports.append, progress=progress
             )
     except ContractError:
-        print_report(reports[0], out)
-        events.publish(workspace, reports[0])
-        return _record(reports[0], landed=False)
-    report = reports[0] if reports else None
+        print_report(reports[-1], out)
+        events.publish(workspace, reports[-1])
+        return _record(reports[-1], landed=False)
+    report = reports[-1] if reports else None
     print_report(report, out)
     if out:
         known = "" if report else ": it had landed already; what was missing from data/ is back"

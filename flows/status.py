@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -14,7 +14,7 @@ from flows.outcomes import approval
 from flows.records import hold_line, hold_record, version_record
 from flows.tables import HEADLINES, TRUST, print_table, way_in
 from lorax import services
-from lorax.data import memory
+from lorax.data import memory, upstream
 from lorax.data import versions as data_versions
 from lorax.data.versions import LandedTask
 from lorax.errors import LoraxError
@@ -28,8 +28,9 @@ def record(workspace: Workspace, params: Params) -> dict[str, Any]:
     """What `lorax status` says, for scripts.
 
     Where the registry can't tell, `error` says why, and all that only it knows is None or empty: `champion`, `known`,
-    `waiting`, `approval`, `changed`, `held`. `broken` names what was deleted in MLflow itself. `runs` is None while
-    Prefect's server does not answer.
+    `waiting`, `approval`, `changed`, `held`. `broken` names what was deleted in MLflow itself, `unpushed` what has
+    landed here and is in no upstream yet, and what the last push that failed said. `runs` is None while Prefect's
+    server does not answer.
     """
     landed, revision = data_versions.landed(workspace), data_versions.revision(workspace)
     found = services.status(workspace, params)
@@ -40,6 +41,7 @@ def record(workspace: Workspace, params: Params) -> dict[str, Any]:
         **known,
         "runs": outlook.record(workspace, params, found, is_waiting=bool(known["waiting"])),
         "data": {"digest": revision.digest, "commit": revision.commit},
+        "unpushed": {"tasks": upstream.unpushed(workspace), "why": upstream.why_unpushed(workspace)},
         "services": {s.name: _service(s) for s in (found.prefect, found.mlflow)},
         "helpers": dict(found.helpers),
     }
@@ -63,6 +65,8 @@ def print_status(found: Mapping[str, Any], out: Console) -> None:
     rows += [("held", _held(hold)) for hold in found["held"]]
     rows += [("changed", _changed(task)) for task in found["changed"]]
     rows.append(("data", f"{found['data']['digest'] or 'nothing landed'} (commit {_short(found['data']['commit'])})"))
+    if found["unpushed"]["tasks"]:
+        rows.append(("unpushed", _unpushed(**found["unpushed"])))
     if champion:
         rows += [(title, f"{100 * champion['metrics'][key]:.1f} %") for key, title in HEADLINES.items()]
         rows.append(("verdicts", "calibrated" if champion["calibrated"] else "uncalibrated"))
@@ -131,6 +135,11 @@ def _held(hold: Mapping[str, Any]) -> str:
 
 def _changed(task: str) -> str:
     return f"{task} landed with other bytes than were learned; to learn these: 'lorax relearn {task}'"
+
+
+def _unpushed(tasks: Sequence[str], why: str) -> str:
+    names = ", ".join(tasks)
+    return f"{names}: landed here, not in the upstream; landing the same folder again pushes it. {why}".strip()
 
 
 def _short(commit: str | None) -> str:

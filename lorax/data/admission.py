@@ -9,6 +9,7 @@ from lorax.data import pins, versions
 from lorax.data.contract import Report, check
 from lorax.data.images import Progress
 from lorax.data.incoming import Incoming, checked_source, read_incoming
+from lorax.data.pins import Pins
 from lorax.params import LandingParams, load_params
 from lorax.stream import check_new_name
 from lorax.workspace import Workspace
@@ -48,29 +49,35 @@ def check_landing(
     return report_on(workspace, read_incoming(checked_source(workspace, source), task, terms.split, progress), terms)
 
 
-def report_on(workspace: Workspace, incoming: Incoming, terms: Terms) -> Report:
+def report_on(workspace: Workspace, incoming: Incoming, terms: Terms, beside: Pins | None = None) -> Report:
     """What the landing contract says of a data set that was read.
+
+    Args:
+        workspace, incoming, terms: what is to land, and how.
+        beside: what pins the other tasks; None: the data.dvc on disk.
 
     Raises:
         DataVersionError: what has landed can't be read.
         ParamsError: params.yaml is not valid.
     """
-    pinned = versions.manifest(workspace, pins.on_disk(workspace))
-    others = {path: md5 for path, md5 in pinned.items() if path.partition("/")[0] != incoming.task}
+    beside = beside or pins.on_disk(workspace)
+    files = versions.manifest(workspace, beside)
+    others = {path: md5 for path, md5 in files.items() if path.partition("/")[0] != incoming.task}
     rules = terms.contract or load_params(workspace.params_path).landing
-    return check(incoming, others, rules, terms.accept_leak, _taken(workspace, incoming, terms.replace))
+    return check(incoming, others, rules, terms.accept_leak, _taken(workspace, incoming, terms.replace, beside))
 
 
-def _taken(workspace: Workspace, incoming: Incoming, replace: bool) -> str:
+def _taken(workspace: Workspace, incoming: Incoming, replace: bool, beside: Pins) -> str:
     """Why the task's name can't be used; '' if it can."""
-    digests = {entry.name: entry.digest for entry in pins.on_disk(workspace).stream}
+    digests = {entry.name: entry.digest for entry in beside.stream}
     found = digests.get(incoming.task, incoming.digest)
     if found != incoming.digest and not replace:
         return (
             f"task {incoming.task!r} has landed already, with other files (digest {found[:12]}, these have "
             f"{incoming.digest[:12]}). Choose another --task name, or replace the landed files with --replace."
         )
-    return "" if incoming.task in digests else _strangers(workspace, incoming.task)
+    here = {entry.name for entry in pins.on_disk(workspace).stream}
+    return "" if incoming.task in here else _strangers(workspace, incoming.task)
 
 
 def _strangers(workspace: Workspace, task: str) -> str:

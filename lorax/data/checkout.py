@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from lorax.data import landing, repository, versions
+from lorax.data import landing, repository, upstream, versions
 from lorax.errors import DataVersionError
 from lorax.workspace import Workspace
 
 
 def bring_up_to_date(workspace: Workspace) -> bool:
-    """`git pull --ff-only`, where the branch has an upstream; returns whether it has one.
+    """Fetch and join what the upstream has, where the branch follows one; returns whether it does.
 
     Raises:
-        DataVersionError: the upstream can't be reached, or the branch has commits that it lacks.
+        DataVersionError: the upstream can't be reached, or what it has can't be joined.
     """
     if not repository.has_upstream(workspace.root):
         return False
-    repository.fetch_commits(workspace.root)
+    upstream.fetch(workspace)
     with landing.one_at_a_time(workspace):  # which commits in this checkout, too
-        repository.fast_forward(workspace.root)
+        upstream.join(workspace)
     return True
 
 

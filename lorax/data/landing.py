@@ -11,9 +11,10 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
-from lorax.data import pins, repository, versions
+from lorax.data import pins, repository, upstream, versions
 from lorax.data.admission import USUAL, Terms, report_on
 from lorax.data.contract import Report
 from lorax.data.images import Progress
@@ -63,11 +64,15 @@ def land(
         if commit:
             _check_committed(workspace)
         incoming = read_incoming(folder, task, terms.split, progress)
+        if commit:
+            _catch_up(workspace)
         stream = {entry.name: entry for entry in pins.on_disk(workspace).stream}
         landed = LandedTask(task, incoming.digest, terms.accept_leak)
         if not incoming.complaints and stream.get(task) == landed:
             landed = stream[task]
             _restore(workspace, incoming, commit)
+            if commit:
+                _share(workspace)
         else:
             report = report_on(workspace, incoming, terms)
             on_report(report)
@@ -76,9 +81,8 @@ def land(
             if task in stream:
                 _keep_old_bytes(workspace, task)
             stream[task] = landed  # a task that lands again keeps its place
-            _bring(workspace, incoming, tuple(stream.values()), commit, progress)
-        if commit:
-            _push(workspace)
+            share = partial(_share, workspace, partial(_check_again, workspace, incoming, terms, on_report))
+            _bring(workspace, incoming, tuple(stream.values()), share if commit else None, progress)
     return landed
 
 
@@ -100,10 +104,13 @@ def _bring(
     workspace: Workspace,
     incoming: Incoming,
     stream: Sequence[LandedTask],
-    commit: bool,
+    share: Callable[[], None] | None,
     progress: Progress | None,
 ) -> None:
-    """Copy, pin and commit a data set that fulfils the contract, so that data.dvc's stream becomes `stream`."""
+    """Copy and pin a data set that fulfils the contract, so that data.dvc's stream becomes `stream`; commit and share.
+
+    `share` is called after the commit; without it, nothing is committed.
+    """
     name, before = incoming.task, pins.on_disk(workspace)
     others = {p: md5 for p, md5 in versions.manifest(workspace, before).items() if p.partition("/")[0] != name}
     cached = versions.cache_paths(workspace, incoming.md5s.values())
@@ -122,10 +129,13 @@ def _bring(
             _check_pins(workspace, others | {f"{name}/{path}": md5 for path, md5 in incoming.md5s.items()})
             _check_cache(cached.values())
             pins.write_stream(workspace, stream)
-            if commit:
+            if share is not None:
                 by_dvc = [".gitignore"] if _bytes_of(ignore_path) != ignored else []
                 again = " again" if len(stream) == len(before.stream) else ""
+                head = repository.head(workspace.root)
                 _commit(workspace, ["data.dvc", *by_dvc], f"Land {name}{again}: {incoming.size}")
+                with upstream.taken_back(workspace.root, head, ContractError):
+                    share()
 
 
 def _keep_old_bytes(workspace: Workspace, task: str) -> None:
@@ -221,16 +231,30 @@ def _check_cache(cached: Iterable[Path]) -> None:
         raise DataVersionError(f"after 'dvc add', {len(lost)} files are not in DVC's cache, such as {lost[0]}.")
 
 
-def _push(workspace: Workspace) -> None:
-    """Data first: a commit that others can see must not name bytes that they can't have."""
+def _catch_up(workspace: Workspace) -> None:
+    """Land on top of what the upstream has; where it can't be reached, on what is here."""
+    if upstream.find(workspace.root) is None:
+        return
+    with suppress(DataVersionError):  # the push will tell
+        upstream.fetch(workspace)
+    upstream.join(workspace)
+
+
+def _check_again(workspace: Workspace, incoming: Incoming, terms: Terms, on_report: OnReport) -> None:
+    """Others have landed meanwhile: what does not fit beside that does not land after all."""
+    report = report_on(workspace, incoming, terms, pins.committed(workspace, "@{upstream}"))
+    if report.refused:
+        on_report(report)
+        raise ContractError(report.text)
+
+
+def _share(workspace: Workspace, on_moved: Callable[[], None] = lambda: None) -> None:
     try:
-        if versions.default_remote(workspace) is not None:
-            repository.push_data(workspace.root)
-        repository.push_commits(workspace.root)
+        upstream.publish(workspace, on_moved)
     except (DataVersionError, StorageError) as error:
         raise DataVersionError(
-            f"the task has landed and is committed, but was not pushed: {error} "
-            "Mend that, then run 'dvc push' and 'git push', or land the same folder again."
+            "the task has landed and is committed, but was not pushed; mend that, then land the same folder again: "
+            f"{error}"
         ) from error
 
 

@@ -68,6 +68,15 @@ def check_git(root: Path) -> None:
     git(root, "rev-parse", "--git-dir")
 
 
+def head(root: Path, of: str = "HEAD") -> str:
+    """The commit that is checked out, or that another name stands for.
+
+    Raises:
+        DataVersionError: there is none.
+    """
+    return checked_commit(git(root, "rev-parse", "--verify", f"{of}^{{commit}}"))
+
+
 def last_commit(root: Path, path: str) -> str | None:
     """The last commit that touched `path`; None if there is none.
 
@@ -143,47 +152,15 @@ def identity(root: Path) -> tuple[str, ...]:
 
 
 def has_upstream(root: Path) -> bool:
-    """Whether the branch follows one of another repository."""
+    """Whether the branch follows another one."""
     return git_says(root, "rev-parse", "--verify", "--quiet", "@{upstream}^{commit}") is not None
+
+
+def holds(root: Path, commit: str, inside: str) -> bool:
+    """Whether `commit` is part of the history of `inside`."""
+    return git_says(root, "merge-base", "--is-ancestor", commit, inside) is not None
 
 
 def holds_commit(root: Path, commit: str) -> bool:
     """Whether `commit` is part of what is checked out."""
-    return git_says(root, "merge-base", "--is-ancestor", commit, "HEAD") is not None
-
-
-def push_commits(root: Path) -> None:
-    """`git push`, where the branch has an upstream.
-
-    Raises:
-        DataVersionError: git refused.
-    """
-    if has_upstream(root):
-        git(root, "push", "--quiet")
-
-
-def fetch_commits(root: Path) -> None:
-    """`git fetch`: learn what the upstream has; the checkout stays as it is.
-
-    A clone of the newest commit only, as Prefect makes it, gets the older ones too: landings may be among them.
-
-    Raises:
-        DataVersionError: git refused, or the upstream can't be reached.
-    """
-    is_shallow = git(root, "rev-parse", "--is-shallow-repository") == "true"
-    git(root, "fetch", "--quiet", *(["--unshallow"] if is_shallow else []))
-
-
-def upstream_commit(root: Path, path: str) -> str | None:
-    """The upstream's newest commit that touches `path` and that the checkout lacks; None if there is none."""
-    found = git_says(root, "rev-list", "-1", "HEAD..@{upstream}", "--", path)
-    return checked_commit(found) if found else None
-
-
-def fast_forward(root: Path) -> None:
-    """Bring the checkout to where the upstream was at the last `fetch_commits`; fine when it is there, or ahead.
-
-    Raises:
-        DataVersionError: git refused: the branch has commits of its own, or a changed file is in the way.
-    """
-    git(root, "merge", "--quiet", "--ff-only", "@{upstream}")
+    return holds(root, commit, "HEAD")

@@ -82,6 +82,28 @@ def manifest(workspace: Workspace, of: Pins | None = None) -> Mapping[str, str]:
     return _manifest(workspace.root, digest) if digest else {}
 
 
+def store_manifest(workspace: Workspace, files: Mapping[str, str]) -> str:
+    """Bring a list of files into DVC's cache.
+
+    Args:
+        workspace: whose cache.
+        files: path relative to data/ -> md5.
+
+    Returns:
+        The list's digest, as data.dvc names it.
+    """
+    from dvc_data.hashfile.hash_info import HashInfo
+    from dvc_data.hashfile.tree import Tree
+
+    with _opened(workspace, "a list of files") as repo:
+        tree = Tree()
+        for path, md5 in files.items():
+            tree.add(tuple(path.split("/")), None, HashInfo("md5", md5))
+        tree.digest()
+        repo.cache.local.add(tree.path, tree.fs, tree.oid)
+        return str(tree.oid)
+
+
 def has_manifest(workspace: Workspace) -> bool:
     """Whether the list of files that the data.dvc on disk pins can be had."""
     try:

@@ -98,17 +98,17 @@ class DropFolder:
         try:
             landed = self.land(folder, folder.name, reports.append)
         except _REFUSALS as error:
-            report = reports[0] if reports else None
+            report = reports[-1] if reports else None
             if folder.exists():
                 record = {"snapshot": before, "error": str(error), "report": report.record() if report else None}
                 write_whole(_report_path(folder), json.dumps(record, indent=2) + "\n")
             return Outcome(folder.name, None, report, str(error), is_refused=True)
         except LoraxError as error:
             self._retry_at[folder.name] = time.monotonic() + RETRY_S
-            return Outcome(folder.name, None, reports[0] if reports else None, str(error))
+            return Outcome(folder.name, None, reports[-1] if reports else None, str(error))
         if folder.exists() and snapshot(folder) == before:  # else something was added meanwhile: look again
             _consume(folder)
-        return Outcome(folder.name, landed, reports[0] if reports else None)
+        return Outcome(folder.name, landed, reports[-1] if reports else None)
 
 
 def snapshot(folder: Path) -> str:

@@ -1,0 +1,49 @@
+"""Two data.dvc that both grew from a third become one: the upstream's stream, then what landed here alone."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+
+from lorax.data import versions
+from lorax.data.pins import LandedTask, Pins
+from lorax.errors import DataVersionError
+from lorax.workspace import Workspace
+
+
+def merged(workspace: Workspace, base: Pins, theirs: Pins, ours: Pins) -> str:
+    """The text of a data.dvc that has what `theirs` has, and what `ours` changed since `base`.
+
+    The list of files that it pins is in DVC's cache afterwards.
+
+    Raises:
+        DataVersionError: both changed the same task, or a list of files can't be had.
+    """
+    old, new, other = (_by_name(pins) for pins in (base, ours, theirs))
+    changed = {name: task for name, task in new.items() if task not in (old.get(name), other.get(name))}
+    gone = {name for name in old.keys() - new.keys() if name in other}
+    if torn := sorted(name for name in changed.keys() | gone if other.get(name) != old.get(name)):
+        raise DataVersionError(_torn(torn))
+    stream = [task for task in (other | changed).values() if task.name not in gone]
+    files = _files(workspace, theirs, other.keys() - changed.keys() - gone)
+    files |= _files(workspace, ours, changed.keys())
+    output = {**theirs.content["outs"][0], "md5": versions.store_manifest(workspace, files), "nfiles": len(files)}
+    output.pop("size", None)  # which the list of files does not tell; DVC only shows it
+    return Pins({**theirs.content, "outs": [output]}, theirs.place).text(stream)
+
+
+def _by_name(pins: Pins) -> dict[str, LandedTask]:
+    return {task.name: task for task in pins.stream}
+
+
+def _files(workspace: Workspace, pins: Pins, tasks: Set[str]) -> dict[str, str]:
+    found = versions.manifest(workspace, pins)
+    return {path: md5 for path, md5 in found.items() if path.partition("/")[0] in tasks}
+
+
+def _torn(names: list[str]) -> str:
+    first = names[0]
+    return (
+        f"{', '.join(names)}: landed in the upstream, too, with other files than here. Take back what landed here and "
+        f"land it under another name: 'git reset --keep @{{upstream}}', 'mv data/{first} /tmp/{first}', then 'lorax "
+        f"land /tmp/{first} --task NEWNAME'; what else the reset took back lands again in the same way."
+    )
