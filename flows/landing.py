@@ -19,7 +19,7 @@ from lorax.data.contract import Finding, Report
 from lorax.data.layout import READY
 from lorax.data.versions import LandedTask
 from lorax.data.watch import DropFolder, Outcome
-from lorax.errors import ContractError
+from lorax.errors import ContractError, LoraxError
 from lorax.workspace import Workspace
 
 _SHOWN = 3  # paths in a table's row; JSON has them all
@@ -52,7 +52,7 @@ def land_one(
     report = reports[-1] if reports else None
     print_report(report, out)
     if out:
-        known = "" if report else ": it had landed already; what was missing from data/ is back"
+        known = "" if report else ": it had landed already; what was missing of it is back"
         out.print(f"landed {done.name} ({done.digest[:12]}){known}", markup=False)
     _tell(workspace, done.name, report, err, commit=commit)
     found = {"task": done.name, "digest": done.digest, "landed": True, "error": ""}
@@ -94,10 +94,13 @@ def watch(
     try:
         for outcome in DropFolder(drop_dir, bring).watch():
             _print_outcome(outcome, out, err, as_json)
-            if outcome.landed:
-                _tell(workspace, outcome.task, outcome.report, err, commit=commit)
-            elif outcome.report:
-                events.publish(workspace, outcome.report)
+            try:
+                if outcome.landed:
+                    _tell(workspace, outcome.task, outcome.report, err, commit=commit)
+                elif outcome.report:
+                    events.publish(workspace, outcome.report)
+            except LoraxError as error:  # a params.yaml that is being edited, say
+                err.print(f"lorax: {outcome.task}: not told to Prefect: {error}", markup=False)
     except KeyboardInterrupt:
         err.print("no longer watching.")
 

@@ -22,6 +22,7 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
 }
 """Published streams by CDDB's folder names, in order. Source: Li et al., WACV 2023 (arXiv 2205.05467)."""
 
+_RESERVED = ("all", "real", "synthetic", "undecided", "unknown")
 _TASK_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 
@@ -43,12 +44,12 @@ def check_new_name(name: str) -> str:
     """The same, for a task that is about to land.
 
     Raises:
-        LayoutError: as `check_task_name`, or the name is one that verdicts need.
+        LayoutError: as `check_task_name`, or the name is one that verdicts or figures need.
     """
-    if name == "unknown":
+    if name in _RESERVED:
         raise LayoutError(
-            "a task can't be called 'unknown': the verdict 'synthetic:unknown' means a generator that was not learned. "
-            "Choose another --task name."
+            f"a task can't be called {name!r}: this word has a meaning of its own in verdicts and figures, as have "
+            f"{', '.join(word for word in _RESERVED if word != name)}. Choose another --task name."
         )
     return check_task_name(name)
 

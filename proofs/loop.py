@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 
 import bench
+import loop_clones
 import loop_faults
 import loop_random
 import loop_rollback
@@ -20,6 +21,7 @@ PARTS: dict[str, Callable[[], bool]] = {
     **loop_faults.PARTS,
     **loop_rollback.PARTS,
     **loop_random.PARTS,
+    **loop_clones.PARTS,
 }
 
 # Threads that wait by spinning starve the servers, and single threads are enough for tiny tasks

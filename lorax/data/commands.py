@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lorax import environment
+from lorax.data import git_locks
 from lorax.errors import DataVersionError, StorageError
 
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -24,6 +25,7 @@ _FULL_DISK = (
     *(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT)),
     *("database or disk is full", "Out of diskspace"),  # SQLite, below DVC, and git
 )
+_LOCKS = 3  # the index, HEAD, the branch: a killed git may leave them all
 _LOOK_FOR_HELP = "Having any troubles?"
 
 
@@ -41,6 +43,11 @@ def git(root: Path, *arguments: str, also: Mapping[str, str] | None = None, text
         StorageError: the disk is full.
     """
     done = run(["git", *arguments], root, also, text)
+    for _ in range(_LOCKS):
+        lock = git_locks.named_in(done.stderr, root) if done.returncode != 0 else None
+        if lock is None or not git_locks.is_free_again(lock, root):
+            break
+        done = run(["git", *arguments], root, also, text)
     if done.returncode != 0:
         raise failure(f"git {' '.join(arguments)}", root, done.stderr.strip() or done.stdout.strip())
     return done.stdout.removesuffix("\n")

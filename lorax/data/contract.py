@@ -95,6 +95,7 @@ def check(
     findings = [
         *([Finding("taken", "refused", taken)] if taken else []),
         *(Finding("layout", "refused", text) for text in incoming.complaints),
+        *_without_real(files, landed),
         *_undecodable(files),
         *_too_few(files, rules),
         *_across_splits(files),
@@ -105,6 +106,15 @@ def check(
     ]
     counts = Counter(f"{_split(path)}/{class_folder(path)}" for path in files)
     return Report(incoming.task, incoming.digest, dict(sorted(counts.items())), leaks, tuple(findings))
+
+
+def _without_real(files: Iterable[str], landed: Iterable[str]) -> Iterator[Finding]:
+    if not any(class_index(path) == 0 for path in (*files, *landed)):
+        message = (
+            "no real images, neither here nor in any task that has landed, so there is nothing to tell these images "
+            "from. Land a data set with a 0_real folder first, or add one to this."
+        )
+        yield Finding("no-real", "refused", message)
 
 
 def _undecodable(files: Mapping[str, Examined]) -> Iterator[Finding]:

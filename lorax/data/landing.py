@@ -14,16 +14,14 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-from lorax.data import pins, repository, upstream, versions
+from lorax.data import keeping, pins, repository, upstream, versions
 from lorax.data.admission import USUAL, Terms, report_on
 from lorax.data.contract import Report
 from lorax.data.images import Progress
 from lorax.data.incoming import Incoming, checked_source, read_incoming
-from lorax.data.layout import list_files
 from lorax.data.undo import all_or_nothing, is_noted, put_back
 from lorax.data.versions import LandedTask
 from lorax.errors import ContractError, DataVersionError, StorageError
-from lorax.storage import write_whole
 from lorax.stream import check_new_name
 from lorax.workspace import Workspace
 
@@ -79,7 +77,7 @@ def land(
             if report.refused:
                 raise ContractError(report.text)
             if task in stream:
-                _keep_old_bytes(workspace, task)
+                keeping.keep_old_bytes(workspace, task)
             stream[task] = landed  # a task that lands again keeps its place
             share = partial(_share, workspace, partial(_check_again, workspace, incoming, terms, on_report))
             _bring(workspace, incoming, tuple(stream.values()), share if commit else None, progress)
@@ -138,34 +136,25 @@ def _bring(
                     share()
 
 
-def _keep_old_bytes(workspace: Workspace, task: str) -> None:
-    """See to it that what a task's new files replace can still be had by its md5: exemplars may be among it."""
-    old = versions.below(versions.manifest(workspace, pins.on_disk(workspace)), task)
-    if any(not path.exists() for path in versions.cache_paths(workspace, old.values()).values()):
-        folder = workspace.data_dir / task
-        found = {path: versions.md5_of(folder / path) for path in list_files(folder)} if folder.exists() else {}
-        if found == old:
-            _add_unchanged(workspace, f"data/{task}")
-    if versions.default_remote(workspace) is not None:
-        repository.push_data(workspace.root)  # later pushes bring only the new ones
-
-
 def _bytes_of(path: Path) -> bytes:
     return path.read_bytes() if path.exists() else b""
 
 
 def _restore(workspace: Workspace, incoming: Incoming, commit: bool) -> None:
-    """The same bytes under the same name: restore what is missing from data/, commit what a killed landing did not."""
-    target = workspace.data_dir / incoming.task
-    missing = {path: source for path, source in incoming.sources.items() if not (target / path).exists()}
+    """The same bytes under the same name: restore what data/, DVC's cache and its remote lack or hold damaged."""
+    target, md5s = workspace.data_dir / incoming.task, incoming.md5s
+    missing = {
+        path: source for path, source in incoming.sources.items() if not keeping.is_whole(target / path, md5s[path])
+    }
     with _draft(workspace) as draft:
         _copy(missing, draft, None)
         for path in missing:
             (target / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.move(draft / path, target / path)
-    _refill_cache(workspace)
+    keeping.mend_cache(workspace, incoming.task, md5s.values())
     if commit:
         _commit(workspace, ["data.dvc"], f"Land {incoming.task}: {incoming.size}")
+        versions.complete_remote(workspace, md5s.values())
 
 
 def _check_committed(workspace: Workspace) -> None:
@@ -183,24 +172,6 @@ def _commit(workspace: Workspace, paths: Sequence[str], message: str) -> None:
     changed = [path for path in paths if not repository.is_committed(workspace.root, path)]
     if changed:
         repository.commit(workspace.root, changed, message)
-
-
-def _refill_cache(workspace: Workspace) -> None:
-    """In a clone without DVC's cache and remote, make the cache anew once all that landed lies in data/ again."""
-    if versions.has_manifest(workspace):
-        return
-    found = {path: versions.md5_of(workspace.data_dir / path) for path in list_files(workspace.data_dir)}
-    if all(versions.task_digest(versions.below(found, t.name)) == t.digest for t in pins.on_disk(workspace).stream):
-        _add_unchanged(workspace, "data")
-
-
-def _add_unchanged(workspace: Workspace, path: str) -> None:
-    """Bring files that data.dvc pins already into DVC's cache; data.dvc stays as it is."""
-    before = workspace.data_dvc_path.read_text()
-    try:
-        repository.add_to_dvc(workspace.root, path)
-    finally:
-        write_whole(workspace.data_dvc_path, before)
 
 
 def _copy(sources: Mapping[str, Path], target: Path, progress: Progress | None) -> None:

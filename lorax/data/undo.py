@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lorax.data import repository, versions
 from lorax.data.versions import LandedTask
+from lorax.errors import DataVersionError
 from lorax.storage import write_whole
 from lorax.stream import check_task_name
 from lorax.workspace import Workspace
@@ -60,14 +61,12 @@ def put_back(workspace: Workspace) -> None:
     task = LandedTask(check_task_name(notes["task"]), notes["digest"])
     if not _has_landed(workspace, task):
         _put_back_folder(workspace, task.name, replaces=notes["replaces"])  # first, since it makes room
-        for path in map(Path, notes["cached"]):
-            path.unlink(missing_ok=True)
-            for piece in path.parent.glob(".*.tmp"):
-                piece.unlink(missing_ok=True)
         if not notes["had_data"] and workspace.data_dir.exists() and not any(workspace.data_dir.iterdir()):
             workspace.data_dir.rmdir()
         for name in CHANGED_FILES:
             _put_back_file(workspace, name, existed=name in notes["files"])
+        with suppress(DataVersionError):  # what can't be told from what is needed stays
+            versions.drop(workspace, [Path(path) for path in notes["cached"]])
     _forget(workspace)
 
 

@@ -104,15 +104,6 @@ def store_manifest(workspace: Workspace, files: Mapping[str, str]) -> str:
         return str(tree.oid)
 
 
-def has_manifest(workspace: Workspace) -> bool:
-    """Whether the list of files that the data.dvc on disk pins can be had."""
-    try:
-        manifest(workspace, pins.on_disk(workspace))
-    except DataVersionError:
-        return False
-    return True
-
-
 def below(files: Mapping[str, str], task: str) -> dict[str, str]:
     """Those of `files` (paths relative to data/) that are the task's, paths relative to data/<task>."""
     prefix = f"{task}/"
@@ -238,6 +229,44 @@ def cache_paths(workspace: Workspace, md5s: Iterable[str]) -> dict[str, Path]:
         return {md5: Path(repo.cache.local.oid_to_path(md5)) for md5 in md5s}
 
 
+def drop(workspace: Workspace, cached: Sequence[Path]) -> None:
+    """Remove what an undone landing brought into DVC's cache, drafts too, but for what is committed.
+
+    It waits for DVC's lock, under which all who write to the cache are, so the drafts that are there then are nobody's.
+
+    Raises:
+        DataVersionError: what is committed can't be read; nothing is removed.
+    """
+    if not cached:
+        return
+    pinned = set(manifest(workspace).values())
+    with _opened(workspace, "its cache") as repo, repo.lock:
+        for path in cached:
+            if path.parent.name + path.name not in pinned:
+                path.unlink(missing_ok=True)
+        for piece in {draft for folder in {path.parent for path in cached} for draft in folder.glob(".*.tmp")}:
+            piece.unlink(missing_ok=True)
+
+
+def complete_remote(workspace: Workspace, md5s: Iterable[str]) -> None:
+    """See to it that DVC's default remote, where one is set, holds these files; it is asked for each of them.
+
+    'dvc push' does not ask: what it pushed once it takes to be there for ever.
+
+    Raises:
+        DataVersionError: the remote can't be reached, or does not take them.
+    """
+    from dvc_data.hashfile.hash_info import HashInfo
+    from dvc_data.hashfile.transfer import transfer
+
+    with _opened(workspace, "its remote") as repo:
+        if repo.config["core"].get("remote"):
+            wanted = [HashInfo("md5", md5) for md5 in md5s]
+            failed = transfer(repo.cache.local, repo.cloud.get_remote_odb(), wanted).failed
+            if failed:
+                raise DataVersionError(f"DVC's remote did not take {len(failed)} of {len(wanted)} files.")
+
+
 def default_remote(workspace: Workspace) -> str | None:
     """The name of DVC's default remote, or None where none is set."""
     from dvc.config import Config
@@ -274,7 +303,8 @@ def _pull(repo: Any, md5s: Sequence[str], cached: Mapping[str, Path]) -> None:
     for path, other in aside.items():
         path.rename(other)
     try:
-        repo.cloud.pull([HashInfo("md5", md5) for md5 in md5s])
+        with repo.lock:  # its drafts in the cache are then seen to be somebody's
+            repo.cloud.pull([HashInfo("md5", md5) for md5 in md5s])
     finally:
         for path, other in aside.items():
             other.unlink() if path.exists() else other.rename(path)
@@ -287,7 +317,7 @@ def _opened(workspace: Workspace, what: str) -> Iterator[Any]:
     with _dvc_errors(workspace, what):
         from dvc.repo import Repo
 
-        with Repo(str(workspace.root)) as repo:
+        with Repo(str(workspace.root), _wait_for_lock=True) as repo:
             yield repo
 
 

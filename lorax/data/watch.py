@@ -12,6 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,11 +61,19 @@ class DropFolder:
         """Land what is complete, and wait for more, for ever.
 
         Raises:
-            StorageError: the folder can't be read or written.
+            StorageError: the folder can't be read or written from the start; later on that is told, and tried again.
         """
+        yield from self.look()
+        said = ""
         while True:
-            yield from self.look()
             time.sleep(POLL_S)
+            try:
+                yield from self.look()
+                said = ""
+            except StorageError as error:  # a disk that is away for a while: it may come back
+                if str(error) != said:
+                    yield Outcome(self.root.name, None, None, str(error))
+                said = str(error)
 
     def look(self) -> Iterator[Outcome]:
         """Land what is complete now, in the order in which it became so.
@@ -117,14 +126,19 @@ def snapshot(folder: Path) -> str:
     for place, _, names in os.walk(folder):
         for name in names:
             path = Path(place, name)
-            facts = path.lstat()
-            entries.append((path.relative_to(folder).as_posix(), facts.st_size, facts.st_mtime_ns))
+            with suppress(FileNotFoundError):  # removed meanwhile
+                facts = path.lstat()
+                entries.append((path.relative_to(folder).as_posix(), facts.st_size, facts.st_mtime_ns))
     return hashlib.sha256(json.dumps(sorted(entries)).encode(errors="surrogateescape")).hexdigest()
 
 
 def _complete(root: Path) -> list[Path]:
-    folders = (path for path in root.iterdir() if not path.name.startswith(".") and (path / READY).is_file())
-    return sorted(folders, key=lambda path: ((path / READY).stat().st_mtime_ns, path.name))
+    found = []
+    for path in root.iterdir():
+        with suppress(FileNotFoundError, NotADirectoryError):  # not complete, or removed meanwhile
+            if not path.name.startswith("."):
+                found.append(((path / READY).stat().st_mtime_ns, path.name, path))
+    return [path for _, _, path in sorted(found)]
 
 
 def _report_path(folder: Path) -> Path:
@@ -135,12 +149,11 @@ def _consume(folder: Path) -> None:
     """Take a landed data set out of the drop folder; a removal that is cut short goes on at the next look."""
     _report_path(folder).unlink(missing_ok=True)
     consumed = folder.with_name(f"{_CONSUMED}{folder.name}")
-    folder.rename(consumed)
-    _remove(consumed)
+    with suppress(FileNotFoundError):  # removed meanwhile
+        folder.rename(consumed)
+        _remove(consumed)
 
 
 def _remove(path: Path) -> None:
-    if path.is_symlink():
-        path.unlink()
-    else:
-        shutil.rmtree(path)
+    with suppress(FileNotFoundError):
+        path.unlink() if path.is_symlink() else shutil.rmtree(path)

@@ -54,6 +54,14 @@ def san(**containers: Container) -> dict[str, Examined]:
     }
 
 
+def test_fakes_alone_are_refused_until_real_images_have_landed() -> None:
+    files = {path: file for path, file in san().items() if "1_fake" in path}
+    [finding] = of_kind(check(incoming(files), {"other/train/1_fake/0.png": "x"}, RULES), "no-real")
+    assert finding.severity == "refused"
+    assert "0_real folder first" in finding.message
+    assert not of_kind(check(incoming(files), {"other/train/0_real/0.png": "x"}, RULES), "no-real")
+
+
 def test_cddbs_smallest_task_is_admitted_by_default_and_one_image_less_is_not() -> None:
     assert check(incoming(san()), {}, LandingParams()).findings == ()
     for short in ("train/0_real/0.png", "val/1_fake/0.png"):

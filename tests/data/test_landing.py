@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lorax.data import pins, repository, versions
+from lorax.data import git_locks, pins, repository, versions
 from lorax.data.admission import Terms
 from lorax.data.landing import land, one_at_a_time, undo_killed
 from lorax.errors import ContractError, DataVersionError, LayoutError, StorageError
@@ -106,6 +106,83 @@ def test_landing_again_changes_nothing_and_restores_missing_files(
     assert contents(landed_workspace) == before
 
 
+def test_landing_again_mends_what_data_the_cache_and_the_remote_lost(
+    landed_workspace: Workspace, tmp_path: Path, write_task: WriteTask
+) -> None:
+    repository.set_remote(landed_workspace.root, str(tmp_path / "store"))
+    repository.push_data(landed_workspace.root)
+    samples = versions.read_task(landed_workspace, "beta").train
+    cached = versions.cache_paths(landed_workspace, [sample.md5 for sample in samples])
+    stored = {md5: tmp_path / "store" / "files" / "md5" / md5[:2] / md5[2:] for md5 in cached}
+    gone, damaged, replaced, kept = samples
+    for path in (cached[gone.md5], stored[gone.md5], stored[damaged.md5], landed_workspace.data_dir / gone.path):
+        path.unlink()
+    cached[damaged.md5].chmod(0o644)
+    cached[damaged.md5].write_bytes(b"bits")
+    (landed_workspace.data_dir / replaced.path).write_bytes(b"other")
+    land(landed_workspace, write_task(tmp_path / "in", seed=2), "beta")
+    for sample in (gone, damaged, replaced, kept):
+        for path in (cached[sample.md5], stored[sample.md5], landed_workspace.data_dir / sample.path):
+            assert versions.md5_of(path) == sample.md5
+    assert git(landed_workspace.root, "status", "--short") == " M .dvc/config\n"
+
+
+def test_what_dvc_is_fetching_while_a_landing_is_undone_stays(
+    landed_workspace: Workspace, tmp_path: Path, write_task: WriteTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_task(tmp_path / "in", seed=3)
+    draft: list[Path] = []
+
+    def fetch_then_fail(*arguments: object) -> None:
+        draft.append(Path(fetching.stdout.readline().strip()) if fetching.stdout else Path())
+        raise DataVersionError("refused")
+
+    new = versions.cache_paths(landed_workspace, [versions.md5_of(next(source.rglob("*.png")))])
+    command = [sys.executable, "-c", FETCHING, landed_workspace.root, *new.values()]
+    fetching = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    monkeypatch.setattr(pins, "write_stream", fetch_then_fail)
+    with pytest.raises(DataVersionError, match="refused"):
+        land(landed_workspace, source, "gamma")
+    assert fetching.wait() == 0  # its draft was there when it was done
+    assert not draft[0].exists()
+
+
+FETCHING = """
+import sys, time
+from pathlib import Path
+from dvc.repo import Repo
+draft = Path(sys.argv[2]).with_name(".fetched.tmp")
+while not Path(sys.argv[1], "work/landing/undo/notes.json").exists() or not Path(sys.argv[2]).exists():
+    time.sleep(0.02)
+with Repo(sys.argv[1], _wait_for_lock=True) as repo, repo.lock:
+    draft.write_text("half")
+    print(draft, flush=True)
+    time.sleep(1.5)
+    draft.rename(draft.with_name("whole"))
+"""
+
+
+def test_a_lock_that_a_killed_git_left_is_taken_away_and_a_living_ones_is_not(
+    landed_workspace: Workspace, tmp_path: Path, write_task: WriteTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("index.lock", "HEAD.lock", "refs/heads/main.lock")
+    locks = [landed_workspace.root / ".git" / name for name in names]
+    for lock in locks:
+        lock.touch()
+        os.utime(lock, (0, 0))
+    land(landed_workspace, write_task(tmp_path / "in", seed=3), "gamma")
+    assert not any(lock.exists() for lock in locks)
+    before = contents(landed_workspace)
+    monkeypatch.setattr(git_locks, "_PATIENCE_S", 0.5)
+    with locks[0].open("w"):
+        os.utime(locks[0], (0, 0))
+        with pytest.raises(DataVersionError, match=r"index\.lock': File exists"):
+            land(landed_workspace, write_task(tmp_path / "in2", seed=4), "delta")
+        assert locks[0].exists()
+    locks[0].unlink()
+    assert contents(landed_workspace) == before
+
+
 def test_a_name_that_has_landed_with_other_bytes_is_refused(
     landed_workspace: Workspace, tmp_path: Path, write_task: WriteTask
 ) -> None:
@@ -176,8 +253,9 @@ def test_an_unsafe_name_is_refused_and_nothing_is_written(
     for name in ("..", "../../up", "a/b", "/root"):
         with pytest.raises(LayoutError, match="task name"):
             land(workspace, source, name)
-    with pytest.raises(LayoutError, match="can't be called 'unknown'"):  # which is a verdict's word
-        land(workspace, source, "unknown")
+    for word in ("unknown", "all", "real", "undecided", "synthetic"):  # words of verdicts and figures
+        with pytest.raises(LayoutError, match=f"can't be called '{word}'"):
+            land(workspace, source, word)
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -236,7 +236,6 @@ def test_a_clone_without_cache_and_remote_says_how_to_get_the_list_of_files(
     assert [entry.name for entry in versions.landed(other)] == ["alpha", "beta"]
     with pytest.raises(DataVersionError, match=r"the list of files below data/ .*dvc remote add -d"):
         versions.read_task(other, "alpha")
-    assert not versions.has_manifest(other)
 
 
 def test_what_is_no_md5_is_never_looked_for(shared_landed_workspace: Workspace) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -97,6 +98,34 @@ def test_a_removal_that_was_cut_short_goes_on(tmp_path: Path) -> None:
     assert list(DropFolder(tmp_path, landing).look()) == []
     assert list(tmp_path.iterdir()) == []
     assert landing.asked == []
+
+
+def test_a_data_set_and_a_drop_folder_that_vanish_while_they_are_read_end_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, landing = tmp_path / "drop", Landing()
+    for number, name in enumerate(("one", "two", "three")):
+        drop(root, name, at=number)
+
+    def land_and_vanish(folder: Path, task: str, on_report: OnReport) -> LandedTask:
+        shutil.rmtree(root / "two" if task == "one" else root, ignore_errors=True)
+        return landing(folder, task, on_report)
+
+    monkeypatch.setattr(watch, "POLL_S", 0.0)
+    watching = DropFolder(root, land_and_vanish).watch()
+    assert next(watching).task == "one"
+    outcomes = [next(watching)]
+    drop(root, "four")
+    while outcomes[-1].task != "four":
+        outcomes.append(next(watching))
+    root_is_file = tmp_path / "file"
+    shutil.rmtree(root, ignore_errors=True)
+    root_is_file.write_text("mine")
+    root_is_file.rename(root)
+    assert "can't be used" in next(watching).error
+    root.unlink()
+    drop(root, "five")
+    assert next(watching).task == "five"
 
 
 def test_a_drop_folder_that_is_a_file_is_one_clear_error(tmp_path: Path) -> None:

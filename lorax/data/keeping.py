@@ -1,0 +1,74 @@
+"""What is pinned can be had: what a task's new files replace, and what a landing that is repeated finds missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from lorax.data import pins, repository, versions
+from lorax.data.layout import list_files
+from lorax.errors import DataVersionError
+from lorax.storage import write_whole
+from lorax.workspace import Workspace
+
+
+def keep_old_bytes(workspace: Workspace, task: str) -> None:
+    """See to it that what a task's new files replace can still be had by its md5: exemplars may be among it."""
+    old = versions.below(versions.manifest(workspace, pins.on_disk(workspace)), task)
+    if any(not path.exists() for path in versions.cache_paths(workspace, old.values()).values()):
+        folder = workspace.data_dir / task
+        found = {path: versions.md5_of(folder / path) for path in list_files(folder)} if folder.exists() else {}
+        if found == old:
+            _add_unchanged(workspace, f"data/{task}")
+    if versions.default_remote(workspace) is not None:
+        repository.push_data(workspace.root)  # later pushes bring only the new ones
+
+
+def mend_cache(workspace: Workspace, task: str, md5s: Iterable[str]) -> None:
+    """Have DVC's cache hold a task's files, whole, which lie in data/.
+
+    In a clone without DVC's cache and remote it is made anew once all that landed lies in data/ again.
+
+    Raises:
+        DataVersionError: DVC refused.
+    """
+    _refill_cache(workspace)
+    if not _has_manifest(workspace):
+        return
+    cached = versions.cache_paths(workspace, md5s)
+    if lacking := [path for md5, path in cached.items() if not is_whole(path, md5)]:
+        for path in lacking:
+            path.unlink(missing_ok=True)
+        _add_unchanged(workspace, f"data/{task}")
+
+
+def is_whole(path: Path, md5: str) -> bool:
+    """Whether a file is there, with these bytes."""
+    return path.is_file() and versions.md5_of(path) == md5
+
+
+def _refill_cache(workspace: Workspace) -> None:
+    """In a clone without DVC's cache and remote, make the cache anew once all that landed lies in data/ again."""
+    if _has_manifest(workspace):
+        return
+    found = {path: versions.md5_of(workspace.data_dir / path) for path in list_files(workspace.data_dir)}
+    if all(versions.task_digest(versions.below(found, t.name)) == t.digest for t in pins.on_disk(workspace).stream):
+        _add_unchanged(workspace, "data")
+
+
+def _add_unchanged(workspace: Workspace, path: str) -> None:
+    """Bring files that data.dvc pins already into DVC's cache; data.dvc stays as it is."""
+    before = workspace.data_dvc_path.read_text()
+    try:
+        repository.add_to_dvc(workspace.root, path)
+    finally:
+        write_whole(workspace.data_dvc_path, before)
+
+
+def _has_manifest(workspace: Workspace) -> bool:
+    """Whether the list of files that the data.dvc on disk pins can be had."""
+    try:
+        versions.manifest(workspace, pins.on_disk(workspace))
+    except DataVersionError:
+        return False
+    return True
