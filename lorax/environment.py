@@ -18,13 +18,14 @@ def complete() -> None:
         getpass.getuser()
     except (KeyError, OSError):  # the latter from Python 3.13 on
         os.environ["LOGNAME"] = os.environ["USER"] = f"uid-{os.getuid()}"
-    if not _is_writable(os.path.expanduser("~")):  # noqa: PTH111  (Path.home() raises where there is none)
+    if not _is_home(os.path.expanduser("~")):  # noqa: PTH111  (Path.home() raises where there is none)
         os.environ["HOME"] = str(_home())
     os.environ.setdefault("TERM", "dumb")
 
 
-def _is_writable(folder: str) -> bool:
-    return os.path.isabs(folder) and Path(folder).is_dir() and os.access(folder, os.W_OK | os.X_OK)  # noqa: PTH117
+def _is_home(folder: str) -> bool:
+    """A home that can't be written may hold settings all the same; but for /, which stands for none."""
+    return os.path.isabs(folder) and Path(folder).is_dir() and (folder != "/" or os.access(folder, os.W_OK))  # noqa: PTH117
 
 
 def _home() -> Path:

@@ -189,9 +189,10 @@ def move(root: Path, old: str, new: str) -> None:
 
 def _check_no_draft(workspace: Workspace, target: str) -> None:
     root = workspace.root
-    if not workspace.data_dvc_path.exists() or repository.is_committed(root, pins.NAME):
+    ours, theirs = (repository.committed_text(root, pins.NAME, commit) for commit in ("HEAD", target))
+    if ours == theirs or not workspace.data_dvc_path.exists() or repository.is_committed(root, pins.NAME):
         return
-    if workspace.data_dvc_path.read_text() == repository.committed_text(root, pins.NAME, target):
+    if ours is not None and workspace.data_dvc_path.read_text() == theirs:
         git(root, "checkout", "--quiet", "HEAD", "--", pins.NAME)  # a fast-forward was killed
         return
     raise DataVersionError(

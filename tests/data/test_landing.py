@@ -127,6 +127,22 @@ def test_landing_again_mends_what_data_the_cache_and_the_remote_lost(
     assert git(landed_workspace.root, "status", "--short") == " M .dvc/config\n"
 
 
+def test_undoing_leaves_in_the_cache_what_a_commit_refers_to(
+    landed_workspace: Workspace, tmp_path: Path, write_task: WriteTask
+) -> None:
+    shared = versions.read_task(landed_workspace, "alpha").train[0]
+    [cached] = versions.cache_paths(landed_workspace, [shared.md5]).values()
+    cached.unlink()
+    source = write_task(tmp_path / "in", seed=3)
+    shutil.copy(landed_workspace.data_dir / shared.path, source / "train/0_real/shared.png")
+    set_hook(landed_workspace, "exit 1")
+    with pytest.raises(DataVersionError, match="commit"):
+        land(landed_workspace, source, "gamma")
+    assert versions.md5_of(cached) == shared.md5
+    [own] = versions.cache_paths(landed_workspace, [versions.md5_of(source / "train/1_fake/0.png")]).values()
+    assert not own.exists()
+
+
 def test_what_dvc_is_fetching_while_a_landing_is_undone_stays(
     landed_workspace: Workspace, tmp_path: Path, write_task: WriteTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
