@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from lorax.data import pins, repository, versions
+from lorax.data import memory, pins, repository, versions
 from lorax.data.layout import list_files
 from lorax.errors import DataVersionError
 from lorax.storage import write_whole
@@ -36,15 +36,70 @@ def mend_cache(workspace: Workspace, task: str, md5s: Iterable[str]) -> None:
     if not _has_manifest(workspace):
         return
     cached = versions.cache_paths(workspace, md5s)
-    if lacking := [path for md5, path in cached.items() if not is_whole(path, md5)]:
+    if lacking := [path for md5, path in cached.items() if not memory.is_whole(path, md5)]:
         for path in lacking:
             path.unlink(missing_ok=True)
         _add_unchanged(workspace, f"data/{task}")
 
 
-def is_whole(path: Path, md5: str) -> bool:
-    """Whether a file is there, with these bytes."""
-    return path.is_file() and versions.md5_of(path) == md5
+def drop(workspace: Workspace, cached: Sequence[Path]) -> None:
+    """Remove what an undone landing brought into DVC's cache, drafts too, but for what is committed.
+
+    It waits for DVC's lock, under which all who write to the cache are, so the drafts that are there then are nobody's.
+
+    Raises:
+        DataVersionError: what is committed can't be read; nothing is removed.
+    """
+    if not cached:
+        return
+    pinned = set(versions.manifest(workspace).values())
+    with versions.opened(workspace, "its cache") as repo, repo.lock:
+        for path in cached:
+            if path.parent.name + path.name not in pinned:
+                path.unlink(missing_ok=True)
+        for piece in {draft for folder in {path.parent for path in cached} for draft in folder.glob(".*.tmp")}:
+            piece.unlink(missing_ok=True)
+
+
+def complete_remote(workspace: Workspace, md5s: Iterable[str]) -> None:
+    """See to it that DVC's default remote, where one is set, holds these files; it is asked for each of them.
+
+    'dvc push' does not ask: what it pushed once it takes to be there for ever.
+
+    Raises:
+        DataVersionError: the remote can't be reached, or does not take them.
+    """
+    from dvc_data.hashfile.hash_info import HashInfo
+    from dvc_data.hashfile.transfer import transfer
+
+    with versions.opened(workspace, "its remote") as repo:
+        if repo.config["core"].get("remote"):
+            wanted = [HashInfo("md5", md5) for md5 in md5s]
+            failed = transfer(repo.cache.local, repo.cloud.get_remote_odb(), wanted).failed
+            if failed:
+                raise DataVersionError(f"DVC's remote did not take {len(failed)} of {len(wanted)} files.")
+
+
+def store_manifest(workspace: Workspace, files: Mapping[str, str]) -> str:
+    """Bring a list of files into DVC's cache.
+
+    Args:
+        workspace: whose cache.
+        files: path relative to data/ -> md5.
+
+    Returns:
+        The list's digest, as data.dvc names it.
+    """
+    from dvc_data.hashfile.hash_info import HashInfo
+    from dvc_data.hashfile.tree import Tree
+
+    with versions.opened(workspace, "a list of files") as repo:
+        tree = Tree()
+        for path, md5 in files.items():
+            tree.add(tuple(path.split("/")), None, HashInfo("md5", md5))
+        tree.digest()
+        repo.cache.local.add(tree.path, tree.fs, tree.oid)
+        return str(tree.oid)
 
 
 def _refill_cache(workspace: Workspace) -> None:

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-from lorax.data import keeping, pins, repository, upstream, versions
+from lorax.data import keeping, memory, pins, repository, upstream, versions
 from lorax.data.admission import USUAL, Terms, report_on
 from lorax.data.contract import Report
 from lorax.data.images import Progress
@@ -144,7 +144,7 @@ def _restore(workspace: Workspace, incoming: Incoming, commit: bool) -> None:
     """The same bytes under the same name: restore what data/, DVC's cache and its remote lack or hold damaged."""
     target, md5s = workspace.data_dir / incoming.task, incoming.md5s
     missing = {
-        path: source for path, source in incoming.sources.items() if not keeping.is_whole(target / path, md5s[path])
+        path: source for path, source in incoming.sources.items() if not memory.is_whole(target / path, md5s[path])
     }
     with _draft(workspace) as draft:
         _copy(missing, draft, None)
@@ -154,7 +154,7 @@ def _restore(workspace: Workspace, incoming: Incoming, commit: bool) -> None:
     keeping.mend_cache(workspace, incoming.task, md5s.values())
     if commit:
         _commit(workspace, ["data.dvc"], f"Land {incoming.task}: {incoming.size}")
-        versions.complete_remote(workspace, md5s.values())
+        keeping.complete_remote(workspace, md5s.values())
 
 
 def _check_committed(workspace: Workspace) -> None:

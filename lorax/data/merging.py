@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Set
 
-from lorax.data import versions
+from lorax.data import keeping, versions
 from lorax.data.pins import LandedTask, Pins
 from lorax.errors import DataVersionError
 from lorax.workspace import Workspace
@@ -26,7 +26,7 @@ def merged(workspace: Workspace, base: Pins, theirs: Pins, ours: Pins) -> str:
     stream = [task for task in (other | changed).values() if task.name not in gone]
     files = _files(workspace, theirs, other.keys() - changed.keys() - gone)
     files |= _files(workspace, ours, changed.keys())
-    output = {**theirs.content["outs"][0], "md5": versions.store_manifest(workspace, files), "nfiles": len(files)}
+    output = {**theirs.content["outs"][0], "md5": keeping.store_manifest(workspace, files), "nfiles": len(files)}
     output.pop("size", None)  # which the list of files does not tell; DVC only shows it
     return Pins({**theirs.content, "outs": [output]}, theirs.place).text(stream)
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from lorax.data import repository, versions
+from lorax.data import keeping, repository, versions
 from lorax.data.versions import LandedTask
 from lorax.errors import DataVersionError
 from lorax.storage import write_whole
@@ -66,7 +66,7 @@ def put_back(workspace: Workspace) -> None:
         for name in CHANGED_FILES:
             _put_back_file(workspace, name, existed=name in notes["files"])
         with suppress(DataVersionError):  # what can't be told from what is needed stays
-            versions.drop(workspace, [Path(path) for path in notes["cached"]])
+            keeping.drop(workspace, [Path(path) for path in notes["cached"]])
     _forget(workspace)
 
 

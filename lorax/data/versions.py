@@ -82,28 +82,6 @@ def manifest(workspace: Workspace, of: Pins | None = None) -> Mapping[str, str]:
     return _manifest(workspace.root, digest) if digest else {}
 
 
-def store_manifest(workspace: Workspace, files: Mapping[str, str]) -> str:
-    """Bring a list of files into DVC's cache.
-
-    Args:
-        workspace: whose cache.
-        files: path relative to data/ -> md5.
-
-    Returns:
-        The list's digest, as data.dvc names it.
-    """
-    from dvc_data.hashfile.hash_info import HashInfo
-    from dvc_data.hashfile.tree import Tree
-
-    with _opened(workspace, "a list of files") as repo:
-        tree = Tree()
-        for path, md5 in files.items():
-            tree.add(tuple(path.split("/")), None, HashInfo("md5", md5))
-        tree.digest()
-        repo.cache.local.add(tree.path, tree.fs, tree.oid)
-        return str(tree.oid)
-
-
 def below(files: Mapping[str, str], task: str) -> dict[str, str]:
     """Those of `files` (paths relative to data/) that are the task's, paths relative to data/<task>."""
     prefix = f"{task}/"
@@ -151,12 +129,13 @@ def fetch(workspace: Workspace, samples: Iterable[Sample]) -> dict[str, Path]:
     wanted = {sample.md5: sample for sample in samples}
     if bad := [md5 for md5 in wanted if not _MD5.fullmatch(md5)]:
         raise DataVersionError(f"{bad[0]!r} is no md5, so it names no image. The list that holds it is damaged.")
-    with _opened(workspace, "the images") as repo:
+    with opened(workspace, "the images") as repo:
         cached = {md5: Path(repo.cache.local.oid_to_path(md5)) for md5 in wanted}
         found = {md5: path for md5 in wanted if (path := _whole(workspace, wanted[md5], cached[md5]))}
-        for md5, path in found.items():
-            if path != cached[md5] and cached[md5].exists():
-                memory.copy(path, cached[md5])
+        if damaged := [md5 for md5, path in found.items() if path != cached[md5] and cached[md5].exists()]:
+            with repo.lock:  # as for `_pull`
+                for md5 in damaged:
+                    memory.copy(found[md5], cached[md5])
         missing, remote = sorted(wanted.keys() - found.keys()), repo.config["core"].get("remote")
         if missing and remote:
             _pull(repo, missing, cached)
@@ -180,7 +159,7 @@ def keep(workspace: Workspace, state_digest: str, samples: Sequence[Sample]) -> 
     """
     memory.keep(workspace, state_digest, samples, fetch(workspace, samples))
     if default_remote(workspace) is not None:
-        with _opened(workspace, "a copy of the exemplars") as repo:
+        with opened(workspace, "a copy of the exemplars") as repo:
             memory.upload(workspace, repo.cloud.get_remote(), {sample.md5 for sample in samples})
 
 
@@ -192,7 +171,7 @@ def lost(workspace: Workspace, state_digest: str) -> list[Sample]:
     lacking = memory.lacking(workspace, state_digest)
     if not lacking:
         return []
-    with _opened(workspace, "the images") as repo:
+    with opened(workspace, "the images") as repo:
         places = {s.md5: Path(repo.cache.local.oid_to_path(s.md5)) for s in lacking}
         gone = [sample for sample in lacking if not _whole(workspace, sample, places[sample.md5])]
         if not gone or not repo.config["core"].get("remote"):
@@ -225,46 +204,8 @@ def _whole(workspace: Workspace, sample: Sample, cached: Path) -> Path | None:
 
 def cache_paths(workspace: Workspace, md5s: Iterable[str]) -> dict[str, Path]:
     """md5 -> where DVC's cache keeps, or would keep, the file."""
-    with _opened(workspace, "its cache") as repo:
+    with opened(workspace, "its cache") as repo:
         return {md5: Path(repo.cache.local.oid_to_path(md5)) for md5 in md5s}
-
-
-def drop(workspace: Workspace, cached: Sequence[Path]) -> None:
-    """Remove what an undone landing brought into DVC's cache, drafts too, but for what is committed.
-
-    It waits for DVC's lock, under which all who write to the cache are, so the drafts that are there then are nobody's.
-
-    Raises:
-        DataVersionError: what is committed can't be read; nothing is removed.
-    """
-    if not cached:
-        return
-    pinned = set(manifest(workspace).values())
-    with _opened(workspace, "its cache") as repo, repo.lock:
-        for path in cached:
-            if path.parent.name + path.name not in pinned:
-                path.unlink(missing_ok=True)
-        for piece in {draft for folder in {path.parent for path in cached} for draft in folder.glob(".*.tmp")}:
-            piece.unlink(missing_ok=True)
-
-
-def complete_remote(workspace: Workspace, md5s: Iterable[str]) -> None:
-    """See to it that DVC's default remote, where one is set, holds these files; it is asked for each of them.
-
-    'dvc push' does not ask: what it pushed once it takes to be there for ever.
-
-    Raises:
-        DataVersionError: the remote can't be reached, or does not take them.
-    """
-    from dvc_data.hashfile.hash_info import HashInfo
-    from dvc_data.hashfile.transfer import transfer
-
-    with _opened(workspace, "its remote") as repo:
-        if repo.config["core"].get("remote"):
-            wanted = [HashInfo("md5", md5) for md5 in md5s]
-            failed = transfer(repo.cache.local, repo.cloud.get_remote_odb(), wanted).failed
-            if failed:
-                raise DataVersionError(f"DVC's remote did not take {len(failed)} of {len(wanted)} files.")
 
 
 def default_remote(workspace: Workspace) -> str | None:
@@ -283,7 +224,7 @@ def _manifest(root: Path, digest: str) -> Mapping[str, str]:
     from dvc_objects.errors import ObjectFormatError
 
     wanted = HashInfo("md5", digest)
-    with _opened(Workspace(root), f"the list of files below data/ (md5 {digest})") as repo:
+    with opened(Workspace(root), f"the list of files below data/ (md5 {digest})") as repo:
         try:
             tree = Tree.load(repo.cache.local, wanted)
         except (FileNotFoundError, ObjectFormatError):
@@ -311,7 +252,7 @@ def _pull(repo: Any, md5s: Sequence[str], cached: Mapping[str, Path]) -> None:
 
 
 @contextmanager
-def _opened(workspace: Workspace, what: str) -> Iterator[Any]:
+def opened(workspace: Workspace, what: str) -> Iterator[Any]:
     """DVC's repository; what DVC raises is turned, as `_dvc_errors` does it."""
     environment.complete()
     with _dvc_errors(workspace, what):
