@@ -108,7 +108,9 @@ def test_a_data_set_and_a_drop_folder_that_vanish_while_they_are_read_end_nothin
         drop(root, name, at=number)
 
     def land_and_vanish(folder: Path, task: str, on_report: OnReport) -> LandedTask:
-        shutil.rmtree(root / "two" if task == "one" else root, ignore_errors=True)
+        vanishing = {"one": root / "two", "two": root}
+        if task in vanishing:
+            shutil.rmtree(vanishing[task], ignore_errors=True)
         return landing(folder, task, on_report)
 
     monkeypatch.setattr(watch, "POLL_S", 0.0)
