@@ -55,8 +55,10 @@ def test_status_says_what_to_do_about_changed_data_and_which_holds_are_of_bytes_
         "workspace": "/w", "landed": ["tiles"], "error": None, "broken": [], "champion": None, "known": [],
         "waiting": [], "approval": None, "changed": ["tiles"], "held": [HOLD | {"is_landed": False}],
         "data": {"digest": "", "commit": None}, "services": {}, "helpers": {}, "runs": None,
+        "unpushed": {"tasks": ["tiles"], "why": "because"},
     }  # fmt: skip
     said = "\n".join(printed(status.print_status, record))
+    assert "tiles: landed here, not in the upstream" in said
     assert "tiles landed with other bytes than were learned; to learn these: 'lorax relearn tiles'" in said
     assert "other bytes have landed since, or none" in said
 

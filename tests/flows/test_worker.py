@@ -114,7 +114,9 @@ def is_idle(api: PrefectApi) -> bool:
 
 
 def processes(workspace: Workspace, service: str) -> list[psutil.Process]:
-    return leftovers.find(str(workspace.services_dir), service)
+    """A service's processes, without what they run for a moment, such as git."""
+    found = leftovers.find(str(workspace.services_dir), service)
+    return [process for process in found if not {parent.pid for parent in process.parents()} & {p.pid for p in found}]
 
 
 def test_a_landing_starts_a_run_by_itself_which_learns_it(
