@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,11 @@ def is_idle(api: PrefectApi) -> bool:
 def processes(workspace: Workspace, service: str) -> list[psutil.Process]:
     """A service's processes, without what they run for a moment, such as git."""
     found = leftovers.find(str(workspace.services_dir), service)
-    return [process for process in found if not {parent.pid for parent in process.parents()} & {p.pid for p in found}]
+    pids, first = {process.pid for process in found}, []
+    for process in found:
+        with suppress(psutil.NoSuchProcess):
+            first += [process] if process.ppid() not in pids else []
+    return first
 
 
 def test_a_landing_starts_a_run_by_itself_which_learns_it(
