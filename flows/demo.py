@@ -56,11 +56,10 @@ def _learn_on_a_worker(
     workspace: Workspace, params: Params, to_land: Sequence[str], *, is_waiting: bool, err: Console
 ) -> None:
     """Land one data set after the other and show how each landing has a worker learn; Ctrl-C only stops the showing."""
-    follower = Follower(
-        PrefectApi.of(workspace, params), err, is_done=lambda: not reconcile.waiting_tasks(workspace, params)
-    )
     since = datetime.now(UTC)
     running.up(workspace, params, err)
+    api = PrefectApi.of(workspace, params)  # not before: a new workspace has its auth string from 'up'
+    follower = Follower(api, err, is_done=lambda: not reconcile.waiting_tasks(workspace, params))
     try:
         if is_waiting:
             follower.follow(since)
