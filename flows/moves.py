@@ -39,7 +39,7 @@ def rollback(
         StateError, BackboneError: it does not load, or does not predict.
     """
     registry = running.served_registry(workspace, params, console)
-    seen, before = registry.journal(), registry.champion()
+    seen, before = registry.finished_journal(), registry.champion()
     version = registry.version(number) if number is not None else _parent(before, registry)
     with _seen_to_work(registry, version, workspace, params, console):
         after = registry.rollback(version.version, by=by, reason=reason, seen=seen)
@@ -57,7 +57,7 @@ def promote(
         StateError, BackboneError: it does not load, or does not predict.
     """
     registry = running.served_registry(workspace, params, console)
-    seen, before, version = registry.journal(), _last_champion(registry), registry.version(number)
+    seen, before, version = registry.finished_journal(), _last_champion(registry), registry.version(number)
     if before and number == before.version and CHAMPION in before.aliases and before.outcome == "promoted":
         raise RegistryError(f"version {number} is the champion already; nothing was changed.")
     with _seen_to_work(registry, version, workspace, params, console) as state_dir:
@@ -75,7 +75,7 @@ def relearn(workspace: Workspace, params: Params, task: str, by: str, reason: st
         StateError, BackboneError: the version to go back to does not load, or does not predict.
     """
     registry = running.served_registry(workspace, params, console)
-    seen, before, version = registry.journal(), registry.champion(), registry.version_before(task)
+    seen, before, version = registry.finished_journal(), registry.champion(), registry.version_before(task)
     kept = {known.name for known in version.tasks}
     for known in before.tasks if before else ():
         if known.name not in kept:

@@ -1,7 +1,8 @@
 """supervisord as a daemon of one folder: its configuration, its control socket, and its end.
 
 The folder holds supervisord.conf (generated), its pid file and logs/. The control socket lies in a short folder of its
-own below the temporary directory, because a unix socket's path must be shorter than about 107 characters.
+own below the temporary directory, because a unix socket's path must be shorter than about 107 characters. That folder
+is also where all that run under supervisord keep their temporary files: what a killed one leaves goes with it.
 """
 
 from __future__ import annotations
@@ -217,9 +218,10 @@ def _update(folder: Path) -> None:
 def _launch(folder: Path, environment: Mapping[str, str]) -> None:
     """Start supervisord as a daemon and wait for its socket."""
     (folder / "logs").mkdir(exist_ok=True)
-    _make_socket_dir(_socket_path(folder).parent)
+    own = _socket_path(folder).parent
+    _make_own_dir(own)
     command = [sys.executable, "-P", "-m", "supervisor.supervisord", "-c", "supervisord.conf"]
-    marked = {**environment, FOLDER_VARIABLE: str(folder)}
+    marked = {**environment, FOLDER_VARIABLE: str(folder), "TMPDIR": str(own)}
     done = subprocess.run(command, cwd=folder, env=marked, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if done.returncode:
         raise ServiceError(f"supervisord did not start in {folder}: {(done.stdout + done.stderr).strip()}")
@@ -303,7 +305,7 @@ def _fresh_socket_path(folder: Path) -> Path:
     return Path(base if len(base) < 60 else "/tmp") / f"lorax-{os.getuid()}-{digest}" / "control"
 
 
-def _make_socket_dir(path: Path) -> None:
+def _make_own_dir(path: Path) -> None:
     """Only for us: whoever can write to the socket can run programs as us."""
     path.mkdir(mode=0o700, exist_ok=True)
     if path.is_symlink() or path.stat().st_uid != os.getuid():

@@ -29,8 +29,8 @@ from loop_random_user import User
 
 KILLS = 30
 SEEDS = tuple(range(10))
-DENSITY = 3.0
-"""How much denser kills fall, while they may, than spread evenly over the undisturbed pass: or no command is hit."""
+REST_S = 10.0
+"""How long the user rests at the end, undisturbed."""
 
 SETTLE_S = 600.0
 """How long the last kill's consequences may take to be mended."""
@@ -44,11 +44,11 @@ def prove_random(seeds: Sequence[int] = SEEDS, kills: int = KILLS) -> bool:
     """Thirty kills at random times of whatever is alive, ten times: always the end of the undisturbed pass."""
     home = bench.HOME / "random"
     ports = bench.free_port(), bench.free_port()
-    idle = Killer(home / "workspace", seed=0, kills=0, gap_s=1, actions=1)
+    idle = Killer(home / "workspace", seed=0, kills=0, lengths_s=[])
     wanted = Pass(home, ports).run("undisturbed", idle)
-    passed, gap_s = _report(wanted, wanted), wanted.seconds / max(kills, 1) / DENSITY
+    passed = _report(wanted, wanted)
     for seed in seeds if wanted.end else ():
-        found = Pass(home, ports).run(f"seed {seed}", Killer(home / "workspace", seed, kills, gap_s, idle.begun))
+        found = Pass(home, ports).run(f"seed {seed}", Killer(home / "workspace", seed, kills, wanted.lengths_s))
         passed &= _report(found, wanted)
     return passed
 
@@ -65,6 +65,7 @@ class Result:
     idle_undisturbed_s: float
     idle_during: str
     answers: list[dict[str, Any]]
+    lengths_s: list[float]
     end: traces.End | None = None
     stuck: str = ""
     broken: Sequence[str] = ()
@@ -95,6 +96,7 @@ class Pass:
                 killer.start()
                 stuck = _stuck(lambda: _play(user, killer)) or _stuck(lambda: _settled(self.root, seen))
             finally:
+                lengths_s = killer.lengths()
                 killer.stop()
                 self._end(user, mark)
             left = traces.left_behind(self.root, temporary, mark) if not stuck else []
@@ -109,6 +111,7 @@ class Pass:
             idle_undisturbed_s=round(idle.undisturbed_s),
             idle_during=idle.during,
             answers=[asdict(answer) for answer in user.answers],
+            lengths_s=lengths_s,
             end=seen[0].end if seen else None,
             stuck=stuck,
             broken=seen[0].broken if seen else [],
@@ -157,7 +160,8 @@ def _settled(root: Path, seen: list[traces.Seen]) -> None:
 def _play(user: User, killer: Killer) -> None:
     user.script()
     killer.begin("at rest")
-    bench.wait_for(killer.is_over, 10 + 3 * killer.gap_s * killer.kills, "all kills are done")
+    time.sleep(REST_S)
+    bench.wait_for(killer.is_over, REST_S * (1 + killer.kills), "all kills are done")
 
 
 def _is_up(root: Path) -> bool:

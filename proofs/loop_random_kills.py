@@ -56,29 +56,30 @@ class Idle:
 
 @dataclass
 class Killer:
-    """A Poisson stream of kills, in a thread of its own; without kills it only looks how long learning lies idle.
+    """Kills at random times, in a thread of its own; without kills it only looks how long learning lies idle.
 
-    It pauses where more of the kills than of the user's actions are over, or all would fall on the first of them: what
-    was killed takes its time to come back.
+    Every action of the user gets its share of them, each at an even chance over the time that the action takes when
+    nobody disturbs it, counted from its begin or from the kill before: spread over the pass as a whole they would all
+    fall on learning, and none on a command that takes seconds. What an action ends too early for falls on later ones.
 
     Args:
         root: the workspace.
         seed: of the times and the victims.
         kills: how many, in all.
-        gap_s: mean seconds from one to the next.
-        actions: how many the user will begin.
+        lengths_s: how long each of the user's actions takes undisturbed, in seconds.
     """
 
     root: Path
     seed: int
     kills: int
-    gap_s: float
-    actions: int
+    lengths_s: Sequence[float]
     is_due: bool = False
     """Whether something is to be learned: the user knows, and says so here."""
 
     action: str = ""
-    begun: int = 0
+    begun_s: list[float] = field(default_factory=list)
+    """When each action began, in seconds since the scenario did."""
+
     command: psutil.Process | None = None
     done: list[Kill] = field(default_factory=list)
     idle: Idle = field(default_factory=Idle)
@@ -98,24 +99,34 @@ class Killer:
 
     def begin(self, action: str, *, is_due: bool = False) -> None:
         """Take note that the user begins another action, during which something `is_due` to be learned or not."""
-        self.action, self.is_due, self.begun = action, is_due, self.begun + 1
+        self.action, self.is_due = action, is_due
+        self.begun_s.append(time.monotonic() - self._began)
+
+    def lengths(self) -> list[float]:
+        """How long each action took, in seconds; the last is the one that goes on."""
+        ends = [*self.begun_s[1:], time.monotonic() - self._began]
+        return [end - begun for begun, end in zip(self.begun_s, ends, strict=True)]
 
     def is_over(self) -> bool:
         """Whether all kills were done."""
         return len(self.done) >= self.kills
 
     def _run(self) -> None:
-        chance = random.Random(self.seed)
-        due = chance.expovariate(1 / self.gap_s)
+        chance, due, aimed_at = random.Random(self.seed), 0.0, 0
         while not self._stop.wait(LOOK_S):
-            now, alive = time.monotonic() - self._began, self._alive()
+            now, begun, alive = time.monotonic() - self._began, len(self.begun_s), self._alive()
             last = self.done[-1].at_s if self.done else 0.0
             self.idle.look(now, last, self.action, is_idle=self.is_due and "flow" not in alive)
-            may_go_on = len(self.done) * self.actions < self.kills * self.begun and not self.is_over()
-            if now >= due:
-                if alive and may_go_on:
-                    self._kill(chance, alive, now)
-                due = now + chance.expovariate(1 / self.gap_s)
+            if self.is_over() or not begun:
+                continue
+            if aimed_at != begun:
+                due, aimed_at = now + self._delay(chance, begun), begun
+            if now >= due and alive and len(self.done) * len(self.lengths_s) < self.kills * begun:
+                self._kill(chance, alive, now)
+                due = time.monotonic() - self._began + self._delay(chance, begun)
+
+    def _delay(self, chance: random.Random, begun: int) -> float:
+        return chance.uniform(0, self.lengths_s[min(begun, len(self.lengths_s)) - 1])
 
     def _alive(self) -> dict[str, list[psutil.Process]]:
         """What could be killed now, by name: the workspace's services, and the command that the user runs."""

@@ -116,6 +116,18 @@ def move_by_hand(
         base = first
 
 
+def finished_journal(registry: Registry) -> list[Entry]:
+    """The journal, once a move that was cut off is carried out: what a move by hand is decided on.
+
+    Else who repeats a command that was cut off would be beaten by their own move.
+    """
+    entries = registry.journal()
+    if registry.versions() and (pending := claims.following(registry, journal.last_move(entries))):
+        _carry_out(registry, pending)
+        return registry.journal()
+    return entries
+
+
 def take_note(registry: Registry, champion: ModelVersion) -> None:
     """Finish a move that was cut off, and write to the journal if the alias was moved in MLflow itself."""
     move = journal.last_move(registry.journal())

@@ -88,6 +88,18 @@ class Registry(RegisteredModel):
             moves.take_note(self, champion)
         return self.champion()
 
+    def finished_journal(self) -> list[Entry]:
+        """The journal, once a move that was cut off is carried out: what a move by hand is decided on.
+
+        Raises:
+            RegistryError: no run is left that a move could be written to, or MLflow doesn't answer.
+        """
+        if self._is_unused():
+            return []
+        self._require_server()
+        with self._talking("carry out a move that was cut off"):
+            return moves.finished_journal(self)
+
     def check_scenarios(self) -> None:
         """Make sure that a scenario's end can be tracked.
 

@@ -271,6 +271,23 @@ def test_a_move_that_was_cut_off_behind_its_claim_is_carried_out_by_who_comes_ne
     assert [e for e in registry.journal() if e.kind == journal.HELD] == [registry.journal()[-2]]
 
 
+def test_who_repeats_a_move_by_hand_that_was_cut_off_behind_its_claim_is_not_beaten_by_it(
+    registry: Registry, stream: list[Learned]
+) -> None:
+    register(registry, *stream[:2])
+    entries = registry.journal()
+    claims.claim(
+        registry,
+        journal.last_move(entries),
+        journal.numbered(journal.entry(journal.ROLLED_BACK, 1, by="ann", reason="stop"), entries),
+    )
+    seen = registry.finished_journal()
+    assert (champion(registry), kinds(registry)[-1]) == (1, ("rolled back", 1))
+    with pytest.raises(RegistryError, match="is the champion already"):
+        registry.rollback(1, by="ann", reason="stop", seen=seen)
+    assert registry.finished_journal() == seen
+
+
 def test_a_champion_s_alias_set_in_mlflow_before_there_was_any_is_taken_note_of(
     registry: Registry, stream: list[Learned]
 ) -> None:
