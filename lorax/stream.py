@@ -19,8 +19,15 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
         *("gaugan", "biggan", "cyclegan", "imle", "deepfake", "crn", "wild"),
         *("glow", "stargan_gf", "stylegan", "whichfaceisreal", "san"),
     ),
+    "real": (
+        *("waifu2x", "style26", "realesrgan", "span", "oidn", "rivagan", "ffdnet"),
+        *("demosaicnet", "realcugan", "animevideo", "anime4k", "arbitrary", "idealogan"),
+    ),
 }
-"""Published streams by CDDB's folder names, in order. Source: Li et al., WACV 2023 (arXiv 2205.05467)."""
+"""Published streams by CDDB's folder names, in order; "real" is the project's own, by task names (docs/real.md).
+
+Source: Li et al., WACV 2023 (arXiv 2205.05467), for all others.
+"""
 
 _RESERVED = ("all", "real", "synthetic", "undecided", "unknown")
 _TASK_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
