@@ -10,7 +10,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench data prove-main prove-loop prove-speed prove-verdicts prove-atlas clean
+.PHONY: help setup demo test check bench data real prove-main prove-loop prove-speed prove-verdicts prove-atlas clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -47,6 +47,9 @@ bench: setup ## measure speed against the published way: about 15 minutes on two
 
 data: setup ## make the repository's own data/ again: simulate, land five times; data.dvc comes out the same
 	$(BIN)/python scripts/make_data.py
+
+real: setup ## make the stream 'real' in work/real: photographs, and what 15 networks make of them (docs/real.md)
+	$(BIN)/python -m scripts.real $(REAL)
 
 prove-main: setup ## the main job's slow proofs (20-30 minutes)
 	$(BIN)/python proofs/main.py
