@@ -14,6 +14,7 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from itertools import accumulate
 from typing import Any
 
 from lorax.errors import RegistryError
@@ -40,8 +41,8 @@ _PREFIX = "mlflow.lorax.journal."
 _KEY = re.compile(r"(?:mlflow\.)?lorax\.journal\.(\d+)\..*")
 """Entries from before that begin with lorax."""
 
-_REASON_LENGTH = 3000
-"""MLflow keeps up to 5000 characters of a tag."""
+_REASON_LENGTH, _NAME_LENGTH = 3000, 300
+"""Characters that they may take as JSON. MLflow keeps up to 5000 of a registered model's tag, 6000 of a parameter."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Hold:
 
 def entry(kind: str, version: int, *, by: str, reason: str, task: str = "", digest: str = "") -> Entry:
     """A new entry, made now."""
-    return Entry(kind, version, reason[:_REASON_LENGTH], by, datetime.now(UTC), task, digest)
+    return Entry(kind, version, _cut(reason, _REASON_LENGTH), _cut(by, _NAME_LENGTH), datetime.now(UTC), task, digest)
 
 
 def read(tags: Mapping[str, str]) -> list[Entry]:
@@ -176,6 +177,12 @@ def parse(key: str, text: str) -> Entry:
             "edited by hand. Put it right, or delete the tag, in Python: mlflow.MlflowClient has "
             "set_registered_model_tag and delete_registered_model_tag."
         ) from error
+
+
+def _cut(text: str, limit: int) -> str:
+    """So much of a text as takes at most `limit` characters as JSON, where quotes and line breaks take two."""
+    taken = accumulate(len(json.dumps(letter, ensure_ascii=False)) - 2 for letter in text[:limit])
+    return text[: sum(length <= limit for length in taken)]
 
 
 def _number(key: str) -> int:

@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from textwrap import shorten
 from typing import Any
 
 from lorax.errors import RegistryError
@@ -27,7 +28,7 @@ _NEWER = "_newer"
 """After the verdicts' or metrics' tag: names the tags that hold them, where they were made more than once."""
 
 _PROMOTED_AT_TAG, _PROMOTED_BY_TAG = "lorax.promoted_at", "lorax.promoted_by"
-_PART_LENGTH = 4000
+_PART_LENGTH, _NAMES_LENGTH = 4000, 2000
 """MLflow keeps up to 5000 characters of a tag; what may be longer, as with fifty tasks, goes into several."""
 
 _CALIBRATED_TAG = "lorax.calibrated"
@@ -193,7 +194,7 @@ def is_ours(found: Any) -> bool:
 
 def describe(tasks: Sequence[KnownTask], metrics: Mapping[str, float], verdicts: Sequence[TaskVerdict]) -> str:
     """A version's description on MLflow's page: its model card in short, the gate's verdicts in a table."""
-    names = ", ".join(task.name for task in tasks)
+    names = shorten(", ".join(task.name for task in tasks), _NAMES_LENGTH, placeholder=" ...")
     text = (
         f"Episode {len(tasks) - 1}: learned **{tasks[-1].name}**. Knows {names}.\n\n"
         f"Average accuracy {100 * metrics['average_accuracy']:.1f} %, forgetting {100 * metrics['forgetting']:.1f} %. "

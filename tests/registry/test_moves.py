@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from lorax.errors import RegistryError
 from lorax.learning.evaluation import Paired
 from lorax.params import GateParams
 from lorax.registry import CHALLENGER, CHAMPION, KnownTask, Registry, TaskVerdict, claims, journal
-from lorax.registry.versions import promotion_tags, read_version, version_tags
+from lorax.registry.versions import describe, promotion_tags, read_version, version_tags
 from tests.registry.conftest import OPEN, Server
 from tests.tiny_learner import Learned
 
@@ -256,12 +257,23 @@ def test_of_moves_by_hand_at_once_one_is_made_and_the_others_are_told(
         assert len({m.step for m in points}) == len(points)
 
 
+@pytest.mark.parametrize("letter", ['"', "\n", "\x01", "\\", "é", "a"])
+def test_reasons_of_whatever_letters_fit_mlflow_s_tags_and_parameters(letter: str) -> None:
+    """Behind the key of some 60 characters, as a claim; MLflow would cut the JSON off."""
+    entry = journal.entry(
+        journal.PROMOTED, 10**9, by=letter * 9000, reason=letter * 9000, task="t" * 99, digest="d" * 64
+    )
+    assert len(journal.text_of(entry)) <= 5000
+    assert len(entry.reason) >= 3000 // len(json.dumps(letter))
+    assert journal.entry(journal.PROMOTED, 1, by="ann", reason=letter * 400).reason == letter * 400
+
+
 def test_a_move_that_was_cut_off_behind_its_claim_is_carried_out_by_who_comes_next(
     registry: Registry, stream: list[Learned]
 ) -> None:
     register(registry, *stream[:2])
     entries = registry.journal()
-    claimed = journal.numbered(journal.entry(journal.ROLLED_BACK, 1, by="ann", reason="stop"), entries)
+    claimed = journal.numbered(journal.entry(journal.ROLLED_BACK, 1, by="ann", reason='"' * 9000), entries)
     assert claims.claim(registry, journal.last_move(entries), claimed) == claimed
     assert champion(registry) == 2
     settled = registry.settle()
@@ -382,7 +394,7 @@ def test_what_waits_for_a_past_champion_is_free_to_be_learned_again(registry: Re
 
 
 def test_a_version_that_knows_many_tasks_fits_mlflow_s_tags() -> None:
-    names = [f"generator-of-the-month-{i:03d}" for i in range(120)]
+    names = [f"generator-of-the-month-{i:03d}" for i in range(200)]
     tasks = tuple(KnownTask(name, f"{i:064d}") for i, name in enumerate(names))
     metrics = {f"accuracy/{name}": 0.9123456789 for name in names}
     metrics |= {"average_accuracy": 0.9, "average_incremental_accuracy": 0.9, "forgetting": 0.0}
@@ -392,6 +404,7 @@ def test_a_version_that_knows_many_tasks_fits_mlflow_s_tags() -> None:
         metrics=metrics, verdicts=verdicts, nearest={},
     )  # fmt: skip
     assert max(map(len, tags.values())) <= 4000
+    assert len(describe(tasks, metrics, verdicts)) <= 5000
     tags |= promotion_tags("ann", "why")
     found = read_version(SimpleNamespace(tags=tags, version=1, run_id="", creation_timestamp=0), ())
     assert (found.tasks, dict(found.metrics), list(found.verdicts)) == (tasks, metrics, verdicts)
