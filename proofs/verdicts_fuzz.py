@@ -82,7 +82,7 @@ def _send_all(what: str, running: Running, requests: Iterator[Request], *, may_b
     memory = [running.rss_mb]
     with ThreadPoolExecutor(CLIENTS) as pool:
         for start in range(0, len(every), third):
-            statuses.update(pool.map(lambda request: _send(running, request), every[start : start + third]))
+            statuses.update(pool.map(lambda request: send(running, request), every[start : start + third]))
             memory.append(running.rss_mb)
     counts = ", ".join(f"{status}: {count}" for status, count in sorted(statuses.items()))
     print(f"{what}: {counts}")
@@ -100,15 +100,15 @@ def _send_large(running: Running, allowed_mb: float) -> bool:
         allowed_mb: megabytes that decoding may take.
     """
     images, before = _large_images(), running.rss_mb
-    requests = [_as_form([images[number % len(images)]]) for number in range(LARGE)]
+    requests = [as_form([images[number % len(images)]]) for number in range(LARGE)]
     with ThreadPoolExecutor(CLIENTS) as pool:
-        statuses = Counter(pool.map(lambda request: _send(running, request, LONG_S), requests))
+        statuses = Counter(pool.map(lambda request: send(running, request, LONG_S), requests))
     grown, limit = running.peak_mb - before, allowed_mb * 10**6 / 2**20 + FLAT_MB
     print(f"large images: {dict(statuses)}, memory at most {grown:.0f} MB more meanwhile (< {limit:.0f})")
     return statuses == {"200": LARGE} and grown < limit
 
 
-def _send(running: Running, request: Request, patience_s: float = PATIENCE_S) -> str:
+def send(running: Running, request: Request, patience_s: float = PATIENCE_S) -> str:
     """The status of the answer. Where none comes, the server is told that no more of the request will."""
     address = urlsplit(running.address)
     try:
@@ -129,14 +129,14 @@ def _mutated_images(count: int) -> Iterator[Request]:
     draw, seeds = random.Random(SEED), _seeds()
     for number in range(count):
         data = _mutated(draw, seeds)
-        yield _as_json([data]) if number % 4 == 0 else _as_form([data])
+        yield as_json([data]) if number % 4 == 0 else as_form([data])
 
 
 def _mutated_requests(count: int) -> Iterator[Request]:
     """Whole requests of one to three good images, damaged anywhere: in the body, in its head, or both."""
     draw, seeds = random.Random(SEED + 1), _seeds()
     for number in range(count):
-        build = _as_json if number % 2 else _as_form
+        build = as_json if number % 2 else as_form
         head, _, body = build(draw.choices(seeds[:5], k=draw.randint(1, 3))).partition(b"\r\n\r\n")
         if number % 3 != 0:
             body = _mutation(draw, body, seeds)
@@ -202,7 +202,7 @@ def _mutation(draw: random.Random, data: bytes, seeds: list[bytes]) -> bytes:
     return bytes(changed)
 
 
-def _as_form(images: list[bytes]) -> Request:
+def as_form(images: list[bytes]) -> Request:
     parts = [
         b'--%b\r\nContent-Disposition: form-data; name="images"; filename="%d.png"\r\n\r\n%b\r\n' % (_BOUNDARY, i, data)
         for i, data in enumerate(images)
@@ -210,7 +210,7 @@ def _as_form(images: list[bytes]) -> Request:
     return _request(b"multipart/form-data; boundary=" + _BOUNDARY, b"".join(parts) + b"--%b--\r\n" % _BOUNDARY)
 
 
-def _as_json(images: list[bytes]) -> Request:
+def as_json(images: list[bytes]) -> Request:
     named = [{"name": f"{i}", "data": base64.b64encode(data).decode()} for i, data in enumerate(images)]
     return _request(b"application/json", json.dumps({"images": named}).encode())
 

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import io
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from PIL import Image, UnidentifiedImageError
 
-from lorax.data.crops import crops_of
 from lorax.data.encoding import from_base64
-from lorax.data.images import FORMATS, decode_bytes
+from lorax.data.images import FORMATS
 from lorax.data.pixels import Pixels
 from lorax.errors import ImageError
 from lorax.params import ServingParams
 from lorax.serving.jpeg import MOST_SCANS, scans_of
 from lorax.serving.refusal import RefusalError
+from lorax.serving.unpacking import LARGE, PROCESS_BYTES, unpacked
 from lorax.serving.uploads import Upload
 
 _MB = 1_000_000
@@ -31,9 +30,6 @@ _BUFFERED = 10
 """Bytes a pixel on top, as measured: these readers unpack into buffers of their own, or turn the image (TIFF)."""
 
 _UNBUFFERED = frozenset({"PNG", "JPEG", "MPO", "GIF", "BMP"})
-_MMAP_THRESHOLD, _LARGE_BLOCK = -3, 4 * _MB
-"""The name that glibc's malloc.h gives the option, and its value: what is as large is given back once it is freed."""
-
 _CHARACTERS_PER_BYTE = 1.5
 """Of base64, with line breaks; rounded up."""
 
@@ -45,6 +41,10 @@ _JPEG = b"\xff\xd8"
 
 _TILE_TAGS = (322, 323)
 """Of TIFF: width and height of a tile."""
+
+
+Unpack = Callable[[bytes, int], Pixels]
+"""Makes an image file's crops of a side, as `unpacked` does."""
 
 
 class Room:
@@ -93,16 +93,6 @@ class _Claim:
         return self.pixels * (each if self.format in _UNBUFFERED else each + _BUFFERED)
 
 
-def give_back_what_is_freed() -> None:
-    """Have memory of decoded images go back to the system, for this process.
-
-    glibc by itself soon keeps freed blocks of up to 32 MB, in each thread for that thread, so that the room that one
-    image has left is still in use when the next is decoded.
-    """
-    with suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE_BLOCK)
-
-
 def encoded(upload: Upload, params: ServingParams) -> bytes:
     """The image file's bytes.
 
@@ -123,16 +113,25 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def decode(data: bytes, side: int, params: ServingParams, room: Room) -> Pixels:
+def decode(data: bytes, side: int, params: ServingParams, room: Room, unpack_large: Unpack = unpacked) -> Pixels:
     """The crops (n, side, side, 3) that are looked at; the image itself is let go of, so that many may wait.
+
+    Args:
+        data: the image file.
+        side: of a crop, pixels.
+        params: the limits.
+        room: where the image is unpacked.
+        unpack_large: what makes crops of an image of more than `LARGE` pixels.
 
     Raises:
         RefusalError: the file is empty, too large, of another format, or damaged.
     """
     claim = _checked(data, params)
+    is_large = claim.pixels > LARGE
+    cost = claim.cost + len(data)  # some readers copy the file
     try:
-        with room.taken(claim.cost + len(data)):  # some readers copy the file
-            return crops_of(decode_bytes(data, "the image"), side)
+        with room.taken(cost + len(data) + PROCESS_BYTES if is_large else cost):
+            return (unpack_large if is_large else unpacked)(data, side)
     except ImageError as error:
         raise RefusalError(422, "damaged", str(error)) from error
 

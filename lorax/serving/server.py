@@ -18,7 +18,7 @@ from fastapi import FastAPI
 from lorax.errors import ServiceError
 from lorax.network.backbone import import_timm
 from lorax.serving.connections import MOST_HEAD_S, Connection
-from lorax.serving.decoding import give_back_what_is_freed
+from lorax.serving.unpacking import give_back_what_is_freed
 
 _BACKLOG = 4096
 _GRACE_S = 5

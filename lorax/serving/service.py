@@ -16,6 +16,7 @@ from lorax.serving.decoding import Room, decode, encoded, sha256
 from lorax.serving.meters import Meters
 from lorax.serving.model import Served
 from lorax.serving.refusal import RefusalError, overloaded
+from lorax.serving.unpacking import Unpackers
 from lorax.serving.uploads import Held, Upload, parse
 
 _log = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ class Service:
         self.held = Held(int(params.memory_mb * _MB))
         self._batcher = Batcher(model, threads, meters.batches.observe)
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="decode")
-        self._room = Room(int(params.memory_mb * _MB))
+        self._room, self._unpackers = Room(int(params.memory_mb * _MB)), Unpackers()
         self._loop = asyncio.get_running_loop()
         self._waiting = 0
         meters.name_model(model)
@@ -132,6 +133,7 @@ class Service:
     def close(self) -> None:
         """Finish what was begun, then end the threads."""
         self._pool.shutdown()
+        self._unpackers.close()
         self._batcher.stop()
 
     def _prepare(self, case: _Case) -> None:
@@ -141,7 +143,7 @@ class Service:
         try:
             data = encoded(case.upload, self.params)
             case.sha256 = sha256(data)
-            crops = decode(data, self.model.crop, self.params, self._room)
+            crops = decode(data, self.model.crop, self.params, self._room, self._unpackers.unpacked)
         except Exception as error:
             self._loop.call_soon_threadsafe(_fail, case.answer, error)
         else:

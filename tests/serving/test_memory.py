@@ -114,7 +114,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from lorax.params import ServingParams
-from lorax.serving.decoding import Room, decode, give_back_what_is_freed
+from lorax.serving.decoding import Room, decode
+from lorax.serving.unpacking import give_back_what_is_freed
 
 def memory():
     lines = Path("/proc/self/status").read_text().splitlines()
