@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -82,6 +83,7 @@ class Announcer:
             deployment.expect_heartbeats(api)
             self._server = found.prefect.pid or 0
         if alive := runs.under_way(api):
+            self._vouch_for(api, alive)
             return f"the run {alive[0]['name']!r} is under way"
         need, last = Need(tuple(reconcile.waiting_tasks(self.workspace, params)), self._lacking()), runs.last_ended(api)
         if need != self._need:  # what was there before this process is left to no event
@@ -96,6 +98,15 @@ class Announcer:
         run = deployment.start_run(api, key=f"{last['id'] if last else ''} {need.digest}")
         self._made, self._since = self._made + 1, datetime.now(UTC)
         return f"{_told(need)} waits: made the run {run['name']!r}"
+
+    def _vouch_for(self, api: PrefectApi, alive: Iterable[Row]) -> None:
+        """Have the server wait for a run that is slow to begin: marked as crashed it would lose its slot, and be ended
+        by Prefect as soon as it begins, and so would the next one on a machine that is as busy."""
+        if pending := [run for run in alive if run["state_type"] == "PENDING"]:
+            here = services.flow_runs(self.workspace)
+            for run in pending:
+                if run["id"] in here:
+                    deployment.vouch_for(api, run)
 
     def _lacking(self) -> str:
         """The upstream's newest landing that is not in the checkout; as of the last look that the upstream answered."""

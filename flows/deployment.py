@@ -165,16 +165,30 @@ def expect_heartbeats(api: PrefectApi) -> None:
     state = {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}
     for flow in api.rows("flows/filter", {"flows": {"name": {"any_": _FLOWS}}}):
         of_flow = {"flows": {"id": {"any_": [flow["id"]]}}, "flow_runs": {"state": state}}
-        related = {"prefect.resource.role": "flow", "prefect.resource.id": f"prefect.flow.{flow['id']}"}
         for run in api.rows("flow_runs/filter", of_flow):
-            event = {
-                "id": str(uuid4()),
-                "event": f"prefect.flow-run.{'Cancelling' if run['state_type'] == 'CANCELLING' else 'heartbeat'}",
-                "occurred": datetime.now(UTC).isoformat(),
-                "resource": {"prefect.resource.id": f"prefect.flow-run.{run['id']}"},
-                "related": [{**related, "prefect.resource.name": flow["name"]}],
-            }
-            api.post("events", [event])
+            _tell_of(api, run, flow["name"], "Cancelling" if run["state_type"] == "CANCELLING" else "heartbeat")
+
+
+def vouch_for(api: PrefectApi, run: Row) -> None:
+    """Send a heartbeat for a run of the deployment, whose process is seen to live but may not send any yet.
+
+    Raises:
+        ServiceError: the server does not answer, or refuses.
+    """
+    _tell_of(api, run, NAME.split("/")[0], "heartbeat")
+
+
+def _tell_of(api: PrefectApi, run: Row, flow: str, event: str) -> None:
+    """Post one of the events that Prefect itself posts of flow runs."""
+    related = {"prefect.resource.role": "flow", "prefect.resource.id": f"prefect.flow.{run['flow_id']}"}
+    told = {
+        "id": str(uuid4()),
+        "event": f"prefect.flow-run.{event}",
+        "occurred": datetime.now(UTC).isoformat(),
+        "resource": {"prefect.resource.id": f"prefect.flow-run.{run['id']}"},
+        "related": [{**related, "prefect.resource.name": flow}],
+    }
+    api.post("events", [told])
 
 
 def _automation(

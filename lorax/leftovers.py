@@ -36,6 +36,14 @@ def find(folder: str, service: str | None = None) -> list[psutil.Process]:
     ]
 
 
+def carried(folder: str, service: str, variable: str) -> set[str]:
+    """What the processes marked with `folder` and `service` have in another variable of their environment."""
+    found = (
+        marks for _, marks in _marked() if (marks[FOLDER_VARIABLE], marks.get(SERVICE_VARIABLE)) == (folder, service)
+    )
+    return {marks[variable] for marks in found if variable in marks}
+
+
 def folders(first_commit: str) -> set[str]:
     """The services folders for which processes of the workspace with this first commit run."""
     return {marks[FOLDER_VARIABLE] for _, marks in _marked() if marks.get(WORKSPACE_VARIABLE) == first_commit}

@@ -139,10 +139,14 @@ def stop_flows(workspace: Workspace) -> list[str]:
         return []
     with _lock(workspace):
         supervision.stop_programs(folder, supervision.processes(folder).keys() - servers.VARIABLES.keys())
-        flows = leftovers.find(str(folder), FLOW)
-        run_ids = {flow.environ().get("PREFECT__FLOW_RUN_ID", "") for flow in flows if flow.is_running()}
-        leftovers.stop(flows, patience_s=FLOW_PATIENCE_S)
-    return sorted(run_ids - {""})
+        run_ids = flow_runs(workspace)
+        leftovers.stop(leftovers.find(str(folder), FLOW), patience_s=FLOW_PATIENCE_S)
+    return sorted(run_ids)
+
+
+def flow_runs(workspace: Workspace) -> set[str]:
+    """The ids of the runs that a worker here has started a process for; they may not have begun yet."""
+    return leftovers.carried(str(homes.home(workspace).services_dir), FLOW, "PREFECT__FLOW_RUN_ID")
 
 
 def stop_learning_by_hand(workspace: Workspace) -> list[int]:

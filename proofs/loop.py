@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 
 import bench
+import loop_announced
 import loop_clones
 import loop_faults
 import loop_random
@@ -18,6 +19,7 @@ import loop_trigger
 
 PARTS: dict[str, Callable[[], bool]] = {
     **loop_trigger.PARTS,
+    **loop_announced.PARTS,
     **loop_faults.PARTS,
     **loop_rollback.PARTS,
     **loop_random.PARTS,

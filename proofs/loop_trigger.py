@@ -43,7 +43,7 @@ def prove_trigger(env: Env = None) -> bool:
             bench.lorax("land", str(source), "--task", name, cwd=root, env=env)
             landed = datetime.now(UTC)
             run = _started(root, name)
-            starts_s = (_time(run["start_time"]) - landed).total_seconds()
+            starts_s = (time_of(run["start_time"]) - landed).total_seconds()
             knows_s = (_known(root, run, env) - landed).total_seconds()
             print(f"{name:<8} {starts_s:>14.1f} s {knows_s:>22.1f} s  {_who(run)}", flush=True)
             passed &= starts_s < START_S
@@ -54,21 +54,7 @@ def prove_trigger(env: Env = None) -> bool:
 
 def prove_clone() -> bool:
     """A landing in one clone is learned by the worker of another; both share git, the DVC remote and the servers."""
-    home = bench.HOME / "clone"
-    upstream = home / "upstream.git"
-    first = bench.new_workspace(home, "first", tiny=True, remote=home / "storage")
-    bench.remove_workspace(home / "second")
-    bench.share(first, upstream)
-    bench.git("clone", "--quiet", str(upstream), str(home / "second"), cwd=home)
-    second = home / "second"
-    params = load_params(first / "params.yaml").services
-    theirs = {  # as from another machine; by 127.0.0.1 the clone would take them for its own, which has the same ports
-        "PREFECT_API_URL": f"http://localhost:{params.prefect_port}/api",
-        servers.AUTH_VARIABLE: servers.auth_string(servers.prefect_home(Workspace(first))),
-        "MLFLOW_TRACKING_URI": f"http://localhost:{params.mlflow_port}",
-        "PREFECT_HOME": str(second / "work" / "prefect"),
-        "DVC_SITE_CACHE_DIR": str(second / "work" / "dvc"),
-    }
+    first, second, theirs = clones(bench.HOME / "clone")
     passed = True
     with up(first, None, "--no-worker"), up(second, theirs):
         print(f"processes of the first: {', '.join(_programs(first))}; of the second: {', '.join(_programs(second))}")
@@ -133,6 +119,25 @@ def up(root: Path, env: Env = None, *options: str) -> Iterator[None]:
         bench.lorax("down", cwd=root, env=env, check=False)
 
 
+def clones(home: Path) -> tuple[Path, Path, Env]:
+    """Two fresh clones of one upstream, home/upstream.git, and what has the second use the first one's servers."""
+    upstream = home / "upstream.git"
+    first = bench.new_workspace(home, "first", tiny=True, remote=home / "storage")
+    bench.remove_workspace(home / "second")
+    bench.share(first, upstream)
+    bench.git("clone", "--quiet", str(upstream), str(home / "second"), cwd=home)
+    second = home / "second"
+    params = load_params(first / "params.yaml").services
+    theirs = {  # as from another machine; by 127.0.0.1 the clone would take them for its own, which has the same ports
+        "PREFECT_API_URL": f"http://localhost:{params.prefect_port}/api",
+        servers.AUTH_VARIABLE: servers.auth_string(servers.prefect_home(Workspace(first))),
+        "MLFLOW_TRACKING_URI": f"http://localhost:{params.mlflow_port}",
+        "PREFECT_HOME": str(second / "work" / "prefect"),
+        "DVC_SITE_CACHE_DIR": str(second / "work" / "dvc"),
+    }
+    return first, second, theirs
+
+
 def _burst_with_server() -> bool:
     home = bench.HOME / "burst"
     root = bench.new_workspace(home, "workspace", tiny=True)
@@ -151,7 +156,7 @@ def _burst_without_server() -> bool:
     with up(root):
         began = time.perf_counter()
         _land_at_once(root, names[: BURST // 2])
-        _supervisor(root, "stop", "prefect")
+        supervisor(root, "stop", "prefect")
         said = _land_at_once(root, names[BURST // 2 :])
         unheard = sum("not announced" in text for text in said)
         print(
@@ -185,15 +190,15 @@ def _learned(root: Path, began: float, *, exactly: bool) -> bool:
     """
     bench.wait_for(lambda: not bench.status(root)["waiting"], 3 * PATIENCE_S, "all is learned", every_s=20)
     seconds = time.perf_counter() - began
-    api = _api(root)
+    api = api_of(root)
     bench.wait_for(lambda: not _due(api), PATIENCE_S, "no run is under way or due", every_s=2)
     stream = [task.name for task in versions.landed(Workspace(root))]
     rows = bench.versions(root)
     in_order = [row["task"] for row in rows] == stream and [row["version"] for row in rows] == [*range(1, BURST + 1)]
     grows = all(row["tasks"] == stream[: k + 1] for k, row in enumerate(rows))
     descends = all(b["parent_digest"] == a["state_digest"] for a, b in pairwise(rows))
-    learns, episodes = _runs(api, "learn"), _runs(api, "episode")
-    alone = _one_at_a_time(learns) and _one_at_a_time(episodes)
+    learns, episodes = runs_of(api, "learn"), runs_of(api, "episode")
+    alone = _one_at_atime_of(learns) and _one_at_atime_of(episodes)
     states = {state: sum(run["state_name"] == state for run in learns) for state in {r["state_name"] for r in learns}}
     print(f"landed in this order: {' '.join(stream)}")
     print(f"learned in this order: {' '.join(row['task'] for row in rows)} ({seconds:.0f} s since the first landing)")
@@ -205,10 +210,10 @@ def _learned(root: Path, began: float, *, exactly: bool) -> bool:
     return in_order and grows and descends and alone and (len(episodes) == BURST or not exactly)
 
 
-def _one_at_a_time(runs: Sequence[Mapping[str, Any]]) -> bool:
+def _one_at_atime_of(runs: Sequence[Mapping[str, Any]]) -> bool:
     """Whether each run had ended before the next began; one that has no end goes on still."""
     now = datetime.now(UTC).isoformat()
-    spans = sorted((_time(run["start_time"]), _time(run["end_time"] or now)) for run in runs)
+    spans = sorted((time_of(run["start_time"]), time_of(run["end_time"] or now)) for run in runs)
     return all(one[1] <= other[0] for one, other in pairwise(spans))
 
 
@@ -218,7 +223,7 @@ def _due(api: PrefectApi) -> bool:
     return bool(api.rows("flow_runs/filter", {"flow_runs": {"state": states}, "limit": 1}))
 
 
-def _runs(api: PrefectApi, flow: str) -> list[dict[str, Any]]:
+def runs_of(api: PrefectApi, flow: str) -> list[dict[str, Any]]:
     """The flow's runs that have begun."""
     query = {"flows": {"name": {"any_": [flow]}}, "limit": 200, "sort": "START_TIME_ASC"}
     return [run for run in api.rows("flow_runs/filter", query) if run["start_time"]]
@@ -229,7 +234,7 @@ def _started(root: Path, task: str) -> dict[str, Any]:
     found: list[dict[str, Any]] = []
 
     def look() -> bool:
-        found[:] = [run for run in _runs(_api(root), "learn") if run["parameters"].get("task") == task]
+        found[:] = [run for run in runs_of(api_of(root), "learn") if run["parameters"].get("task") == task]
         return bool(found)
 
     bench.wait_for(look, PATIENCE_S, f"a run for {task!r} starts", every_s=0.2)
@@ -241,13 +246,13 @@ def _known(root: Path, run: Mapping[str, Any], env: Env = None) -> datetime:
 
     Asked of Prefect's server: a `lorax status` again and again would take from the learner what it costs.
     """
-    api, task = _api(root), run["parameters"]["task"]
+    api, task = api_of(root), run["parameters"]["task"]
     path = f"flow_runs/{run['id']}"
     bench.wait_for(lambda: (api.get(path) or {})["end_time"], PATIENCE_S, f"the run for {task!r} ends", every_s=1)
     ended = api.get(path) or {}
     if task not in bench.status(root, env)["known"]:
         raise SystemExit(f"the run for {task!r} ended ({ended['state_name']}), but the champion does not know it")
-    return _time(ended["end_time"])
+    return time_of(ended["end_time"])
 
 
 def _who(run: Mapping[str, Any]) -> str:
@@ -259,13 +264,13 @@ def _who(run: Mapping[str, Any]) -> str:
 def _worker(root: Path, run: Mapping[str, Any]) -> str:
     """Which worker took the run, by its own log."""
     query = {"logs": {"flow_run_id": {"any_": [run["id"]]}}, "sort": "TIMESTAMP_ASC", "limit": 200}
-    lines = [row["message"] for row in _api(root).rows("logs/filter", query)]
+    lines = [row["message"] for row in api_of(root).rows("logs/filter", query)]
     taken = next((line for line in lines if "submitting flow run" in line), "nobody says who took it")
     pulled = next((line for line in lines if "checkout" in line), "nothing said of its checkout")
     return f"{taken.split(' submitting')[0]}, {pulled}"
 
 
-def _api(root: Path) -> PrefectApi:
+def api_of(root: Path) -> PrefectApi:
     return PrefectApi.of(Workspace(root), load_params(root / "params.yaml"))
 
 
@@ -276,7 +281,7 @@ def _programs(root: Path) -> list[str]:
     return sorted(name.removeprefix("program:") for name in config.sections() if name.startswith("program:"))
 
 
-def _supervisor(root: Path, *command: str) -> None:
+def supervisor(root: Path, *command: str) -> None:
     """Ask the workspace's supervisord for something, such as to stop a server and not to start it again."""
     config = configparser.RawConfigParser()
     config.read(root / "work/services/supervisord.conf")
@@ -284,5 +289,5 @@ def _supervisor(root: Path, *command: str) -> None:
     subprocess.run([sys.executable, "-m", "supervisor.supervisorctl", "-s", address, *command], check=True)
 
 
-def _time(text: str) -> datetime:
+def time_of(text: str) -> datetime:
     return datetime.fromisoformat(text.replace("Z", "+00:00"))

@@ -195,7 +195,7 @@ def _save(directory: Path, run_id: str, model_id: str, state_dir: Path, classes:
         path=str(directory),
         python_model=str(Path(__file__).with_name("pyfunc_model.py")),
         artifacts={"state": str(staged)},
-        model_config={"allow_paths": False, "verdicts_only": False},  # what may be set later is named here
+        model_config={"allow_paths": False},  # what may be set later is named here
         signature=_signature(classes),
         input_example=_example(),
         pip_requirements=[f"{_DISTRIBUTION}=={lorax.__version__}"],

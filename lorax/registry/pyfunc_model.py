@@ -7,7 +7,6 @@ goes in; each row comes back as verdict, generator, probability, real, calibrate
 
 Whoever can send a request to a served model must not make it read files. So a cell is the path of a file only where the
 program that loads the model says so: `load_model(..., model_config={"allow_paths": True})`, which no request can.
-With `model_config={"verdicts_only": True}` verdicts alone come back, as `mlflow.models.evaluate` wants of a classifier.
 """
 
 from pathlib import Path
@@ -41,10 +40,9 @@ class LoraxModel(mlflow.pyfunc.PythonModel):
         self.predictor = Predictor.open(Path(context.artifacts["state"]))
         config = context.model_config or {}
         self.read = _read_path_or_base64 if config.get("allow_paths") else _read_base64
-        self.verdicts_only = bool(config.get("verdicts_only"))
 
-    def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> Any:
-        """Judge the images of a one-column DataFrame; returns one of all columns, or a Series of verdicts.
+    def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:
+        """Judge the images of a one-column DataFrame; returns one with a row for each.
 
         Raises:
             ImageError: a cell is no image.
@@ -57,8 +55,6 @@ class LoraxModel(mlflow.pyfunc.PythonModel):
         sources = [f"row {row}" for row in range(len(cells))]
         pixels = [self.read(cell, source) for cell, source in zip(cells, sources, strict=True)]
         verdicts = self.predictor.judge(pixels, sources)
-        if self.verdicts_only:
-            return pd.Series([verdict.verdict for verdict in verdicts], index=model_input.index, name="verdict")
         rows = [_row(verdict) for verdict in verdicts]
         generators = _Names(pa.array([verdict.generator for verdict in verdicts], pa.large_string()))
         return pd.DataFrame(rows, index=model_input.index, columns=self._columns()).assign(generator=generators)

@@ -6,6 +6,7 @@ One workspace is used from top to bottom: the tests of this file run in order, e
 from __future__ import annotations
 
 import os
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -258,6 +259,26 @@ def test_runs_are_made_where_one_is_needed_and_no_more_than_that(workspace: Work
     assert under_way(api) == []
 
 
+def test_a_run_that_is_slow_to_begin_is_vouched_for_while_its_process_lives(
+    workspace: Workspace, api: PrefectApi
+) -> None:
+    """Its imports alone may take minutes on a machine that is busy with other work."""
+    run = deployment.start_run(api, key="slow to begin")
+    end(api, run, "PENDING")
+    marks = {leftovers.FOLDER_VARIABLE: str(workspace.services_dir), leftovers.SERVICE_VARIABLE: services.FLOW}
+    announcer = Announcer(workspace)
+    announcer.look()
+    assert heartbeats(api, run) == []
+    slow = subprocess.Popen(["sleep", "60"], env={**os.environ, **marks, "PREFECT__FLOW_RUN_ID": run["id"]})
+    try:
+        announcer.look()
+        assert until(lambda: heartbeats(api, run))
+    finally:
+        slow.kill()
+        slow.wait()
+        end(api, run, "CANCELLED")
+
+
 def test_status_tells_how_the_last_run_ended_what_is_paused_and_what_starts_the_next(
     workspace: Workspace, api: PrefectApi
 ) -> None:
@@ -350,6 +371,16 @@ def state_of(api: PrefectApi, run: Row) -> Row:
 
 def ended_after(api: PrefectApi, run: Row, event: str) -> timedelta:
     """How long after the last such event of a run it ended; each `lorax up` sends one, and so begins the watch anew."""
+    last = events_of(api, run, event)[0]
+    return datetime.fromisoformat(state_of(api, run)["timestamp"]) - datetime.fromisoformat(last["occurred"])
+
+
+def heartbeats(api: PrefectApi, run: Row) -> list[Row]:
+    return events_of(api, run, "heartbeat")
+
+
+def events_of(api: PrefectApi, run: Row, event: str) -> list[Row]:
+    """The last such event of a run, if there is one."""
     query = {
         "filter": {
             "event": {"name": [f"prefect.flow-run.{event}"]},
@@ -360,8 +391,7 @@ def ended_after(api: PrefectApi, run: Row, event: str) -> timedelta:
     }
     found = api.post("events/filter", query)
     assert found is not None
-    [last] = found["events"]
-    return datetime.fromisoformat(state_of(api, run)["timestamp"]) - datetime.fromisoformat(last["occurred"])
+    return list(found["events"])
 
 
 def pretend_to_be(api: PrefectApi, state: str) -> Row:
