@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,7 +19,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from typer.core import TyperGroup
 
-from lorax.errors import LoraxError, printable
+from lorax.errors import LoraxError, WorkspaceError, printable
 
 if TYPE_CHECKING:
     from lorax.params import Params
@@ -48,6 +49,7 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             with _interruption_insists():
+                _check_folder()
                 return super().invoke(ctx)
         except LoraxError as error:
             if ctx.params.get("debug"):
@@ -60,6 +62,14 @@ class Commands(TyperGroup):
             what = str(error) or "nothing is lost: run the same command again to continue."
             err.print(f"lorax: interrupted; {what}", markup=False)
             sys.exit(130)
+
+
+def _check_folder() -> None:
+    """A shell may stand in a folder that is no more, such as that of a workspace that was made anew."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise WorkspaceError("the current folder was deleted. Change to one that is there: 'cd ...'.") from None
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from loop_trigger import PATIENCE_S, api_of, runs_of, time_of
 from flows import reconcile, runs
 from flows.prefect_api import PrefectApi
 from lorax import leftovers
-from lorax.errors import LoraxError
+from lorax.errors import LoraxError, ServiceError
 from lorax.params import load_params
 from lorax.workspace import Workspace
 
@@ -91,7 +91,7 @@ def _not_pushed(root: Path, task: str) -> str:
 
 def _followed(root: Path, api: PrefectApi, what: str, task: str, act: Callable[[], object]) -> bool:
     """Whether a run begins by itself, soon after `act`, and learns the task."""
-    bench.wait_for(lambda: not runs.under_way(api), PATIENCE_S, "no run is under way", every_s=1)
+    _wait_idle(api)
     if task in _known(root):
         raise SystemExit(f"{task} is known before {what}")
     act()
@@ -122,7 +122,9 @@ def _away(root: Path, api: PrefectApi, task: str) -> bool:
     _kill_mlflow(root)
 
     def failed() -> list[str]:
-        return [r["state_name"] for r in runs_of(api, "learn") if r["end_time"] and time_of(r["end_time"]) > before]
+        with suppress(ServiceError):  # the machine is busy
+            return [r["state_name"] for r in runs_of(api, "learn") if r["end_time"] and time_of(r["end_time"]) > before]
+        return []
 
     away_s = bench.wait_for(failed, PATIENCE_S, "the run without MLflow ends", every_s=1)
     print(f"without MLflow for {away_s:.0f} s: the run ended {', '.join(failed())}")
@@ -157,7 +159,8 @@ def _next_run(api: PrefectApi, after: datetime) -> dict[str, Any]:
     found: list[dict[str, Any]] = []
 
     def look() -> bool:
-        found[:] = [run for run in runs_of(api, "learn") if time_of(run["start_time"]) > after]
+        with suppress(ServiceError):  # the machine is busy
+            found[:] = [run for run in runs_of(api, "learn") if time_of(run["start_time"]) > after]
         return bool(found)
 
     bench.wait_for(look, PATIENCE_S, "a run begins by itself", every_s=0.5)
@@ -170,7 +173,16 @@ def _touches(run: dict[str, Any], since: datetime) -> bool:
 
 def _wait_known(root: Path, api: PrefectApi, tasks: list[str]) -> None:
     bench.wait_for(lambda: set(tasks) <= set(_known(root)), PATIENCE_S, f"{tasks} are known", every_s=2)
-    bench.wait_for(lambda: not runs.under_way(api), PATIENCE_S, "no run is under way", every_s=1)
+    _wait_idle(api)
+
+
+def _wait_idle(api: PrefectApi) -> None:
+    def look() -> bool:
+        with suppress(ServiceError):  # the machine is busy
+            return not runs.under_way(api)
+        return False
+
+    bench.wait_for(look, PATIENCE_S, "no run is under way", every_s=1)
 
 
 def _known(root: Path) -> list[str]:

@@ -225,6 +225,17 @@ def test_outside_a_workspace_one_line_says_what_to_do(tmp_path: Path, monkeypatc
     assert "lorax init DIR" in line
 
 
+def test_in_a_folder_that_was_deleted_one_line_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    for command in (["status"], ["init", "."], ["down"]):
+        done = runner.invoke(app, command)
+        assert (done.exit_code, len(done.stderr.splitlines())) == (1, 1)
+        assert "the current folder was deleted" in done.stderr
+
+
 def test_debug_shows_the_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     done = runner.invoke(app, ["--debug", "status"])
