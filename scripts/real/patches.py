@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -116,7 +118,7 @@ def activity_edges(places: Iterable[Sequence[Place]], rng: random.Random) -> lis
 
 def activity_class(activity: float, edges: Sequence[float]) -> int:
     """0 (calm) to CLASSES - 1 (busy)."""
-    return sum(activity >= edge for edge in edges)
+    return bisect_right(edges, activity)
 
 
 def draw(
@@ -135,10 +137,13 @@ def draw(
         PlacesError: a class of activity has too few places.
     """
     taken: dict[str, list[Place]] = {name: [] for name in names}
+    by_class: defaultdict[tuple[str, int], list[Place]] = defaultdict(list)
+    for place in (place for name in names for place in places[name]):
+        by_class[place.photograph, activity_class(place.activity, edges)].append(place)
     for k in range(CLASSES):
         wanted, spacing = count * (k + 1) // CLASSES - count * k // CLASSES, _APART
         while wanted and spacing >= _NEAREST:
-            pools = {n: [p for p in places[n] if activity_class(p.activity, edges) == k] for n in names}
+            pools = {name: list(by_class[name, k]) for name in names}
             wanted -= _take(pools, taken, wanted, spacing, rng)
             spacing //= 2  # rather overlap than be too few
         if wanted:
