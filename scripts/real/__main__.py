@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+from lorax.storage import locked
 from scripts.real import manifest, packages, photographs
 from scripts.real.catalogue import CATALOGUE, TASKS
 
@@ -28,20 +29,22 @@ def main() -> None:
     options = _options()
     root = options.root.absolute()
     root.mkdir(parents=True, exist_ok=True)
-    try:
-        photographs.develop(root)
-    except packages.PackageError as error:
-        sys.exit(f"without its photographs there is no set. {error}")
-    failed = [
-        task
-        for task in options.tasks
-        if not (is_finished(root, task, options.images) or _make(root, task, options.images))
-    ]
-    finished = [task for task in TASKS if manifest.table_path(root, task).exists()]
-    images = manifest.join(root, finished)
+    with locked(root / ".lock", lambda: print(f"waiting for another run in {root}", flush=True)):
+        packages.clear_drafts(root)
+        try:
+            photographs.develop(root)
+        except packages.PackageError as error:
+            sys.exit(f"without its photographs there is no set. {error}")
+        failed = [task for task in options.tasks if not _is_made(root, task, options.images)]
+        finished = [task for task in TASKS if manifest.table_path(root, task).exists()]
+        images = manifest.join(root, finished)
     print(f"{root}: {images} images of {len(finished)} tasks, told in manifest.csv")
     if failed:
         sys.exit(f"not made: {', '.join(failed)}; the reasons are above. Run the same command again to go on.")
+
+
+def _is_made(root: Path, task: str, images: int) -> bool:
+    return is_finished(root, task, images) or _make(root, task, images)
 
 
 def is_finished(root: Path, task: str, images: int) -> bool:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Iterable, Sequence
+import io
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+
+from lorax.storage import write_whole
 
 
 @dataclass(frozen=True)
@@ -42,13 +45,7 @@ class Row:
 
 def write(path: Path, rows: Iterable[Row]) -> None:
     """Write a table, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.draft")
-    with draft.open("w", newline="") as file:
-        table = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
-        table.writeheader()
-        table.writerows(asdict(row) for row in rows)
-    draft.replace(path)
+    write_whole(path, _text(asdict(row) for row in rows))
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -59,17 +56,9 @@ def read(path: Path) -> list[dict[str, str]]:
 
 def join(root: Path, tasks: Sequence[str]) -> int:
     """Write manifest.csv: the tables of `tasks`, in order; returns how many images it names."""
-    rows = 0
-    draft = root / ".manifest.csv.draft"
-    with draft.open("w", newline="") as file:
-        table = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
-        table.writeheader()
-        for task in tasks:
-            own = read(table_path(root, task))
-            table.writerows(own)
-            rows += len(own)
-    draft.replace(root / "manifest.csv")
-    return rows
+    rows = [row for task in tasks for row in read(table_path(root, task))]
+    write_whole(root / "manifest.csv", _text(rows))
+    return len(rows)
 
 
 def table_path(root: Path, task: str) -> Path:
@@ -83,3 +72,11 @@ def digest(rows: Iterable[dict[str, str]]) -> str:
     for row in sorted(rows, key=lambda row: row["file"]):
         total.update(f"{row['sha256']}  {row['file']}\n".encode())
     return total.hexdigest()
+
+
+def _text(rows: Iterable[Mapping[str, object]]) -> str:
+    text = io.StringIO()
+    table = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    return text.getvalue()

