@@ -149,9 +149,7 @@ def program(workspace: Workspace, server: Server) -> Program:
     if server.name == "prefect":
         auth_string(folder)
         return Program("prefect", ("-m", "flows.prefect_server", str(server.port)), folder)
-    address = ("--host", HOST, "--port", str(server.port))
-    # its stores are named in its environment: an address with a password must not lie in a command line
-    return Program("mlflow", ("-m", "mlflow", "server", "--serve-artifacts", *address), folder)
+    return Program("mlflow", ("-m", "lorax.registry.server", str(server.port)), folder)
 
 
 def own_environment(workspace: Workspace, params: Params) -> dict[str, str]:
