@@ -23,7 +23,7 @@ from lorax.workspace import Workspace
 WITHIN_S = 120.0
 """How soon a run must begin by itself once it is needed."""
 
-EPOCHS = 40
+EPOCHS = 8
 """Enough for an episode in whose middle a server can be killed."""
 
 
