@@ -30,9 +30,6 @@ AUTH_VARIABLE = "PREFECT_API_AUTH_STRING"
 KEPT_FOR_HELPERS = {name: f"LORAX_KEPT_{name}" for name in (*VARIABLES.values(), EMBEDDED_VARIABLE)}
 """What helpers know and servers must not, and under what names the supervisor's environment keeps it."""
 
-_OWN_HOSTS = ",".join(pattern for name in LOOPBACK for pattern in (name, f"{name.replace('[', '[[]', 1)}:*"))
-"""As MLflow wants them: a name as it is, or a pattern. By itself it takes '10.*' too, and so 10.attacker.example."""
-
 _QUIET = {
     "DO_NOT_TRACK": "true",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -161,7 +158,6 @@ def own_environment(workspace: Workspace, params: Params) -> dict[str, str]:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # no jobs here; it would run several more processes
         "MLFLOW_ARTIFACTS_DESTINATION": "artifacts",
         "MLFLOW_WORKERS": "1",
-        "MLFLOW_SERVER_ALLOWED_HOSTS": _OWN_HOSTS,
         **databases.defaults(),
     }
     hidden = {*VARIABLES.values(), *(name for name in defaults if not os.environ.get(name))}

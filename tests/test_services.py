@@ -146,22 +146,15 @@ fetch(url).then(answer => answer.text()).then(text => done("read " + text), erro
 """
 
 
-@pytest.mark.parametrize(
-    ("host", "closed"),
-    [
-        (STRANGER, ("prefect", "mlflow")),
-        (services.HOST, ("prefect",)),  # another program's page on this machine; MLflow lets these in
-    ],
-)
+@pytest.mark.parametrize("host", [STRANGER, services.HOST])  # the second: another program's page on this machine
 def test_a_page_of_another_origin_can_neither_change_nor_read_anything(
-    running: tuple[Workspace, Params], browser: Browser, host: str, closed: tuple[str, ...]
+    running: tuple[Workspace, Params], browser: Browser, host: str
 ) -> None:
     workspace, params = running
     tried = _requests_that_change_something(params)
     with page_of_a_stranger() as port:
         browser.open(f"http://{host}:{port}/")
-        for server in closed:
-            url, body = tried[server]
+        for url, body in tried.values():
             browser.run(_TRY_TO_MAKE, url, body)
             assert browser.run(_TRY_TO_READ, url) == "refused"
         assert browser.run(_TRY_TO_READ, f"{services.known(params)[0].api}/admin/version") == "refused"
@@ -172,10 +165,10 @@ def test_a_foreign_name_that_was_made_to_lead_here_is_answered_by_no_server(
     running: tuple[Workspace, Params], browser: Browser
 ) -> None:
     _, params = running
-    for server, says in zip(services.known(params), ("its own pages only", "Invalid Host header"), strict=True):
+    for server in services.known(params):
         for path in ("/", "/api/admin/version", "/api/2.0/mlflow/experiments/search"):
             browser.open(f"http://{STRANGER}:{server.port}{path}")
-            assert says in browser.text()
+            assert "its own pages only" in browser.text()
 
 
 def test_prefects_page_lets_its_user_in_by_the_auth_string_under_either_name(
