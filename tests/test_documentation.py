@@ -1,7 +1,8 @@
-"""The documentation is true: its commands exist and parse, its links lead somewhere, its metrics are all explained."""
+"""The documentation, and what messages advise, is true: commands exist and parse, links lead somewhere, and so on."""
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from pathlib import Path
@@ -59,6 +60,38 @@ def test_every_lorax_command_in_the_documentation_parses(page: Path) -> None:
         } | {"--help"}
         used = {word.split("=")[0] for word in words[1:] if word.startswith("--")}
         assert used <= options, f"{page.name}: lorax {' '.join(words)} has no {used - options}"
+
+
+def _advised() -> set[tuple[str, str]]:
+    """Every 'lorax ...' that a text of the code has in quotes, with 1 for what it fills in, and where it stands."""
+    found = set()
+    for path in sorted(path for room in ("lorax", "flows") for path in (ROOT / room).rglob("*.py")):
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        filled = [node for node in nodes if isinstance(node, ast.JoinedStr)]
+        parts = {id(part) for node in filled for part in node.values}
+        plain = [node for node in nodes if isinstance(node, ast.Constant) and id(node) not in parts]
+        texts = ["".join(_text(part) for part in node.values) for node in filled] + [_text(node) for node in plain]
+        found |= {(path.name, words) for text in texts for words in re.findall(r"'lorax ([^'\n]+)'", text)}
+    return found
+
+
+def _text(node: ast.expr) -> str:
+    return str(node.value) if isinstance(node, ast.Constant) else "1"
+
+
+def test_every_command_that_a_message_advises_runs_as_it_is_printed() -> None:
+    """It exists, has the options, and where more than its name is printed, all that it needs."""
+    advised = _advised()
+    assert len(advised) > 25
+    for where, text in sorted(advised):
+        words, place = shlex.split(text), f"{where}: 'lorax {text}'"
+        command = _command(words)
+        assert command is not None, place
+        rest = words[2 if command.name != words[0] else 1 :]
+        options, left, _ = command.make_parser(click.Context(command)).parse_args(rest)
+        assert left == [], place
+        needed = {parameter.name for parameter in command.params if parameter.required}
+        assert not rest or needed <= {name for name, value in options.items() if value not in (None, ())}, place
 
 
 def test_every_command_is_documented() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Set
+from typing import Any
 
 from lorax.data import keeping, versions
 from lorax.data.pins import LandedTask, Pins
@@ -26,9 +27,25 @@ def merged(workspace: Workspace, base: Pins, theirs: Pins, ours: Pins) -> str:
     stream = [task for task in (other | changed).values() if task.name not in gone]
     files = _files(workspace, theirs, other.keys() - changed.keys() - gone)
     files |= _files(workspace, ours, changed.keys())
-    output = {**theirs.content["outs"][0], "md5": keeping.store_manifest(workspace, files), "nfiles": len(files)}
-    output.pop("size", None)  # which the list of files does not tell; DVC only shows it
+    pinned = {"md5": keeping.store_manifest(workspace, files), "size": _size(base, theirs, ours), "nfiles": len(files)}
+    output = {key: value for key, value in ({**_output(theirs), **pinned}).items() if value is not None}
     return Pins({**theirs.content, "outs": [output]}, theirs.place).text(stream)
+
+
+def _output(pins: Pins) -> dict[str, Any]:
+    return dict(pins.content["outs"][0]) if pins.content else {"size": 0}
+
+
+def _size(base: Pins, theirs: Pins, ours: Pins) -> int | None:
+    """Bytes of all files, told by the three sums alone, so that all who join these two write the same.
+
+    None where they don't tell: one of them is missing, or both sides made the same change, which would count twice.
+    """
+    sizes = [_output(pins).get("size") for pins in (theirs, ours, base)]
+    old, new, other = (set(pins.stream) for pins in (base, ours, theirs))
+    if (new ^ old) & (other ^ old):
+        return sizes[0] if new ^ old <= other ^ old else None
+    return None if None in sizes else sizes[0] + sizes[1] - sizes[2]
 
 
 def _by_name(pins: Pins) -> dict[str, LandedTask]:

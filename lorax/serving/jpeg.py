@@ -14,8 +14,11 @@ _END, _SCAN = 0xD9, 0xDA
 _BARE = frozenset([0x01, *range(0xD0, _END)])
 """Markers that no length follows."""
 
-_MARKER = re.compile(rb"\xff+([^\x00\xff])")
-_BEHIND_DATA = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
+_MARKER = re.compile(rb"\xff([^\x00\xff])")
+_BEHIND_DATA = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
+
+_PIECE = 2**20
+"""Bytes that are searched at a time; Python runs nothing else meanwhile."""
 
 
 def scans_of(data: bytes) -> int:
@@ -25,7 +28,7 @@ def scans_of(data: bytes) -> int:
     """
     scans, at, marker = 0, 0, _MARKER
     for _ in range(MOST_SEGMENTS):
-        found = marker.search(data, at)
+        found = _found(marker, data, at)
         if found is None or scans > MOST_SCANS:
             return scans
         kind, at, marker = found[1][0], found.end(), _MARKER
@@ -37,3 +40,11 @@ def scans_of(data: bytes) -> int:
         if kind == _SCAN:
             scans, marker = scans + 1, _BEHIND_DATA
     return MOST_SCANS + 1
+
+
+def _found(marker: re.Pattern[bytes], data: bytes, at: int) -> re.Match[bytes] | None:
+    """Where it comes first at or behind `at`."""
+    for start in range(at, len(data), _PIECE):
+        if found := marker.search(data, start, start + _PIECE + 1):  # its last two bytes may lie on both sides
+            return found
+    return None

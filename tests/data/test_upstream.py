@@ -77,6 +77,9 @@ def test_who_is_overtaken_joins_the_others_landing_and_a_person_sees_one_stream(
     assert git(there.root, "rev-parse", "HEAD") == git(here.root.parent / "hub", "rev-parse", "main")
     files = versions.manifest(there)
     assert {path.partition("/")[0] for path in files} == {"first", "a", "b"}
+    sizes = [path.stat().st_size for path in versions.cache_paths(there, files.values()).values()]
+    output = pins.committed(there).content["outs"][0]
+    assert (output["size"], output["nfiles"]) == (sum(sizes), len(files))
     assert len(versions.fetch(there, versions.read_task(there, "a").test)) == 4
     assert checkout.bring_up_to_date(here)
     assert here.data_dvc_path.read_bytes() == there.data_dvc_path.read_bytes()
@@ -184,3 +187,4 @@ def test_replacing_and_landing_apart_are_joined_and_the_same_landing_twice_is_on
     assert names(there) == ["first", "twice"]
     assert pins.committed(there).digest == pins.committed(here).digest
     assert versions.landed(there) == versions.landed(here)
+    assert pins.committed(there).content == pins.committed(here).content

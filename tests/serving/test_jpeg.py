@@ -44,3 +44,10 @@ def test_scans_that_a_thumbnail_or_a_note_holds_do_not_count() -> None:
 def test_an_image_of_too_many_scans_is_refused() -> None:
     with pytest.raises(RefusalError, match="more than 100 scans"):
         decode(PLAIN[:-2] + b"\xff\xda\x00\x03\x01" * 1000, 16, ServingParams(), Room(10**9))
+
+
+def test_a_long_run_of_fill_bytes_takes_no_time() -> None:
+    """By a pattern that tries each beginning of the run this took minutes, with Python's lock held."""
+    filled = PLAIN[:2] + b"\xff" * 3_000_000 + PLAIN[2:]
+    assert (scans_of(filled), scans_of(filled[:-9])) == (1, 1)
+    assert scans_of(PLAIN[:2] + b"\xff" * 3_000_000 + b"\x00") == 0
