@@ -55,7 +55,7 @@ def deploy(workspace: Workspace, params: Params, api: PrefectApi) -> None:
         prefect_yaml.check(path)
         _close_pool(api)
     wanted = {"server": api.url, "content": _digest(path)}
-    if find(api) and done.is_file() and json.loads(done.read_text()) == wanted:
+    if find(api) and _noted(done) == wanted:
         return
     command = [sys.executable, "-P", "-m", "prefect", "--no-prompt", "deploy", "--all"]
     environment = {**os.environ, **services.environment(workspace, params)}
@@ -210,6 +210,14 @@ def _automation(
     edition = hashlib.sha256(json.dumps([trigger, action]).encode()).hexdigest()[:8]
     description = f"Marks a run as {state.lower()}: {message}. Kept by 'lorax up' ({edition})."
     return {"name": name, "description": description, "enabled": True, "trigger": trigger, "actions": [action]}
+
+
+def _noted(done: Path) -> Any:
+    """What was deployed last; None where that can't be told, and it is deployed again."""
+    try:
+        return json.loads(done.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 def _digest(path: Path) -> str:

@@ -108,7 +108,8 @@ def from_lines(lines: Iterable[bytes | None], on_bad: OnBad) -> Iterator[list[Si
             raise
         except (ValueError, KeyError, TypeError) as error:
             on_bad(
-                f"line {number} is left out: it is none of 'lorax predict --json' ({type(error).__name__}: {error})."
+                f"line {number} is left out: it is none of 'lorax predict PATH --json' "
+                f"({type(error).__name__}: {error})."
             )
 
 

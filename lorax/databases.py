@@ -106,8 +106,11 @@ def _path(workspace: Workspace) -> Path:
 def _remembered(workspace: Workspace) -> dict[str, str]:
     path = _path(workspace)
     try:
-        return dict(json.loads(path.read_text()))
+        found = json.loads(path.read_bytes())
+        if not isinstance(found, dict) or not all(isinstance(place, str) for place in found.values()):
+            raise ValueError("expected each server's database")
+        return found
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ServiceError(f"{path} can't be read ({error}); remove it if the settings are right.") from error

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorax import addresses, databases, homes, leftovers
+from lorax.errors import ServiceError
 from lorax.homes import EMBEDDED_VARIABLE as EMBEDDED_VARIABLE  # for readers of this room's interface
 from lorax.homes import VARIABLES as VARIABLES  # likewise
 from lorax.origins import LOOPBACK
@@ -92,12 +93,18 @@ def auth_string(home: Path) -> str:
     """What the embedded Prefect server that runs in `home` asks for; a random one is made where there is none.
 
     Raises:
-        StorageError: the file can't be written.
+        ServiceError: the file is damaged.
+        StorageError: it can't be written.
     """
     path = home / _AUTH_FILE
     if not path.is_file():
         write_whole(path, f"{secrets.token_urlsafe(32)}\n", is_private=True)
-    return path.read_text().strip()
+    found = path.read_text(errors="replace").strip()
+    if not found or not found.isascii() or not found.isprintable():
+        raise ServiceError(
+            f"{path} holds no auth string for Prefect's server. Remove it, then run 'lorax down' and 'lorax up'."
+        )
+    return found
 
 
 def known(params: Params) -> tuple[Server, Server]:

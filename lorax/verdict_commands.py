@@ -81,9 +81,13 @@ def watch_verdicts(
     from flows import watch_verdicts as watching
 
     if source != watching.STDIN and not Path(source).exists():
-        raise typer.BadParameter(f"{source} does not exist: expected a folder, or a file of 'lorax predict --json'.")
+        raise typer.BadParameter(
+            f"{source} does not exist: expected a folder, or a file of 'lorax predict PATH --json'."
+        )
     if version and not Path(source).is_dir():
-        raise typer.BadParameter("--version goes with a folder: lines of 'lorax predict --json' name their version.")
+        raise typer.BadParameter(
+            "--version goes with a folder: lines of 'lorax predict PATH --json' name their version."
+        )
     workspace, params = opened()
     settings = watching.Settings(window, rate, once)
     teller = watching.Teller(workspace, params.registry.model, out, err, as_json)

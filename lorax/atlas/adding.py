@@ -40,7 +40,7 @@ class Newcomers:
         if lacking:
             raise AtlasError(
                 f"the atlas at {atlas_dir} keeps no {', '.join(lacking)}: that was settled by its first add. "
-                "Make a new atlas with 'lorax atlas add --with-factors'."
+                "Make a new atlas with 'lorax atlas add PATH --with-factors'."
             )
         self._waiting: list[tuple[Entry, dict[str, Rows]]] = []
         self._written: list[Segment] = []
@@ -176,7 +176,7 @@ def check_base(expected: str, adapter: Adapter) -> None:
         raise AdapterError(
             f"{adapter.source} states the base model {adapter.base!r}, the atlas's adapters {expected!r}. If both "
             "names are one model's, say '--base NAME'. Else it belongs in an atlas of its own (--atlas DIR), or is "
-            "compared through its spectrum: 'lorax atlas search --descriptor spectrum'."
+            "compared through its spectrum: 'lorax atlas search PATH --descriptor spectrum'."
         )
 
 

@@ -79,7 +79,7 @@ def compare_factors(one: Adapter, other: Adapter) -> Comparison:
     if not both:
         raise AdapterError(
             f"{one.source} and {other.source} have no layer in common: {_first(one)} against {_first(other)}. They are "
-            "of different base models; 'lorax atlas search --descriptor spectrum' compares across those."
+            "of different base models; 'lorax atlas search PATH --descriptor spectrum' compares across those."
         )
     found, inner = [], 0.0
     for layer in both:

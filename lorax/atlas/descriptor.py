@@ -97,7 +97,7 @@ class Describer:
                 f"{adapter.source} adapts {counted(len(theirs), 'layer')}, the atlas's adapters {len(ours)}; it "
                 f"{_differing(lacking, extra)}. "
                 "Adapters of other base models or targets belong in an atlas of their own (--atlas DIR), or are "
-                "compared through their spectra: 'lorax atlas search --descriptor spectrum'."
+                "compared through their spectra: 'lorax atlas search PATH --descriptor spectrum'."
             )
         if "factors" in (self.descriptors if descriptors is None else descriptors):
             for place, layer in ours.items():

@@ -249,7 +249,7 @@ class Atlas:
         if descriptor not in describer.descriptors:
             raise AtlasError(
                 f"the atlas at {self.folder} keeps no {descriptor!r}, but {', '.join(describer.descriptors)}. "
-                "What it keeps was settled by its first add: 'factors' needs 'lorax atlas add --with-factors'."
+                "What it keeps was settled by its first add: 'factors' needs 'lorax atlas add PATH --with-factors'."
             )
         return Lens(descriptor, group, describer.columns(descriptor, group), describer.blocks(descriptor, group))
 

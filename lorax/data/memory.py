@@ -58,9 +58,9 @@ def lacking(workspace: Workspace, state_digest: str) -> list[Sample]:
     """The images that a learner state needs and that were kept here once, but are not any more."""
     try:
         rows = list(csv.DictReader(io.StringIO((workspace.memory_dir / f"{state_digest}.csv").read_text())))
-    except OSError:
+        kept = [Sample(row["path"], row["md5"], row["task"], int(row["class_index"])) for row in rows]
+    except (OSError, ValueError, KeyError, TypeError, csv.Error):  # no list, or a damaged one: the state has its own
         return []
-    kept = [Sample(row["path"], row["md5"], row["task"], int(row["class_index"])) for row in rows]
     return [sample for sample in kept if not path_of(workspace, sample.md5).is_file()]
 
 

@@ -45,7 +45,8 @@ def _size(base: Pins, theirs: Pins, ours: Pins) -> int | None:
     old, new, other = (set(pins.stream) for pins in (base, ours, theirs))
     if (new ^ old) & (other ^ old):
         return sizes[0] if new ^ old <= other ^ old else None
-    return None if None in sizes else sizes[0] + sizes[1] - sizes[2]
+    told = [size for size in sizes if size is not None]
+    return told[0] + told[1] - told[2] if len(told) == len(sizes) else None
 
 
 def _by_name(pins: Pins) -> dict[str, LandedTask]:

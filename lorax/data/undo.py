@@ -12,6 +12,10 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
 
 from lorax.data import keeping, repository, versions
 from lorax.data.versions import LandedTask
@@ -21,6 +25,20 @@ from lorax.stream import check_task_name
 from lorax.workspace import Workspace
 
 CHANGED_FILES = ("data.dvc", ".gitignore")
+
+
+class _Notes(TypedDict):
+    """What is to be put back."""
+
+    task: str
+    digest: str
+    replaces: bool
+    files: list[str]
+    had_data: bool
+    cached: list[str]
+
+
+_NOTES = TypeAdapter(_Notes)
 
 
 @contextmanager
@@ -53,10 +71,12 @@ def put_back(workspace: Workspace) -> None:
     """Undo the landing that the notes speak of, if there is one and it did not get as far as its commit.
 
     Can be cut short at any point and called again.
+
+    Raises:
+        DataVersionError: the notes are damaged.
     """
-    try:
-        notes = json.loads((_notes(workspace) / "notes.json").read_text())
-    except FileNotFoundError:
+    notes = _noted(workspace)
+    if notes is None:
         return
     task = LandedTask(check_task_name(notes["task"]), notes["digest"])
     if not _has_landed(workspace, task):
@@ -68,6 +88,21 @@ def put_back(workspace: Workspace) -> None:
         with suppress(DataVersionError):  # what can't be told from what is needed stays
             keeping.drop(workspace, [Path(path) for path in notes["cached"]])
     _forget(workspace)
+
+
+def _noted(workspace: Workspace) -> dict[str, Any] | None:
+    """The notes, or None where there are none."""
+    path = _notes(workspace) / "notes.json"
+    try:
+        return dict(_NOTES.validate_json(path.read_bytes()))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise DataVersionError(
+            f"{path} can't be read ({type(error).__name__}), so what a landing left half done can't be put back. Make "
+            f"data/ what git has ('git checkout -- data.dvc', then 'dvc checkout data.dvc'; what was replaced may lie "
+            f"in {_replaced(workspace)}), and remove {path.parent}."
+        ) from error
 
 
 def _has_landed(workspace: Workspace, task: LandedTask) -> bool:

@@ -122,7 +122,7 @@ def publish(workspace: Workspace, on_moved: Callable[[], None]) -> None:
 def why_unpushed(workspace: Workspace) -> str:
     """What the last push that failed said; '' if none did."""
     note = _note(workspace)
-    return note.read_text() if note.exists() else ""
+    return note.read_text(errors="replace") if note.exists() else ""
 
 
 def _note(workspace: Workspace) -> Path:

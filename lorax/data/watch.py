@@ -97,8 +97,8 @@ class DropFolder:
         if time.monotonic() < self._retry_at.get(folder.name, 0.0):
             return False
         try:
-            return bool(json.loads(_report_path(folder).read_text())["snapshot"] != snapshot(folder))
-        except (OSError, ValueError, KeyError, TypeError):  # no report, or none of ours
+            return bool(json.loads(_report_path(folder).read_bytes())["snapshot"] != snapshot(folder))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):  # no report, or none of ours
             return True
 
     def _try(self, folder: Path) -> Outcome:

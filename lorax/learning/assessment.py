@@ -20,7 +20,7 @@ from torch import Tensor
 from lorax.data.images import Progress
 from lorax.data.perturbations import CARD, UNCHANGED, Perturbation, jpeg
 from lorax.learning.asking import Fetch, Question
-from lorax.learning.folder import EpisodeFolder
+from lorax.learning.folder import EpisodeFolder, damage_told
 from lorax.learning.opening import open_for_episode
 from lorax.learning.reliability import (
     Bin,
@@ -102,13 +102,14 @@ class Assessment:
 
     @classmethod
     def read(cls, path: Path) -> Assessment:
-        record: dict[str, Any] = json.loads(path.read_text())
-        for row in record["reliability"]:
-            row["bins"] = [Bin(**found) for found in row["bins"]]
-        record["reliability"] = [Reliability(**row) for row in record["reliability"]]
-        record["card"] = [CardRow(**row) for row in record["card"]]
-        record["foreseen"] = Foreseen(**record["foreseen"]) if record["foreseen"] else None
-        return cls(**record)
+        with damage_told(path):
+            record: dict[str, Any] = json.loads(path.read_bytes())
+            for row in record["reliability"]:
+                row["bins"] = [Bin(**found) for found in row["bins"]]
+            record["reliability"] = [Reliability(**row) for row in record["reliability"]]
+            record["card"] = [CardRow(**row) for row in record["card"]]
+            record["foreseen"] = Foreseen(**record["foreseen"]) if record["foreseen"] else None
+            return cls(**record)
 
     def row(self, perturbation: str, task: str = ALL) -> CardRow | None:
         """A row of the card, None where there is none."""

@@ -26,7 +26,7 @@ from lorax.learning.asking import Fetch, Question
 from lorax.learning.batches import Showing, TrainingSet
 from lorax.learning.evaluation import accuracy_row, compare, score
 from lorax.learning.exemplars import updated_memory
-from lorax.learning.folder import EpisodeFolder, Report
+from lorax.learning.folder import EpisodeFolder, Report, damage_told
 from lorax.learning.launch import launch
 from lorax.learning.opening import open_for_episode
 from lorax.learning.recalibration import extended_memory, hold_out, recalibrated
@@ -165,8 +165,9 @@ def evaluate(
         true[known.name] = torch.tensor(grown.classes.ids(known.test))
     scores = score(predicted, true, grown.classes)
     against_base = compare(before, predicted, true, grown.classes)
-    record = json.loads(folder.exemplars_path.read_text())
-    memory = tuple(Exemplar(Sample(**e["sample"]), e["class_id"], e["rank"]) for e in record["exemplars"])
+    with damage_told(folder.exemplars_path):
+        record = json.loads(folder.exemplars_path.read_bytes())
+        memory = tuple(Exemplar(Sample(**e["sample"]), e["class_id"], e["rank"]) for e in record["exemplars"])
     row = accuracy_row(scores, [t.name for t in grown.tasks])
     trained = _training_record(folder)
     seconds = trained["seconds"] | {"herd": record["seconds"], "evaluate": time.perf_counter() - started}
@@ -299,8 +300,9 @@ def _save_trained(
 
 
 def _training_record(folder: EpisodeFolder) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads((folder.trained_dir / "training.json").read_text())
-    return record
+    path = folder.trained_dir / "training.json"
+    with damage_told(path):
+        return dict(json.loads(path.read_bytes()))
 
 
 def _told(on_progress: Progress | None) -> OnKept | None:

@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lorax.errors import StateError
 from lorax.learning.evaluation import Paired
 from lorax.learning.state import LearnedTask, Revision
 from lorax.learning.training import EpochRow
 from lorax.storage import canonical_json, write_whole
+
+
+@contextmanager
+def damage_told(path: Path) -> Iterator[None]:
+    """Turn what the block raises where `path`, of an episode's folder, holds something else into a StateError."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise StateError(
+            f"{path} is damaged ({type(error).__name__}: {error}). Remove {path.parent}, and run again: the "
+            "work that it kept is done anew."
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -41,10 +55,11 @@ class Report:
 
     @classmethod
     def read(cls, path: Path) -> Report:
-        record = json.loads(path.read_text())
-        record["curves"] = [EpochRow(**row) for row in record["curves"]]
-        record["against_base"] = {task: Paired(**counts) for task, counts in record["against_base"].items()}
-        return cls(**record)
+        with damage_told(path):
+            record = json.loads(path.read_bytes())
+            record["curves"] = [EpochRow(**row) for row in record["curves"]]
+            record["against_base"] = {task: Paired(**counts) for task, counts in record["against_base"].items()}
+            return cls(**record)
 
 
 @dataclass(frozen=True)
@@ -116,6 +131,7 @@ class EpisodeFolder:
         return self.root / "state"
 
     def plan(self) -> Plan:
-        record = json.loads(self.plan_path.read_text())
-        task, revision = LearnedTask(**record["task"]), Revision(**record["revision"])
-        return Plan(record["base"], task, record["parameters"], revision, record.get("start"))
+        with damage_told(self.plan_path):
+            record = json.loads(self.plan_path.read_bytes())
+            task, revision = LearnedTask(**record["task"]), Revision(**record["revision"])
+            return Plan(record["base"], task, record["parameters"], revision, record.get("start"))

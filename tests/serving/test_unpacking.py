@@ -58,7 +58,7 @@ def test_a_process_that_is_killed_is_the_image_s_fault_and_the_next_has_another(
     unpackers._taken = lambda: taken  # type: ignore[method-assign]  # it dies once it has been taken
     with pytest.raises(ImageError, match="the process that unpacked it died"):
         unpackers.unpacked(data, SIDE)
-    del unpackers._taken  # type: ignore[method-assign]
+    del unpackers._taken
 
 
 def test_only_large_images_leave_the_server_s_process(start: Start, model: Served) -> None:
