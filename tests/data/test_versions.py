@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from flows import status
 from lorax.data import landing, memory, pins, repository, versions
 from lorax.data.admission import Terms
 from lorax.errors import DataVersionError
@@ -196,12 +197,16 @@ def test_what_a_version_needs_and_nobody_has_any_more_is_told_with_what_works(
     versions.keep(landed_workspace, "a-state", old)
     assert versions.lost(landed_workspace, "a-state") == []
     assert versions.lost(landed_workspace, "another") == []
+    assert status._lost_images(landed_workspace, {"state_digest": "a-state", "version": 7}) == []
     landing.land(landed_workspace, write_task_files(tmp_path / "new", seed=9), "alpha", terms=Terms(replace=True))
     for place in (*versions.cache_paths(landed_workspace, [s.md5 for s in old]).values(),):
         place.unlink()
     for sample in old:
         memory.path_of(landed_workspace, sample.md5).unlink()
     assert versions.lost(landed_workspace, "a-state") == list(old)
+    (told,) = status._lost_images(landed_workspace, {"state_digest": "a-state", "version": 7})
+    assert "4 exemplars or calibration images that version 7 needs are nowhere to be had" in told
+    assert told.endswith("'lorax relearn alpha'.")
     with pytest.raises(DataVersionError, match=r"4 of 4 images .*'lorax relearn alpha'\.$") as caught:
         versions.fetch(landed_workspace, old)
     assert "Landing the same folder" not in str(caught.value)

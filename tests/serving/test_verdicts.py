@@ -5,6 +5,7 @@ import hashlib
 import io
 import zipfile
 
+import jsonschema
 import numpy as np
 import pytest
 from PIL import Image
@@ -101,3 +102,14 @@ def test_the_openapi_page_needs_no_other_server_and_describes_every_answer(serve
     assert set(post["responses"]) >= {"200", "400", "413", "415", "422", "503"}
     example = post["requestBody"]["content"]["application/json"]["example"]
     assert served.http.post(VERDICTS, json=example).status_code == 200
+
+
+def test_a_request_without_images_fits_no_schema_and_is_refused(served: Running) -> None:
+    post = served.http.get("/openapi.json").json()["paths"][VERDICTS]["post"]
+    for kind, described in post["requestBody"]["content"].items():
+        for empty in ({}, {"images": []}):
+            with pytest.raises(jsonschema.ValidationError):
+                jsonschema.validate(empty, described["schema"])
+        body = b"--b--\r\n" if "form" in kind else b'{"images": []}'
+        answer = served.http.post(VERDICTS, content=body, headers={"content-type": f"{kind}; boundary=b"})
+        assert answer.status_code == 400, kind
