@@ -49,7 +49,9 @@ def prove_random(seeds: Sequence[int] = SEEDS, kills: int = KILLS) -> bool:
     passed = _report(wanted, wanted)
     for seed in seeds if wanted.end else ():
         found = Pass(home, ports).run(f"seed {seed}", Killer(home / "workspace", seed, kills, wanted.lengths_s))
-        passed &= _report(found, wanted)
+        if not _report(found, wanted):
+            passed = False
+            shutil.copytree(home / "workspace/work/services", bench.HOME / f"failed-{seed}", dirs_exist_ok=True)
     return passed
 
 
