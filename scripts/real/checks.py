@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +64,7 @@ def check_content(rows: list[Row]) -> None:
 
 def best_shift(draft: Path, rows: list[Row], masters: dict[str, Master]) -> tuple[int, int]:
     """The shift (down, right) of at most one pixel at which the fakes' edges fit their photographs' best."""
-    fit: Counter[tuple[int, int]] = Counter()
+    fit: defaultdict[tuple[int, int], float] = defaultdict(float)
     for row in rows:
         photograph = masters[row.photograph].pixels[row.y : row.y + PATCH, row.x : row.x + PATCH]
         fake = _edges(np.asarray(Image.open(draft / row.file)))
@@ -77,4 +77,5 @@ def best_shift(draft: Path, rows: list[Row], masters: dict[str, Master]) -> tupl
 def _edges(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
     """(H, W): size of the grey level's gradient."""
     down, right = np.gradient(pixels.astype(float).mean(2))
-    return np.hypot(down, right)
+    size: NDArray[np.float64] = np.hypot(down, right)
+    return size

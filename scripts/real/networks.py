@@ -27,7 +27,8 @@ Run = Callable[[Region, np.random.Generator], Pixels]
 
 def to_bytes(pixels: NDArray[Any]) -> Pixels:
     """Pixels in [0, 1], rounded to bytes."""
-    return (np.clip(pixels, 0, 1) * 255 + 0.5).astype(np.uint8)
+    rounded: Pixels = (np.clip(pixels, 0, 1) * 255 + 0.5).astype(np.uint8)
+    return rounded
 
 
 def middle(pixels: NDArray[Any]) -> Pixels:
@@ -77,7 +78,7 @@ def ncnn_network(weights: Path, blobs: tuple[str, str]) -> Callable[[Region], ND
 def ncnn_upscaler(weights: Path, blobs: tuple[str, str], factor: int) -> Run:
     """An upscaler by `factor` in ncnn's format, given the photograph shrunk by as much."""
     enlarge = ncnn_network(weights, blobs)
-    return lambda region, rng: middle(enlarge(halved(region, factor).astype(np.float32) / 255))
+    return lambda region, rng: middle(enlarge(halved(region, factor).astype(np.float32) / np.float32(255)))
 
 
 def ncnn_after_jpeg(weights: Path, blobs: tuple[str, str]) -> Run:
@@ -90,7 +91,7 @@ def ncnn_after_jpeg(weights: Path, blobs: tuple[str, str]) -> Run:
         Image.fromarray(to_bytes(np.pad(region, ((top, 0), (left, 0), (0, 0)), mode="edge"))).save(
             file, "JPEG", quality=int(rng.integers(50, 86))
         )
-        return middle(clean(np.asarray(Image.open(file), np.float32)[top:, left:] / 255))
+        return middle(clean(np.asarray(Image.open(file), np.float32)[top:, left:] / np.float32(255)))
 
     return run
 

@@ -83,7 +83,7 @@ class Master:
     def region(self, place: Place, margin: int) -> NDArray[np.float32]:
         """(PATCH + 2 margin, PATCH + 2 margin, 3) in [0, 1]: the patch and what is around it."""
         bottom, right = place.y + PATCH + margin, place.x + PATCH + margin
-        return self.pixels[place.y - margin : bottom, place.x - margin : right].astype(np.float32) / 255
+        return self.pixels[place.y - margin : bottom, place.x - margin : right].astype(np.float32) / np.float32(255)
 
 
 def halves(photographs: Iterable[Photograph], rng: random.Random) -> tuple[list[str], list[str]]:

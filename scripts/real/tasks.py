@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from scripts.real import checks, manifest, packages, patches, photographs
-from scripts.real.catalogue import CATALOGUE, CONTROL, HELD_APART, Network
+from scripts.real.catalogue import CATALOGUE, HELD_APART, Network
 from scripts.real.manifest import Row
 from scripts.real.networks import Run
 from scripts.real.patches import Master, Place
@@ -185,8 +185,7 @@ def main() -> None:
         seconds = make(Path(root), task, int(images))
     except (packages.PackageError, patches.PlacesError, checks.CheckError) as error:
         sys.exit(f"{task}: {error}")
-    label = "control, " if task == CONTROL else ""
-    print(f"{task}: {label}finished in {seconds:.0f} s", flush=True)
+    print(f"{task}: finished in {seconds:.0f} s", flush=True)
 
 
 if __name__ == "__main__":
