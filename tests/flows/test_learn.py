@@ -174,6 +174,13 @@ def test_every_branch_is_in_the_workspace_s_atlas(workspace: Workspace) -> None:
     assert [(entry.name, entry.label, entry.format) for entry in entries] == [(n, n, "branch") for n in TASKS[:2]]
 
 
+def test_the_images_that_the_champion_needs_are_kept_beside_dvc_s_cache(workspace: Workspace) -> None:
+    listed = (workspace.memory_dir / f"{champion(workspace)['state_digest']}.csv").read_text().splitlines()[1:]
+    kept = [workspace.memory_dir / row.partition(",")[0] for row in listed]
+    assert len(kept) >= load_params(workspace.params_path).exemplars.budget // 4  # of four classes
+    assert all(versions.md5_of(path) == path.name for path in kept)
+
+
 def test_a_learner_predicts_files_and_skips_a_bad_one_with_exit_code_1(workspace: Workspace) -> None:
     good = workspace.data_dir / TASKS[0] / "val" / "1_fake" / "0.png"
     [line] = lorax(workspace, "predict", "--json", str(good)).splitlines()
