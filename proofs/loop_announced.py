@@ -92,10 +92,10 @@ def _not_pushed(root: Path, task: str) -> str:
 def _followed(root: Path, api: PrefectApi, what: str, task: str, act: Callable[[], object]) -> bool:
     """Whether a run begins by itself, soon after `act`, and learns the task."""
     _wait_idle(api)
-    if task in _known(root):
-        raise SystemExit(f"{task} is known before {what}")
     act()
     acted = datetime.now(UTC)
+    if task in _known(root):
+        raise SystemExit(f"{task} is known, so nothing is to follow {what}")
     run = _next_run(api, acted)
     starts_s = (time_of(run["start_time"]) - acted).total_seconds()
     knows_s = bench.wait_for(lambda: task in _known(root), PATIENCE_S, f"{task} is known", every_s=2) + starts_s
