@@ -168,9 +168,11 @@ def log_path(folder: Path, name: str) -> Path:
 
 
 def last_words(folder: Path, name: str, lines: int = 12) -> str:
-    """The end of a program's log, and where to read the rest."""
+    """The end of a program's log, and where to read the rest; of supervisord's own, where it could not start it."""
     path = log_path(folder, name)
     text = path.read_text(errors="replace") if path.is_file() else ""
+    if not text and name != "supervisord":
+        return last_words(folder, "supervisord", lines)
     tail = "\n".join(f"  {line}" for line in text.rstrip().splitlines()[-lines:])
     return f"Its log {path} ends with:\n{tail}" if tail else f"Its log {path} is empty."
 
