@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import httpx
 from prefect import get_run_logger
+from prefect.exceptions import PrefectException
 from rich.markup import escape
 
 from flows import terminal
@@ -18,8 +20,11 @@ from lorax.data.versions import LandedTask
 from lorax.errors import BackboneError, ParamsError, RegistryError, ServiceError, StorageError, WorkspaceError
 from lorax.registry import ModelVersion, Registry
 
-OUTSIDE = (RegistryError, ServiceError, StorageError, ParamsError, BackboneError, WorkspaceError)
-"""What no task can be blamed for: the next one would fail likewise."""
+OUTSIDE = (
+    *(RegistryError, ServiceError, StorageError, ParamsError, BackboneError, WorkspaceError),
+    *(httpx.HTTPError, PrefectException),  # what a flow raises whose server is killed, or too busy to answer
+)
+"""What no task can be blamed for: the next one would fail likewise, or only be learned out of its turn."""
 
 BY = "learn"
 """Who holds a task whose episode failed."""
