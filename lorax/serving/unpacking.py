@@ -65,6 +65,9 @@ class Unpackers:
             _end(process)
             raise ImageError("the image can't be decoded: the process that unpacked it died, maybe for lack of memory. "
                              "Scale it down first.") from error  # fmt: skip
+        except BaseException:  # its answer, if one comes, must not be read as the next image's
+            _end(process)
+            raise
         if len(self._idle) < _KEPT:
             self._idle.append(process)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import time
 from collections.abc import Iterator
 
@@ -59,6 +60,18 @@ def test_a_process_that_is_killed_is_the_image_s_fault_and_the_next_has_another(
     with pytest.raises(ImageError, match="the process that unpacked it died"):
         unpackers.unpacked(data, SIDE)
     del unpackers._taken
+
+
+def test_a_process_whose_question_failed_here_is_not_asked_again(unpackers: Unpackers) -> None:
+    data = image(kind="bmp", size=SIZE)
+    unpackers.unpacked(data, SIDE)
+    (idle,) = processes()
+    with pytest.raises(struct.error):
+        unpackers.unpacked(data, -1)
+    assert not idle.is_running()
+    assert np.array_equal(unpackers.unpacked(data, SIDE), unpacked(data, SIDE))
+    unpackers.close()
+    assert not processes()
 
 
 def test_only_large_images_leave_the_server_s_process(start: Start, model: Served) -> None:
