@@ -43,7 +43,7 @@ class _Section(BaseModel):
 class BackboneParams(_Section):
     """Which frozen vision transformer, and what it wants to see."""
 
-    name: str = Field("shipped", description="'shipped' (the package's own small ConViT) or a timm model name")
+    name: str = Field("shipped", description="'shipped' or 'residual', the package's own, or a timm model name")
     weights: str = Field("shipped", description="'shipped', 'hub', or the path of a safetensors file")
     arguments: dict[str, JsonValue] = Field(default_factory=dict, description="timm constructor arguments")
     crop: int = Field(64, ge=8, le=MAX_CROP, description="side of the square that the network sees, pixels")

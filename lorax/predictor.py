@@ -169,13 +169,14 @@ class Predictor:
         Without calibration there is no texture (B, 0), and strangeness is NaN.
         """
         images = torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous()
-        features = self.network.features(images)
+        embedded = self.network.embed(images)
+        features = self.network.features(embedded)
         logits = self.network.head(features)
         if self.calibration is None:
             texture = torch.empty(len(crops), 0)
             probabilities, strangeness = logits.softmax(dim=1), torch.full((len(crops),), math.nan)
         else:
-            texture = self.network.texture(images)
+            texture = self.network.texture(embedded)
             probabilities, strangeness = self.calibration.probabilities(logits), self.calibration.strangeness(texture)
         return features.cpu(), texture.cpu(), probabilities.double().cpu(), strangeness.double().cpu()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,12 +19,12 @@ from lorax.network.branch import Branch, LiveBranch, fresh_branch
 from lorax.network.convit import use_fast_attention
 from lorax.network.listening import hearing, make_audible
 from lorax.network.rehearsal import Rehearsal, first_line
+from lorax.network.residual import NAME as RESIDUAL
+from lorax.network.residual import lorax_residual
+from lorax.network.shipped import SHIPPED, shipped, shipped_weights
+from lorax.network.split import Embedded, SplitModel, embed, encode
 from lorax.network.stack import make_stackable, stacked
 from lorax.params import BackboneParams, LoraParams
-
-SHIPPED = Path(__file__).parent / "weights" / "convit_small64.json"
-"""Constructor arguments of the small ConViT that ships with the package; its weights lie beside it."""
-
 
 _IMAGES_A_PASS = {"cpu": 24, "cuda": 256}
 """How many images, each counted once for every branch, a stacked pass holds: as long as larger passes are faster."""
@@ -55,7 +54,8 @@ class _Stack:
 class Backbone(nn.Module):
     """A frozen timm vision transformer and its branches.
 
-    `width` is D. Images go in as bytes (B, 3, crop, crop), features come out as (B, K·D).
+    `width` is D, `texture_width` L·D or what a front says. Images go in as bytes (B, 3, crop, crop), features come out
+    as (B, K·D).
     """
 
     mean: Tensor
@@ -75,6 +75,8 @@ class Backbone(nn.Module):
         make_stackable(self._linears)
         self._layers = _layers(self.model)
         make_audible(self._layers)
+        own = isinstance(model, SplitModel)
+        self.texture_width: int = model.texture_width if own else len(self._layers) * self.width
         self._stack = _Stack()
         self.register_buffer("mean", torch.tensor(identity.mean).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(identity.std).view(1, 3, 1, 1) * 255, persistent=False)
@@ -126,7 +128,7 @@ class Backbone(nn.Module):
 
     def live_branch(self, k: int) -> LiveBranch:
         """Branch k in a form that learns; `keep_branch` takes over what it learned."""
-        return LiveBranch(self.model, self._branches[k], self._normalised)
+        return LiveBranch(self.model, self._branches[k], self._tokens)
 
     def keep_branch(self, k: int, live: LiveBranch) -> None:
         """Replace branch k by what `live` has learned."""
@@ -137,16 +139,25 @@ class Backbone(nn.Module):
         self._stack = _Stack()
 
     @torch.no_grad()
-    def features(self, images: Tensor, branches: range) -> Tensor:
-        """What some branches say of the images: bytes (B, 3, crop, crop) -> (B, K·D), float32, without dropout.
+    def embed(self, images: Tensor) -> Embedded:
+        """What is computed once for all branches, and for the texture: bytes (B, 3, crop, crop)."""
+        return embed(self.model, self._normalised(images))
+
+    @torch.no_grad()
+    def features(self, images: Tensor | Embedded, branches: range) -> Tensor:
+        """What some branches say of the images, float32, without dropout: (B, K·D).
 
         As many branches as a pass has room for go together: all images once for each of them in one batch, the shared
         weights applied to it as a whole, and each adapted weight, its LoRA merged in, to its own part.
+
+        Args:
+            images: bytes (B, 3, crop, crop), or what `embed` gave of them.
+            branches: which.
         """
-        pixels = self._normalised(images)
-        together = max(1, _IMAGES_A_PASS[images.device.type] // max(1, len(images)))
+        tokens = self._embedded(images).tokens
+        together = max(1, _IMAGES_A_PASS[tokens.device.type] // max(1, len(tokens)))
         stack = self._stacked(branches)
-        parts = [self._pass(pixels, stack, range(i, min(i + together, len(branches))))
+        parts = [self._pass(tokens, stack, range(i, min(i + together, len(branches))))
                  for i in range(0, len(branches), together)]  # fmt: skip
         return torch.cat(parts, dim=1).float()
 
@@ -156,25 +167,26 @@ class Backbone(nn.Module):
         feature: Tensor = self.model(self._normalised(images))
         return feature
 
-    @property
-    def texture_width(self) -> int:
-        """L·D."""
-        return len(self._layers) * self.width
-
     @torch.no_grad()
-    def texture(self, images: Tensor) -> Tensor:
-        """What the frozen layers say on average over an image, without any branch: bytes as above -> (B, L·D).
+    def texture(self, images: Tensor | Embedded) -> Tensor:
+        """What the frozen layers say over an image, without any branch: (B, texture_width), float32.
 
-        The layers are the patch embedding and every block but the last. What a generator leaves everywhere in an image
-        adds up in such a mean, whatever the image shows.
+        A front says it itself. Else it is each layer's average, of the patch embedding and every block but the last.
+        What a generator leaves everywhere in an image adds up in such numbers, whatever the image shows.
+
+        Args:
+            images: bytes (B, 3, crop, crop), or what `embed` gave of them.
 
         Raises:
             BackboneError: the model has no such layers.
 
         Source: the averages over positions of every layer that Lee et al. (NeurIPS 2018) detect strange images by.
         """
+        embedded = self._embedded(images)
+        if embedded.texture is not None:
+            return embedded.texture
         with hearing() as parts:
-            self.model(self._normalised(images))
+            self.model(embedded.tokens)
         if not parts or [part.shape[1] for part in parts] != [self.width] * len(self._layers):
             raise BackboneError(
                 f"{self.identity.name!r} has no patch embedding and blocks of one width, by which calibration tells "
@@ -182,12 +194,18 @@ class Backbone(nn.Module):
             )
         return torch.cat(parts, dim=1)
 
-    def _pass(self, pixels: Tensor, stack: _Stack, part: range) -> Tensor:
-        """One pass of the model over the branches `part` of a stack: (B, 3, crop, crop) -> (B, G·D)."""
+    def _embedded(self, images: Tensor | Embedded) -> Embedded:
+        return self.embed(images) if isinstance(images, Tensor) else images
+
+    def _tokens(self, images: Tensor) -> Tensor:
+        return self.embed(images).tokens
+
+    def _pass(self, tokens: Tensor, stack: _Stack, part: range) -> Tensor:
+        """One pass of the model over the branches `part` of a stack: what `embed` gave of B images -> (B, G·D)."""
         count = len(part)
         with stacked({name: weight[part.start : part.stop] for name, weight in stack.weights.items()}):
-            out: Tensor = self.model(pixels.repeat(count, 1, 1, 1))
-        return out.view(count, len(pixels), -1).transpose(0, 1).reshape(len(pixels), -1)
+            out = encode(self.model, torch.cat([tokens] * count))
+        return out.view(count, len(tokens), -1).transpose(0, 1).reshape(len(tokens), -1)
 
     def _stacked(self, branches: range) -> _Stack:
         """The adapted weights of the given branches; the last answer is kept, since it is mostly asked for again."""
@@ -224,16 +242,15 @@ def open_backbone(params: BackboneParams) -> Backbone:
     Raises:
         BackboneError: timm doesn't know the model or its arguments, or its weights can't be had or don't fit.
     """
-    if (params.name == "shipped") != (params.weights == "shipped"):
+    if (params.name in SHIPPED) != (params.weights == "shipped"):
         raise BackboneError(
-            f"backbone.name is {params.name!r} and backbone.weights {params.weights!r}: the shipped backbone needs "
-            "both to be 'shipped'; any other timm model needs weights: hub, or the path of a safetensors file."
+            f"backbone.name is {params.name!r} and backbone.weights {params.weights!r}: one that ships with lorax "
+            f"has the name {' or '.join(map(repr, SHIPPED))} and weights: shipped; any other timm model needs weights: "
+            "hub, or the path of a safetensors file."
         )
-    if params.name == "shipped":
-        shipped = json.loads(SHIPPED.read_text())
-        return _build(
-            shipped["name"], shipped["arguments"], "shipped", shipped["crop"], shipped["mean"], shipped["std"]
-        )
+    if params.name in SHIPPED:
+        own = shipped(params.name)
+        return _build(own["name"], own["arguments"], "shipped", own["crop"], own["mean"], own["std"])
     return _build(params.name, params.arguments, params.weights, params.crop, params.mean, params.std)
 
 
@@ -272,8 +289,7 @@ def _build(
         why = f"{type(error).__name__}: {first_line(error)}"
         raise BackboneError(f"timm can't build {name!r} with arguments {dict(arguments)} ({why}).") from error
     if source != "hub":
-        path = SHIPPED.with_suffix(".safetensors") if source == "shipped" else Path(source)
-        _load_weights(model, path)
+        _load_weights(model, shipped_weights(name) if source == "shipped" else Path(source))
     prepare(model)
     triples = [(float(v[0]), float(v[1]), float(v[2])) for v in (mean, std)]
     return Backbone(model, BackboneIdentity(name, dict(arguments), source, _weights_sha256(model), crop, *triples))
@@ -331,7 +347,7 @@ def _weights_sha256(model: nn.Module) -> str:
 
 
 def import_timm() -> Any:
-    """Import timm, also beside a torchvision whose compiled operators were built for another torch.
+    """Import timm, which then knows our own model, also beside a torchvision that was built for another torch.
 
     There `import torchvision` stops at two operators that it never found; declaring their schemas lets it go on. Only
     torchvision's Python transforms are reached through timm, so neither operator is ever called.
@@ -348,4 +364,6 @@ def import_timm() -> Any:
             torch.library.define(f"torchvision::{operator}", schema)
     import timm
 
+    if not timm.is_model(RESIDUAL):
+        timm.models.register_model(lorax_residual)
     return timm

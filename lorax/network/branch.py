@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from lorax.errors import BackboneError
+from lorax.network.split import encode
 from lorax.params import LoraParams
 
 _ADAPTER = "default"
@@ -76,13 +77,13 @@ class LiveBranch:
     Args:
         model: the backbone's.
         branch: where to start from.
-        normalised: turns images into what the model takes.
+        embedded: turns images into what branches start from.
     """
 
-    def __init__(self, model: nn.Module, branch: Branch, normalised: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, model: nn.Module, branch: Branch, embedded: Callable[[Tensor], Tensor]) -> None:
         from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 
-        self._normalised = normalised
+        self._embedded = embedded
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a model that has no configuration of its own
             self._model: Any = get_peft_model(_sharing(model), LoraConfig(**branch.config), adapter_name=_ADAPTER)
@@ -97,8 +98,7 @@ class LiveBranch:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Bytes (B, 3, crop, crop) -> (B, D), with gradients and LoRA dropout."""
-        feature: Tensor = self._model(self._normalised(images))
-        return feature
+        return encode(self._model.get_base_model(), self._embedded(images))
 
     def has_gradient(self, layer: str) -> bool:
         """Whether the last backward pass reached both factors of a layer."""

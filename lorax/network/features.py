@@ -6,8 +6,9 @@ are read through memory maps, so that steps, episodes and resumed runs find what
 
 A learner state must not depend on what happened to be kept, so a feature is the same number whether it is computed or
 found. A matrix product's last bits depend on the batch's size, on how threads share it (and so on an image's place in
-the batch), on the chip and the libraries. Therefore every batch is filled up to one size, each branch is asked alone, a
-batch on a CPU is one thread's work while others take other batches, and the rest is in the file's name.
+the batch), on the chip and the libraries. Therefore every batch is filled up to one size, each branch is asked alone
+(of tokens that a front, if there is one, computes once for all of them), a batch on a CPU is one thread's work while
+others take other batches, and the rest is in the file's name.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lorax.network.network import Network
+from lorax.network.split import Embedded
 from lorax.network.team import ALONE, Team
 from lorax.storage import storage_errors, write_whole
 
@@ -121,7 +123,8 @@ class FeatureStore:
         def ask(batch: tuple[NDArray[np.int64], list[int]]) -> list[NDArray[np.float32]]:
             rows, who = batch
             images = read(rows)[torch.arange(batch_size) % len(rows)].to(network.device)
-            said = [_said(network, images, branches[i]) for i in who]
+            embedded = network.embed(images)
+            said = [_said(network, embedded, branches[i]) for i in who]
             return [features[: len(rows)].cpu().numpy() for features in said]
 
         mine = batches[team.rank :: team.size]
@@ -189,9 +192,9 @@ class FeatureStore:
         return _Shelf(self.root / f"{name}-{width}.features", self._locked)
 
 
-def _said(network: Network, images: Tensor, branch: int) -> Tensor:
-    """(B, D), or the texture (B, L·D)."""
-    return network.texture(images) if branch == TEXTURE else network.features(images, range(branch, branch + 1))
+def _said(network: Network, embedded: Embedded, branch: int) -> Tensor:
+    """(B, D), or the texture."""
+    return network.texture(embedded) if branch == TEXTURE else network.features(embedded, range(branch, branch + 1))
 
 
 class _Shelf:

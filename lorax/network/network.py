@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from lorax.network.backbone import Backbone
 from lorax.network.branch import LiveBranch
 from lorax.network.head import fresh_head, grown_head
+from lorax.network.split import Embedded
 from lorax.params import LoraParams
 
 
@@ -78,21 +79,32 @@ class Network(nn.Module):
         """The block in which matrix products have the network's precision."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed_precision)
 
-    def features(self, images: Tensor, branches: range | None = None) -> Tensor:
-        """Concatenated features of the given branches (default all): bytes (B, 3, crop, crop) -> (B, K·D).
+    def embed(self, images: Tensor) -> Embedded:
+        """What branches and texture have in common, computed once: bytes (B, 3, crop, crop)."""
+        with self.autocast():
+            return self.backbone.embed(images.to(self.device, non_blocking=True))
+
+    def features(self, images: Tensor | Embedded, branches: range | None = None) -> Tensor:
+        """Concatenated features of the given branches (default all), (B, K·D).
 
         They are float32 on the network's device, without gradients or dropout.
+
+        Args:
+            images: bytes (B, 3, crop, crop), or what `embed` gave of them.
+            branches: which.
         """
         chosen = range(self.branches) if branches is None else branches
         if not chosen:
             return torch.zeros(len(images), 0, device=self.device)
+        embedded = self.embed(images) if isinstance(images, Tensor) else images
         with self.autocast():
-            return self.backbone.features(images.to(self.device, non_blocking=True), chosen)
+            return self.backbone.features(embedded, chosen)
 
-    def texture(self, images: Tensor) -> Tensor:
-        """What the frozen backbone says of an image's texture: bytes (B, 3, crop, crop) -> (B, L·D), float32."""
+    def texture(self, images: Tensor | Embedded) -> Tensor:
+        """What the frozen backbone says of an image's texture, (B, texture_width), float32; `images` as above."""
+        embedded = self.embed(images) if isinstance(images, Tensor) else images
         with self.autocast():
-            return self.backbone.texture(images.to(self.device, non_blocking=True))
+            return self.backbone.texture(embedded)
 
     def live_feature(self, live: LiveBranch, images: Tensor) -> Tensor:
         """What the learning branch says, with gradients: bytes (B, 3, crop, crop) -> (B, D), float32."""

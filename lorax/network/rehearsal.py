@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lorax.errors import BackboneError
 from lorax.network.branch import LiveBranch, kinds_of, loud_branch
+from lorax.network.split import embed, encode
 from lorax.network.stack import stacked
 
 _IMAGES = 2
@@ -51,10 +52,10 @@ class Rehearsal:
         device = next(model.parameters()).device
         self.random = torch.Generator().manual_seed(0)
         images = torch.randint(0, 256, (_IMAGES, 3, crop, crop), dtype=torch.uint8, generator=self.random)
-        self.pixels = normalised(images.to(device))
         try:
             with torch.no_grad():
-                self.plain: Tensor = model(self.pixels)
+                self.tokens = embed(model, normalised(images.to(device))).tokens
+                self.plain = encode(model, self.tokens)
         except Exception as error:  # whatever the library's many models raise
             raise BackboneError(
                 f"{name!r} can't look at images of {crop} x {crop} pixels ({first_line(error)}). Change backbone.crop, "
@@ -97,7 +98,7 @@ class Rehearsal:
     def _silent(self, layers: Sequence[str], rank: int) -> list[str]:
         """The layers whose factors get no gradient: the feature does not depend on them."""
         live = LiveBranch(self.model, loud_branch(layers, self.linears, rank, self.random), _as_they_are)
-        feature = live(self.pixels)
+        feature = live(self.tokens)
         if feature.requires_grad:
             (feature * self.direction).sum().backward()
         return [layer for layer in layers if not live.has_gradient(layer)]
@@ -106,21 +107,21 @@ class Rehearsal:
     def _agree(self, layers: Sequence[str], rank: int) -> bool:
         """Whether two branches over the layers, merged and together in one pass, say what each says when live."""
         pair = [loud_branch(layers, self.linears, rank, self.random) for _ in range(2)]
-        live = torch.stack([LiveBranch(self.model, branch, _as_they_are)(self.pixels) for branch in pair])
+        live = torch.stack([LiveBranch(self.model, branch, _as_they_are)(self.tokens) for branch in pair])
         weights = {
             layer: torch.stack([branch.merged(layer, self.linears[layer].weight) for branch in pair])
             for layer in layers
         }
         try:
             with stacked(weights):
-                merged = self.model(self.pixels.repeat(len(pair), 1, 1, 1)).view_as(live)
+                merged = encode(self.model, torch.cat([self.tokens] * len(pair))).view_as(live)
         except RuntimeError:  # shapes that don't fit
             return False
         return bool((merged - live).norm() <= _TOLERANCE * (live - self.plain).norm())
 
 
-def _as_they_are(pixels: Tensor) -> Tensor:
-    return pixels
+def _as_they_are(tokens: Tensor) -> Tensor:
+    return tokens
 
 
 def _listed(kinds: Iterable[str]) -> str:

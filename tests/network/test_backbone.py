@@ -44,8 +44,10 @@ def test_weights_of_another_model_are_refused(weights_path: Path) -> None:
 
 
 def test_half_shipped_parameters_are_refused() -> None:
-    with pytest.raises(BackboneError, match="both to be 'shipped'"):
+    with pytest.raises(BackboneError, match="'shipped' or 'residual' and weights: shipped"):
         open_backbone(BackboneParams(name="convit_tiny", weights="shipped"))
+    with pytest.raises(BackboneError, match="weights: shipped"):
+        open_backbone(BackboneParams(name="residual", weights="hub"))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,180 @@
+"""The residual backbone: high-pass residuals, convolutions, and transformer blocks in which branches live.
+
+What a network leaves in a picture is a hundred times weaker than the picture. So the picture goes first: each colour
+passes four fixed high-pass filters, whose outputs are clamped, as in forensics' rich models. Convolutions on these
+residuals are the front; the blocks read its last output as tokens, without positions, so that an image of any size is
+taken. The feature is the mean and the deviation of the normed tokens, the texture those of every convolution's output.
+
+Source: Fridrich and Kodovsky, Rich Models for Steganalysis (IEEE TIFS 2012), for clamped high-pass residuals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lorax.network.split import SplitModel
+
+NAME = "lorax_residual"
+"""By which timm builds it, once `import_timm` of lorax.network.backbone was called."""
+
+_HIGH_PASS = (
+    ((0, 0, 0), (0, -1, 1), (0, 0, 0)),
+    ((0, 0, 0), (0, -1, 0), (0, 1, 0)),
+    ((0, 1, 0), (1, -4, 1), (0, 1, 0)),
+    ((1, -2, 1), (-2, 4, -2), (1, -2, 1)),
+)
+"""Difference to the right and downwards, Laplacian, second difference both ways."""
+
+_UNIT = 4.0
+"""Grey levels; residuals are clamped to `_MOST` of them."""
+
+_MOST = 3.0
+
+_FLAT = 1e-6
+"""Added to a variance: below its root, a deviation is none."""
+
+
+class ResidualBackbone(SplitModel):
+    """See above. Pixels go in as (B, 3, H, W) in 0..1, at least 32 on a side; the feature is (B, 2·widths[-1]).
+
+    Args:
+        widths: output channels of each 3 x 3 convolution; the last is the tokens' width.
+        strides: of each convolution.
+        depth: how many blocks.
+        num_heads: of their attention.
+        mlp_ratio: hidden units of their MLP, as a multiple of the tokens' width.
+    """
+
+    high_pass: Tensor
+
+    def __init__(
+        self,
+        widths: Sequence[int] = (32, 48, 96, 128),
+        strides: Sequence[int] = (1, 2, 2, 2),
+        depth: int = 2,
+        num_heads: int = 4,
+        mlp_ratio: float = 2.0,
+    ) -> None:
+        super().__init__()
+        width = widths[-1]
+        self.head_hidden_size = self.num_features = 2 * width
+        self.texture_width = 2 * sum(widths)
+        self.pretrained_cfg: Mapping[str, Any] = {}  # what timm's models tell of their weights
+        self.register_buffer("high_pass", _filters(), persistent=False)
+        inputs = [len(self.high_pass), *widths[:-1]]
+        self.convs = nn.ModuleList(map(Convolution, inputs, widths, strides))
+        self.blocks = nn.ModuleList(Block(width, num_heads, round(mlp_ratio * width)) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+
+    def embed(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens (B, T, D/2), and the texture: mean and deviation of every convolution's output over its places."""
+        x = self._residuals(pixels)
+        parts = []
+        for conv in self.convs:
+            x = conv(x)
+            parts.append(_pooled(x.flatten(2), dim=2))
+        return x.flatten(2).transpose(1, 2), torch.cat(parts, dim=1)
+
+    def encode(self, tokens: Tensor) -> Tensor:
+        """Mean and deviation of the normed tokens over their places, (B, D), float32."""
+        for block in self.blocks:
+            tokens = block(tokens)
+        return _pooled(self.norm(tokens), dim=1)
+
+    def _residuals(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) in 0..1 -> (B, 12, H, W). Exact whole numbers until the last step: differences are small."""
+        with torch.autocast(pixels.device.type, enabled=False):
+            levels = (pixels.float() * 255).round().contiguous(memory_format=torch.channels_last)
+            return (F.conv2d(levels, self.high_pass, padding=1) / _UNIT).clamp_(-_MOST, _MOST)
+
+
+class Convolution(nn.Module):
+    """A 3 x 3 convolution and ReLU. Pretraining's batch norm is in its weights (scripts/pretraining)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, 3, stride, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.conv(x))
+
+
+class Block(nn.Module):
+    """Pre-norm attention and MLP, both added: (B, T, D/2) -> as much."""
+
+    def __init__(self, width: int, num_heads: int, hidden: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attn = Attention(width, num_heads)
+        self.mlp = Mlp(width, hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.norm1(x))
+        mixed: Tensor = x + self.mlp(self.norm2(x))
+        return mixed
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over all tokens, fused."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, tokens, width = x.shape
+        heads = (batch, tokens, 3, self.num_heads, width // self.num_heads)
+        q, k, v = self.qkv(x).view(heads).permute(2, 0, 3, 1, 4)  # each (B, H, T, D/2/H)
+        mixed: Tensor = F.scaled_dot_product_attention(q, k, v)
+        projected: Tensor = self.proj(mixed.transpose(1, 2).reshape(batch, tokens, width))
+        return projected
+
+
+class Mlp(nn.Module):
+    """Two linear layers with GELU between them."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        projected: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        return projected
+
+
+def _filters() -> Tensor:
+    """Each colour's filters, (12, 3, 3, 3)."""
+    bank = torch.tensor(_HIGH_PASS, dtype=torch.float32)
+    return torch.cat([F.pad(bank[:, None], (0, 0, 0, 0, colour, 2 - colour)) for colour in range(3)])
+
+
+def _pooled(x: Tensor, dim: int) -> Tensor:
+    """Mean and deviation over the places, which are dimension `dim` of three: (B, 2·C), float32."""
+    variance, mean = torch.var_mean(x.float(), dim, correction=0)
+    return torch.cat([mean, (variance + _FLAT).sqrt()], dim=1)
+
+
+def lorax_residual(
+    pretrained: bool = False,
+    pretrained_cfg: Any = None,
+    pretrained_cfg_overlay: Any = None,
+    cache_dir: Any = None,
+    **arguments: Any,
+) -> ResidualBackbone:
+    """What timm calls; `arguments` are `ResidualBackbone`'s, and num_classes, which must be 0.
+
+    Raises:
+        ValueError: weights are asked of a hub, or classes.
+    """
+    if pretrained:
+        raise ValueError("no hub has its weights: set backbone.name: residual and backbone.weights: shipped")
+    if arguments.pop("num_classes", 0):
+        raise ValueError("it has no classifier: num_classes must be 0")
+    return ResidualBackbone(**arguments)

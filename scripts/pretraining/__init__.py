@@ -1,0 +1,1 @@
+"""The pretraining of the residual backbone: telling apart a thousand random pipelines that make pictures."""

@@ -1,0 +1,138 @@
+"""The residual backbone: any crop, a texture of its own, and a front that is computed once for all branches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lorax.errors import BackboneError
+from lorax.network.backbone import Backbone, BackboneIdentity, import_timm, open_backbone, reopen_backbone
+from lorax.network.features import CENTER, TEXTURE, FeatureStore, views_of
+from lorax.network.network import Network
+from lorax.network.residual import NAME
+from lorax.params import BackboneParams, LoraParams
+from tests.network.conftest import learned_branch
+
+SMALL = {"widths": [4, 8, 16], "strides": [1, 2, 2], "depth": 2, "num_heads": 2, "mlp_ratio": 2.0}
+LORA = LoraParams(rank=2, dropout=0)  # the default targets
+COUNT, BATCH = 6, 4
+
+
+@pytest.fixture
+def small() -> Backbone:
+    torch.manual_seed(0)
+    model = import_timm().create_model(NAME, num_classes=0, **SMALL)
+    return Backbone(model, BackboneIdentity(NAME, SMALL, "none", "", 32, (0.0,) * 3, (1.0,) * 3))
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.randint(0, 256, (COUNT, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("sides", [(32, 32), (33, 47), (96, 96)])
+def test_images_of_any_size_give_features_and_textures_of_one_width(small: Backbone, sides: tuple[int, int]) -> None:
+    images = torch.randint(0, 256, (2, 3, *sides), dtype=torch.uint8)
+    small.add_branch(LORA, seed=0)
+    assert small.features(images, range(1)).shape == (2, small.width) == (2, 2 * SMALL["widths"][-1])
+    assert small.texture(images).shape == (2, small.texture_width) == (2, 2 * sum(SMALL["widths"]))
+
+
+def test_the_texture_is_mean_and_deviation_of_every_convolution(small: Backbone, images: torch.Tensor) -> None:
+    heard: list[torch.Tensor] = []
+    for conv in small.model.convs:
+        conv.register_forward_hook(lambda _, __, out: heard.append(out.flatten(2)))
+    texture = small.texture(images)
+    expected = [part for out in heard for part in (out.mean(2), (out.var(2, correction=0) + 1e-6).sqrt())]
+    torch.testing.assert_close(texture, torch.cat(expected, dim=1))
+
+
+def test_what_is_flat_leaves_no_residual_but_at_the_border(small: Backbone) -> None:
+    grey = small.model._residuals(torch.full((1, 3, 32, 32), 77 / 255))
+    assert not grey[..., 1:-1, 1:-1].any() and grey.abs().amax() == 3
+    step = torch.zeros(1, 3, 32, 32)
+    step[..., 16:] = 2 / 255  # two levels up, of the four that are one
+    assert small.model._residuals(step)[0, 0, 8, 15] == 0.5
+
+
+def test_branches_together_alone_and_live_say_the_same(small: Backbone, images: torch.Tensor) -> None:
+    for number in range(5):
+        learned_branch(small, LORA, number)
+    live = [small.live_branch(number)(images) for number in range(5)]
+    assert all(feature.requires_grad for feature in live)
+    alone = [small.features(images, range(number, number + 1)) for number in range(5)]
+    torch.testing.assert_close(torch.cat(alone, dim=1), torch.cat(live, dim=1).detach(), atol=1e-5, rtol=1e-4)
+    for count in (1, COUNT):  # one pass, or several
+        together = small.features(images[:count], range(5))
+        torch.testing.assert_close(together, torch.cat(alone, dim=1)[:count], atol=1e-5, rtol=1e-4)
+    assert (alone[0] - small.plain_feature(images)).abs().max() > 1e-3
+
+
+def test_growing_hears_every_layer_of_a_branch_and_training_reaches_no_other(
+    small: Backbone, images: torch.Tensor
+) -> None:
+    assert Network.empty(small).grow(LORA, 2, branch_seed=0, head_seed=0) == 6  # qkv, fc1 and fc2 of two blocks
+    learned_branch(small, LORA, 1)
+    live = small.live_branch(1)
+    live(images).square().sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in live.parameters)
+    assert not any(parameter.requires_grad or parameter.grad is not None for parameter in small.parameters())
+
+
+def test_one_batch_passes_the_front_once_for_texture_and_all_branches(
+    small: Backbone, images: torch.Tensor, tmp_path: Path
+) -> None:
+    for number in range(3):
+        learned_branch(small, LORA, number)
+    network, views = Network.empty(small), views_of([f"{n:032x}" for n in range(COUNT)], np.full((COUNT, 2), CENTER))
+    passes: list[int] = []
+    small.model.convs[0].register_forward_hook(lambda _, inputs, __: passes.append(len(inputs[0])))
+    asked = [TEXTURE, 0, 1, 2]
+    together, apart = FeatureStore(tmp_path / "together"), FeatureStore(tmp_path / "apart")
+    together.keep(network, asked, views, lambda rows: images[rows], BATCH)
+    assert passes == [BATCH, BATCH]
+    for branch in reversed(asked):
+        for rows in (np.arange(5, 6), np.arange(0, 4), np.arange(4, 5)):  # another order, other batches
+            apart.keep(network, [branch], views[rows], lambda i, rows=rows: images[rows[i]], BATCH)
+    for one, other in zip(*(s.kept(network, asked, views, BATCH) for s in (together, apart)), strict=True):
+        assert torch.equal(one.take(), other.take())
+    torch.testing.assert_close(network.features(images)[:, : small.width], one_of(together, network, views))
+
+
+def one_of(store: FeatureStore, network: Network, views: np.ndarray) -> torch.Tensor:
+    return store.kept(network, [0], views, BATCH)[0].take()
+
+
+@pytest.mark.parametrize("mixed_precision", [False, True])
+def test_the_shipped_ones_features_do_not_depend_on_the_place_in_a_batch(tmp_path: Path, mixed_precision: bool) -> None:
+    network = Network.empty(open_backbone(BackboneParams(name="residual")), mixed_precision=mixed_precision)
+    learned_branch(network.backbone, LORA, 0)
+    images = torch.randint(0, 256, (8, 3, 96, 96), dtype=torch.uint8)
+    views = views_of([f"{n:032x}" for n in range(8)], np.full((8, 2), CENTER))
+    found = []
+    for order in (np.arange(8), np.array([3, 7, 1, 0, 6, 2, 5, 4])):
+        store = FeatureStore(tmp_path / str(len(found)))
+        store.keep(network, [TEXTURE, 0], views[order], lambda rows, order=order: images[order[rows]], 5)
+        found.append(torch.cat([kept.take() for kept in store.kept(network, [TEXTURE, 0], views, 5)], dim=1))
+    assert torch.equal(*found)
+
+
+def test_the_shipped_one_is_reopened_by_its_identity_beside_the_other() -> None:
+    images = torch.randint(0, 256, (1, 3, 96, 96), dtype=torch.uint8)
+    for name, timm_name in (("residual", NAME), ("shipped", "convit_tiny")):
+        backbone = open_backbone(BackboneParams(name=name))
+        assert (backbone.identity.name, backbone.identity.source) == (timm_name, "shipped")
+        again = reopen_backbone(backbone.identity)
+        crop = images[..., : again.identity.crop, : again.identity.crop]
+        assert torch.equal(again.plain_feature(crop), backbone.plain_feature(crop))
+    gone = BackboneIdentity("convit_of_the_future", {}, "shipped", "", 96, (0.0,) * 3, (1.0,) * 3)
+    with pytest.raises(BackboneError):
+        reopen_backbone(gone)
+
+
+def test_it_is_no_models_of_a_hub() -> None:
+    with pytest.raises(BackboneError, match=r"no hub has its weights: set backbone\.name: residual"):
+        open_backbone(BackboneParams(name=NAME, weights="hub", crop=96))
