@@ -17,7 +17,12 @@ from lorax.errors import RegistryError
 from lorax.registry import CHAMPION, Look
 
 _MOVES = {"promoted": "promoted", "rolled back": "rolled back to", "moved": "made champion"}
-_TRUST = {"calibration_error": "calibration error", "unknown_auroc": "unknown AUROC", "robustness": "robustness"}
+_TRUST = {
+    "calibration_error": "calibration error",
+    "unknown_auroc": "unknown AUROC",
+    "robustness": "robustness",
+    "false_positives/clean": "false positives",
+}
 _STYLES = {"promoted": "green", "refused": "red", "waiting": "yellow"}
 
 

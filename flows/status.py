@@ -20,6 +20,7 @@ from lorax.data.versions import LandedTask
 from lorax.errors import LoraxError
 from lorax.params import Params
 from lorax.registry import Look
+from lorax.registry.trust import FALSE_POSITIVES
 from lorax.services import Service
 from lorax.workspace import Workspace
 
@@ -72,6 +73,7 @@ def print_status(found: Mapping[str, Any], out: Console) -> None:
         rows.append(("verdicts", "calibrated" if champion["calibrated"] else "uncalibrated"))
         known = {key: value for key, value in champion["metrics"].items() if key in TRUST}
         rows += [(TRUST[key], f"{100 * value:.1f} %") for key, value in known.items()]
+        rows += _worst_slice(champion["metrics"])
     for name, service in found["services"].items():
         state = f"up{way_in(service['auth_path'])}" if service["ready"] else "down"
         rows.append((name, f"{service['address']} ({state})"))
@@ -140,6 +142,15 @@ def _changed(task: str) -> str:
 def _unpushed(tasks: Sequence[str], why: str) -> str:
     names = ", ".join(tasks)
     return f"{names}: landed here, not in the upstream; landing the same folder again pushes it. {why}".strip()
+
+
+def _worst_slice(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
+    """Under what most of the other real photographs are called synthetic; nothing where none were looked at."""
+    slices = {name: value for name, value in metrics.items() if name.startswith(FALSE_POSITIVES)}
+    if not slices:
+        return []
+    worst = max(slices, key=slices.__getitem__)
+    return [("their worst slice", f"{worst.removeprefix(FALSE_POSITIVES)} {100 * slices[worst]:.1f} %")]
 
 
 def _short(commit: str | None) -> str:

@@ -17,7 +17,7 @@ from prefect.client.schemas.objects import State, TaskRun
 
 from flows import artifacts, attribution, likeness, reconcile, terminal
 from flows.tidying import used
-from lorax.data import versions
+from lorax.data import reals, versions
 from lorax.drafts import discard
 from lorax.errors import DataVersionError, LoraxError, RegistryError, StateError
 from lorax.learning import assessment, episode, opening
@@ -156,17 +156,18 @@ def evaluate(root: str, home: str, base: str | None, settings: Settings) -> str:
 
 @step("assess verdicts")
 def assess(root: str, home: str, base: str | None, settings: Settings) -> None:
-    """Measure how far the verdicts can be trusted: calibration, unknown generators, robustness."""
+    """Measure how far the verdicts can be trusted: calibration, unknown generators, robustness, false positives."""
     with terminal.step("assess verdicts", counts=True) as shown:
         folder, workspace = EpisodeFolder(Path(home)), Workspace(Path(root))
         params = _params(folder, settings)
-        if assessment.kept_assessment(folder, params):
+        photographs = reals.read_reals(workspace, params.reals)
+        if assessment.kept_assessment(folder, params, photographs):
             _already_done(shown)
             return
         state, before = load_state(folder.state_dir), opening.base_state(_path(base), params)
         tasks = [versions.read_task(workspace, known.name) for known in before.tasks]
         tasks.append(_task(root, folder))
-        found = assessment.assess(folder, state, before, tasks, _fetch(root), params, shown.on_progress)
+        found = assessment.assess(folder, state, before, tasks, _fetch(root), params, shown.on_progress, photographs)
         _shrink_features(folder, params)
         shown.outcome = _trust(found)
         get_run_logger().info("verdicts: %s", shown.outcome)
@@ -218,6 +219,7 @@ def plan_episode(
         start: the task whose branch the new one starts from (`choose_start`), or None.
     """
     workspace = Workspace(Path(root))
+    reals.pinned(workspace, Params.model_validate(settings).reals)  # else it would be missed after the training
     revision = versions.revision(workspace)
     learned = LearnedTask(name, versions.read_task(workspace, name, revision.commit or "HEAD").digest)
     digest = state_digest(Path(base)) if base else None
@@ -262,14 +264,16 @@ def _shrink_features(folder: EpisodeFolder, params: Params) -> None:
 
 def _trust(found: assessment.Assessment) -> str:
     """An assessment in one line."""
-    if not found.calibrated:
-        return 'uncalibrated: not every class has calibration images (docs/method.md, "Verdicts")'
-    clean = found.reliability[0]
+    clean, photographs = found.reliability[0], found.false_positives.clean if found.false_positives else None
     parts = [f"calibration error {100 * (clean.error_after or 0):.1f} % (by chance {100 * clean.floor:.1f} %)"]
-    if found.foreseen:
+    if not found.calibrated:
+        parts = ['uncalibrated: not every class has calibration images (docs/method.md, "Verdicts")']
+    if found.calibrated and found.foreseen:
         parts.append(f"{found.task} was strange before: AUROC {found.foreseen.auroc:.2f}")
-    if found.robustness is not None:
+    if found.calibrated and found.robustness is not None:
         parts.append(f"robustness {100 * found.robustness:.0f} %")
+    if photographs:
+        parts.append(f"false positives {100 * photographs.share:.1f} %")
     return ", ".join(parts)
 
 

@@ -25,6 +25,7 @@ TRUST = {
     "calibration_error": "calibration error",
     "unknown_auroc": "AUROC of the newest task as unknown",
     "robustness": "robustness",
+    "false_positives/clean": "false positives on other real photographs",
 }
 """The metrics that sum up how far verdicts can be trusted; versions that were not assessed have none."""
 

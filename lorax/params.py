@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import yaml
@@ -16,6 +16,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from lorax.errors import ParamsError, printable
@@ -112,6 +113,29 @@ LEAST_PROBE_IMAGES = 5
 """Fewer images of a generator teach a probe what they show rather than what made them."""
 
 
+_NO_PHOTOGRAPHS = ("data", "work")
+
+
+class RealsParams(_Section):
+    """Real photographs that no task brings, on which false positives are measured."""
+
+    path: str | None = Field(None, min_length=1, description="folder that DVC tracks, relative to the workspace")
+    images: int = Field(200, ge=1, description="photographs looked at in each slice, always the same ones")
+
+    @field_validator("path")
+    @classmethod
+    def _is_a_folder_of_its_own(cls, path: str | None) -> str | None:
+        if path is None:
+            return None
+        place = PurePosixPath(path)
+        if place.is_absolute() or ".." in place.parts or place.parts[:1] in ((), *((n,) for n in _NO_PHOTOGRAPHS)):
+            raise ValueError(
+                f"expected a folder of the workspace, relative to it and apart from data/ and work/, such as "
+                f"'photographs', found {path!r}"
+            )
+        return place.as_posix()
+
+
 class AtlasParams(_Section):
     """Probes: branches learned in seconds, by which an unknown data set is compared with known generators."""
 
@@ -178,6 +202,9 @@ class GateParams(_Section):
     max_forgetting: float = Field(0.15, ge=0, le=1, description="largest drop against when it was first learned")
     significance: float = Field(0.05, gt=0, le=1, description="a drop with a larger p-value is taken for chance")
     robustness: float = Field(0.0, ge=0, le=1, description="least accuracy when perturbed over clean; 0: not asked")
+    false_positives: float | None = Field(
+        None, ge=0, lt=1, description="most real photographs of reals.path called synthetic; null: not asked"
+    )
     approval: bool = Field(False, description="what passes waits for a person to promote it")
 
 
@@ -211,6 +238,7 @@ class Params(_Section):
     exemplars: ExemplarParams = ExemplarParams()
     calibration: CalibrationParams = CalibrationParams()
     robustness: RobustnessParams = RobustnessParams()
+    reals: RealsParams = RealsParams()
     atlas: AtlasParams = AtlasParams()
     run: RunParams = RunParams()
     features: FeaturesParams = FeaturesParams()
@@ -219,6 +247,15 @@ class Params(_Section):
     gate: GateParams = GateParams()
     services: ServicesParams = ServicesParams()
     serving: ServingParams = ServingParams()
+
+    @model_validator(mode="after")
+    def _false_positives_can_be_measured(self) -> Params:
+        if self.gate.false_positives is not None and self.reals.path is None:
+            raise ValueError(
+                "gate.false_positives asks for a figure that needs real photographs: name their folder in reals.path, "
+                "or make it null"
+            )
+        return self
 
     def learning(self) -> dict[str, Any]:
         """The sections that an episode's result depends on, as plain JSON values; a learner state records them."""

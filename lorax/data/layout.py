@@ -103,6 +103,11 @@ def well_placed(paths: Iterable[str]) -> list[str]:
     return [path for path in paths if not _is_hidden(path) and not _complaint(path)]
 
 
+def is_image(path: str) -> bool:
+    """Whether a file is one by its extension, and not hidden."""
+    return not _is_hidden(path) and PurePosixPath(path).suffix.lower() in _image_suffixes()
+
+
 def class_folder(path: str) -> str:
     """The class folder that holds an image: the last folder of its path."""
     return path.split("/")[-2]

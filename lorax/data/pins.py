@@ -83,14 +83,15 @@ class Pins:
         )
 
 
-def committed(workspace: Workspace, commit: str = "HEAD") -> Pins:
-    """What a commit of the workspace's repository has landed.
+def committed(workspace: Workspace, commit: str = "HEAD", folder: str = "data") -> Pins:
+    """What a commit of the workspace's repository has landed, or pins of another folder.
 
     Raises:
         DataVersionError: the commit's data.dvc is damaged, or git can't read it.
     """
-    place = f"{workspace.data_dvc_path} in git's {commit[:12]}"
-    return read(repository.committed_text(workspace.root, NAME, commit), place)
+    name = f"{folder}.dvc"
+    place = f"{workspace.root / name} in git's {commit[:12]}"
+    return read(repository.committed_text(workspace.root, name, commit), place, folder)
 
 
 def on_disk(workspace: Workspace) -> Pins:
@@ -109,8 +110,8 @@ def on_disk(workspace: Workspace) -> Pins:
     return read(text, str(path))
 
 
-def read(text: str | None, place: str) -> Pins:
-    """A data.dvc's text; None is none.
+def read(text: str | None, place: str, folder: str = "data") -> Pins:
+    """The text of a data.dvc, or of the file that pins another folder; None is none.
 
     Raises:
         DataVersionError: it is damaged.
@@ -120,11 +121,12 @@ def read(text: str | None, place: str) -> Pins:
     try:
         content = yaml.safe_load(text)
         [output] = content["outs"]
-        if output["path"] != "data" or not _DIRECTORY_MD5.fullmatch(output["md5"]):
-            raise ValueError("its only output should be data, with the md5 of a directory")
+        name = folder.rpartition("/")[2]
+        if output["path"] != name or not _DIRECTORY_MD5.fullmatch(output["md5"]):
+            raise ValueError(f"its only output should be {name}, with the md5 of a directory")
         return Pins(dict(content), place)
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        raise _damaged(place, error) from error
+        raise _damaged(place, error, folder) from error
 
 
 def write_stream(workspace: Workspace, stream: Sequence[LandedTask]) -> None:
@@ -132,10 +134,10 @@ def write_stream(workspace: Workspace, stream: Sequence[LandedTask]) -> None:
     write_whole(workspace.data_dvc_path, on_disk(workspace).text(stream))
 
 
-def _damaged(place: str, error: Exception) -> DataVersionError:
+def _damaged(place: str, error: Exception, folder: str = "data") -> DataVersionError:
     return DataVersionError(
-        f"{place} can't be read as DVC's file that pins data/ ({type(error).__name__}: {error}). "
-        "Restore it with 'git checkout -- data.dvc'; after a merge, resolve its conflict first."
+        f"{place} can't be read as DVC's file that pins {folder}/ ({type(error).__name__}: {error}). "
+        f"Restore it with 'git checkout -- {folder}.dvc'; after a merge, resolve its conflict first."
     )
 
 

@@ -183,14 +183,16 @@ def lost(workspace: Workspace, state_digest: str) -> list[Sample]:
 
 def cure(workspace: Workspace, gone: Sequence[Sample]) -> str:
     """What to do about bytes that are nowhere to be had; bytes that were replaced can't land again."""
+    told = _HOW_TO_GET
+    if any(not sample.task for sample in gone):
+        told += " Where real photographs were added, 'dvc push' shares them."
     try:
         pinned = set(manifest(workspace).values())
     except DataVersionError:
-        return _HOW_TO_GET
-    told = _HOW_TO_GET
+        return told
     if any(sample.md5 in pinned for sample in gone):
         told += " Landing the same folder again also restores them."
-    if replaced := sorted({sample.task for sample in gone if sample.md5 not in pinned}):
+    if replaced := sorted({sample.task for sample in gone if sample.task and sample.md5 not in pinned}):
         commands = " and ".join(f"'lorax relearn {task}'" for task in replaced)
         told += f" Or learn what needs them anew, from the data that is landed now: {commands}."
     return told

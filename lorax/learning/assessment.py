@@ -19,7 +19,9 @@ from torch import Tensor
 
 from lorax.data.images import Progress
 from lorax.data.perturbations import CARD, UNCHANGED, Perturbation, jpeg
+from lorax.data.reals import Reals
 from lorax.learning.asking import Fetch, Question
+from lorax.learning.false_positives import FalsePositives, Slice, measured
 from lorax.learning.folder import EpisodeFolder, damage_told
 from lorax.learning.opening import open_for_episode
 from lorax.learning.reliability import (
@@ -85,7 +87,7 @@ class Assessment:
     """All that is known of a version's verdicts.
 
     `foreseen` is what the version before said of the new task; `per_class` how many test images of each class the card
-    was asked for.
+    was asked for. `false_positives` is None where no other real photographs were named.
     """
 
     episode: int
@@ -96,6 +98,7 @@ class Assessment:
     foreseen: Foreseen | None
     per_class: int
     seconds: float
+    false_positives: FalsePositives | None = None
 
     def write(self, path: Path) -> None:
         write_whole(path, canonical_json(asdict(self)))
@@ -109,6 +112,8 @@ class Assessment:
             record["reliability"] = [Reliability(**row) for row in record["reliability"]]
             record["card"] = [CardRow(**row) for row in record["card"]]
             record["foreseen"] = Foreseen(**record["foreseen"]) if record["foreseen"] else None
+            if told := record.get("false_positives"):
+                record["false_positives"] = FalsePositives(**{**told, "slices": [Slice(**s) for s in told["slices"]]})
             return cls(**record)
 
     def row(self, perturbation: str, task: str = ALL) -> CardRow | None:
@@ -147,6 +152,7 @@ def assess(
     fetch: Fetch,
     params: Params,
     on_progress: Progress | None = None,
+    reals: Reals | None = None,
 ) -> Assessment:
     """Measure how far the verdicts of an episode's learner can be trusted, and keep it in the episode's folder.
 
@@ -155,13 +161,14 @@ def assess(
         state: what it left.
         base: what it began with.
         tasks: those that `state` knows, in its order.
+        reals: photographs that no task brought, for false positives; None: there are none.
     """
-    if kept := kept_assessment(folder, params):
+    if kept := kept_assessment(folder, params, reals):
         return kept
     started = time.perf_counter()
     network, store = open_for_episode(state, params), FeatureStore(folder.features_dir)
 
-    def look(samples: Sequence[Sample], change: Perturbation = UNCHANGED) -> Said:
+    def ask(samples: Sequence[Sample], change: Perturbation) -> tuple[Tensor, Tensor]:
         question = Question.of_centers(samples, change)
         read = question.read_files(fetch, network.crop)
         told = None if on_progress is None else lambda d, t: on_progress(d, t, f"{change.name}: asking the branches")
@@ -169,7 +176,10 @@ def assess(
         textures = torch.zeros(len(samples), 0)
         if state.calibration or base.calibration:
             textures = question.textures(store, network, read, params.run.batch_size)
-        return Said(textures, _logits(network, features), torch.tensor(state.classes.ids(samples)))
+        return textures, _logits(network, features)
+
+    def look(samples: Sequence[Sample], change: Perturbation = UNCHANGED) -> Said:
+        return Said(*ask(samples, change), torch.tensor(state.classes.ids(samples)))
 
     clean = look([sample for task in tasks for sample in task.test])
     sampled = [sample for task in tasks for sample in sample_of(task, params.robustness.per_class)]
@@ -186,14 +196,15 @@ def assess(
         card=[row for name, said in looks.items() for row in _card_rows(state, name, said)],
         foreseen=foreseen(base, clean.textures, [len(task.test) for task in tasks], tasks[-1]),
         per_class=params.robustness.per_class,
+        false_positives=measured(state, reals, tasks, params.reals.images, ask) if reals else None,
         seconds=time.perf_counter() - started,
     )
     found.write(folder.assessment_path)
     return found
 
 
-def kept_assessment(folder: EpisodeFolder, params: Params) -> Assessment | None:
-    """What was measured before, unless another card is asked for now, or it can't be understood."""
+def kept_assessment(folder: EpisodeFolder, params: Params, reals: Reals | None = None) -> Assessment | None:
+    """What was measured before, unless another card or other photographs are asked for, or it can't be understood."""
     if not folder.assessment_path.is_file():
         return None
     try:
@@ -201,7 +212,10 @@ def kept_assessment(folder: EpisodeFolder, params: Params) -> Assessment | None:
     except (ValueError, KeyError, TypeError, AttributeError):  # damaged, or left by another version of this code
         return None
     is_understood = bool(kept.overall) == bool(kept.card)
-    return kept if is_understood and kept.per_class == params.robustness.per_class else None
+    told = kept.false_positives
+    asked = (reals.folder, reals.digest, params.reals.images) if reals else None
+    is_same = asked == ((told.folder, told.digest, told.asked) if told else None)
+    return kept if is_understood and is_same and kept.per_class == params.robustness.per_class else None
 
 
 def sample_of(task: Task, per_class: int) -> list[Sample]:

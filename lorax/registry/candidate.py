@@ -73,7 +73,9 @@ class Candidate:
     def judged(self, gate: GateParams) -> list[TaskVerdict]:
         """What the gate says of it."""
         robustness = self.assessment.robustness if self.assessment else None
-        return judge(self.report, self.state.accuracy, self.names, gate, robustness, self.replaced)
+        told = self.assessment.false_positives if self.assessment else None
+        photographs = told.clean if told else None
+        return judge(self.report, self.state.accuracy, self.names, gate, robustness, self.replaced, photographs)
 
 
 def open_candidate(

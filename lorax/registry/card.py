@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import lorax
 from lorax.learning.assessment import ALL, Assessment, CardRow
+from lorax.learning.false_positives import Slice
 from lorax.learning.state import LearnerState
 from lorax.network.backbone import BackboneIdentity, import_timm
 from lorax.registry.comparison import Comparison
@@ -40,7 +41,7 @@ def model_card(model: str, candidate: Candidate) -> str:
         _knowledge(state),
         _learning(state),
         _accuracy(candidate),
-        *(section(assessment) for section in (_calibration, _unknown, _robustness) if assessment),
+        *(section(assessment) for section in (_calibration, _unknown, _robustness, _false_positives) if assessment),
         *([_neighbours(candidate.comparison)] if candidate.comparison and candidate.comparison.nearest else []),
         ["## Limits", "", *(f"- {limit}" for limit in limits(state, assessment))],
         _use(state),
@@ -209,6 +210,32 @@ def _robustness(found: Assessment) -> list[str]:
         "",
         *(f"- {row.perturbation}: {_by_task(found.card, row.perturbation)}" for row in of_all),
     ]
+
+
+def _false_positives(found: Assessment) -> list[str]:
+    told, title = found.false_positives, ["## False positives on other real photographs", ""]
+    if told is None or not told.slices:
+        why = "`reals.path` names no folder of real photographs" if told is None else "tasks brought all of them"
+        return [*title, f"Not measured: {why}."]
+    rows = (
+        (s.perturbation, f"{s.synthetic} of {s.images}", _percent(s.share), _range(s), s.unknown, s.undecided)
+        for s in told.slices
+    )
+    return [
+        *title,
+        f"Of photographs in `{told.folder}` (DVC's `{told.digest[:_DIGITS]}`), which no task brought, so many are "
+        "called synthetic by this version's verdict, by name or as of an unknown generator. Interval: where the share "
+        "may lie, with 95 % confidence.",
+        "",
+        *_table(("slice", "synthetic", "share", "interval", "of them unknown", "undecided"), rows),
+    ]
+
+
+def _range(one: Slice) -> str:
+    from scipy.stats import binomtest
+
+    found = binomtest(one.synthetic, one.images).proportion_ci(method="wilson")
+    return f"{100 * found.low:.1f} to {100 * found.high:.1f} %"
 
 
 def _neighbours(found: Comparison) -> list[str]:

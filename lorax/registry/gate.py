@@ -6,7 +6,9 @@ of three points is noise, and on 2,000 a drop of half a point is real but harmle
 are compared one by one (McNemar's exact test: of the images that only one of the two got right, too many were the
 champion's); against the accuracy when the task was first learned, whose answers are no longer at hand, two proportions.
 
-Where `gate.robustness` asks for it there is a third: verdicts that collapse when an image was saved again.
+Where `gate.robustness` asks for it there is a third: verdicts that collapse when an image was saved again. And where
+`gate.false_positives` does, a fourth: real photographs from elsewhere that are called synthetic, more of them than is
+allowed *and* than chance explains where so many are the rule.
 
 Source: McNemar, Note on the sampling error of the difference between correlated proportions (Psychometrika, 1947).
 """
@@ -22,21 +24,23 @@ from lorax.params import GateParams
 
 if TYPE_CHECKING:  # these import torch, which a look-up can do without
     from lorax.learning.evaluation import Paired
+    from lorax.learning.false_positives import Slice
     from lorax.learning.folder import Report
 
 
 _ROUNDING = 1e-9
 _ALL = "all tasks"
+_PHOTOGRAPHS = "real photographs that no task brought"
 
 
 @dataclass(frozen=True)
 class TaskVerdict:
     """What the gate says of one task, in one respect.
 
-    `kind` is "new" (the floor), "drop" (against the champion), "forgetting" (against when it was first learned), or
-    "robustness" (of all tasks together).
-    `before` is what `after` is compared with: the floor, the champion's accuracy on the same images, the first one, or
-    the least robustness.
+    `kind` is "new" (the floor), "drop" (against the champion), "forgetting" (against when it was first learned),
+    "robustness" (of all tasks together), or "false positives" (of photographs that no task brought).
+    `before` is what `after` is compared with: the floor, the champion's accuracy on the same images, the first one, the
+    least robustness, or the most false positives.
     `chance` is the test's p-value, 1 where none was made. NaN in either: it could not be checked; "forgetting" then
     passes, since accuracies on other test images than those of then say nothing of it.
     """
@@ -55,6 +59,8 @@ class TaskVerdict:
             return f"{self.task}: accuracy {100 * self.after:.1f} %, the floor is {100 * self.before:.1f} %"
         if self.kind == "robustness":
             return self._robustness
+        if self.kind == "false positives":
+            return self._false_positives
         if math.isnan(self.before):
             return f"{self.task}: {self._uncompared}"
         against = "the champion has" if self.kind == "drop" else "when first learned"
@@ -66,6 +72,13 @@ class TaskVerdict:
         if self.kind == "drop":
             return "could not be compared with the champion"
         return "its data was replaced since it was learned, so it was compared with the champion only"
+
+    @property
+    def _false_positives(self) -> str:
+        allowed = f"at most {100 * self.before:.1f} % are allowed"
+        if math.isnan(self.after):
+            return f"{self.task}: none were looked at, {allowed} to be called synthetic"
+        return f"{self.task}: {100 * self.after:.1f} % are called synthetic, {allowed} (p = {self.chance:.2g})"
 
     @property
     def _robustness(self) -> str:
@@ -82,6 +95,7 @@ def judge(
     gate: GateParams,
     robustness: float | None = None,
     replaced: Collection[str] = (),
+    photographs: Slice | None = None,
 ) -> list[TaskVerdict]:
     """Judge a challenger task by task; it may pass if every verdict does.
 
@@ -92,6 +106,7 @@ def judge(
         gate: thresholds.
         robustness: the challenger's, or None where it was not measured.
         replaced: old tasks that were tested on other images than when they were learned.
+        photographs: what was said of real ones that no task brought, or None where none were looked at.
 
     Returns:
         One verdict for the new task, two for each old one, and one on robustness where that is asked for. What can't be
@@ -105,6 +120,8 @@ def judge(
     if gate.robustness > 0:
         found = math.nan if robustness is None else robustness
         verdicts.append(TaskVerdict(_ALL, "robustness", gate.robustness, found, 1.0, found >= gate.robustness))
+    if gate.false_positives is not None:
+        verdicts.append(_judge_photographs(photographs, gate.false_positives, gate.significance))
     return verdicts
 
 
@@ -130,6 +147,21 @@ def two_proportions(first: float, now: float, images: int) -> float:
     if spread == 0:
         return 0.0 if now < first else 1.0
     return 0.5 * math.erfc((first - now) / spread / math.sqrt(2))
+
+
+def at_least(found: int, of: int, share: float) -> float:
+    """One-sided p-value of a count: how likely `found` or more of `of` are where each is with probability `share`."""
+    from scipy.stats import binom
+
+    return float(binom.sf(found - 1, of, share))
+
+
+def _judge_photographs(found: Slice | None, allowed: float, significance: float) -> TaskVerdict:
+    if found is None:
+        return TaskVerdict(_PHOTOGRAPHS, "false positives", allowed, math.nan, math.nan, False)
+    chance = at_least(found.synthetic, found.images, allowed)
+    passed = found.share <= allowed + _ROUNDING or chance >= significance
+    return TaskVerdict(_PHOTOGRAPHS, "false positives", allowed, found.share, chance, passed)
 
 
 def _judge_old(task: str, first: float, now: float, paired: Paired | None, gate: GateParams) -> list[TaskVerdict]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lorax.learning.assessment import Assessment, CardRow, Reliability
+from lorax.learning.false_positives import Slice
 from lorax.learning.state import LearnerState
 from lorax.learning.unknown import Foreseen
 
@@ -50,6 +51,8 @@ def _measured(found: Assessment) -> Iterator[str]:
         yield from _perturbed(clean, list(rows.values()))
     for of in found.reliability:
         yield from _unreliable(of)
+    if found.false_positives and found.false_positives.worst:
+        yield from _false_positives(found.false_positives.worst)
     if found.foreseen:
         yield from _unforeseen(found.task, found.foreseen)
     elif found.calibrated:
@@ -83,6 +86,14 @@ def _unreliable(of: Reliability) -> Iterator[str]:
         yield (
             f"Calibration did not help on {of.perturbation} images: log loss {of.loss_after:.3f}, without it "
             f"{of.loss_before:.3f}."
+        )
+
+
+def _false_positives(worst: Slice) -> Iterator[str]:
+    if worst.synthetic:
+        yield (
+            f"Real photographs from elsewhere are called synthetic, too: {100 * worst.share:.1f} % of those looked at "
+            f"({worst.perturbation}, the worst slice)."
         )
 
 

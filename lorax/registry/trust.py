@@ -11,6 +11,9 @@ from lorax.registry.tables import show_tables, write_table
 if TYPE_CHECKING:  # these import torch, which a look-up can do without
     from lorax.learning.assessment import Assessment, Reliability
 
+FALSE_POSITIVES = "false_positives/"
+"""What the metrics' names begin with; a slice's name follows."""
+
 _CLEAN = "clean"
 _UNKNOWN = {
     "unknown_auroc": "auroc",
@@ -31,6 +34,8 @@ def trust_metrics(assessment: Assessment | None) -> dict[str, float]:
         told = asdict(assessment.foreseen)
         found |= {name: told[key] for name, key in _UNKNOWN.items()}
     found |= {f"robustness_accuracy/{row.perturbation}": row.accuracy for row in assessment.overall}
+    if assessment.false_positives:
+        found |= {f"{FALSE_POSITIVES}{one.perturbation}": one.share for one in assessment.false_positives.slices}
     return {name: value for name, value in (found | {"robustness": assessment.robustness}).items() if value is not None}
 
 
@@ -42,7 +47,10 @@ def write_trust(client: Any, run_id: str, assessment: Assessment) -> None:
         {key: value for key, value in asdict(row).items() if key != "bins"} for row in assessment.reliability
     ]
     card = [asdict(row) for row in assessment.card]
-    tables = {name: rows for name, rows in (("calibration.json", reliability), ("robustness.json", card)) if rows}
+    told = assessment.false_positives.slices if assessment.false_positives else ()
+    photographs = [asdict(one) | {"share": one.share} for one in told]
+    named = {"calibration.json": reliability, "robustness.json": card, "false_positives.json": photographs}
+    tables = {name: rows for name, rows in named.items() if rows}
     with scratch() as folder:
         assessment.write(folder / "assessment.json")
         save_trust_figures(folder / "figures", assessment)

@@ -221,6 +221,8 @@ def _trust(metrics: Mapping[str, float]) -> str:
         told += f"What it learned last was unknown to the version before with AUROC {metrics['unknown_auroc']:.2f}. "
     if "robustness" in metrics:
         told += f"Robustness {100 * metrics['robustness']:.0f} %: accuracy on perturbed images, as a share of clean. "
+    if "false_positives/clean" in metrics:
+        told += f"False positives on other real photographs {100 * metrics['false_positives/clean']:.1f} %. "
     return told
 
 

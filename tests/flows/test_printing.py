@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from flows import differences, history, outcomes, records, status
+from flows import differences, history, outcomes, records, status, tables
 from lorax import console
 
 HOLD = {
@@ -61,6 +61,22 @@ def test_status_says_what_to_do_about_changed_data_and_which_holds_are_of_bytes_
     assert "tiles: landed here, not in the upstream" in said
     assert "tiles landed with other bytes than were learned; to learn these: 'lorax relearn tiles'" in said
     assert "other bytes have landed since, or none" in said
+
+
+def test_status_tells_the_champion_s_false_positives_and_their_worst_slice() -> None:
+    metrics = dict.fromkeys(tables.HEADLINES, 0.9)
+    metrics |= {"false_positives/clean": 0.01, "false_positives/jpeg-75": 0.12, "false_positives/webp-80": 0.1}
+    champion = {"version": 2, "state_digest": "0" * 64, "calibrated": True, "metrics": metrics}
+    record = {
+        "workspace": "/w", "landed": [], "error": None, "broken": [], "champion": champion, "known": ["tiles"],
+        "waiting": [], "approval": None, "changed": [], "held": [], "data": {"digest": "", "commit": None},
+        "services": {}, "helpers": {}, "runs": None, "unpushed": {"tasks": [], "why": ""},
+    }  # fmt: skip
+    said = [" ".join(line.split()) for line in printed(status.print_status, record)]
+    place = said.index("false positives on other real photographs 1.0 %")
+    assert said[place + 1] == "their worst slice jpeg-75 12.0 %"
+    champion["metrics"] = dict.fromkeys(tables.HEADLINES, 0.9)
+    assert not [line for line in printed(status.print_status, record) if "false positives" in line or "worst" in line]
 
 
 def test_a_branch_that_started_from_another_s_weights_is_told_by_its_start_and_not_as_a_likeness() -> None:

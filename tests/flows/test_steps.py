@@ -9,6 +9,9 @@ import pytest
 
 from flows import steps
 from flows.attribution import versions
+from lorax.errors import DataVersionError
+from lorax.params import Params
+from lorax.workspace import Workspace
 from tests.tiny_learner import learn_stream, make_task, tiny_params
 
 
@@ -23,3 +26,13 @@ def test_where_the_memory_has_no_real_images_a_branch_starts_fresh_and_says_why(
     monkeypatch.setattr(steps, "get_run_logger", lambda: logging.getLogger("step"))
     assert steps.find_nearest.fn(str(tmp_path), str(first.state_dir), "beta", params.model_dump(mode="json")) is None
     assert "the branch starts fresh: the exemplar memory has no real images" in caplog.text
+
+
+def test_photographs_that_nothing_pins_are_missed_before_anything_is_learned(
+    shared_landed_workspace: Workspace,
+) -> None:
+    settings = Params.model_validate({"reals": {"path": "photographs"}}).model_dump(mode="json")
+    root = shared_landed_workspace.root
+    with pytest.raises(DataVersionError, match="'dvc add photographs'"):
+        steps.plan_episode(str(root), root / "work" / "episodes", None, "alpha", settings)
+    assert not (root / "work" / "episodes").exists()

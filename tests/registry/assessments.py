@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from lorax.learning.assessment import ALL, Assessment, CardRow, Reliability
+from lorax.learning.false_positives import FalsePositives, Slice
 from lorax.learning.reliability import Bin
 from lorax.learning.unknown import Foreseen
 
 ACCURACY = {"clean": 0.95, "jpeg-95": 0.9, "jpeg-75": 0.57, "blur-100": 0.8}
 """Of all tasks together; robustness is (0.9 + 0.57 + 0.8) / 3 / 0.95."""
+
+FALSE_POSITIVES = FalsePositives(
+    "photographs", "0123456789abcdef.dir", 200, 3, [Slice("clean", 200, 2, 1, 7), Slice("jpeg-75", 200, 24, 4, 9)]
+)
 
 FORESEEN = Foreseen(0.91, 0.62, 0.55, 0.17, 0.05, 0.25)
 
@@ -21,6 +26,7 @@ def assessed(
     calibrated: bool = True,
     accuracy: Mapping[str, float] = ACCURACY,
     foreseen: Foreseen | None = None,
+    false_positives: FalsePositives | None = None,
 ) -> Assessment:
     """An assessment after an episode; a task's accuracies lie a hundredth below those of all."""
     return Assessment(
@@ -36,6 +42,7 @@ def assessed(
         foreseen,
         25,
         1.5,
+        false_positives,
     )
 
 

@@ -11,7 +11,7 @@ import pytest
 from lorax.learning.assessment import Assessment
 from lorax.registry.candidate import Candidate, open_candidate
 from lorax.registry.card import backbone_licence, model_card
-from tests.registry.assessments import FORESEEN, assessed
+from tests.registry.assessments import FALSE_POSITIVES, FORESEEN, assessed
 from tests.tiny_learner import Learned, calibrated
 
 
@@ -106,6 +106,19 @@ def test_a_version_that_was_not_assessed_says_so(second: Candidate) -> None:
     told = model_card("lorax", with_assessment(second, None))
     assert "(calibration, unknown generators, robustness) was not measured." in told
     assert "## Calibration" not in told
+
+
+def test_false_positives_on_other_photographs_are_told_by_slice(second: Candidate) -> None:
+    given = with_assessment(second, assessed(1, "beta", false_positives=FALSE_POSITIVES))
+    lines = card(given)
+    assert "| clean | 2 of 200 | 1.0 % | 0.3 to 3.6 % | 1 | 7 |" in lines
+    assert "| jpeg-75 | 24 of 200 | 12.0 % | 8.2 to 17.2 % | 4 | 9 |" in lines
+    assert "are called synthetic, too: 12.0 % of those looked at (jpeg-75, the worst slice)." in limits(given)
+    assert "Not measured: `reals.path` names no folder of real photographs." in card(second)
+    all_brought = replace(FALSE_POSITIVES, slices=[])
+    assert "Not measured: tasks brought all of them." in card(
+        with_assessment(second, assessed(1, "beta", false_positives=all_brought))
+    )
 
 
 def test_robustness_that_was_not_measured_is_a_limit(second: Candidate) -> None:

@@ -8,9 +8,10 @@ import time
 import pytest
 
 from lorax.learning.evaluation import Paired
+from lorax.learning.false_positives import Slice
 from lorax.learning.folder import Report
 from lorax.params import GateParams
-from lorax.registry.gate import judge, mcnemar, two_proportions
+from lorax.registry.gate import at_least, judge, mcnemar, two_proportions
 
 GATE = GateParams(floor=0.7, max_drop=0.05, max_forgetting=0.15, significance=0.05)
 
@@ -112,3 +113,34 @@ def test_robustness_that_was_not_measured_has_failed() -> None:
     asked = GATE.model_copy(update={"robustness": 0.1})
     verdict = judge(_report(), [[0.9]], ["first"], asked)[1]
     assert (verdict.passed, verdict.reason) == (False, "robustness was not measured, at least 10.0 % is asked for")
+
+
+def test_false_positives_by_hand() -> None:
+    assert at_least(1, 10, 0.1) == pytest.approx(1 - 0.9**10)
+    assert at_least(0, 10, 0.1) == 1.0
+    assert at_least(1, 10, 0.0) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("synthetic", "images", "passed"),
+    [(2, 100, True), (5, 100, True), (6, 100, False), (1, 10, True), (30, 1000, False)],  # 0.051 is chance, 0.015 not
+)
+def test_false_positives_beyond_what_is_allowed_and_chance_explains_are_refused(
+    synthetic: int, images: int, passed: bool
+) -> None:
+    asked = GATE.model_copy(update={"false_positives": 0.02})
+    found = Slice("clean", images, synthetic, 0, 0)
+    verdict = judge(_report(), [[0.9]], ["first"], asked, photographs=found)[1]
+    assert (verdict.kind, verdict.passed) == ("false positives", passed)
+    assert [v.kind for v in judge(_report(), [[0.9]], ["first"], GATE, photographs=found)] == ["new"]
+
+
+def test_false_positives_are_told_in_a_line_and_none_measured_has_failed() -> None:
+    asked = GATE.model_copy(update={"false_positives": 0.02})
+    verdict = judge(_report(), [[0.9]], ["first"], asked, photographs=Slice("clean", 100, 6, 2, 1))[1]
+    assert verdict.reason == (
+        "real photographs that no task brought: 6.0 % are called synthetic, at most 2.0 % are allowed (p = 0.015)"
+    )
+    nothing = judge(_report(), [[0.9]], ["first"], asked)[1]
+    assert not nothing.passed
+    assert nothing.reason.endswith("none were looked at, at most 2.0 % are allowed to be called synthetic")

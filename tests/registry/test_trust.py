@@ -10,14 +10,16 @@ import pytest
 
 from lorax.errors import StateError
 from lorax.learning.assessment import Assessment
+from lorax.learning.false_positives import Slice
 from lorax.learning.state import load_state
 from lorax.registry import ModelVersion, Registry
 from lorax.registry.trust import trust_metrics
-from tests.registry.assessments import ACCURACY, FORESEEN, assessed
+from tests.registry.assessments import ACCURACY, FALSE_POSITIVES, FORESEEN, assessed
 from tests.registry.conftest import OPEN, Server
 from tests.registry.test_registry import curves, runs, table_of
 from tests.tiny_learner import Learned, calibrated
 
+BETA = assessed(1, "beta", foreseen=FORESEEN, false_positives=FALSE_POSITIVES)
 ROBUSTNESS = (0.9 + 0.57 + 0.8) / 3 / 0.95
 
 
@@ -26,7 +28,7 @@ def trusted(server: Server, stream: list[Learned]) -> Registry:
     """alpha without an assessment, as before there were any; beta with one. Tests only read it."""
     registry = Registry(server.uri, f"trusted-{stream[0].digest[:8]}")
     register(registry, stream[0], None)
-    register(registry, stream[1], assessed(1, "beta", foreseen=FORESEEN))
+    register(registry, stream[1], BETA)
     return registry
 
 
@@ -41,7 +43,7 @@ def files(registry: Registry, run: Any, into: Path) -> list[str]:
 
 
 def test_an_assessment_s_figures_are_metrics() -> None:
-    found = trust_metrics(assessed(1, "beta", foreseen=FORESEEN))
+    found = trust_metrics(BETA)
     assert found["calibration_error"] == 0.02
     assert found["calibration_error_before"] == pytest.approx(0.12)
     assert found["calibration_error_floor"] == found["jpeg-75/calibration_error_floor"] == 0.015
@@ -56,6 +58,8 @@ def test_an_assessment_s_figures_are_metrics() -> None:
     assert found["robustness"] == pytest.approx(ROBUSTNESS)
     told = {f"robustness_accuracy/{name}": value for name, value in ACCURACY.items()}
     assert {name: value for name, value in found.items() if name.startswith("robustness_")} == told
+    told = {"false_positives/clean": 0.01, "false_positives/jpeg-75": 0.12}
+    assert {name: value for name, value in found.items() if name.startswith("false_positives")} == told
 
 
 def test_what_was_not_measured_is_no_metric() -> None:
@@ -69,7 +73,7 @@ def test_what_was_not_measured_is_no_metric() -> None:
 
 
 def test_the_figures_are_on_the_version_its_run_and_the_timeline(trusted: Registry) -> None:
-    figures = trust_metrics(assessed(1, "beta", foreseen=FORESEEN))
+    figures = trust_metrics(BETA)
     assert figures.items() <= trusted.version(2).metrics.items()
     run = runs(trusted, "episode")[-1]
     assert figures.items() <= run.data.metrics.items()
@@ -89,6 +93,8 @@ def test_the_card_s_rows_are_a_table_of_mlflow_s(trusted: Registry) -> None:
     assert len(table) == 8
     table = table_of(trusted, run, "calibration.json")
     assert list(table.error_after) == pytest.approx([0.02, 0.3])
+    table = table_of(trusted, run, "false_positives.json")
+    assert (list(table.perturbation), list(table.share)) == (["clean", "jpeg-75"], pytest.approx([0.01, 0.12]))
 
 
 def test_the_run_holds_the_assessment_its_figures_and_the_card(trusted: Registry, tmp_path: Path) -> None:
@@ -96,7 +102,7 @@ def test_the_run_holds_the_assessment_its_figures_and_the_card(trusted: Registry
     assert "assessment.json" not in files(trusted, before, tmp_path / "before")
     found = files(trusted, after, tmp_path / "after")
     assert {"assessment.json", "model_card.md", "robustness.json", "calibration.json"} <= set(found)
-    assert Assessment.read(tmp_path / "after" / "assessment.json") == assessed(1, "beta", foreseen=FORESEEN)
+    assert Assessment.read(tmp_path / "after" / "assessment.json") == BETA
     for name in ("reliability", "robustness"):
         assert (tmp_path / "after" / "figures" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
 
@@ -112,6 +118,7 @@ def test_the_description_says_how_far_to_trust_it(trusted: Registry) -> None:
     assert "Calibration error 2.0 % (1.5 % by chance alone)" in new
     assert "with AUROC 0.91" in new
     assert "Robustness 80 %" in new
+    assert "False positives on other real photographs 1.0 %." in new
     assert "alibrat" not in old
 
 
@@ -141,6 +148,18 @@ def test_a_challenger_that_is_not_robust_enough_is_refused_and_may_be_judged_ane
     assert registry.champion() is None
     registry.release("alpha", by="ann", reason="good enough")
     assert register(registry, stream[0], assessed(0, "alpha"), robustness=0.75).outcome == "promoted"
+
+
+def test_a_challenger_that_calls_too_many_real_photographs_synthetic_is_refused(
+    registry: Registry, stream: list[Learned]
+) -> None:
+    told = replace(FALSE_POSITIVES, slices=[Slice("clean", 200, 12, 0, 0)])
+    refused = register(registry, stream[0], assessed(0, "alpha", false_positives=told), false_positives=0.02)
+    assert refused.outcome == "refused"
+    assert "6.0 % are called synthetic, at most 2.0 % are allowed" in refused.reason
+    registry.release("alpha", by="ann", reason="better photographs")
+    better = assessed(0, "alpha", false_positives=FALSE_POSITIVES)
+    assert register(registry, stream[0], better, false_positives=0.02).outcome == "promoted"
 
 
 def test_what_was_not_measured_until_the_version_was_refused_is_told_everywhere_afterwards(
