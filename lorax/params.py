@@ -283,7 +283,8 @@ def load_params(path: Path, *, preset: str | None = None, overrides: Iterable[st
     try:
         return Params.model_validate({name: {} if values is None else values for name, values in raw.items()})
     except ValidationError as error:
-        details = "; ".join(f"{printable('.'.join(map(str, e['loc'])))}: {e['msg']}" for e in error.errors())
+        found = ((printable(".".join(map(str, e["loc"]))), e["msg"]) for e in error.errors())
+        details = "; ".join(": ".join(filter(None, parts)) for parts in found)
         raise ParamsError(f"{path} is not valid: {details}.") from error
 
 
