@@ -77,14 +77,14 @@ class ResidualBackbone(SplitModel):
         parts = []
         for conv in self.convs:
             x = conv(x)
-            parts.append(_pooled(x.flatten(2), dim=2))
+            parts.append(_pooled(x.flatten(2).transpose(1, 2)))
         return x.flatten(2).transpose(1, 2), torch.cat(parts, dim=1)
 
     def encode(self, tokens: Tensor) -> Tensor:
         """Mean and deviation of the normed tokens over their places, (B, D), float32."""
         for block in self.blocks:
             tokens = block(tokens)
-        return _pooled(self.norm(tokens), dim=1)
+        return _pooled(self.norm(tokens))
 
     def _residuals(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) in 0..1 -> (B, 12, H, W). Exact whole numbers until the last step: differences are small."""
@@ -101,7 +101,7 @@ class Convolution(nn.Module):
         self.conv = nn.Conv2d(inputs, outputs, 3, stride, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.conv(x))
+        return F.relu_(self.conv(x))  # in place: another large tensor would cost as much as the convolution
 
 
 class Block(nn.Module):
@@ -155,9 +155,14 @@ def _filters() -> Tensor:
     return torch.cat([F.pad(bank[:, None], (0, 0, 0, 0, colour, 2 - colour)) for colour in range(3)])
 
 
-def _pooled(x: Tensor, dim: int) -> Tensor:
-    """Mean and deviation over the places, which are dimension `dim` of three: (B, 2·C), float32."""
-    variance, mean = torch.var_mean(x.float(), dim, correction=0)
+def _pooled(x: Tensor) -> Tensor:
+    """Mean and deviation over the places: (B, T, C) -> (B, 2·C), float32.
+
+    From two moments, which takes a quarter of `torch.var`'s time; means are no larger than deviations here, by order.
+    """
+    x = x.float()
+    mean, square = x.mean(dim=1), (x * x).mean(dim=1)
+    variance = (square - mean * mean).clamp_min(0)
     return torch.cat([mean, (variance + _FLAT).sqrt()], dim=1)
 
 
