@@ -39,7 +39,7 @@ def limits(state: LearnerState, assessment: Assessment | None) -> Iterator[str]:
         "quarters' centres. What was edited elsewhere is not seen. All figures above are of centres."
     )
     if state.backbone.source == "shipped":
-        yield "The shipped backbone is a small one for trying things out: it never saw a real generator's images."
+        yield f"The shipped backbone {state.backbone.name} is a small one, and never saw a real generator's images."
 
 
 def _measured(found: Assessment) -> Iterator[str]:
