@@ -13,7 +13,7 @@ from lorax.storage import locked
 from scripts.pretraining import bank
 from scripts.pretraining.examples import Examples
 from scripts.pretraining.photographs import MissingError, Photos
-from scripts.pretraining.training import Plan, Training
+from scripts.pretraining.training import OtherPlanError, Plan, Training
 
 _ROOT = Path("work") / "pretraining"
 _TELL_EVERY = 100
@@ -40,7 +40,7 @@ def main() -> None:
             bank.make(options.photographs, root / "bank", options.pipelines, options.processes, _Progress("shards"))
             if options.only != "bank":
                 _train(options, root)
-        except MissingError as error:
+        except (MissingError, OtherPlanError) as error:
             sys.exit(str(error))
 
 

@@ -38,7 +38,7 @@ def shards(folder: Path, pipelines: int) -> list[Path]:
 
 
 def make(photographs: Path, folder: Path, pipelines: int, processes: int, on_made: Callable[[int, int], None]) -> None:
-    """Make the shards that are not there yet.
+    """Make the shards that are not there yet, or too short.
 
     Args:
         photographs: where `make real` put its things.
@@ -51,7 +51,9 @@ def make(photographs: Path, folder: Path, pipelines: int, processes: int, on_mad
         MissingError: there are no photographs.
     """
     wanted = shards(folder, pipelines)
-    lacking = [path for path in wanted if not path.exists()]
+    lacking = [
+        path for path in wanted if not path.exists() or len(np.load(path, mmap_mode="r")) < _size(path, pipelines)
+    ]
     if not lacking:
         return
     Photos(photographs)  # that there are none is said here, and not by each process
@@ -62,11 +64,16 @@ def make(photographs: Path, folder: Path, pipelines: int, processes: int, on_mad
             on_made(done, len(wanted))
 
 
+def _size(path: Path, pipelines: int) -> int:
+    """How many pipelines a shard has, where there are so many in all."""
+    return min(SHARD, pipelines - int(path.stem))
+
+
 def _make_shard(photographs: Path, pipelines: int, path: Path) -> None:
     photos, first = Photos(photographs), int(path.stem)
     rng = np.random.default_rng(first + _SEEDS_OF_PATCHES)
     torch.set_flush_denormal(True)  # networks that were hardly trained are full of them
-    made = [_made(seed, photos, rng) for seed in range(first, min(first + SHARD, pipelines))]
+    made = [_made(seed, photos, rng) for seed in range(first, first + _size(path, pipelines))]
     file = io.BytesIO()
     np.save(file, np.stack(made))
     write_whole(path, file.getbuffer())

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import safetensors
@@ -55,6 +56,10 @@ class Plan:
         return self.rate * min(1.0, (step + 1) / _WARMUP) * cosine
 
 
+class OtherPlanError(ValueError):
+    """A checkpoint is of a training with other options."""
+
+
 class Both(nn.Module):
     """The backbone's feature and texture from one pass."""
 
@@ -96,8 +101,11 @@ class Training:
         examples: what is shown.
         plan: how long.
         checkpoint: file of all that training changes; gone on from if it is there.
-        weights: file that users get, written beside every checkpoint.
+        weights: file that users get, written with every checkpoint.
         compiled: let torch compile the network first, which takes a C++ compiler and a minute.
+
+    Raises:
+        OtherPlanError: the checkpoint was left by another plan.
     """
 
     def __init__(
@@ -115,7 +123,7 @@ class Training:
             {"params": [p for p in self.parameters if p.ndim > 1], "weight_decay": 0.02},
             {"params": [p for p in self.parameters if p.ndim < 2], "weight_decay": 0.0},
         ]
-        self.optimizer = torch.optim.AdamW(groups, lr=plan.rate, betas=(0.9, 0.98), fused=True)
+        self.optimizer = torch.optim.AdamW(groups, lr=plan.rate, betas=(0.9, 0.98))
         self.step = 0
         if checkpoint.exists():
             self._resume()
@@ -154,6 +162,15 @@ class Training:
                     coming.append(pool.submit(draw, step + 1, self.plan.side(step + 1)))
                 yield batch
 
+    @property
+    def _plan(self) -> str:
+        """What a checkpoint must agree in to be gone on from."""
+        examples = self.examples
+        shown = {"batch": examples.batch, "seed": examples.seed, "pipelines": examples.bank.pipelines}
+        lengths = asdict(self.plan)
+        del lengths["save_every"]
+        return json.dumps(lengths | shown, sort_keys=True)
+
     def _tensors(self) -> dict[str, Tensor]:
         """Everything that training changes, by name; the same tensors, not copies."""
         found = {f"backbone.{name}": value for name, value in self.backbone.state_dict().items()}
@@ -165,11 +182,17 @@ class Training:
 
     def _save(self) -> None:
         tensors = {name: value.detach().cpu().contiguous() for name, value in self._tensors().items()}
-        write_whole(self.checkpoint, safetensors.torch.save(tensors, metadata={"step": str(self.step)}))
+        metadata = {"step": str(self.step), "plan": self._plan}
+        write_whole(self.checkpoint, safetensors.torch.save(tensors, metadata=metadata))
         write(self.backbone.state_dict(), self.weights)
 
     def _resume(self) -> None:
         with safetensors.safe_open(self.checkpoint, framework="pt") as file:
+            if file.metadata()["plan"] != self._plan:
+                raise OtherPlanError(
+                    f"{self.checkpoint} was left by another plan: {file.metadata()['plan']}; asked is {self._plan}. "
+                    "Give the same options to go on, remove the file, or name another --root."
+                )
             self.step = int(file.metadata()["step"])
             saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
         for part, module in (("backbone.", self.backbone), ("pretext.", self.pretext)):
@@ -177,7 +200,7 @@ class Training:
         for i, parameter in enumerate(self.parameters):
             prefix = f"optimizer.{i:03d}."
             self.optimizer.state[parameter] = {
-                name.removeprefix(prefix): value.to(self.device)
+                name.removeprefix(prefix): value.to("cpu" if name.endswith(".step") else self.device)
                 for name, value in saved.items()
                 if name.startswith(prefix)
             }

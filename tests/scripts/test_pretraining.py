@@ -17,7 +17,7 @@ from scripts.pretraining import bank, network
 from scripts.pretraining.examples import Examples
 from scripts.pretraining.photographs import Photos
 from scripts.pretraining.small_networks import _upwards
-from scripts.pretraining.training import Plan, Training
+from scripts.pretraining.training import OtherPlanError, Plan, Training
 from scripts.real import photographs
 from scripts.real.photographs import Photograph
 from tests.scripts.test_real import REPOSITORY, picture
@@ -39,10 +39,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def examples(root: Path) -> Examples:
     told: list[tuple[int, int]] = []
+    (root / "bank").mkdir()
+    np.save(root / "bank" / "00000.npy", np.zeros((1, bank.PATCHES, 3, bank.SIDE, bank.SIDE), np.uint8))  # of a try
     bank.make(root, root / "bank", 2, 1, lambda *done: told.append(done))
     assert told == [(1, 1)]
     bank.make(root, root / "bank", 2, 1, lambda *done: told.append(done))
     assert len(told) == 1  # nothing is lacking
+    whole = np.load(root / "bank" / "00000.npy")
+    assert len(whole) == 2 and whole.any(axis=(2, 3, 4)).all()
     return Examples(bank.Bank(root / "bank", 2), Photos(root), batch=8, seed=0)
 
 
@@ -71,6 +75,8 @@ def test_stopped_and_resumed_it_learns_the_same_and_leaves_what_users_open(examp
     path = tmp_path / "stopped.safetensors"
     assert path.read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
     assert path.stat().st_size < 10**6
+    with pytest.raises(OtherPlanError, match=r'"small_steps": 1, .*asked is .*"small_steps": 9, .*another --root'):
+        Training(examples, Plan(small_steps=9, whole_steps=1), *files)
     params = BackboneParams(name=NAME, weights=str(path), arguments=dict(network.ARGUMENTS), crop=96)
     images = examples.drawn(0, 96)[0]
     mean_std = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
