@@ -32,6 +32,7 @@ from PIL import Image
 from benchmarks.tasks import TaskFiles
 from lorax.data.generators import SIDE, Ints, checkerboard, fingerprint, ripple, subpixel, tiles
 from lorax.data.simulate import PHOTOS, open_photo, train_region, val_region
+from lorax.errors import StateError
 from lorax.learning import metrics
 from lorax.learning.episode import learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan, Report
@@ -141,7 +142,12 @@ def learn(files: TaskFiles, params: Params, home: Path) -> list[str]:
         started = time.perf_counter()
         parent, learned = state_digest(base) if base else None, LearnedTask(task.name, task.digest)
         folder = EpisodeFolder.open(home, Plan(parent, learned, params.learning(), Revision("simulated", "none")))
-        state = learn_episode(folder, base_state(base, params), task, known, files.fetch, params)
+        try:
+            state = learn_episode(folder, base_state(base, params), task, known, files.fetch, params)
+        except StateError as error:  # the only task with real images may have been refused before it
+            print(f"  {task.name:<11} could not be learned: {error}", flush=True)
+            refused.append(task.name)
+            continue
         candidate = open_candidate(folder.state_dir, Report.read(folder.report_path), None, None)
         because = reasons(candidate.judged(params.gate))
         after = ", ".join(f"{t.name} {100 * a:.1f}" for t, a in zip(state.tasks, state.accuracy[-1], strict=True))
