@@ -10,7 +10,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench data real prove-main prove-loop prove-speed prove-verdicts prove-atlas clean
+.PHONY: help setup demo test check bench data real prove-main prove-loop prove-speed prove-odd prove-verdicts prove-atlas clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -59,6 +59,9 @@ prove-loop: setup ## the loop's slow proofs: real servers, workers, kills (three
 
 prove-speed: setup ## the published way and ours learn the demo's stream over five seeds (an hour)
 	$(BIN)/python -m proofs.speed
+
+prove-odd: setup ## six innocent simulated tasks with the oddities of real copies: the gate must refuse none
+	$(BIN)/python -m proofs.odd_stream
 
 prove-atlas: setup ## the atlas's slow proofs: a zoo of LoRAs, exactness, bad files, starts, 10,000 adapters (two hours or more)
 	$(BIN)/python -m proofs.atlas

@@ -8,8 +8,8 @@
     large       fingerprint turned, nearly three times the images, 96 pixels a side
 
 All are innocent: labels are right, and real images differ from synthetic ones by the trace alone. Learning and gate are
-the product's own functions, in this process; what the gate refuses is not grown from, as in `lorax learn`. It takes
-about three minutes a seed on two quiet cores:
+the product's own functions, in this process; what the gate refuses is not grown from, as in `lorax learn`. Another
+backbone or preset is asked for as in params.yaml:
 
     python -m proofs.odd_stream --seeds 0 1 2 --set backbone.name=residual
 """
