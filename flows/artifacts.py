@@ -35,7 +35,15 @@ def show_accuracy(report: Report, names: Sequence[str], when_learned: Sequence[f
     """The accuracy table on Prefect's page: each known task now, and when it was learned; the newest comes last."""
     now = [report.accuracy[name] for name in names]
     pairs = zip(names, now, [*when_learned, now[-1]], strict=True)
-    rows = [{"task": name, "accuracy": round(a, 4), "when learned": round(b, 4)} for name, a, b in pairs]
+    rows = [
+        {
+            "task": name,
+            "accuracy": round(a, 4),
+            "when learned": round(b, 4),
+            "detection": round(report.binary_accuracy[name], 4),
+        }
+        for name, a, b in pairs
+    ]
     create_table_artifact(rows, key=_key("accuracy-after", report.task), description="accuracy on test images")
 
 

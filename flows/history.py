@@ -18,6 +18,7 @@ from lorax.registry import CHAMPION, Look
 
 _MOVES = {"promoted": "promoted", "rolled back": "rolled back to", "moved": "made champion"}
 _TRUST = {
+    "average_binary_accuracy": "detection",
     "calibration_error": "calibration error",
     "unknown_auroc": "unknown AUROC",
     "robustness": "robustness",

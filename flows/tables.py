@@ -22,12 +22,13 @@ HEADLINES = {
 """The metrics that sum an accuracy matrix up, and what they are called in print."""
 
 TRUST = {
+    "average_binary_accuracy": "average detection accuracy",
     "calibration_error": "calibration error",
     "unknown_auroc": "AUROC of the newest task as unknown",
     "robustness": "robustness",
     "false_positives/clean": "false positives on other real photographs",
 }
-"""The metrics that sum up how far verdicts can be trusted; versions that were not assessed have none."""
+"""The metrics that sum up how far verdicts can be trusted; versions that were not assessed have few or none."""
 
 _UNBOUNDED = 1_000_000
 """Columns; more than any table needs."""

@@ -197,15 +197,30 @@ class LandingParams(_Section):
 class GateParams(_Section):
     """When a challenger may become champion."""
 
-    floor: float = Field(0.7, ge=0, le=1, description="least accuracy on the new task")
-    max_drop: float = Field(0.08, ge=0, le=1, description="largest drop of an old task against the champion")
-    max_forgetting: float = Field(0.15, ge=0, le=1, description="largest drop against when it was first learned")
+    detection_floor: float = Field(0.7, ge=0, le=1, description="least accuracy of real or synthetic on the new task")
+    detection_drop: float = Field(0.08, ge=0, le=1, description="its largest drop on an old task against the champion")
+    detection_forgetting: float = Field(0.15, ge=0, le=1, description="and against when the task was first learned")
+    attribution_floor: float = Field(0.5, ge=0, le=1, description="least accuracy of the generator's name as well")
+    attribution_drop: float = Field(0.3, ge=0, le=1, description="its largest drop against the champion")
+    attribution_forgetting: float = Field(0.4, ge=0, le=1, description="and against when the task was first learned")
     significance: float = Field(0.05, gt=0, le=1, description="a drop with a larger p-value is taken for chance")
     robustness: float = Field(0.0, ge=0, le=1, description="least accuracy when perturbed over clean; 0: not asked")
     false_positives: float | None = Field(
         None, ge=0, lt=1, description="most real photographs of reals.path called synthetic; null: not asked"
     )
     approval: bool = Field(False, description="what passes waits for a person to promote it")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _judges_two_figures(cls, values: Any) -> Any:
+        old = sorted({"floor", "max_drop", "max_forgetting"} & set(values)) if isinstance(values, dict) else []
+        if old:
+            raise ValueError(
+                f"{', '.join(old)}: real or synthetic and the generator's name are judged apart now. Instead of floor, "
+                "max_drop and max_forgetting set detection_floor, detection_drop and detection_forgetting, and "
+                'attribution_floor, attribution_drop and attribution_forgetting (docs/operations.md, "The gate")'
+            )
+        return values
 
 
 class ServicesParams(_Section):

@@ -30,12 +30,19 @@ LORAX = [sys.executable, "-m", "lorax"]
 TRAIN, VAL, SIDE = 12, 8, 72
 """Images of a tiny task in each class of each split, and how large they are: enough for the leak check."""
 
+OPEN_GATE = {
+    f"{figure}_{limit}": value
+    for figure in ("detection", "attribution")
+    for limit, value in (("floor", 0.0), ("drop", 1.0), ("forgetting", 1.0))
+}
+"""Lets everything pass: few images prove nothing about accuracy."""
+
 TINY: Mapping[str, Mapping[str, Any]] = {
     "training": {"epochs": 2},
     "exemplars": {"budget": 40},
     "run": {"threads": 1, "batch_size": 8},  # frozen features are computed in whole batches, filled up
     "landing": {"min_train": 1, "min_val": 1},
-    "gate": {"floor": 0.0, "max_drop": 1.0, "max_forgetting": 1.0},  # so few images prove nothing about accuracy
+    "gate": OPEN_GATE,
 }
 
 _GIT = {

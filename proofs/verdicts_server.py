@@ -20,14 +20,24 @@ import psutil
 from lorax.data.simulate import DEMO_TASKS
 from lorax.params import load_params
 from lorax.workspace import Workspace
-from proofs.bench import change_params, environment, free_port, lorax, new_workspace, start_lorax, versions, wait_for
+from proofs.bench import (
+    OPEN_GATE,
+    change_params,
+    environment,
+    free_port,
+    lorax,
+    new_workspace,
+    start_lorax,
+    versions,
+    wait_for,
+)
 
 HOME = Path("work/proofs/verdicts").resolve()
 PATIENCE_S = 300.0
 
 _QUICK = {
     "training": {"epochs": 1},
-    "gate": {"floor": 0.0, "max_drop": 1.0, "max_forgetting": 1.0},  # how good the versions are is of no matter here
+    "gate": OPEN_GATE,  # how good the versions are is of no matter here
     "serving": {"poll_s": 0.5},
 }
 

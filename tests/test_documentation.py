@@ -120,7 +120,7 @@ def test_every_link_between_pages_leads_somewhere() -> None:
 def test_every_logged_metric_is_explained() -> None:
     explained = set(re.findall(r"^\| `([^`]+)` \|", (ROOT / "docs/method.md").read_text(), flags=re.MULTILINE))
     row = EpochRow(0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
-    report = Report(0, "a-task", {"a-task": 1.0}, {"a-task": 1.0}, 1.0, [[1]], [row], {"a-part": 1.0}, 1, 1, {})
+    report = Report(0, "a-task", {"a-task": 1.0}, {"a-task": 1.0}, 1.0, [[1]], [row], {"a-part": 1.0}, 1, 1, {}, {})
     logged = set(tracking.episode_metrics([[1.0]], ["a-task"], report))
     logged |= {point.key for point in tracking._curves(report)}
     trust = trust_metrics(assessed(1, "a-task", foreseen=FORESEEN))

@@ -142,3 +142,15 @@ def test_a_section_whose_keys_are_all_commented_out_is_the_default(tmp_path: Pat
     assert load_params(path) == Params()
     with pytest.raises(ParamsError, match=r"has a value that can't be read as YAML"):
         load_params(path, overrides=["lora.rank=[1"])
+
+
+@pytest.mark.parametrize("old", ["floor", "max_drop", "max_forgetting"])
+def test_a_gate_of_before_detection_was_judged_apart_is_told_the_new_keys(tmp_path: Path, old: str) -> None:
+    (tmp_path / "params.yaml").write_text(f"gate: {{{old}: 0.5, approval: true}}\n")
+    with pytest.raises(ParamsError) as caught:
+        load_params(tmp_path / "params.yaml")
+    told = str(caught.value)
+    assert f" {old}: " in told
+    for figure in ("detection", "attribution"):
+        assert all(f"{figure}_{limit}" in told for limit in ("floor", "drop", "forgetting"))
+    assert told.count(";") == 0, "one error"

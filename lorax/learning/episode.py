@@ -164,7 +164,6 @@ def evaluate(
             before[known.name] = _base_answers(base, said)
         true[known.name] = torch.tensor(grown.classes.ids(known.test))
     scores = score(predicted, true, grown.classes)
-    against_base = compare(before, predicted, true, grown.classes)
     with damage_told(folder.exemplars_path):
         record = json.loads(folder.exemplars_path.read_bytes())
         memory = tuple(Exemplar(Sample(**e["sample"]), e["class_id"], e["rank"]) for e in record["exemplars"])
@@ -179,7 +178,8 @@ def evaluate(
         seconds=seconds,
         trainable_parameters=trained["trainable_parameters"],
         lora_modules=trained["lora_modules"],
-        against_base=against_base,
+        against_base=compare(before, predicted, true, grown.classes.multi_real()),
+        detection_against_base=compare(before, predicted, true, grown.classes.is_real),
         tested={known.name: known.digest for known in tasks},
     ).write(folder.report_path)
     grown = replace(grown, exemplars=memory, accuracy=(*base.accuracy, row))

@@ -55,15 +55,16 @@ class Paired:
 
 
 def compare(
-    before: Mapping[str, Tensor], after: Mapping[str, Tensor], true: Mapping[str, Tensor], classes: ClassTable
+    before: Mapping[str, Tensor], after: Mapping[str, Tensor], true: Mapping[str, Tensor], kinds: Sequence[int]
 ) -> dict[str, Paired]:
-    """What an episode won and lost on each old task, image by image, by the multi-real rule.
+    """What an episode won and lost on each old task, image by image.
 
     Args:
         before, after, true: per task: class ids (n,); tasks that `before` lacks are left out.
-        classes: the grown table; older ids mean the same in it.
+        kinds: (C,) what counts as the same answer, for the grown table's classes: `ClassTable.multi_real()`, or only
+            whether it is real. Older ids mean the same in it.
     """
-    merged = np.array(classes.multi_real())
+    merged = np.array(kinds)
     pairs = {}
     for task, guess in before.items():
         was, now = (merged[g.cpu().numpy()] == merged[true[task].cpu().numpy()] for g in (guess, after[task]))

@@ -33,7 +33,8 @@ def damage_told(path: Path) -> Iterator[None]:
 class Report:
     """What one episode measured, beside the state it left; times are not part of any digest.
 
-    `against_base` compares with the base state's own answers on the same test images, for every task that it knew.
+    `against_base` compares with the base state's own answers on the same test images, for every task that it knew;
+    `detection_against_base` does of real or synthetic alone, as `binary_accuracy`.
     `tested` has the digest of each task's data as it was tested on, which may have been replaced since it was learned.
     """
 
@@ -48,6 +49,7 @@ class Report:
     trainable_parameters: int
     lora_modules: int
     against_base: Mapping[str, Paired]
+    detection_against_base: Mapping[str, Paired]
     tested: Mapping[str, str] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
@@ -58,7 +60,8 @@ class Report:
         with damage_told(path):
             record = json.loads(path.read_bytes())
             record["curves"] = [EpochRow(**row) for row in record["curves"]]
-            record["against_base"] = {task: Paired(**counts) for task, counts in record["against_base"].items()}
+            for pairs in ("against_base", "detection_against_base"):
+                record[pairs] = {task: Paired(**counts) for task, counts in record[pairs].items()}
             return cls(**record)
 
 

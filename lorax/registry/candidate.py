@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from lorax.registry.card import model_card
 from lorax.registry.client import sent_once
 from lorax.registry.comparison import Comparison, comparison_metrics, write_comparison
 from lorax.registry.gate import TaskVerdict, judge
+from lorax.registry.lineage import detected_first
 from lorax.registry.package import CARD, logged_model, model_address, replace_card
 from lorax.registry.reading import CHALLENGER
 from lorax.registry.trust import trust_metrics, write_trust
@@ -70,12 +72,14 @@ class Candidate:
         tested = self.report.tested
         return [task.name for task in self.state.tasks if tested.get(task.name, task.digest) != task.digest]
 
-    def judged(self, gate: GateParams) -> list[TaskVerdict]:
-        """What the gate says of it."""
+    def judged(self, gate: GateParams, versions: Sequence[ModelVersion]) -> list[TaskVerdict]:
+        """What the gate says of it; `versions` are those registered, among them what it grew from."""
         robustness = self.assessment.robustness if self.assessment else None
         told = self.assessment.false_positives if self.assessment else None
         photographs = told.clean if told else None
-        return judge(self.report, self.state.accuracy, self.names, gate, robustness, self.replaced, photographs)
+        first = detected_first(self.state.parent, versions)
+        rows = self.state.accuracy
+        return judge(self.report, rows, self.names, gate, first, robustness, self.replaced, photographs)
 
 
 def open_candidate(
@@ -159,7 +163,7 @@ def _create_version(
 ) -> ModelVersion:
     client, state, metrics = registry._client, candidate.state, candidate.metrics
     tasks = tuple(KnownTask(task.name, task.digest) for task in state.tasks)
-    verdicts = candidate.judged(gate)
+    verdicts = candidate.judged(gate, registry.versions())
     tags = version_tags(
         state_digest=candidate.digest,
         parent_digest=state.parent,

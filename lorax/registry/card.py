@@ -129,10 +129,12 @@ def _accuracy(candidate: Candidate) -> list[str]:
     return [
         "## Accuracy on each task",
         "",
-        *_table(("task", "now", "at first", "binary"), rows),
+        *_table(("task", "now", "at first", "detection"), rows),
         "",
-        "At first: when it was learned. Binary: real or synthetic told rightly, whichever generator was named.",
-        f"Average {_percent(metrics['average_accuracy'])}, forgetting {_percent(metrics['forgetting'])}. "
+        "At first: when it was learned. Detection: real or synthetic told rightly, whichever generator was named.",
+        f"Average {_percent(metrics['average_accuracy'])}, "
+        f"of detection {_percent(metrics['average_binary_accuracy'])}, "
+        f"forgetting {_percent(metrics['forgetting'])}. "
         "Here and below the likeliest answer counts, also where the verdict would be undecided or unknown."
         f"{_replaced(candidate.replaced)}",
     ]

@@ -1,10 +1,15 @@
 """The gate: whether a challenger may take the champion's place.
 
-Two ways to fail: the new task was not learned (its accuracy lies below a floor), or an old one was lost: its accuracy
-dropped by more than a set amount *and* by more than chance explains. Both are asked for, since on 90 test images a drop
-of three points is noise, and on 2,000 a drop of half a point is real but harmless. Against the champion the same images
-are compared one by one (McNemar's exact test: of the images that only one of the two got right, too many were the
-champion's); against the accuracy when the task was first learned, whose answers are no longer at hand, two proportions.
+Two things are judged apart. *Detection*: real or synthetic told rightly, whichever generator was named. *Attribution*:
+the right name as well. Detection is held to strictly; attribution leniently, since generators of one family may be hard
+to tell apart, and a new relative is to be refused, or to have old ones refuse it, only where images pass for real.
+
+Of each there are two ways to fail: the new task was not learned (the figure lies below a floor), or an old one was
+lost: its figure dropped by more than a set amount *and* by more than chance explains. Both are asked for, since on 90
+test images a drop of three points is noise, and on 2,000 a drop of half a point is real but harmless. Against the
+champion the same images are compared one by one (McNemar's exact test: of the images that only one of the two got
+right, too many were the champion's); against the figure when the task was first learned, whose answers are no longer at
+hand, two proportions.
 
 Where `gate.robustness` asks for it there is a third: verdicts that collapse when an image was saved again. And where
 `gate.false_positives` does, a fourth: real photographs from elsewhere that are called synthetic, more of them than is
@@ -16,7 +21,7 @@ Source: McNemar, Note on the sampling error of the difference between correlated
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,6 +32,8 @@ if TYPE_CHECKING:  # these import torch, which a look-up can do without
     from lorax.learning.false_positives import Slice
     from lorax.learning.folder import Report
 
+
+DETECTION, ATTRIBUTION = "detection", "attribution"
 
 _ROUNDING = 1e-9
 _ALL = "all tasks"
@@ -39,10 +46,11 @@ class TaskVerdict:
 
     `kind` is "new" (the floor), "drop" (against the champion), "forgetting" (against when it was first learned),
     "robustness" (of all tasks together), or "false positives" (of photographs that no task brought).
-    `before` is what `after` is compared with: the floor, the champion's accuracy on the same images, the first one, the
+    `before` is what `after` is compared with: the floor, the champion's figure on the same images, the first one, the
     least robustness, or the most false positives.
     `chance` is the test's p-value, 1 where none was made. NaN in either: it could not be checked; "forgetting" then
-    passes, since accuracies on other test images than those of then say nothing of it.
+    passes, since figures on other test images than those of then, or none of then, say nothing of it.
+    `figure` is DETECTION or ATTRIBUTION; "accuracy" in the verdicts of versions from before they were judged apart.
     """
 
     task: str
@@ -51,12 +59,13 @@ class TaskVerdict:
     after: float
     chance: float
     passed: bool
+    figure: str = "accuracy"
 
     @property
     def reason(self) -> str:
         """One line for a person."""
         if self.kind == "new":
-            return f"{self.task}: accuracy {100 * self.after:.1f} %, the floor is {100 * self.before:.1f} %"
+            return f"{self.task}: {self.figure} {100 * self.after:.1f} %, the floor is {100 * self.before:.1f} %"
         if self.kind == "robustness":
             return self._robustness
         if self.kind == "false positives":
@@ -64,14 +73,17 @@ class TaskVerdict:
         if math.isnan(self.before):
             return f"{self.task}: {self._uncompared}"
         against = "the champion has" if self.kind == "drop" else "when first learned"
-        figures = f"accuracy {100 * self.after:.1f} %, {against} {100 * self.before:.1f} %"
+        figures = f"{self.figure} {100 * self.after:.1f} %, {against} {100 * self.before:.1f} %"
         return f"{self.task}: {figures} (p = {self.chance:.2g})"
 
     @property
     def _uncompared(self) -> str:
         if self.kind == "drop":
-            return "could not be compared with the champion"
-        return "its data was replaced since it was learned, so it was compared with the champion only"
+            return f"{self.figure} could not be compared with the champion"
+        return (
+            f"{self.figure} was compared with the champion only: its data was replaced since it was learned, or the "
+            "version that learned it was deleted"
+        )
 
     @property
     def _false_positives(self) -> str:
@@ -93,6 +105,7 @@ def judge(
     rows: Sequence[Sequence[float]],
     tasks: Sequence[str],
     gate: GateParams,
+    detected_first: Mapping[str, float],
     robustness: float | None = None,
     replaced: Collection[str] = (),
     photographs: Slice | None = None,
@@ -104,19 +117,21 @@ def judge(
         rows: the challenger's accuracy matrix.
         tasks: names in the matrix's order, the new task last.
         gate: thresholds.
+        detected_first: the detection accuracy of old tasks when each was learned, as far as it is known.
         robustness: the challenger's, or None where it was not measured.
         replaced: old tasks that were tested on other images than when they were learned.
         photographs: what was said of real ones that no task brought, or None where none were looked at.
 
     Returns:
-        One verdict for the new task, two for each old one, and one on robustness where that is asked for. What can't be
-        checked has failed.
+        Of detection, then of attribution: one verdict for the new task, two for each old one. Last, one on robustness
+        and one on false positives, where they are asked for. What can't be checked has failed.
     """
-    new, accuracy = tasks[-1], rows[-1][-1]
-    verdicts = [TaskVerdict(new, "new", gate.floor, accuracy, 1.0, accuracy >= gate.floor)]
-    for i, task in enumerate(tasks[:-1]):
-        first = math.nan if task in replaced else rows[i][i]
-        verdicts += _judge_old(task, first, rows[-1][i], report.against_base.get(task), gate)
+    verdicts: list[TaskVerdict] = []
+    for figure in _figures(report, rows, tasks, gate, detected_first):
+        new = figure.now[tasks[-1]]
+        verdicts.append(TaskVerdict(tasks[-1], "new", figure.floor, new, 1.0, new >= figure.floor, figure.name))
+        for task in tasks[:-1]:
+            verdicts += figure.judge_old(task, gate.significance, is_replaced=task in replaced)
     if gate.robustness > 0:
         found = math.nan if robustness is None else robustness
         verdicts.append(TaskVerdict(_ALL, "robustness", gate.robustness, found, 1.0, found >= gate.robustness))
@@ -164,20 +179,57 @@ def _judge_photographs(found: Slice | None, allowed: float, significance: float)
     return TaskVerdict(_PHOTOGRAPHS, "false positives", allowed, found.share, chance, passed)
 
 
-def _judge_old(task: str, first: float, now: float, paired: Paired | None, gate: GateParams) -> list[TaskVerdict]:
-    if paired is None or paired.images == 0:
-        return [TaskVerdict(task, "drop", math.nan, now, math.nan, False)]
-    before = now + (paired.only_before - paired.only_after) / paired.images
-    drop = _lost(task, "drop", before, now, mcnemar(paired), gate.max_drop, gate)
-    if math.isnan(first):
-        return [drop, TaskVerdict(task, "forgetting", math.nan, now, math.nan, True)]
-    chance = two_proportions(first, now, paired.images)
-    return [drop, _lost(task, "forgetting", first, now, chance, gate.max_forgetting, gate)]
+@dataclass(frozen=True)
+class _Figure:
+    """One of the two that are judged: its value on each task, now and at first, against the base, and its limits."""
+
+    name: str
+    now: Mapping[str, float]
+    first: Mapping[str, float]
+    against_base: Mapping[str, Paired]
+    floor: float
+    drop: float
+    forgetting: float
+
+    def judge_old(self, task: str, significance: float, *, is_replaced: bool) -> list[TaskVerdict]:
+        now, paired = self.now[task], self.against_base.get(task)
+        if paired is None or paired.images == 0:
+            return [TaskVerdict(task, "drop", math.nan, now, math.nan, False, self.name)]
+        before = now + (paired.only_before - paired.only_after) / paired.images
+        drop = self._lost(task, "drop", before, self.drop, mcnemar(paired), significance)
+        first = math.nan if is_replaced else self.first.get(task, math.nan)
+        if math.isnan(first):
+            return [drop, TaskVerdict(task, "forgetting", math.nan, now, math.nan, True, self.name)]
+        chance = two_proportions(first, now, paired.images)
+        return [drop, self._lost(task, "forgetting", first, self.forgetting, chance, significance)]
+
+    def _lost(
+        self, task: str, kind: str, before: float, allowed: float, chance: float, significance: float
+    ) -> TaskVerdict:
+        now = self.now[task]
+        # 8 of 160 images are 0.05, whatever floating point makes of 0.9875 - 0.9375
+        is_lost = before - now > allowed + _ROUNDING and chance < significance
+        return TaskVerdict(task, kind, before, now, chance, not is_lost, self.name)
 
 
-def _lost(
-    task: str, kind: str, before: float, now: float, chance: float, allowed: float, gate: GateParams
-) -> TaskVerdict:
-    # 8 of 160 images are 0.05, whatever floating point makes of 0.9875 - 0.9375
-    is_lost = before - now > allowed + _ROUNDING and chance < gate.significance
-    return TaskVerdict(task, kind, before, now, chance, not is_lost)
+def _figures(
+    report: Report,
+    rows: Sequence[Sequence[float]],
+    tasks: Sequence[str],
+    gate: GateParams,
+    detected_first: Mapping[str, float],
+) -> Iterator[_Figure]:
+    yield _Figure(
+        DETECTION,
+        report.binary_accuracy,
+        detected_first,
+        report.detection_against_base,
+        *(gate.detection_floor, gate.detection_drop, gate.detection_forgetting),
+    )
+    yield _Figure(
+        ATTRIBUTION,
+        dict(zip(tasks, rows[-1], strict=True)),
+        {task: rows[i][i] for i, task in enumerate(tasks)},
+        report.against_base,
+        *(gate.attribution_floor, gate.attribution_drop, gate.attribution_forgetting),
+    )

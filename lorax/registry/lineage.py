@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from lorax.registry.tracking import Point, matrix_metrics, points_at
+from lorax.registry.tracking import BINARY_ACCURACY, Point, matrix_metrics, points_at
 from lorax.registry.versions import ModelVersion
 
 if TYPE_CHECKING:  # imports torch, which a look-up can do without
@@ -36,6 +36,18 @@ def ancestors(version: ModelVersion, versions: Iterable[ModelVersion]) -> list[M
         found.append(current)
         current = by_digest.get(current.parent_digest)
     return found
+
+
+def detected_first(parent_digest: str | None, versions: Iterable[ModelVersion]) -> dict[str, float]:
+    """The detection accuracy of each task when it was learned, by the versions that a new state grew from.
+
+    A task whose version is registered no more is not there.
+    """
+    by_digest = {v.state_digest: v for v in versions}
+    parent = by_digest.get(parent_digest or "")
+    line = ancestors(parent, by_digest.values()) if parent else []
+    figures = ((version.task, version.metrics.get(f"{BINARY_ACCURACY}/{version.task}")) for version in line)
+    return {task: figure for task, figure in figures if figure is not None}
 
 
 def timeline_points(state: LearnerState, digest: str, versions: Sequence[ModelVersion]) -> list[Point]:

@@ -64,7 +64,7 @@ class Registry(RegisteredModel):
                 found = make_version(self, candidate, gate)
             elif not found.outcome or found.outcome == journal.REFUSED:
                 found = measured_anew(self, found, candidate)
-                found = moves.judge_again(self, found, candidate.judged(gate))
+                found = moves.judge_again(self, found, candidate.judged(gate, self.versions()))
             moves.decide(self, found, candidate.state, gate)
         return self._version(found.version)
 

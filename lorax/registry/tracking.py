@@ -25,6 +25,9 @@ if TYPE_CHECKING:  # these import torch, which a look-up can do without
     from lorax.learning.folder import Report
     from lorax.learning.state import LearnerState
 
+BINARY_ACCURACY = "binary_accuracy"
+"""The metrics that tell detection: each task's are below it."""
+
 PARENT_TAG = "mlflow.parentRunId"
 _KIND_TAG, _KIND = "mlflow.experimentKind", "custom_model_development"
 """Without, MLflow's page takes the experiment for one of generative AI."""
@@ -61,8 +64,12 @@ def episode_metrics(rows: Sequence[Sequence[float]], tasks: Sequence[str], repor
         tasks: names of the tasks, in the order of learning.
         report: the episode's report; the figures that the matrix does not hold come from it.
     """
-    binary = {f"binary_accuracy/{task}": value for task, value in report.binary_accuracy.items()}
-    return matrix_metrics(rows, tasks) | binary | {"pooled_accuracy": report.pooled_accuracy}
+    binary = {f"{BINARY_ACCURACY}/{task}": value for task, value in report.binary_accuracy.items()}
+    over_all = {
+        f"average_{BINARY_ACCURACY}": sum(binary.values()) / len(binary),
+        "pooled_accuracy": report.pooled_accuracy,
+    }
+    return matrix_metrics(rows, tasks) | binary | over_all
 
 
 def matrix_metrics(rows: Sequence[Sequence[float]], tasks: Sequence[str]) -> dict[str, float]:

@@ -34,7 +34,7 @@ _PART_LENGTH, _NAMES_LENGTH = 4000, 2000
 _CALIBRATED_TAG = "lorax.calibrated"
 _NEAREST_TAG, _START_TAG = "lorax.nearest", "lorax.start"
 _HEADLINES = (
-    *("average_accuracy", "average_incremental_accuracy", "forgetting"),
+    *("average_accuracy", "average_binary_accuracy", "average_incremental_accuracy", "forgetting"),
     *("calibration_error", "unknown_auroc", "robustness"),
 )
 """Metrics that get a tag of their own where there are any, for people who read MLflow's model page."""
@@ -195,10 +195,13 @@ def is_ours(found: Any) -> bool:
 def describe(tasks: Sequence[KnownTask], metrics: Mapping[str, float], verdicts: Sequence[TaskVerdict]) -> str:
     """A version's description on MLflow's page: its model card in short, the gate's verdicts in a table."""
     names = shorten(", ".join(task.name for task in tasks), _NAMES_LENGTH, placeholder=" ...")
+    detection = metrics.get("average_binary_accuracy")
+    detected = "" if detection is None else f", of detection {100 * detection:.1f} %"
     text = (
         f"Episode {len(tasks) - 1}: learned **{tasks[-1].name}**. Knows {names}.\n\n"
-        f"Average accuracy {100 * metrics['average_accuracy']:.1f} %, forgetting {100 * metrics['forgetting']:.1f} %. "
-        f"{_trust(metrics)}The whole card: model_card.md among the run's artifacts.\n\n"
+        f"Average accuracy {100 * metrics['average_accuracy']:.1f} %{detected}, "
+        f"forgetting {100 * metrics['forgetting']:.1f} %. {_trust(metrics)}"
+        "The whole card: model_card.md among the run's artifacts.\n\n"
         "| gate | verdict |\n|---|---|\n"
     )
     for verdict in verdicts:

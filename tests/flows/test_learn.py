@@ -38,6 +38,7 @@ from lorax.params import load_params
 from lorax.stream import SCENARIOS
 from lorax.workspace import Workspace
 from tests.conftest import write_task_files
+from tests.registry.conftest import OPEN
 from tests.tiny_learner import tiny_params
 
 TASKS = SCENARIOS["hard"]
@@ -69,7 +70,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
             {
                 **tiny,
                 "landing": {"min_train": 1, "min_val": 1},
-                "gate": {"floor": 0.0, "max_drop": 1.0, "max_forgetting": 1.0},  # such small learners know little
+                "gate": OPEN.model_dump(),  # such small learners know little
             },
         )
     )
@@ -244,14 +245,14 @@ def test_a_refused_task_is_held_and_the_next_one_grows_from_the_champion(workspa
     write_plain_images(raw / "clean", train=(60, 220), val=(60, 220))
     for name in ("poisoned", "clean"):
         land(workspace, raw / name, name)
-    path.write_text(with_values(path.read_text(), {"gate": {"floor": 0.5}}))
+    path.write_text(with_values(path.read_text(), {"gate": {"detection_floor": 0.5}}))
     printed = json.loads(lorax(workspace, "learn", "--json"))
     assert [(o["task"], o["outcome"]) for o in printed["outcomes"]] == [("poisoned", "refused"), ("clean", "promoted")]
     assert printed["champion"]["tasks"] == [*TASKS[:3], "clean"]
     told = json.loads(lorax(workspace, "history", "--json"))
     assert [version["parent_digest"] for version in told["versions"][3:]] == [told["versions"][2]["state_digest"]] * 2
     assert [hold["task"] for hold in told["held"]] == ["poisoned"]
-    assert told["held"][0]["reason"].startswith("poisoned: accuracy 0.0 %, the floor is 50.0 %")
+    assert told["held"][0]["reason"].startswith("poisoned: detection 0.0 %, the floor is 50.0 %")
     [verdict, *_] = json.loads(
         next(a["data"] for a in ask_prefect(workspace, "artifacts") if a["key"] == "gate-poisoned")
     )
@@ -303,7 +304,9 @@ def test_a_task_whose_bytes_are_gone_is_held_with_its_reason_and_what_landed_beh
 ) -> None:
     raw, path = workspace.root.parent / "raw", workspace.params_path
     path.write_text(
-        with_values(path.read_text(), {"training": {"epochs": 2, "branch_init": "fresh"}, "gate": {"floor": 0.0}})
+        with_values(
+            path.read_text(), {"training": {"epochs": 2, "branch_init": "fresh"}, "gate": {"detection_floor": 0.0}}
+        )
     )
     write_plain_images(raw / "gone", train=(30, 190), val=(30, 190))
     write_plain_images(raw / "behind", train=(50, 210), val=(50, 210))

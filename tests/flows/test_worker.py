@@ -32,6 +32,7 @@ from lorax.params import Params, load_params
 from lorax.workspace import Workspace
 from tests.conftest import write_task_files
 from tests.flows.test_learn import free_port
+from tests.registry.conftest import OPEN
 from tests.tiny_learner import tiny_params
 
 pytestmark = pytest.mark.timeout(900)  # the servers alone take minutes to come up on a machine that is busy
@@ -49,7 +50,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     changes = {
         **tiny_params(folder).learning(),
         "landing": {"min_train": 1, "min_val": 1, "drop_dir": "../drop"},
-        "gate": {"floor": 0.0, "max_drop": 1.0, "max_forgetting": 1.0},
+        "gate": OPEN.model_dump(),
     }
     path.write_text(with_values(path.read_text(), changes))
     before = dict(os.environ)

@@ -68,6 +68,10 @@ def test_the_paired_comparison_agrees_with_both_states(learned: list[EpisodeFold
         paired = report.against_base[name]
         change = (paired.only_after - paired.only_before) / paired.images
         assert change == pytest.approx(after[2][i] - before[1][i])
+        detected = report.detection_against_base[name]
+        first = Report.read(learned[1].report_path).binary_accuracy[name]
+        change = (detected.only_after - detected.only_before) / detected.images
+        assert change == pytest.approx(report.binary_accuracy[name] - first)
 
 
 def test_the_same_episode_again_gives_the_same_state(

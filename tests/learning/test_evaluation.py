@@ -27,4 +27,11 @@ def test_a_paired_comparison_counts_what_only_one_network_got_right() -> None:
     true = {"a": torch.tensor([0, 0, 1, 1]), "b": torch.tensor([2, 3])}
     before = {"a": torch.tensor([0, 1, 1, 0])}
     after = {"a": torch.tensor([2, 2, 1, 3]), "b": torch.tensor([2, 3])}
-    assert compare(before, after, true, CLASSES) == {"a": Paired(images=4, only_before=0, only_after=1)}
+    assert compare(before, after, true, CLASSES.multi_real()) == {"a": Paired(images=4, only_before=0, only_after=1)}
+
+
+def test_an_image_called_by_a_relative_s_name_counts_as_detected() -> None:
+    true = {"a": torch.tensor([0, 1, 1, 1])}
+    before, after = {"a": torch.tensor([0, 1, 1, 0])}, {"a": torch.tensor([1, 3, 3, 3])}
+    assert compare(before, after, true, CLASSES.is_real) == {"a": Paired(images=4, only_before=1, only_after=1)}
+    assert score(after, true, CLASSES).binary_accuracy == {"a": 0.75}

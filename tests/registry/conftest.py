@@ -23,7 +23,14 @@ from lorax.registry import Registry
 from tests.tiny_learner import Learned, learn_next, learn_stream, tiny_params
 
 START_S = 240
-OPEN = GateParams(floor=0.0, max_drop=1.0, max_forgetting=1.0)
+OPEN = GateParams(
+    detection_floor=0.0,
+    detection_drop=1.0,
+    detection_forgetting=1.0,
+    attribution_floor=0.0,
+    attribution_drop=1.0,
+    attribution_forgetting=1.0,
+)
 """Tiny learners are no good at anything."""
 
 

@@ -20,10 +20,10 @@ from lorax.registry.versions import describe, promotion_tags, read_version, vers
 from tests.registry.conftest import OPEN, Server
 from tests.tiny_learner import Learned
 
-STRICT = GateParams(floor=0.0, max_drop=0.05, max_forgetting=1.0, significance=0.5)
+STRICT = OPEN.model_copy(update={"attribution_drop": 0.05, "significance": 0.5})
 """Refuses an episode that lost more of an old task than chance explains."""
 
-HIGH = OPEN.model_copy(update={"floor": 1.0})
+HIGH = OPEN.model_copy(update={"attribution_floor": 1.0})
 
 
 def register(registry: Registry, *episodes: Learned, gate: GateParams = OPEN) -> list[str]:
@@ -84,8 +84,8 @@ def test_a_challenger_that_lost_an_old_task_is_refused_named_and_held(
     lost = {task: Paired(8, 4, 0) for task in ("alpha", "beta")}  # whatever such small learners make of it
     version = registry.register(stream[2].state_dir, replace(stream[2].report, against_base=lost), gate=STRICT)
     assert version.outcome == "refused"
-    assert version.reason.startswith("alpha: accuracy")
-    assert "; beta: accuracy" in version.reason
+    assert version.reason.startswith("alpha: attribution")
+    assert "; beta: attribution" in version.reason
     assert [(v.task, v.kind) for v in version.verdicts if not v.passed] == [("alpha", "drop"), ("beta", "drop")]
     assert version.aliases == (CHALLENGER,)
     assert champion(registry) == 2
@@ -107,7 +107,7 @@ def test_the_next_task_grows_from_the_champion_on_the_same_line(
 
 
 def test_with_no_champion_only_the_floor_is_asked(registry: Registry, stream: list[Learned]) -> None:
-    assert register(registry, stream[0], gate=GateParams(floor=1.0)) == ["refused"]
+    assert register(registry, stream[0], gate=GateParams(attribution_floor=1.0)) == ["refused"]
     assert champion(registry) is None
     assert held(registry) == ["alpha"]
 
@@ -179,7 +179,10 @@ def test_a_refused_task_that_is_released_is_judged_by_the_thresholds_of_then(
     assert held(registry) == ["beta"]
     registry.release("beta", by="ann", reason="the floor was too high")
     assert register(registry, stream[1], gate=OPEN) == ["promoted"]
-    assert [v.before for v in registry.version(2).verdicts if v.kind == "new"] == [OPEN.floor]
+    assert [v.before for v in registry.version(2).verdicts if v.kind == "new"] == [
+        OPEN.detection_floor,
+        OPEN.attribution_floor,
+    ]
 
 
 def test_registering_again_does_not_undo_a_rollback(registry: Registry, stream: list[Learned]) -> None:
@@ -224,7 +227,7 @@ def test_of_moves_by_hand_at_once_one_is_made_and_the_others_are_told(
     server: Server, registry: Registry, stream: list[Learned]
 ) -> None:
     register(registry, stream[0])
-    register(registry, stream[1], stream[2], gate=OPEN.model_copy(update={"floor": 1.0}))
+    register(registry, stream[1], stream[2], gate=OPEN.model_copy(update={"attribution_floor": 1.0}))
     for _ in range(2):
         start, told = Barrier(3), list[str]()
 

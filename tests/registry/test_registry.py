@@ -95,6 +95,17 @@ def contents(registry: Registry) -> dict[str, Any]:
     return found
 
 
+def test_detection_is_compared_with_that_of_the_version_that_learned_the_task(
+    filled: Registry, stream: list[Learned]
+) -> None:
+    judged = [v for v in filled.version(3).verdicts if (v.figure, v.kind) == ("detection", "forgetting")]
+    first = {episode.report.task: episode.report.binary_accuracy[episode.report.task] for episode in stream}
+    assert [(v.task, v.before) for v in judged] == [(task, first[task]) for task in ("alpha", "beta")]
+    assert [v.after for v in judged] == [stream[2].report.binary_accuracy[task] for task in ("alpha", "beta")]
+    average = sum(stream[2].report.binary_accuracy.values()) / 3
+    assert filled.version(3).metrics["average_binary_accuracy"] == pytest.approx(average)
+
+
 def test_an_empty_registry_has_no_champion_and_no_versions(registry: Registry) -> None:
     assert registry.champion() is None
     assert registry.versions() == []

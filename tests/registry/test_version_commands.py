@@ -154,7 +154,7 @@ def test_history_draws_the_lines_of_descent_and_lists_the_journal(
     bad = replace(
         other_second,
         state_dir=calibrated(other_second.state_dir, tmp_path / "calibrated"),  # which tiny tasks don't suffice for
-        report=replace(other_second.report, against_base={}),
+        report=replace(other_second.report, detection_against_base={}),
     )
     like_alpha = BranchNeighbours("delta", "delta", None, (Neighbour("alpha", "alpha", 0.6251),))
     Comparison(1, "delta", "product", (like_alpha,)).write(tmp_path)
