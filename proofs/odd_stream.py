@@ -138,6 +138,7 @@ def learn(files: TaskFiles, params: Params, home: Path) -> list[str]:
     known: list[Task] = []
     refused: list[str] = []
     rows: Sequence[Sequence[float]] = []
+    detected_first: dict[str, float] = {}
     for task in files.tasks:
         started = time.perf_counter()
         parent, learned = state_digest(base) if base else None, LearnedTask(task.name, task.digest)
@@ -148,15 +149,18 @@ def learn(files: TaskFiles, params: Params, home: Path) -> list[str]:
             print(f"  {task.name:<11} could not be learned: {error}", flush=True)
             refused.append(task.name)
             continue
-        candidate = open_candidate(folder.state_dir, Report.read(folder.report_path), None, None)
-        because = reasons(candidate.judged(params.gate))
+        report = Report.read(folder.report_path)
+        candidate = open_candidate(folder.state_dir, report, None, None)
+        because = reasons(candidate.judged(params.gate, detected_first))
         after = ", ".join(f"{t.name} {100 * a:.1f}" for t, a in zip(state.tasks, state.accuracy[-1], strict=True))
+        after += f"; detection {100 * candidate.metrics['average_binary_accuracy']:.1f}"
         verdict = f"refused: {because}" if because else "passed"
         print(f"  {task.name:<11} {after}  ({time.perf_counter() - started:.0f} s)\n    {verdict}", flush=True)
         if because:
             refused.append(task.name)
         else:
             base, known, rows = folder.state_dir, [*known, task], state.accuracy
+            detected_first[task.name] = report.binary_accuracy[task.name]
     if rows:
         average, lost = metrics.average_accuracy(rows), metrics.forgetting(rows)
         print(f"  average accuracy {average:.4f} over {len(known)} tasks, forgetting {lost:.4f}")

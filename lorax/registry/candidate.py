@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,14 +72,13 @@ class Candidate:
         tested = self.report.tested
         return [task.name for task in self.state.tasks if tested.get(task.name, task.digest) != task.digest]
 
-    def judged(self, gate: GateParams, versions: Sequence[ModelVersion]) -> list[TaskVerdict]:
-        """What the gate says of it; `versions` are those registered, among them what it grew from."""
+    def judged(self, gate: GateParams, detected_first: Mapping[str, float]) -> list[TaskVerdict]:
+        """What the gate says of it, given the detection accuracy of old tasks when each was learned."""
         robustness = self.assessment.robustness if self.assessment else None
         told = self.assessment.false_positives if self.assessment else None
         photographs = told.clean if told else None
-        first = detected_first(self.state.parent, versions)
         rows = self.state.accuracy
-        return judge(self.report, rows, self.names, gate, first, robustness, self.replaced, photographs)
+        return judge(self.report, rows, self.names, gate, detected_first, robustness, self.replaced, photographs)
 
 
 def open_candidate(
@@ -163,7 +162,7 @@ def _create_version(
 ) -> ModelVersion:
     client, state, metrics = registry._client, candidate.state, candidate.metrics
     tasks = tuple(KnownTask(task.name, task.digest) for task in state.tasks)
-    verdicts = candidate.judged(gate, registry.versions())
+    verdicts = candidate.judged(gate, detected_first(state.parent, registry.versions()))
     tags = version_tags(
         state_digest=candidate.digest,
         parent_digest=state.parent,

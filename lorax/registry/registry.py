@@ -10,7 +10,7 @@ from lorax.errors import RegistryError
 from lorax.params import GateParams
 from lorax.registry import journal, moves, tracking
 from lorax.registry.journal import Entry, Hold
-from lorax.registry.lineage import ancestors
+from lorax.registry.lineage import ancestors, detected_first
 from lorax.registry.package import copies, delete_model, stored_bytes
 from lorax.registry.reading import RegisteredModel
 from lorax.registry.versions import MODEL_DESCRIPTION, ModelVersion
@@ -64,7 +64,8 @@ class Registry(RegisteredModel):
                 found = make_version(self, candidate, gate)
             elif not found.outcome or found.outcome == journal.REFUSED:
                 found = measured_anew(self, found, candidate)
-                found = moves.judge_again(self, found, candidate.judged(gate, self.versions()))
+                first = detected_first(candidate.state.parent, self.versions())
+                found = moves.judge_again(self, found, candidate.judged(gate, first))
             moves.decide(self, found, candidate.state, gate)
         return self._version(found.version)
 
