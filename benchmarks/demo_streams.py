@@ -59,11 +59,15 @@ def learned(
 
 @dataclass(frozen=True)
 class Looked:
-    """What a learner says of N images: features (N, K·D), logits (N, C) and textures (N, L·D)."""
+    """What a learner says of N images: features (N, K·D), logits (N, C), textures (N, F).
+
+    `branches` (N, C) are the logits without what the texture adds.
+    """
 
     features: Tensor
     logits: Tensor
     textures: Tensor
+    branches: Tensor
 
 
 class Observer:
@@ -80,7 +84,8 @@ class Observer:
         features = question.answers(self._store, self._network, read, self._params.run.batch_size)
         textures = question.textures(self._store, self._network, read, self._params.run.batch_size)
         with torch.no_grad():
-            return Looked(features, self._network.head(features), textures)
+            logits = self._network.logits(features, textures)
+            return Looked(features, logits, textures, self._network.head(features))
 
     def ids(self, samples: Sequence[Sample]) -> Tensor:
         return torch.tensor(self.state.classes.ids(samples))

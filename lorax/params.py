@@ -86,6 +86,17 @@ class TrainingParams(_Section):
     mixed_precision: bool = Field(False, description="matrix products in bfloat16, in training and for features")
 
 
+class HeadParams(_Section):
+    """What the head reads, and how it comes by its weights."""
+
+    solver: Literal["gradient", "ridge"] = Field(
+        "gradient",
+        description="the branches' features, learned with the newest branch, as published; or beside it the frozen "
+        "backbone's texture, solved exactly from sums over all images ever learned from",
+    )
+    penalty: float = Field(30.0, gt=0, description="ridge: images that a direction of the texture needs, to count")
+
+
 class ExemplarParams(_Section):
     """The exemplar memory."""
 
@@ -250,6 +261,7 @@ class Params(_Section):
     backbone: BackboneParams = BackboneParams()
     lora: LoraParams = LoraParams()
     training: TrainingParams = TrainingParams()
+    head: HeadParams = HeadParams()
     exemplars: ExemplarParams = ExemplarParams()
     calibration: CalibrationParams = CalibrationParams()
     robustness: RobustnessParams = RobustnessParams()
@@ -274,7 +286,7 @@ class Params(_Section):
 
     def learning(self) -> dict[str, Any]:
         """The sections that an episode's result depends on, as plain JSON values; a learner state records them."""
-        names = {"backbone", "lora", "training", "exemplars", "calibration", "run"}
+        names = {"backbone", "lora", "training", "head", "exemplars", "calibration", "run"}
         return self.model_dump(mode="json", include=names)
 
 

@@ -166,17 +166,18 @@ class Predictor:
     def _ask(self, crops: Pixels) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Features (B, K·D), texture (B, L·D), probabilities (B, C) and strangeness (B,), on the CPU.
 
-        Without calibration there is no texture (B, 0), and strangeness is NaN.
+        Without calibration strangeness is NaN, and there is no texture (B, 0) unless a head reads it.
         """
         images = torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous()
         embedded = self.network.embed(images)
         features = self.network.features(embedded)
-        logits = self.network.head(features)
+        texture = torch.empty(len(crops), 0)
+        if self.calibration or self.network.texture_head:
+            texture = self.network.texture(embedded)
+        logits = self.network.logits(features, texture)
         if self.calibration is None:
-            texture = torch.empty(len(crops), 0)
             probabilities, strangeness = logits.softmax(dim=1), torch.full((len(crops),), math.nan)
         else:
-            texture = self.network.texture(embedded)
             probabilities, strangeness = self.calibration.probabilities(logits), self.calibration.strangeness(texture)
         return features.cpu(), texture.cpu(), probabilities.double().cpu(), strangeness.double().cpu()
 

@@ -16,7 +16,8 @@ class Evidence:
     """What spoke for an answer, in logits, calibrated where the version is.
 
     `answer` is "real", "synthetic" or a generator's label. `branches` has the evidence of each branch by its task,
-    against the answer where it is negative; with `rest`, which no branch brings, they add up to `log_odds`, the
+    against the answer where it is negative; with `rest`, which no branch brings (the frozen backbone's texture, where a
+    head reads it, is part of it), they add up to `log_odds`, the
     logarithm of the odds of the answer against all others.
     """
 
@@ -34,9 +35,10 @@ def evidence_of(predictor: Predictor, judged: Judged) -> Evidence:
 
         log P(A)/P(R) = Σ_k e[k] + rest,   e[k] = Σ_{c in A} p(c|A) W[c,k]·f[k] - Σ_{c in R} p(c|R) W[c,k]·f[k]
 
-    holds exactly, with the biases and the difference of the two entropies in the rest. The others weigh as much as they
-    compete: being unlike a class that nobody would think of is no evidence. Calibration divides logits by a temperature
-    and adds to the biases, so W and b are taken with it. Of several crops it is their mean feature that is explained.
+    holds exactly, with the biases, what the texture adds and the difference of the two entropies in the rest. The
+    others weigh as much as they compete: being unlike a class that nobody would think of is no evidence. Calibration
+    divides logits by a temperature and adds to the biases, so W and b are taken with it. Of several crops it is their
+    mean feature that is explained.
 
     Args:
         predictor: which made the verdict.
@@ -48,7 +50,7 @@ def evidence_of(predictor: Predictor, judged: Judged) -> Evidence:
         "ckd,kd->ck", weight.unflatten(1, (branches, -1)), judged.features.double().view(branches, -1)
     )
     answer, chosen = _answer(judged.verdict, predictor.classes)
-    logits = shares.sum(1) + bias
+    logits = shares.sum(1) + bias + _of_texture(predictor, judged)
     ours, others = (logits.masked_fill(~mask, -torch.inf) for mask in (chosen, ~chosen))
     weights = _softmax(ours) - _softmax(others)
     evidence = weights @ shares
@@ -65,6 +67,15 @@ def _calibrated_head(predictor: Predictor) -> tuple[torch.Tensor, torch.Tensor]:
     if calibration is None:
         return weight, bias
     return weight / calibration.temperature, bias / calibration.temperature + calibration.bias
+
+
+def _of_texture(predictor: Predictor, judged: Judged) -> torch.Tensor | float:
+    """What the texture adds to the calibrated logits, (C,)."""
+    head, calibration = predictor.network.texture_head, predictor.calibration
+    if head is None:
+        return 0.0
+    added = judged.texture.double() @ head.weight.double().cpu().T + head.bias.double().cpu()
+    return added / (calibration.temperature if calibration else 1.0)
 
 
 def _answer(verdict: Verdict, classes: ClassTable) -> tuple[str, torch.Tensor]:

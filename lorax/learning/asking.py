@@ -87,9 +87,15 @@ class Question:
         return torch.cat([part.take() for part in kept], dim=1)
 
     def textures(
-        self, store: FeatureStore, network: Network, read: Read, batch_size: int, on_kept: OnKept | None = None
+        self,
+        store: FeatureStore,
+        network: Network,
+        read: Read,
+        batch_size: int,
+        on_kept: OnKept | None = None,
+        team: Team = ALONE,
     ) -> Tensor:
-        """The images' textures, (N, L·D) on the CPU, asked for now or before."""
-        store.keep(network, [TEXTURE], self.views, read, batch_size, on_kept)
+        """The images' textures, (N, F) on the CPU, asked for now or before."""
+        store.keep(network, [TEXTURE], self.views, read, batch_size, on_kept, team)
         [kept] = store.kept(network, [TEXTURE], self.views, batch_size)
         return kept.take()

@@ -36,7 +36,6 @@ from lorax.learning.reliability import (
 from lorax.learning.state import LearnerState
 from lorax.learning.unknown import Foreseen, auroc, foreseen
 from lorax.network.features import FeatureStore
-from lorax.network.network import Network
 from lorax.params import Params
 from lorax.storage import canonical_json, write_whole
 from lorax.stream import Sample, Task
@@ -174,9 +173,9 @@ def assess(
         told = None if on_progress is None else lambda d, t: on_progress(d, t, f"{change.name}: asking the branches")
         features = question.answers(store, network, read, params.run.batch_size, told)
         textures = torch.zeros(len(samples), 0)
-        if state.calibration or base.calibration:
+        if state.calibration or base.calibration or network.texture_head:
             textures = question.textures(store, network, read, params.run.batch_size)
-        return textures, _logits(network, features)
+        return textures, network.logits(features, textures).cpu()
 
     def look(samples: Sequence[Sample], change: Perturbation = UNCHANGED) -> Said:
         return Said(*ask(samples, change), torch.tensor(state.classes.ids(samples)))
@@ -229,12 +228,6 @@ def sample_of(task: Task, per_class: int) -> list[Sample]:
 
 def _shuffled(sample: Sample) -> bytes:
     return hashlib.blake2b(f"{sample.md5}/card".encode(), digest_size=8).digest()
-
-
-def _logits(network: Network, features: Tensor) -> Tensor:
-    with torch.no_grad():
-        logits: Tensor = network.head(features.to(network.device))
-    return logits.cpu()
 
 
 def _reliability(state: LearnerState, perturbation: str, said: Said) -> Reliability:

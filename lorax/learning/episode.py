@@ -28,9 +28,11 @@ from lorax.learning.evaluation import accuracy_row, compare, score
 from lorax.learning.exemplars import updated_memory
 from lorax.learning.folder import EpisodeFolder, Report, damage_told
 from lorax.learning.launch import launch
-from lorax.learning.opening import open_for_episode
-from lorax.learning.recalibration import extended_memory, hold_out, recalibrated
+from lorax.learning.opening import open_for_episode, texture_head_of
+from lorax.learning.recalibration import extended_memory, hold_out
+from lorax.learning.settling import check_solver, settled
 from lorax.learning.state import Branch, Exemplar, LearnedTask, LearnerState, load_state, save_state, state_digest
+from lorax.learning.statistics import Statistics
 from lorax.learning.training import EpochRow, Fit, OnEpoch, epoch_seed
 from lorax.network.features import FeatureStore, OnKept
 from lorax.network.network import Network
@@ -78,13 +80,15 @@ def train_branch(
         team: the processes that share the work, of which this is one; if params.yaml asks for more, they are started.
 
     Raises:
-        StateError: `base` knows the task already, or knows no real image and the task brings none.
+        StateError: `base` knows the task already, or knows no real image and the task brings none, or was learned
+            with another solver of the head.
         BackboneError: the backbone can't learn in what lora.targets matches, or has not what calibration needs.
         ParamsError: params.yaml asks for more processes than there are GPUs.
     """
     if folder.trained_dir.is_dir():
         return
     _check_learnable(base, task)
+    check_solver(base, params.head.solver)
     if params.run.processes > team.size:
         launch("train", folder, base, (task,), fetch, params, on_epoch, on_progress)
         return
@@ -108,7 +112,12 @@ def train_branch(
     first.ask(store, network, first.read_from(images), params.run.batch_size, on_kept, team)
     seconds = {"prepare": prepared - started + time.perf_counter() - trained, "train": sum(r.seconds for r in rows)}
     if team.is_leader:
-        _save_trained(folder.trained_dir, network, rows, modules, seconds, first.corners)
+        statistics = None
+        if params.head.solver == "ridge":
+            textures = first.textures(store, network, first.read_from(images), params.run.batch_size)
+            sums = base.statistics or Statistics.empty(textures.shape[1])
+            statistics = sums.with_images(textures, torch.tensor(classes.ids(task.train)), len(classes))
+        _save_trained(folder.trained_dir, network, rows, modules, seconds, first.corners, statistics)
         folder.checkpoint_path.unlink(missing_ok=True)
 
 
@@ -154,14 +163,16 @@ def evaluate(
     tasks, grown = (*earlier, task), _grown_state(folder, base, task, params)
     if params.run.processes > 1:
         launch("look", folder, base, tasks, fetch, params, None, on_progress)
-    network, features = look_at_tests(folder, base, tasks, fetch, params, on_progress)
+    network, features, textures = look_at_tests(folder, base, tasks, fetch, params, on_progress)
     store = FeatureStore(folder.features_dir)
     predicted, before, true = {}, {}, {}
-    for known, said in zip(tasks, features.split([len(t.test) for t in tasks]), strict=True):
-        with torch.no_grad():
-            predicted[known.name] = network.head(said.to(network.device)).argmax(dim=1)
+    grown = settled(grown, network, store, fetch, params)
+    network.texture_head = texture_head_of(grown)
+    sizes = [len(t.test) for t in tasks]
+    for known, said, seen in zip(tasks, features.split(sizes), textures.split(sizes), strict=True):
+        predicted[known.name] = network.logits(said, seen).argmax(dim=1)
         if known is not task:
-            before[known.name] = _base_answers(base, said)
+            before[known.name] = _base_answers(base, said, seen)
         true[known.name] = torch.tensor(grown.classes.ids(known.test))
     scores = score(predicted, true, grown.classes)
     with damage_told(folder.exemplars_path):
@@ -182,8 +193,7 @@ def evaluate(
         detection_against_base=compare(before, predicted, true, grown.classes.is_real),
         tested={known.name: known.digest for known in tasks},
     ).write(folder.report_path)
-    grown = replace(grown, exemplars=memory, accuracy=(*base.accuracy, row))
-    return save_state(replace(grown, calibration=recalibrated(grown, network, store, fetch, params)), folder.state_dir)
+    return save_state(replace(grown, exemplars=memory, accuracy=(*base.accuracy, row)), folder.state_dir)
 
 
 def look_at_tests(
@@ -194,12 +204,20 @@ def look_at_tests(
     params: Params,
     on_progress: Progress | None = None,
     team: Team = ALONE,
-) -> tuple[Network, Tensor]:
-    """The grown network, and what its branches say of all test images of `tasks`, the new one last: (N, K·D)."""
+) -> tuple[Network, Tensor, Tensor]:
+    """The grown network, and what it says of all test images of `tasks`, the new one last.
+
+    Returns:
+        The network, its branches' features (N, K·D), and the textures (N, F), or (N, 0) where nothing reads them.
+    """
     network = open_for_episode(_grown_state(folder, base, tasks[-1], params), params)
     question = Question.of_centers([sample for task in tasks for sample in task.test])
     store, read = FeatureStore(folder.features_dir), question.read_files(fetch, network.crop)
-    return network, question.answers(store, network, read, params.run.batch_size, _told(on_progress), team)
+    features = question.answers(store, network, read, params.run.batch_size, _told(on_progress), team)
+    textures = torch.zeros(len(features), 0)
+    if params.head.solver == "ridge":
+        textures = question.textures(store, network, read, params.run.batch_size, _told(on_progress), team)
+    return network, features, textures
 
 
 def _grown(base: LearnerState, task: Task, params: Params, start: str | None) -> tuple[Network, int]:
@@ -216,7 +234,7 @@ def _grown(base: LearnerState, task: Task, params: Params, start: str | None) ->
         head_seed=epoch_seed(params.run.seed, episode, params.training.epochs + 1),
         brings_real=task.classes[0].is_real,
     )
-    if params.calibration.per_class:
+    if params.calibration.per_class or params.head.solver == "ridge":
         network.texture(torch.zeros(1, 3, network.crop, network.crop, dtype=torch.uint8))  # there is one, or it says so
     if start:
         network.backbone.start_branch(episode, _branch_of(base, start).weights)
@@ -236,10 +254,12 @@ def _branch_of(base: LearnerState, task: str) -> Branch:
     raise StateError(f"a branch can't start from that of task {task!r}: the learner state has {known}. Plan it anew.")
 
 
-def _base_answers(base: LearnerState, features: Tensor) -> Tensor:
-    """What the base state says: its branches are the first of the grown network's, so only its head is missing."""
-    weight, bias = base.head_weight.to(features.device), base.head_bias.to(features.device)
-    return F.linear(features[:, : weight.shape[1]], weight, bias).argmax(dim=1)
+def _base_answers(base: LearnerState, features: Tensor, textures: Tensor) -> Tensor:
+    """What the base state says: its branches are the first of the grown network's, so only its heads are missing."""
+    logits = F.linear(features[:, : base.head_weight.shape[1]], base.head_weight, base.head_bias)
+    if base.texture_weight is not None:
+        logits = logits + F.linear(textures, base.texture_weight, base.texture_bias)
+    return logits.argmax(dim=1)
 
 
 def _check_learnable(base: LearnerState, task: Task) -> None:
@@ -259,8 +279,12 @@ def _grown_state(folder: EpisodeFolder, base: LearnerState, task: Task, params: 
     config = json.loads((folder.trained_dir / "adapter_config.json").read_text())
     plan, classes = folder.plan(), base.classes.with_task(task.name, task.classes)
     _, held = hold_out(task, base, params)
+    kept = folder.trained_dir / "statistics.safetensors"
     return replace(
         base,
+        texture_weight=None,
+        texture_bias=None,
+        statistics=Statistics.parse(safetensors.torch.load_file(kept)) if kept.is_file() else None,
         branches=(*base.branches, Branch(task.name, config, weights, params.run.seed, plan.start)),
         classes=classes,
         calibration_memory=extended_memory(base.calibration_memory, held, classes),
@@ -281,6 +305,7 @@ def _save_trained(
     modules: int,
     seconds: Mapping[str, float],
     views: NDArray[np.int64],
+    statistics: Statistics | None,
 ) -> None:
     newest = network.branches - 1
     branch = Branch("", network.backbone.branch(newest).config, network.backbone.branch(newest).weights, seed=0)
@@ -296,6 +321,8 @@ def _save_trained(
         for name, data in branch.files().items():
             (draft / name).write_bytes(data)
         (draft / "head.safetensors").write_bytes(safetensors.torch.save(head))
+        if statistics:
+            (draft / "statistics.safetensors").write_bytes(safetensors.torch.save(statistics.tensors()))
         (draft / "training.json").write_text(canonical_json(record))
 
 

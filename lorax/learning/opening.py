@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from lorax.errors import StateError
 from lorax.learning.state import LearnerState, load_state
@@ -45,7 +46,18 @@ def open_network(state: LearnerState, device: str = "auto", *, mixed_precision: 
     classes, width = state.head_weight.shape
     network.head = fresh_head(width, classes, torch.Generator())
     network.head.load_state_dict({"weight": state.head_weight, "bias": state.head_bias})
+    network.texture_head = texture_head_of(state)
     return network.requires_grad_(False).to(device_of(device))
+
+
+def texture_head_of(state: LearnerState) -> nn.Linear | None:
+    """What reads the texture; None where nothing does."""
+    if state.texture_weight is None or state.texture_bias is None:
+        return None
+    classes, width = state.texture_weight.shape
+    head = nn.Linear(width, classes)
+    head.load_state_dict({"weight": state.texture_weight, "bias": state.texture_bias})
+    return head.requires_grad_(False)
 
 
 def open_for_episode(state: LearnerState, params: Params) -> Network:

@@ -2,7 +2,9 @@
 
     learner.json                  everything that is not a tensor or a table, and the sha256 of every other file
     branches/00-<task>/           adapter_config.json and adapter_model.safetensors, in PEFT's own format
-    head.safetensors              weight (C, K·D) and bias (C,)
+    head.safetensors              weight (C, K·D) and bias (C,); where the texture counts, too, texture_weight (C, F)
+                                  and texture_bias (C,)
+    statistics.safetensors        of the textures of all images learned from; only there where they count
     exemplars.csv                 md5, path, class_id, rank
     calibration.csv               held-out images: md5, path, class_id, rank; may be empty
     calibration.json, .safetensors  what was fitted on them; may be empty
@@ -34,12 +36,13 @@ from lorax.learning.record import (
     parsed_object,
     parsed_rows,
 )
+from lorax.learning.statistics import Statistics
 from lorax.network.backbone import BackboneIdentity
 from lorax.storage import canonical_json, whole_directory
 from lorax.stream import ClassEntry, ClassTable, Sample, check_task_name
 
-FORMAT = 3
-"""1 had no calibration; before 3 branches had no common start."""
+FORMAT = 4
+"""1 had no calibration; before 3 branches had no common start; before 4 no head read the texture."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,9 @@ class LearnerState:
     classes: ClassTable = field(default_factory=ClassTable)
     head_weight: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 0))
     head_bias: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
+    texture_weight: torch.Tensor | None = None
+    texture_bias: torch.Tensor | None = None
+    statistics: Statistics | None = None
     exemplars: tuple[Exemplar, ...] = ()
     calibration_memory: tuple[Exemplar, ...] = ()
     calibration: Calibration | None = None
@@ -161,7 +167,11 @@ def state_digest(directory: Path) -> str:
 def _state_files(state: LearnerState) -> dict[str, bytes]:
     """Every file of the state by name, learner.json last: it holds the others' sha256."""
     files = {f"{folder}/{name}": data for folder, b in _folders(state) for name, data in b.files().items()}
-    files["head.safetensors"] = _tensor_file({"weight": state.head_weight, "bias": state.head_bias})
+    head = {"weight": state.head_weight, "bias": state.head_bias}
+    if state.statistics and state.texture_weight is not None and state.texture_bias is not None:
+        head |= {"texture_weight": state.texture_weight, "texture_bias": state.texture_bias}
+        files["statistics.safetensors"] = _tensor_file(state.statistics.tensors())
+    files["head.safetensors"] = _tensor_file(head)
     files["exemplars.csv"] = _exemplar_table(state.exemplars)
     files["calibration.csv"] = _exemplar_table(state.calibration_memory)
     fitted = state.calibration
@@ -209,6 +219,8 @@ def _read_format_1(directory: Path, record: LearnerRecord) -> LearnerState:
         classes=classes,
         head_weight=head["weight"],
         head_bias=head["bias"],
+        texture_weight=head.get("texture_weight"),
+        texture_bias=head.get("texture_bias"),
         exemplars=_exemplars(directory, "exemplars.csv", record, classes),
         tasks=tuple(LearnedTask(t.name, t.digest) for t in record.tasks),
         accuracy=record.accuracy,
@@ -256,7 +268,16 @@ def _calibration(
     return Calibration.parse(fitted.model_dump(), tensors)
 
 
-_READERS = {1: _read_format_1, 2: _read_format_2, 3: _read_format_2}
+def _read_format_4(directory: Path, record: LearnerRecord) -> LearnerState:
+    state, name = _read_format_2(directory, record), "statistics.safetensors"
+    if name not in record.files:
+        return state
+    state = replace(state, statistics=Statistics.parse(_tensors(_read(directory, name, record.files))))
+    _check_textures(directory, state)
+    return state
+
+
+_READERS = {1: _read_format_1, 2: _read_format_2, 3: _read_format_2, 4: _read_format_4}
 
 
 def _check_fit(directory: Path, state: LearnerState) -> None:
@@ -276,6 +297,18 @@ def _check_fit(directory: Path, state: LearnerState) -> None:
             f"{directory}: {episodes} branches, {len(state.tasks)} tasks, {classes} classes, an accuracy matrix of "
             f"{len(state.accuracy)} rows and a head of shape {tuple(state.head_weight.shape)} don't belong together. "
             + RESTORE
+        )
+
+
+def _check_textures(directory: Path, state: LearnerState) -> None:
+    """Refuse statistics and a head of the texture that belong to different states."""
+    assert state.statistics
+    expected = tuple(state.statistics.means.shape)
+    found = [None if part is None else tuple(part.shape) for part in (state.texture_weight, state.texture_bias)]
+    if found != [expected, expected[:1]] or expected[0] != len(state.classes):
+        raise StateError(
+            f"{directory}: statistics of {expected} numbers, {len(state.classes)} classes and a head of the texture of "
+            f"{found[0]} and {found[1]} don't belong together. {RESTORE}"
         )
 
 

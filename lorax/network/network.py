@@ -18,15 +18,24 @@ class Network(nn.Module):
     Args:
         backbone: with its branches.
         head: (C, K·D).
+        texture_head: (C, F) over the frozen backbone's texture, whose logits are added; None: only branches count.
         mixed_precision: matrix products in bfloat16 (autocast), for features and in training alike.
 
     Source: LoRAX (arXiv 2504.08149), section "method".
     """
 
-    def __init__(self, backbone: Backbone, head: nn.Linear, *, mixed_precision: bool = False) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        head: nn.Linear,
+        *,
+        texture_head: nn.Linear | None = None,
+        mixed_precision: bool = False,
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
+        self.texture_head = texture_head
         self.mixed_precision = mixed_precision
 
     @classmethod
@@ -114,5 +123,16 @@ class Network(nn.Module):
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
         """Probabilities of every class seen: bytes (B, 3, crop, crop) -> (B, C)."""
-        logits: Tensor = self.head(self.features(images))
-        return logits.softmax(dim=1)
+        embedded = self.embed(images)
+        texture = self.texture(embedded) if self.texture_head else None
+        return self.logits(self.features(embedded), texture).softmax(dim=1)
+
+    @torch.no_grad()
+    def logits(self, features: Tensor, texture: Tensor | None = None) -> Tensor:
+        """(B, C) of the branches' features (B, K·D) and the texture (B, F), which a texture head needs."""
+        logits: Tensor = self.head(features.to(self.device))
+        if self.texture_head is None:
+            return logits
+        assert texture is not None
+        added: Tensor = self.texture_head(texture.to(self.device))
+        return logits + added

@@ -3,7 +3,8 @@
 What a network leaves in a picture is a hundred times weaker than the picture. So the picture goes first: each colour
 passes four fixed high-pass filters, whose outputs are clamped, as in forensics' rich models. Convolutions on these
 residuals are the front; the blocks read its last output as tokens, without positions, so that an image of any size is
-taken. The feature is the mean and the deviation of the normed tokens, the texture those of every convolution's output.
+taken. The feature is the mean and the deviation of the normed tokens, the texture those of every convolution's output
+and the residuals' spectrum and colours.
 
 Source: Fridrich and Kodovsky, Rich Models for Steganalysis (IEEE TIFS 2012), for clamped high-pass residuals.
 """
@@ -17,18 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lorax.network import traces
 from lorax.network.split import SplitModel
 
 NAME = "lorax_residual"
 """By which timm builds it, once `import_timm` of lorax.network.backbone was called."""
-
-_HIGH_PASS = (
-    ((0, 0, 0), (0, -1, 1), (0, 0, 0)),
-    ((0, 0, 0), (0, -1, 0), (0, 1, 0)),
-    ((0, 1, 0), (1, -4, 1), (0, 1, 0)),
-    ((1, -2, 1), (-2, 4, -2), (1, -2, 1)),
-)
-"""Difference to the right and downwards, Laplacian, second difference both ways."""
 
 _UNIT = 4.0
 """Grey levels; residuals are clamped to `_MOST` of them."""
@@ -63,7 +57,7 @@ class ResidualBackbone(SplitModel):
         super().__init__()
         width = widths[-1]
         self.head_hidden_size = self.num_features = 2 * width
-        self.texture_width = 2 * sum(widths)
+        self.texture_width = 2 * sum(widths) + traces.WIDTH
         self.pretrained_cfg: Mapping[str, Any] = {}  # what timm's models tell of their weights
         self.register_buffer("high_pass", _filters(), persistent=False)
         inputs = [len(self.high_pass), *widths[:-1]]
@@ -72,9 +66,15 @@ class ResidualBackbone(SplitModel):
         self.norm = nn.LayerNorm(width)
 
     def embed(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens (B, T, D/2), and the texture: mean and deviation of every convolution's output over its places."""
-        x = self._residuals(pixels)
-        parts = []
+        """Tokens (B, T, D/2), and the texture.
+
+        That is mean and deviation of every convolution's output over its places, and what needs no learning
+        (`lorax.network.traces`).
+        """
+        with torch.autocast(pixels.device.type, enabled=False):
+            levels = (pixels.float() * 255).round()
+            parts = [traces.traces(levels)]
+            x = self._residuals(levels)
         for conv in self.convs:
             x = conv(x)
             parts.append(_pooled(x.flatten(2).transpose(1, 2)))
@@ -86,11 +86,10 @@ class ResidualBackbone(SplitModel):
             tokens = block(tokens)
         return _pooled(self.norm(tokens))
 
-    def _residuals(self, pixels: Tensor) -> Tensor:
-        """(B, 3, H, W) in 0..1 -> (B, 12, H, W). Exact whole numbers until the last step: differences are small."""
-        with torch.autocast(pixels.device.type, enabled=False):
-            levels = (pixels.float() * 255).round().contiguous(memory_format=torch.channels_last)
-            return (F.conv2d(levels, self.high_pass, padding=1) / _UNIT).clamp_(-_MOST, _MOST)
+    def _residuals(self, levels: Tensor) -> Tensor:
+        """(B, 3, H, W) in 0..255 -> (B, 12, H, W). Exact whole numbers until the last step: differences are small."""
+        levels = levels.contiguous(memory_format=torch.channels_last)
+        return (F.conv2d(levels, self.high_pass, padding=1) / _UNIT).clamp_(-_MOST, _MOST)
 
 
 class Convolution(nn.Module):
@@ -151,8 +150,8 @@ class Mlp(nn.Module):
 
 def _filters() -> Tensor:
     """Each colour's filters, (12, 3, 3, 3)."""
-    bank = torch.tensor(_HIGH_PASS, dtype=torch.float32)
-    return torch.cat([F.pad(bank[:, None], (0, 0, 0, 0, colour, 2 - colour)) for colour in range(3)])
+    bank = traces.HIGH_PASS[:, None]
+    return torch.cat([F.pad(bank, (0, 0, 0, 0, colour, 2 - colour)) for colour in range(3)])
 
 
 def _pooled(x: Tensor) -> Tensor:

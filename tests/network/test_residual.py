@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lorax.errors import BackboneError
+from lorax.network import traces
 from lorax.network.backbone import Backbone, BackboneIdentity, import_timm, open_backbone, reopen_backbone
 from lorax.network.features import CENTER, TEXTURE, FeatureStore, views_of
 from lorax.network.network import Network
@@ -38,23 +39,25 @@ def test_images_of_any_size_give_features_and_textures_of_one_width(small: Backb
     images = torch.randint(0, 256, (2, 3, *sides), dtype=torch.uint8)
     small.add_branch(LORA, seed=0)
     assert small.features(images, range(1)).shape == (2, small.width) == (2, 2 * SMALL["widths"][-1])
-    assert small.texture(images).shape == (2, small.texture_width) == (2, 2 * sum(SMALL["widths"]))
+    assert small.texture(images).shape == (2, small.texture_width) == (2, 2 * sum(SMALL["widths"]) + traces.WIDTH)
 
 
-def test_the_texture_is_mean_and_deviation_of_every_convolution(small: Backbone, images: torch.Tensor) -> None:
+def test_the_texture_is_traces_and_what_every_convolution_says(
+    small: Backbone, images: torch.Tensor
+) -> None:
     heard: list[torch.Tensor] = []
     for conv in small.model.convs:
         conv.register_forward_hook(lambda _, __, out: heard.append(out.flatten(2)))
     texture = small.texture(images)
     expected = [part for out in heard for part in (out.mean(2), (out.var(2, correction=0) + 1e-6).sqrt())]
-    torch.testing.assert_close(texture, torch.cat(expected, dim=1))
+    torch.testing.assert_close(texture, torch.cat([traces.traces(images.float()), *expected], dim=1))
 
 
 def test_what_is_flat_leaves_no_residual_but_at_the_border(small: Backbone) -> None:
-    grey = small.model._residuals(torch.full((1, 3, 32, 32), 77 / 255))
+    grey = small.model._residuals(torch.full((1, 3, 32, 32), 77.0))
     assert not grey[..., 1:-1, 1:-1].any() and grey.abs().amax() == 3
     step = torch.zeros(1, 3, 32, 32)
-    step[..., 16:] = 2 / 255  # two levels up, of the four that are one
+    step[..., 16:] = 2  # two levels up, of the four that are one
     assert small.model._residuals(step)[0, 0, 8, 15] == 0.5
 
 
