@@ -42,9 +42,7 @@ def test_images_of_any_size_give_features_and_textures_of_one_width(small: Backb
     assert small.texture(images).shape == (2, small.texture_width) == (2, 2 * sum(SMALL["widths"]) + traces.WIDTH)
 
 
-def test_the_texture_is_traces_and_what_every_convolution_says(
-    small: Backbone, images: torch.Tensor
-) -> None:
+def test_the_texture_is_traces_and_what_every_convolution_says(small: Backbone, images: torch.Tensor) -> None:
     heard: list[torch.Tensor] = []
     for conv in small.model.convs:
         conv.register_forward_hook(lambda _, __, out: heard.append(out.flatten(2)))
