@@ -13,14 +13,19 @@ from torch import Tensor
 
 from lorax.data.images import Images
 from lorax.data.perturbations import UNCHANGED, Perturbation, drawn
-from lorax.network.features import CENTER, FeatureStore, Kept, OnKept, views_of
+from lorax.network.features import CENTER, FeatureStore, Kept, OnKept, Read, side_by_side, views_of
 from lorax.network.network import Network
 from lorax.network.team import ALONE, Team
 from lorax.params import RunParams
 from lorax.stream import Sample
 
 Batch = tuple[Tensor, Tensor, Tensor]
-"""Images (B, 3, crop, crop) as bytes, their frozen features (B, (K-1)·D), labels (B,): all on the network's device."""
+"""Images (B, 3, crop, crop) as bytes, or what a front made of them (B, T, ...); what the frozen branches say of them
+(B, (K-1)·D); labels (B,): all on the network's device."""
+
+
+_MOST_TOKENS = 2 * 2**30
+"""Bytes; beyond them every epoch asks the front again."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,7 @@ class TrainingSet:
     crops: NDArray[np.int64]  # (M, 3) the distinct crops among the views: image, top, left
     lookup: NDArray[np.int64]  # (N, V) which crop is view v of image n
     frozen: Sequence[Kept]  # of each frozen branch, what it says of each crop
+    tokens: Tensor | None  # (M, T, ...) what a front made of each crop, float16; None where it is not kept
     device: torch.device
 
     @classmethod
@@ -60,7 +66,8 @@ class TrainingSet:
         read = lambda i: images.batch(crops[i, 0], crops[i, 1:])  # noqa: E731
         store.keep(network, older, names, read, run.batch_size, on_kept, team)
         frozen = store.kept(network, older, names, run.batch_size)
-        return cls(images, labels, crops, lookup.reshape(shown.shape), frozen, network.device)
+        tokens = _tokens(network, read, len(crops), run.batch_size)
+        return cls(images, labels, crops, lookup.reshape(shown.shape), frozen, tokens, network.device)
 
     def first_views(self, count: int) -> NDArray[np.int64]:
         """Corners (count, 2) of the view that epoch 0 shows of the first images."""
@@ -84,16 +91,38 @@ class TrainingSet:
 
     def _batch(self, indices: NDArray[np.int64], view: int) -> Batch:
         rows = self.lookup[indices, view % self.lookup.shape[1]]
-        pixels = self.images.batch(self.crops[rows, 0], self.crops[rows, 1:])
+        seen = (
+            self.images.batch(self.crops[rows, 0], self.crops[rows, 1:]) if self.tokens is None else self.tokens[rows]
+        )
         parts = [kept.take(rows) for kept in self.frozen]
         frozen = torch.cat(parts, dim=1) if parts else torch.zeros(len(rows), 0)
-        return self._moved(pixels), self._moved(frozen), self._moved(self.labels[indices])
+        return self._moved(seen), self._moved(frozen), self._moved(self.labels[indices])
 
     def _moved(self, tensor: Tensor) -> Tensor:
         """On the device; from pinned memory the copy to a GPU runs beside the step before."""
         if self.device.type == "cuda" and tensor.device.type == "cpu":
             tensor = tensor.pin_memory()
         return tensor.to(self.device, non_blocking=True)
+
+
+def _tokens(network: Network, read: Read, count: int, batch_size: int) -> Tensor | None:
+    """What the front makes of `count` crops, so that no epoch asks it again; None without one, or where room is short.
+
+    As when features are kept, every batch is filled up to one size, and one thread's work on a CPU.
+    """
+    if not network.backbone.has_front:
+        return None
+    size = network.embed(read(np.zeros(1, np.int64))).tokens[0].numel() * torch.float16.itemsize
+    if count * size > _MOST_TOKENS:
+        return None
+
+    def embedded(rows: NDArray[np.int64]) -> Tensor:
+        filled = rows[np.arange(batch_size) % len(rows)]
+        return network.embed(read(filled)).tokens[: len(rows)].to(torch.float16).cpu()
+
+    batches = [np.arange(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
+    with side_by_side(network.device) as over:
+        return torch.cat(list(over(embedded, batches)))
 
 
 @dataclass(frozen=True)

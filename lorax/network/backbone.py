@@ -161,6 +161,11 @@ class Backbone(nn.Module):
                  for i in range(0, len(branches), together)]  # fmt: skip
         return torch.cat(parts, dim=1).float()
 
+    @property
+    def has_front(self) -> bool:
+        """Whether there is something to compute once for all branches and epochs."""
+        return isinstance(self.model, SplitModel)
+
     @torch.no_grad()
     def plain_feature(self, images: Tensor) -> Tensor:
         """What the frozen backbone says without any branch: bytes (B, 3, crop, crop) -> (B, D)."""
@@ -198,7 +203,9 @@ class Backbone(nn.Module):
         return self.embed(images) if isinstance(images, Tensor) else images
 
     def _tokens(self, images: Tensor) -> Tensor:
-        return self.embed(images).tokens
+        """What a learning branch starts from, of bytes or of tokens that were kept."""
+        tokens = self.embed(images).tokens if images.dtype == torch.uint8 else images.float()
+        return self.model.glimpse(tokens) if isinstance(self.model, SplitModel) else tokens
 
     def _pass(self, tokens: Tensor, stack: _Stack, part: range) -> Tensor:
         """One pass of the model over the branches `part` of a stack: what `embed` gave of B images -> (B, G·D)."""

@@ -128,7 +128,7 @@ class FeatureStore:
             return [features[: len(rows)].cpu().numpy() for features in said]
 
         mine = batches[team.rank :: team.size]
-        with _side_by_side(network.device) as over:
+        with side_by_side(network.device) as over:
             for (rows, who), found in zip(mine, over(ask, mine), strict=True):
                 for shelf, features in zip(who, found, strict=True):
                     shelves[shelf].append(views[rows], features)
@@ -291,7 +291,7 @@ def _batches(lacking: NDArray[np.bool_], batch_size: int) -> Iterator[tuple[NDAr
 
 
 @contextmanager
-def _side_by_side(device: torch.device) -> Iterator[Callable[..., Iterable[Any]]]:
+def side_by_side(device: torch.device) -> Iterator[Callable[..., Iterable[Any]]]:
     """A `map` whose calls, on a CPU, run in as many threads as torch has, each of which computes alone."""
     if device.type != "cpu":
         yield map

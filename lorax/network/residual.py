@@ -3,14 +3,16 @@
 What a network leaves in a picture is a hundred times weaker than the picture. So the picture goes first: each colour
 passes four fixed high-pass filters, whose outputs are clamped, as in forensics' rich models. Convolutions on these
 residuals are the front; the blocks read its last output as tokens, without positions, so that an image of any size is
-taken. The feature is the mean and the deviation of the normed tokens, the texture those of every convolution's output
-and the residuals' spectrum and colours.
+taken, and beside them the traces that need no learning (`traces.py`), each spectrum and co-occurrence as a token. The
+feature is the mean and the deviation of the normed tokens; the texture is the traces, and mean and deviation of every
+convolution's output.
 
 Source: Fridrich and Kodovsky, Rich Models for Steganalysis (IEEE TIFS 2012), for clamped high-pass residuals.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,6 +31,9 @@ _UNIT = 4.0
 
 _MOST = 3.0
 
+_LEAST_HALVED = 8
+"""Places on a side; of fewer, a glimpse shows all."""
+
 _FLAT = 1e-6
 """Added to a variance: below its root, a deviation is none."""
 
@@ -45,6 +50,8 @@ class ResidualBackbone(SplitModel):
     """
 
     high_pass: Tensor
+    trace_mean: Tensor
+    trace_scale: Tensor
 
     def __init__(
         self,
@@ -64,21 +71,50 @@ class ResidualBackbone(SplitModel):
         self.convs = nn.ModuleList(map(Convolution, inputs, widths, strides))
         self.blocks = nn.ModuleList(Block(width, num_heads, round(mlp_ratio * width)) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
+        self.spectrum_token = nn.Linear(traces.SPECTRUM, width)
+        self.colour_token = nn.Linear(traces.COLOURS, width)
+        self.trace_place = nn.Parameter(torch.zeros(traces.SPECTRA + traces.PAIRINGS, width))
+        self.register_buffer("trace_mean", torch.zeros(traces.WIDTH))
+        self.register_buffer("trace_scale", torch.ones(traces.WIDTH))
 
     def embed(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens (B, T, D/2), and the texture.
-
-        That is mean and deviation of every convolution's output over its places, and what needs no learning
-        (`lorax.network.traces`).
-        """
+        """Tokens (B, T, D/2), and the texture: the image's traces, and what the front says of it."""
         with torch.autocast(pixels.device.type, enabled=False):
             levels = (pixels.float() * 255).round()
-            parts = [traces.traces(levels)]
+            found = traces.traces(levels)
+        tokens, front = self.read(levels, found)
+        return tokens, torch.cat([found, front], dim=1)
+
+    def read(self, levels: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:
+        """What is learned of `embed`.
+
+        Args:
+            levels: (B, 3, H, W) in 0..255.
+            found: (B, traces.WIDTH), the images' traces.
+
+        Returns:
+            Tokens (B, T, D/2), of places and then of traces, and mean and deviation of every convolution's output over
+            its places.
+        """
+        with torch.autocast(levels.device.type, enabled=False):
             x = self._residuals(levels)
+        parts = []
         for conv in self.convs:
             x = conv(x)
             parts.append(_pooled(x.flatten(2).transpose(1, 2)))
-        return x.flatten(2).transpose(1, 2), torch.cat(parts, dim=1)
+        spectra, colours = traces.split((found - self.trace_mean) / self.trace_scale)
+        of_traces = torch.cat([self.spectrum_token(spectra), self.colour_token(colours)], dim=1) + self.trace_place
+        return torch.cat([x.flatten(2).transpose(1, 2), of_traces.to(x.dtype)], dim=1), torch.cat(parts, dim=1)
+
+    def glimpse(self, tokens: Tensor) -> Tensor:
+        """The tokens of a square of half the side, drawn anew for every call, and those of the traces."""
+        places, of_traces = tokens.split([tokens.shape[1] - len(self.trace_place), len(self.trace_place)], dim=1)
+        side = math.isqrt(places.shape[1])
+        if side**2 != places.shape[1] or side < _LEAST_HALVED:
+            return tokens
+        top, left = torch.randint(side - side // 2 + 1, (2,)).tolist()
+        grid = places.unflatten(1, (side, side))[:, top : top + side // 2, left : left + side // 2]
+        return torch.cat([grid.flatten(1, 2), of_traces], dim=1)
 
     def encode(self, tokens: Tensor) -> Tensor:
         """Mean and deviation of the normed tokens over their places, (B, D), float32."""

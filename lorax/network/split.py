@@ -30,6 +30,10 @@ class SplitModel(nn.Module, ABC):
     def encode(self, tokens: Tensor) -> Tensor:
         """The feature (B, D) of tokens."""
 
+    def glimpse(self, tokens: Tensor) -> Tensor:
+        """What a training step sees of tokens; a model may draw a part of them, to learn faster and less by heart."""
+        return tokens
+
     def forward(self, pixels: Tensor) -> Tensor:
         return self.encode(self.embed(pixels)[0])
 

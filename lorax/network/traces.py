@@ -36,7 +36,13 @@ _PAIRS = ((0, 1), (1, 2))  # red with green, green with blue
 _LUMA_CHROMA = torch.tensor([[0.299, 0.587, 0.114], [-0.169, -0.331, 0.5], [0.5, -0.419, -0.081]])
 _NO_POWER = 1e-2  # grey levels squared: what rounding to bytes leaves
 
-WIDTH = 3 * _BINS**2 + len(HIGH_PASS) * len(_PAIRS) * _LEVELS**2
+SPECTRA, SPECTRUM = 3, _BINS**2
+"""How many spectra there are, and how wide each is."""
+
+PAIRINGS, COLOURS = len(HIGH_PASS) * len(_PAIRS), _LEVELS**2
+"""How many co-occurrences, and how wide each is."""
+
+WIDTH = SPECTRA * SPECTRUM + PAIRINGS * COLOURS
 
 
 def traces(pixels: Tensor) -> Tensor:
@@ -45,6 +51,12 @@ def traces(pixels: Tensor) -> Tensor:
     H and W are at least WINDOW.
     """
     return torch.cat([spectrum(pixels), colour_cooccurrence(pixels)], dim=1)
+
+
+def split(found: Tensor) -> tuple[Tensor, Tensor]:
+    """Traces (B, WIDTH) as spectra (B, SPECTRA, SPECTRUM) and co-occurrences (B, PAIRINGS, COLOURS)."""
+    spectra, colours = found.split([SPECTRA * SPECTRUM, PAIRINGS * COLOURS], dim=1)
+    return spectra.unflatten(1, (SPECTRA, SPECTRUM)), colours.unflatten(1, (PAIRINGS, COLOURS))
 
 
 def spectrum(pixels: Tensor) -> Tensor:

@@ -25,7 +25,10 @@ ARGUMENTS: Mapping[str, Any] = {
 """Of the shipped `ResidualBackbone`."""
 
 CROP = 96
-"""The side of its crops, and of pretraining's last steps."""
+"""The side of pretraining's last crops."""
+
+SEEN = 128
+"""The side of the crops that users' images are judged by."""
 
 
 class Normalised(nn.Module):
@@ -69,5 +72,5 @@ def write(weights: Mapping[str, Tensor], path: Path, arguments: Mapping[str, Any
     """Write a `trainable`'s weights for users: float16 in `path` (.safetensors), the constructor's arguments beside."""
     halves = {name: value.half().contiguous() for name, value in sorted(folded(weights).items())}
     write_whole(path, safetensors.torch.save(halves))
-    record = {"name": NAME, "arguments": dict(arguments), "crop": CROP, "mean": [0.0] * 3, "std": [1.0] * 3}
+    record = {"name": NAME, "arguments": dict(arguments), "crop": SEEN, "mean": [0.0] * 3, "std": [1.0] * 3}
     write_whole(path.with_suffix(".json"), (json.dumps(record, indent=1) + "\n").encode())

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lorax.network import traces
 from lorax.network.residual import ResidualBackbone
 from lorax.storage import write_whole
 from scripts.pretraining.examples import Examples
@@ -28,6 +29,11 @@ _LEAST_RATE = 0.003
 """Of the peak rate, at the end."""
 
 _MOST_GRADIENT = 2.0
+
+_SCALED_BY = 12
+"""Batches by whose traces all later ones are scaled."""
+
+_LEAST_SCALE = 1e-3
 
 Told = Callable[[int, Tensor], None]
 """Told after each step how many were made, and its losses and accuracies; see `Pretext`."""
@@ -61,32 +67,32 @@ class OtherPlanError(ValueError):
 
 
 class Both(nn.Module):
-    """The backbone's feature and texture from one pass."""
+    """The backbone's feature, and what its front says, from one pass; traces are made ready beside it."""
 
     def __init__(self, backbone: ResidualBackbone) -> None:
         super().__init__()
         self.backbone = backbone
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        tokens, texture = self.backbone.embed(images / 255)
-        return self.backbone.encode(tokens), texture
+    def forward(self, levels: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:
+        tokens, front = self.backbone.read(levels, found)
+        return self.backbone.encode(tokens), front
 
 
 class Pretext(nn.Module):
-    """Heads that name the pipeline from the feature, from the texture, and from both, by the sum of their logits.
+    """Heads that name the pipeline from the feature, from the front, and from both, by the sum of their logits.
 
     Each of the three is asked, so that front and blocks each learn all they can.
     """
 
     def __init__(self, backbone: ResidualBackbone, pipelines: int) -> None:
         super().__init__()
-        widths = (backbone.head_hidden_size, backbone.texture_width)
+        widths = (backbone.head_hidden_size, backbone.texture_width - traces.WIDTH)
         self.norms = nn.ModuleList(nn.BatchNorm1d(width, affine=False) for width in widths)
         self.heads = nn.ModuleList(nn.Linear(width, pipelines + 1) for width in widths)
 
-    def forward(self, feature: Tensor, texture: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, feature: Tensor, front: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The loss, and what is told of it: three losses, accuracy, accuracy of untouched or not: (5,)."""
-        inputs = (feature.float(), texture.float())
+        inputs = (feature.float(), front.float())
         blocks, front = (head(norm(x)) for head, norm, x in zip(self.heads, self.norms, inputs, strict=True))
         losses = [F.cross_entropy(logits, labels) for logits in (blocks + front, blocks, front)]
         said = (blocks + front).argmax(1)
@@ -127,22 +133,24 @@ class Training:
         self.step = 0
         if checkpoint.exists():
             self._resume()
+        else:
+            self._scale_traces()
 
     def run(self, told: Told) -> None:
         """Train to the last step; its weights are then in `weights`."""
-        for images, labels in self._batches():
-            said = self._learn(images.to(self.device), labels.to(self.device))
+        for images, found, labels in self._batches():
+            said = self._learn(images.to(self.device), found.to(self.device), labels.to(self.device))
             self.step += 1
             if self.step % self.plan.save_every == 0 or self.step == self.plan.steps:
                 self._save()
             told(self.step, said)
 
-    def _learn(self, images: Tensor, labels: Tensor) -> Tensor:
+    def _learn(self, images: Tensor, found: Tensor, labels: Tensor) -> Tensor:
         for group in self.optimizer.param_groups:
             group["lr"] = self.plan.rate_at(self.step)
         with torch.autocast(self.device.type, torch.bfloat16):
-            feature, texture = self._run(images)
-        loss, said = self.pretext(feature, texture, labels)
+            feature, front = self._run(images.float(), found)
+        loss, said = self.pretext(feature, front, labels)
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.backbone.parameters(), _MOST_GRADIENT)
@@ -150,10 +158,10 @@ class Training:
         told: Tensor = said
         return told
 
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """The batches of the steps to come, each made ready while the one before is in use."""
         with ThreadPoolExecutor(max_workers=1) as pool:
-            draw = self.examples.drawn
+            draw = self._drawn
             steps = range(self.step, self.plan.steps)
             coming = [pool.submit(draw, step, self.plan.side(step)) for step in steps[:1]]
             for step in steps:
@@ -170,6 +178,17 @@ class Training:
         lengths = asdict(self.plan)
         del lengths["save_every"]
         return json.dumps(lengths | shown, sort_keys=True)
+
+    def _drawn(self, step: int, side: int) -> tuple[Tensor, Tensor, Tensor]:
+        """A step's images as bytes, their traces, and labels."""
+        images, labels = self.examples.drawn(step, side)
+        return images, traces.traces(images.float()), labels
+
+    def _scale_traces(self) -> None:
+        """Let traces have mean 0 and deviation 1 over some batches."""
+        found = torch.cat([self._drawn(step, CROP)[1] for step in range(_SCALED_BY)])
+        self.backbone.trace_mean.copy_(found.mean(0))
+        self.backbone.trace_scale.copy_(found.std(0) + _LEAST_SCALE)
 
     def _tensors(self) -> dict[str, Tensor]:
         """Everything that training changes, by name; the same tensors, not copies."""
