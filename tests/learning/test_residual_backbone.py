@@ -44,10 +44,10 @@ def test_its_state_is_reopened_by_identity_and_judges_with_its_texture(
     episodes: list[EpisodeFolder], stream: Stream
 ) -> None:
     state = load_state(episodes[1].state_dir)
-    assert (state.backbone.name, state.backbone.source, state.backbone.crop) == ("lorax_residual", "shipped", 96)
+    assert (state.backbone.name, state.backbone.source, state.backbone.crop) == ("lorax_residual", "shipped", 128)
     assert [len(branch.weights) for branch in state.branches] == [12, 12]  # qkv, fc1 and fc2 of two blocks
     predictor = Predictor.open(episodes[1].state_dir, "cpu")
-    assert state.calibration is not None and predictor.network.backbone.texture_width == 608
+    assert state.calibration is not None and predictor.network.backbone.texture_width == 1051
     verdicts = predictor.predict([stream.paths[s.md5] for s in stream.tasks[1].test])
     assert all(verdict.strangeness is not None and np.isfinite(verdict.strangeness) for verdict in verdicts)
 
@@ -59,8 +59,8 @@ def test_an_image_smaller_than_the_crop_lies_mirrored_around_its_centre(
     samples = stream.tasks[0].test[:3]
     images = Images.load(samples, stream.fetch(samples), network.crop)
     crops = images.batch(np.arange(3), images.center()[:, 0])
-    residuals = network.backbone.model._residuals(crops / 255)[:, 2]  # Laplacian: the same mirrored
-    top, left = (96 - 20) // 2, (96 - 18) // 2  # of the images' 20 x 18 pixels
+    residuals = network.backbone.model._residuals(crops.float())[:, 2]  # Laplacian: the same mirrored
+    top, left = (128 - 20) // 2, (128 - 18) // 2  # of the images' 20 x 18 pixels
     assert torch.equal(residuals[:, top - 5], residuals[:, top + 5])
     assert torch.equal(residuals[:, :, left - 5], residuals[:, :, left + 5])
     assert torch.isfinite(network.features(crops)).all()

@@ -11,6 +11,7 @@ import torch
 from lorax.errors import BackboneError
 from lorax.network import traces
 from lorax.network.backbone import Backbone, BackboneIdentity, import_timm, open_backbone, reopen_backbone
+from lorax.network.branch import LiveBranch
 from lorax.network.features import CENTER, TEXTURE, FeatureStore, views_of
 from lorax.network.network import Network
 from lorax.network.residual import NAME
@@ -62,7 +63,8 @@ def test_what_is_flat_leaves_no_residual_but_at_the_border(small: Backbone) -> N
 def test_branches_together_alone_and_live_say_the_same(small: Backbone, images: torch.Tensor) -> None:
     for number in range(5):
         learned_branch(small, LORA, number)
-    live = [small.live_branch(number)(images) for number in range(5)]
+    whole = lambda images: small.embed(images).tokens  # noqa: E731  (training sees a part of them)
+    live = [LiveBranch(small.model, small.branch(number), whole)(images) for number in range(5)]
     assert all(feature.requires_grad for feature in live)
     alone = [small.features(images, range(number, number + 1)) for number in range(5)]
     torch.testing.assert_close(torch.cat(alone, dim=1), torch.cat(live, dim=1).detach(), atol=1e-5, rtol=1e-4)
@@ -137,3 +139,14 @@ def test_the_shipped_one_is_reopened_by_its_identity_beside_the_other() -> None:
 def test_it_is_no_models_of_a_hub() -> None:
     with pytest.raises(BackboneError, match=r"no hub has its weights: set backbone\.name: residual"):
         open_backbone(BackboneParams(name=NAME, weights="hub", crop=96))
+
+
+def test_a_glimpse_is_a_square_of_the_places_and_all_traces(small: Backbone, images: torch.Tensor) -> None:
+    tokens = small.embed(images).tokens
+    of_traces = traces.SPECTRA + traces.PAIRINGS
+    grid = tokens[:, :-of_traces].unflatten(1, (8, 8))
+    seen = small.model.glimpse(tokens)
+    places, kept = seen[:, :-of_traces].unflatten(1, (4, 4)), seen[:, -of_traces:]
+    assert torch.equal(kept, tokens[:, -of_traces:])
+    corners = [(y, x) for y in range(5) for x in range(5)]
+    assert any(torch.equal(places, grid[:, y : y + 4, x : x + 4]) for y, x in corners)

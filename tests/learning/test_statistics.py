@@ -1,0 +1,63 @@
+"""Sums over textures: added task by task they solve what all images at once do, in whatever order."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import Ridge
+
+from lorax.learning.statistics import Statistics
+from lorax.stream import ClassTable, TaskClass
+
+WIDTH, COUNT, PENALTY = 6, 40, 5.0
+
+
+def classes(tasks: int) -> ClassTable:
+    table = ClassTable()
+    for k in range(tasks):
+        table = table.with_task(f"t{k}", (TaskClass(0, "real"), TaskClass(1, f"t{k}")))
+    return table
+
+
+@pytest.fixture
+def tasks() -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Textures and class ids of three tasks; classes lie apart, and numbers have scales of their own."""
+    random = torch.Generator().manual_seed(0)
+    found = []
+    for k in range(3):
+        ids = torch.arange(COUNT) % 2 + 2 * k
+        places = torch.randn(2, WIDTH, generator=random)[ids % 2]
+        found.append(((torch.randn(COUNT, WIDTH, generator=random) + places) * 10.0 ** torch.arange(-2, 4) + 50, ids))
+    return found
+
+
+def kept(tasks: list[tuple[torch.Tensor, torch.Tensor]]) -> Statistics:
+    statistics = Statistics.empty(WIDTH)
+    for textures, ids in tasks:
+        statistics = Statistics.parse(statistics.with_images(textures, ids, 6).tensors())
+    return statistics
+
+
+def test_task_by_task_it_is_the_ridge_regression_of_all_images_with_one_real_answer(
+    tasks: list[tuple[torch.Tensor, torch.Tensor]],
+) -> None:
+    weight, bias = kept(tasks).solve(PENALTY, classes(3))
+    textures, ids = (torch.cat(part).numpy() for part in zip(*tasks, strict=True))
+    spread = textures.std(0) + 1e-3
+    targets = np.stack([ids % 2 == 0, *(ids == 2 * k + 1 for k in range(3))], 1).astype(float)
+    peer = Ridge(alpha=PENALTY).fit(textures / spread, targets)
+    said = textures @ weight.double().numpy().T + bias.double().numpy()
+    np.testing.assert_allclose(said[:, [0, 1, 3, 5]], peer.predict(textures / spread), atol=2e-3)
+    assert np.array_equal(said[:, 0], said[:, 2]) and np.array_equal(said[:, 0], said[:, 4])
+
+
+def test_the_order_of_tasks_does_not_count(tasks: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    forth, back = (kept(order).solve(PENALTY, classes(3))[0] for order in (tasks, tasks[::-1]))
+    torch.testing.assert_close(forth, back, rtol=1e-3, atol=1e-5)
+
+
+def test_parts_that_do_not_belong_together_are_refused(tasks: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    tensors = kept(tasks).tensors()
+    with pytest.raises(ValueError, match="belong together"):
+        Statistics.parse(tensors | {"scatter": tensors["scatter"][:-1]})
