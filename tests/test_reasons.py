@@ -79,7 +79,7 @@ def test_a_branch_that_the_head_does_not_listen_to_is_no_evidence(predictor: Pre
     deaf.load_state_dict(predictor.network.head.state_dict())
     deaf.weight.data[:, 4:] = 0  # the second branch's four features
     features = judged[0].features
-    network = type("Deaf", (), {"head": deaf, "branches": 2})
+    network = type("Deaf", (), {"head": deaf, "texture_head": None, "branches": 2})
     found = evidence_of(Predictor(network, predictor.state), replace(judged[0], features=features))  # type: ignore[arg-type]
     assert found.branches["beta"] == 0
     assert found.branches["alpha"] != 0

@@ -24,7 +24,7 @@ from lorax.learning.state import Revision, load_state, state_digest
 from lorax.network.backbone import import_timm
 from lorax.network.network import Network
 from lorax.params import Params
-from tests.learning.conftest import Learn, Stream, plan_of
+from tests.learning.conftest import Learn, Stream, learn_one, plan_of
 
 
 def test_an_episode_adds_a_branch_its_classes_a_row_and_exemplars(learned: list[EpisodeFolder]) -> None:
@@ -276,3 +276,23 @@ def test_a_backbone_that_can_not_do_what_is_asked_is_refused_before_an_image_is_
     folder = EpisodeFolder.open(tmp_path, plan_of(state, None, stream.tasks[0], chosen))
     with pytest.raises(BackboneError, match=message):
         train_branch(folder, state, stream.tasks[0], lambda samples: pytest.fail("asked for images"), chosen)
+
+
+def test_a_head_of_the_texture_is_the_same_whatever_the_memory_holds_and_goes_on_with_its_solver_only(
+    stream: Stream, params: Params, tmp_path: Path
+) -> None:
+    sections = params.model_dump() | {"head": {"solver": "ridge"}}
+    states = []
+    for budget in (0, 12):
+        ridge = Params.model_validate(sections | {"exemplars": {"budget": budget}})
+        first = learn_one(stream, ridge, tmp_path / f"{budget}-0", None, 0)
+        second = learn_one(stream, ridge, tmp_path / f"{budget}-1", first.state_dir, 1)
+        states.append(load_state(second.state_dir))
+    none, some = (state.statistics for state in states)
+    assert none and some and torch.equal(none.scatter, some.scatter) and torch.equal(none.means, some.means)
+    held = len(states[0].calibration_memory)
+    assert none.counts.sum() == 2 * 30 - held and held > 0, "held-out images are not among the sums"
+    directions = [state.texture_weight / state.texture_weight.norm() for state in states]  # type: ignore[operator]
+    torch.testing.assert_close(*directions)
+    with pytest.raises(StateError, match="head.solver is gradient, but the learner state of stripes, bars was learned"):
+        learn_one(stream, params, tmp_path / "other", second.state_dir, 2)

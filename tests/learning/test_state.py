@@ -189,6 +189,7 @@ def test_every_released_format_stays_readable(directory: Path) -> None:
     assert len(state.branches) == 2
     assert (state.calibration is None) == (directory.name == "state-format-1")
     is_older = directory.name in ("state-format-1", "state-format-2")
+    assert (state.statistics is not None) == (directory.name == "state-format-4")
     assert [branch.start for branch in state.branches] == (["", ""] if is_older else [None, "stripes"])
 
 
