@@ -68,9 +68,12 @@ class Question:
         batch_size: int,
         on_kept: OnKept | None = None,
         team: Team = ALONE,
+        *,
+        with_texture: bool = False,
     ) -> None:
-        """Have an answer of every branch; images are read only where one is lacking."""
-        store.keep(network, range(network.branches), self.views, read, batch_size, on_kept, team)
+        """Have an answer of every branch, and the textures; images are read only where one is lacking."""
+        branches = [*range(network.branches), *([TEXTURE] if with_texture else [])]
+        store.keep(network, branches, self.views, read, batch_size, on_kept, team)
 
     def answers(
         self,

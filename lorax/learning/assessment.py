@@ -171,10 +171,11 @@ def assess(
         question = Question.of_centers(samples, change)
         read = question.read_files(fetch, network.crop)
         told = None if on_progress is None else lambda d, t: on_progress(d, t, f"{change.name}: asking the branches")
-        features = question.answers(store, network, read, params.run.batch_size, told)
-        textures = torch.zeros(len(samples), 0)
-        if state.calibration or base.calibration or network.texture_head:
-            textures = question.textures(store, network, read, params.run.batch_size)
+        size, is_asked = params.run.batch_size, bool(state.calibration or base.calibration or network.texture_head)
+        question.ask(store, network, read, size, told, with_texture=is_asked)
+        features, textures = question.answers(store, network, read, size), torch.zeros(len(samples), 0)
+        if is_asked:
+            textures = question.textures(store, network, read, size)
         return textures, network.logits(features, textures).cpu()
 
     def look(samples: Sequence[Sample], change: Perturbation = UNCHANGED) -> Said:

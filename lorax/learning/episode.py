@@ -109,11 +109,12 @@ def train_branch(
     rows = fit.run_epochs(data, folder.checkpoint_path, on_epoch)
     trained = time.perf_counter()
     first = Question(task.train, data.first_views(len(task.train)))  # for herding, while the images are at hand
-    first.ask(store, network, first.read_from(images), params.run.batch_size, on_kept, team)
+    is_ridge = params.head.solver == "ridge"
+    first.ask(store, network, first.read_from(images), params.run.batch_size, on_kept, team, with_texture=is_ridge)
     seconds = {"prepare": prepared - started + time.perf_counter() - trained, "train": sum(r.seconds for r in rows)}
     if team.is_leader:
         statistics = None
-        if params.head.solver == "ridge":
+        if is_ridge:
             textures = first.textures(store, network, first.read_from(images), params.run.batch_size)
             sums = base.statistics or Statistics.empty(textures.shape[1])
             statistics = sums.with_images(textures, torch.tensor(classes.ids(task.train)), len(classes))
@@ -213,10 +214,11 @@ def look_at_tests(
     network = open_for_episode(_grown_state(folder, base, tasks[-1], params), params)
     question = Question.of_centers([sample for task in tasks for sample in task.test])
     store, read = FeatureStore(folder.features_dir), question.read_files(fetch, network.crop)
-    features = question.answers(store, network, read, params.run.batch_size, _told(on_progress), team)
-    textures = torch.zeros(len(features), 0)
-    if params.head.solver == "ridge":
-        textures = question.textures(store, network, read, params.run.batch_size, _told(on_progress), team)
+    size, is_ridge = params.run.batch_size, params.head.solver == "ridge"
+    question.ask(store, network, read, size, _told(on_progress), team, with_texture=is_ridge)
+    features, textures = question.answers(store, network, read, size), torch.zeros(len(question.samples), 0)
+    if is_ridge:
+        textures = question.textures(store, network, read, size)
     return network, features, textures
 
 
