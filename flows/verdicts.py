@@ -135,7 +135,8 @@ class Printed:
         width = max(len(name) for name in (REAL, UNKNOWN, UNDECIDED, *labels))
         against = _of_threshold(verdict)
         strange = f"  strangeness {against}" if against else ""
-        return f"{verdict.verdict:<{width}}  {100 * verdict.probability:5.1f} %{strange}  {printable(verdict.source)}"
+        said = f"{verdict.verdict}: one of {', '.join(verdict.one_of)}" if verdict.one_of else verdict.verdict
+        return f"{said:<{width}}  {100 * verdict.probability:5.1f} %{strange}  {printable(verdict.source)}"
 
     def _write(self, line: str) -> None:
         encoding = getattr(self.out.file, "encoding", None) or "utf-8"

@@ -1,9 +1,9 @@
 """Images in, verdicts out: one saved learner, ready to judge.
 
-Four answers are possible: real, synthetic by a generator that the learner knows, synthetic by none that it knows, and
-undecided. The last two need a calibration; a version without one answers real or a generator, and says so. Whatever the
-version, an image that shows too little is left undecided. Only pixels count: whatever else a file holds is never looked
-at here.
+Five answers are possible: real, synthetic by a generator that the learner knows, synthetic by one of several that it
+confuses or by none for sure, synthetic by none that it knows, and undecided. The last three need a calibration; a
+version without one answers real or a generator, and says so. Whatever the version, an image that shows too little is
+left undecided. Only pixels count: whatever else a file holds is never looked at here.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ from lorax.data.pixels import Pixels
 from lorax.errors import StateError
 from lorax.learning.calibration import Calibration
 from lorax.learning.opening import open_network
+from lorax.learning.relatives import Relatives
 from lorax.learning.state import LearnerState, load_state
 from lorax.network.network import Network
 from lorax.stream import ClassTable
 
-REAL, UNKNOWN, UNDECIDED = "real", "synthetic:unknown", "undecided"
+REAL, SYNTHETIC, UNKNOWN, UNDECIDED = "real", "synthetic", "synthetic:unknown", "undecided"
 TOO_LITTLE = f"{UNDECIDED}: too little to see"
-_SYNTHETIC = "synthetic:"
+_NAMED = f"{SYNTHETIC}:"
 
 _BATCH_SIZE = 32
 _ROUNDING = 1e-3
@@ -45,9 +46,10 @@ _T = TypeVar("_T")
 class Verdict:
     """What the learner says of one image, with the numbers that it follows from.
 
-    `verdict` is "real", "synthetic:<generator>", "synthetic:unknown", "undecided" or, where the image hardly shows
-    anything, "undecided: too little to see"; `generator` the class's label where there is one. `probability` is that of
-    what the verdict says; for the undecided ones that of the likeliest answer.
+    `verdict` is "real", "synthetic:<generator>", "synthetic" where no single generator is sure, "synthetic:unknown",
+    "undecided" or, where the image hardly shows anything, "undecided: too little to see"; `generator` the class's label
+    where there is one. `one_of` has the labels of relatives of which one it is, where the verdict is "synthetic" and so
+    much is sure. `probability` is that of what the verdict says; for the undecided ones that of the likeliest answer.
     `probabilities` has every class by label, `real` is their sum over the real classes. `strangeness` beyond
     `threshold` means: like nothing that was learned; both are None where the version is not `calibrated`. Numbers are
     averages over `crops`.
@@ -63,6 +65,7 @@ class Verdict:
     strangeness: float | None = None
     threshold: float | None = None
     crops: int = 1
+    one_of: tuple[str, ...] = ()
 
     @property
     def is_strange(self) -> bool:
@@ -192,6 +195,7 @@ class Predictor:
             strangeness=strangeness,
             threshold=float(self.calibration.threshold),
             undecided_below=float(settings.get("undecided_below", _UNDECIDED_BELOW)),
+            relatives=self.calibration.relatives,
             crops=len(crops),
             is_telling=is_telling(crops),
         )
@@ -222,15 +226,18 @@ def decide(
     strangeness: float | None = None,
     threshold: float | None = None,
     undecided_below: float = 0.0,
+    relatives: Relatives | None = None,
     crops: int = 1,
     is_telling: bool = True,
 ) -> Verdict:
     """The verdict that follows from the numbers.
 
     The candidates are "real", with the probability of all real classes together, since it is one answer wherever the
-    photo came from, and each synthetic class; the likelier wins. A strange image is none of them: it is synthetic by an
-    unknown generator where it is more likely synthetic than not, else undecided. So is one whose likeliest candidate is
-    less likely than `undecided_below`, and one that hardly shows anything, whatever the numbers.
+    photo came from, and each synthetic class; the likelier wins. Where it is known which generators are confused, they
+    are "real" and "synthetic", all synthetic classes together; of the latter as much is named as is sure. A strange
+    image is none of them: it is synthetic by an unknown generator where it is more likely synthetic than not, else
+    undecided. So is one whose likeliest candidate is less likely than `undecided_below`, and one that hardly shows
+    anything, whatever the numbers.
 
     Args:
         source: what the image is called.
@@ -238,27 +245,36 @@ def decide(
         classes: what each stands for.
         strangeness, threshold: None where the version is not calibrated.
         undecided_below: 0 where it is not.
+        relatives: which generators are confused; None where that is not known.
         crops: how many the numbers are the average of.
         is_telling: whether they show enough.
     """
     named = {entry.label: float(p) for entry, p in zip(classes.entries, probabilities, strict=True)}
     real = sum(named[entry.label] for entry in classes.entries if entry.is_real)
     synthetic = {entry.label: named[entry.label] for entry in classes.entries if not entry.is_real}
-    likeliest = max(synthetic, key=synthetic.__getitem__, default=None)
-    if likeliest is None or real >= synthetic[likeliest]:
-        verdict, generator, probability = REAL, None, real
+    fake, likeliest = sum(synthetic.values()), max(synthetic, key=synthetic.__getitem__, default=None)
+    labels: tuple[str, ...] = ()
+    if likeliest is None or real >= (fake if relatives else synthetic[likeliest]):
+        verdict, probability = REAL, real
     else:
-        verdict, generator, probability = f"{_SYNTHETIC}{likeliest}", likeliest, synthetic[likeliest]
+        labels = _labels(probabilities, classes, relatives, undecided_below) if relatives else (likeliest,)
+        probability = sum(synthetic[label] for label in labels) if labels else fake
+        verdict = f"{_NAMED}{labels[0]}" if len(labels) == 1 else SYNTHETIC
     if not is_telling:
-        verdict, generator = TOO_LITTLE, None
+        verdict, labels = TOO_LITTLE, ()
     elif strangeness is not None and threshold is not None and strangeness > threshold:
-        generator, fake = None, sum(synthetic.values())
-        is_fake = fake >= _MORE_LIKELY_THAN_NOT
+        labels, is_fake = (), fake >= _MORE_LIKELY_THAN_NOT
         verdict, probability = (UNKNOWN, fake) if is_fake else (UNDECIDED, probability)
     elif probability < undecided_below:
-        verdict, generator = UNDECIDED, None
+        verdict, labels = UNDECIDED, ()
+    generator, one_of = (labels[0], ()) if len(labels) == 1 else (None, labels)
     calibrated = threshold is not None
-    return Verdict(source, verdict, generator, probability, named, calibrated, real, strangeness, threshold, crops)
+    numbers = (named, calibrated, real, strangeness, threshold, crops)
+    return Verdict(source, verdict, generator, probability, *numbers, one_of)
+
+
+def _labels(probabilities: Tensor, classes: ClassTable, relatives: Relatives, least: float) -> tuple[str, ...]:
+    return tuple(classes.entries[i].label for i in relatives.of(probabilities, classes.is_real, least))
 
 
 def _batches(items: Iterable[_T], size: int) -> Iterator[list[_T]]:

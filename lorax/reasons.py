@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from lorax.predictor import REAL, UNKNOWN, Judged, Predictor, Verdict
+from lorax.predictor import REAL, SYNTHETIC, UNKNOWN, Judged, Predictor, Verdict
 from lorax.stream import ClassTable
 
 
@@ -15,10 +15,10 @@ from lorax.stream import ClassTable
 class Evidence:
     """What spoke for an answer, in logits, calibrated where the version is.
 
-    `answer` is "real", "synthetic" or a generator's label. `branches` has the evidence of each branch by its task,
-    against the answer where it is negative; with `rest`, which no branch brings (the frozen backbone's texture, where a
-    head reads it, is part of it), they add up to `log_odds`, the
-    logarithm of the odds of the answer against all others.
+    `answer` is "real", "synthetic", a generator's label, or "one of" several. `branches` has the evidence of each
+    branch by its task, against the answer where it is negative; with `rest`, which no branch brings (the frozen
+    backbone's texture, where a head reads it, is part of it), they add up to `log_odds`, the logarithm of the odds of
+    the answer against all others.
     """
 
     answer: str
@@ -82,7 +82,9 @@ def _answer(verdict: Verdict, classes: ClassTable) -> tuple[str, torch.Tensor]:
     """What is to be explained, and which classes say it (C,)."""
     is_real = torch.tensor(classes.is_real)
     likeliest = max((e for e in classes.entries if not e.is_real), key=lambda e: verdict.probabilities[e.label])
-    if verdict.verdict == UNKNOWN and verdict.generator is None:  # a generator may be called so
+    if verdict.one_of:
+        return f"one of {', '.join(verdict.one_of)}", torch.tensor([e.label in verdict.one_of for e in classes.entries])
+    if verdict.verdict in (SYNTHETIC, UNKNOWN) and verdict.generator is None:  # a generator may be called "unknown"
         return "synthetic", ~is_real
     if verdict.verdict == REAL or (
         verdict.generator is None and verdict.real >= verdict.probabilities[likeliest.label]

@@ -105,7 +105,9 @@ def _test_images() -> list[Sample]:
 def _fit_to_few(observer: Observer) -> Calibration:
     few = [entry for entry in observer.state.calibration_memory if entry.rank < FEW]
     looked, ids = observer.look([entry.sample for entry in few]), torch.tensor([entry.class_id for entry in few])
-    return Calibration.fit(looked.textures, looked.logits, ids, observer.state.classes, false_alarms=0.05)
+    return Calibration.fit(
+        looked.textures, looked.logits, ids, observer.state.classes, false_alarms=0.05, set_error=0.1
+    )
 
 
 def _figures(probabilities: Tensor, right: Tensor, classes: ClassTable) -> tuple[float, float, float]:

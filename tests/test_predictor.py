@@ -9,6 +9,7 @@ import torch
 
 from lorax.data.images import decode
 from lorax.errors import ImageError, StateError
+from lorax.learning.relatives import Relatives
 from lorax.learning.state import LearnerState, load_state, save_state
 from lorax.predictor import TOO_LITTLE, Predictor, Verdict, check_predicts, decide
 from lorax.stream import ClassEntry, ClassTable
@@ -80,6 +81,35 @@ def test_what_is_strange_is_no_known_class_and_what_is_unlikely_is_left_open(
     assert (found.calibrated, found.real) == (True, pytest.approx(row[0] + row[2]))
 
 
+PAIR = Relatives(0.1, ((3, 4),), torch.tensor([0.0, 0.0, 0.0, 0.9, 0.9], dtype=torch.double))
+
+
+@pytest.mark.parametrize(
+    ("row", "strangeness", "expected"),
+    [
+        ([0.02, 0.9, 0.02, 0.03, 0.03], 1.0, ("synthetic:a", "a", (), 0.9)),
+        ([0.02, 0.04, 0.02, 0.52, 0.4], 1.0, ("synthetic", None, ("b", "b/other"), 0.92)),
+        ([0.02, 0.02, 0.0, 0.9, 0.06], 1.0, ("synthetic:b", "b", (), 0.9)),
+        ([0.02, 0.3, 0.02, 0.4, 0.26], 1.0, ("synthetic", None, (), 0.96)),
+        ([0.2, 0.0, 0.2, 0.3, 0.3], 1.0, ("synthetic", None, ("b", "b/other"), 0.6)),
+        ([0.25, 0.0, 0.25, 0.3, 0.2], 1.0, ("real", None, (), 0.5)),
+        ([0.02, 0.04, 0.02, 0.52, 0.4], 1.1, ("synthetic:unknown", None, (), 0.96)),
+    ],
+)
+def test_of_an_image_by_relatives_as_much_is_said_as_is_sure(
+    row: list[float], strangeness: float, expected: tuple[str, str | None, tuple[str, ...], float]
+) -> None:
+    settings = {"strangeness": strangeness, "threshold": 1.0, "undecided_below": 0.45, "relatives": PAIR}
+    found = decide("x", torch.tensor(row, dtype=torch.float64), CLASSES, **settings)
+    assert (found.verdict, found.generator, found.one_of, pytest.approx(found.probability)) == expected
+
+
+def test_synthetic_by_no_generator_for_sure_is_undecided_where_that_is_too_unlikely() -> None:
+    row = torch.tensor([0.2, 0.2, 0.2, 0.2, 0.2], dtype=torch.float64)
+    found = decide("x", row, CLASSES, strangeness=0.0, threshold=1.0, undecided_below=0.7, relatives=PAIR)
+    assert (found.verdict, found.generator, found.one_of) == ("undecided", None, ())
+
+
 @pytest.mark.parametrize("calibrated", [False, True])
 def test_what_hardly_shows_anything_is_left_undecided(
     predictor: Predictor, calibrated_predictor: Predictor, calibrated: bool
@@ -103,7 +133,7 @@ def test_what_hardly_shows_anything_is_left_undecided(
         if verdict.verdict == TOO_LITTLE:
             assert verdict.generator is None
             assert not verdict.is_strange
-            assert verdict.probability == max(verdict.real, *(p for p in verdict.probabilities.values()))
+            assert verdict.probability >= max(verdict.real, *(p for p in verdict.probabilities.values()))
 
 
 def test_probabilities_sum_to_one_and_the_verdict_is_theirs(predictor: Predictor, files: list[Path]) -> None:

@@ -58,6 +58,8 @@ def test_an_unknown_generator_is_explained_as_synthetic_an_undecided_image_by_it
         odds = (1 - each.verdict.real) / each.verdict.real
         assert evidence_of(predictor, unknown).answer == "synthetic"
         assert evidence_of(predictor, unknown).log_odds == pytest.approx(math.log(odds), abs=1e-4)
+        several = replace(each.verdict, verdict="synthetic", generator=None, one_of=("alpha", "beta"))
+        assert evidence_of(predictor, replace(each, verdict=several)).answer == "one of alpha, beta"
         undecided = replace(each, verdict=replace(each.verdict, verdict=UNDECIDED, generator=None))
         assert evidence_of(predictor, undecided) == evidence_of(predictor, each)
 

@@ -86,7 +86,7 @@ def calibrated(state_dir: Path, folder: Path, images: int = 30) -> Path:
     pixels = random.integers(0, 128, (len(ids), 16, 16, 3)) + 120 * (ids.numpy() % 2)[:, None, None, None]
     crops = torch.from_numpy(pixels.astype(np.uint8)).permute(0, 3, 1, 2).contiguous()
     logits = network.head(network.features(crops))
-    fitted = Calibration.fit(network.texture(crops), logits, ids, state.classes, 0.05)
+    fitted = Calibration.fit(network.texture(crops), logits, ids, state.classes, 0.05, 0.1)
     save_state(replace(state, calibration=fitted), folder)
     return folder
 

@@ -1,8 +1,8 @@
 """What makes answers trustworthy: images held out of training, and what is fitted on them after every episode.
 
 The calibration memory holds a few random images of every class, which no network is ever trained on. On them are fitted
-the probabilities (a temperature and a bias for each class) and the threshold of strangeness, beyond which an image is
-like nothing that was learned. docs/method.md says how both were chosen.
+the probabilities (a temperature and a bias for each class), the threshold of strangeness, beyond which an image is like
+nothing that was learned, and what is to be said where generators are confused. docs/method.md says how all were chosen.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lorax.learning.relatives import Relatives
 from lorax.learning.reliability import answers_of, loss_of_any, mean_loss, right_answers
 from lorax.learning.strangeness import Distance
 from lorax.stream import ClassTable
@@ -41,6 +42,7 @@ class Calibration:
         scores: (n,) strangeness of the calibration images, rising, each measured as if it were new.
         unit: the squared distance that counts as strangeness 1.
         false_alarms: the share of images of known classes that `threshold` lets pass for strange.
+        relatives: which generators are confused; None in states from before format 4, or where too few images tell.
     """
 
     temperature: float
@@ -49,10 +51,17 @@ class Calibration:
     scores: Tensor
     unit: float
     false_alarms: float
+    relatives: Relatives | None = None
 
     @classmethod
     def fit(
-        cls, textures: Tensor, logits: Tensor, ids: Tensor, classes: ClassTable, false_alarms: float
+        cls,
+        textures: Tensor,
+        logits: Tensor,
+        ids: Tensor,
+        classes: ClassTable,
+        false_alarms: float,
+        set_error: float,
     ) -> Calibration:
         """Fit to the calibration images of every class.
 
@@ -62,12 +71,15 @@ class Calibration:
             ids: (n,) their classes.
             classes: the class table.
             false_alarms: see above.
+            set_error: the share of synthetic images that may be by a generator that is not among those named.
         """
         temperature, bias = fit_probabilities(logits, ids, classes)
-        squared = _as_if_new(textures, ids)
+        folds = _folds(ids)
+        squared = _distances_as_if_new(textures, ids, folds)
         unit = max(float(squared.median()), _TINY)
         scores = (squared / unit).sort().values
-        return cls(temperature, bias, Distance.fit(textures, ids), scores, unit, false_alarms)
+        relatives = Relatives.fit(_probabilities_as_if_new(logits, ids, classes, folds), ids, classes, set_error)
+        return cls(temperature, bias, Distance.fit(textures, ids), scores, unit, false_alarms, relatives)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Calibrated class probabilities of logits (B, C), on the CPU."""
@@ -90,18 +102,21 @@ class Calibration:
     def record(self) -> dict[str, Any]:
         """What is not a tensor, as JSON."""
         numbers = {"temperature": self.temperature, "unit": self.unit, "false_alarms": self.false_alarms}
-        return numbers | {"distance_base": self.distance.base, "threshold": self.threshold, "images": self.images}
+        told = {"distance_base": self.distance.base, "threshold": self.threshold, "images": self.images}
+        return numbers | told | {"relatives": self.relatives.record() if self.relatives else None}
 
     def tensors(self) -> dict[str, Tensor]:
         far = self.distance
-        return {"bias": self.bias, "scores": self.scores, "means": far.means, "axes": far.axes, "gains": far.gains}
+        found = {"bias": self.bias, "scores": self.scores, "means": far.means, "axes": far.axes, "gains": far.gains}
+        return found | ({"levels": self.relatives.levels} if self.relatives else {})
 
     @classmethod
     def parse(cls, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Calibration:
         """The opposite of `record` and `tensors`."""
         distance = Distance(tensors["means"], tensors["axes"], tensors["gains"], record["distance_base"])
-        numbers = (record[name] for name in ("unit", "false_alarms"))
-        return cls(record["temperature"], tensors["bias"], distance, tensors["scores"], *numbers)
+        relatives = Relatives.parse(record["relatives"], tensors["levels"]) if record["relatives"] else None
+        numbers = (record["unit"], record["false_alarms"])
+        return cls(record["temperature"], tensors["bias"], distance, tensors["scores"], *numbers, relatives)
 
 
 def fit_probabilities(logits: Tensor, ids: Tensor, classes: ClassTable) -> tuple[float, Tensor]:
@@ -132,15 +147,30 @@ def fit_probabilities(logits: Tensor, ids: Tensor, classes: ClassTable) -> tuple
     return float((-found[0]).exp()), found[1:].clone()
 
 
-def _as_if_new(textures: Tensor, ids: Tensor) -> Tensor:
-    """The squared distance of each image (n,), fitted to the images of the other folds."""
+def _folds(ids: Tensor) -> Tensor:
+    """In which part each image (n,) is, for what is to be measured as if it were new; parts hold classes alike."""
     folds = min(_FOLDS, int(ids.bincount()[ids.unique()].min()))
     assert folds >= LEAST_PER_CLASS
-    order = torch.argsort(ids, stable=True)
     fold = torch.empty_like(ids)
-    fold[order] = torch.arange(len(ids)) % folds
+    fold[torch.argsort(ids, stable=True)] = torch.arange(len(ids)) % folds
+    return fold
+
+
+def _distances_as_if_new(textures: Tensor, ids: Tensor, folds: Tensor) -> Tensor:
+    """The squared distance of each image (n,), fitted to the images of the other folds."""
     squared = torch.empty(len(ids), dtype=torch.double)
-    for k in range(folds):
-        new = fold == k
+    for k in folds.unique():
+        new = folds == k
         squared[new] = Distance.fit(textures[~new], ids[~new]).squared(textures[new])
     return squared
+
+
+def _probabilities_as_if_new(logits: Tensor, ids: Tensor, classes: ClassTable, folds: Tensor) -> Tensor:
+    """The same of calibrated probabilities (n, C)."""
+    logits = logits.double().cpu()
+    found = torch.empty_like(logits)
+    for k in folds.unique():
+        new = folds == k
+        temperature, bias = fit_probabilities(logits[~new], ids[~new], classes)
+        found[new] = (logits[new] / temperature + bias).softmax(dim=1)
+    return found

@@ -32,7 +32,7 @@ Ask = Callable[[Sequence[Sample], Perturbation], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Slice:
-    """What was said of the photographs in one form; `unknown` are those of `synthetic` that got no generator's name."""
+    """What was said of the photographs in one form; `unknown` are those of `synthetic` by no known generator."""
 
     perturbation: str
     images: int
@@ -104,10 +104,11 @@ def _slice(state: LearnerState, perturbation: str, textures: Tensor, logits: Ten
     if fitted:
         strange = fitted.strangeness(textures).cpu() > fitted.threshold
         least = float(state.parameters.get("calibration", {}).get("undecided_below", _UNDECIDED_BELOW))
-    real, likeliest = answers[:, 0], answers[:, 1:].max(dim=1).values
-    sure = torch.maximum(real, likeliest) >= least
-    named = ~strange & sure & (likeliest > real)
-    unknown = strange & (answers[:, 1:].sum(dim=1) >= _MORE_LIKELY_THAN_NOT)
+    real, fake = answers[:, 0], answers[:, 1:].sum(dim=1)
+    told = fake if fitted and fitted.relatives else answers[:, 1:].max(dim=1).values
+    sure = torch.maximum(real, told) >= least
+    named = ~strange & sure & (told > real)
+    unknown = strange & (fake >= _MORE_LIKELY_THAN_NOT)
     undecided = strange & ~unknown | ~strange & ~sure
     counts = [int(part.sum()) for part in (named | unknown, unknown, undecided)]
     return Slice(perturbation, len(logits), *counts)

@@ -78,13 +78,21 @@ class LearnerRecord(_Part):
     files: dict[str, _Text]
 
 
+class RelativesRecord(_Part):
+    """Which generators are confused."""
+
+    error: float = Field(gt=0, lt=1)
+    groups: tuple[tuple[_Count, ...], ...]
+
+
 class CalibrationRecord(_Part):
-    """calibration.json, where something was fitted."""
+    """calibration.json, where something was fitted; `relatives` since format 4."""
 
     temperature: float = Field(gt=0)
     unit: float = Field(gt=0)
     false_alarms: float = Field(gt=0, lt=1)
     distance_base: float = Field(ge=0)
+    relatives: RelativesRecord | None = None
 
 
 class AdapterRecord(BaseModel):

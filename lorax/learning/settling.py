@@ -77,8 +77,9 @@ def settled(state: LearnerState, network: Network, store: FeatureStore, fetch: F
         state = _with_texture_head(state, held, weight, params)
     if not can_calibrate:
         return replace(state, calibration=None)
-    fitted = Calibration.fit(held.textures, logits, held.ids, state.classes, params.calibration.false_alarms)
-    return replace(state, calibration=fitted)
+    settings = params.calibration
+    told = (held.textures, logits, held.ids, state.classes)
+    return replace(state, calibration=Calibration.fit(*told, settings.false_alarms, settings.set_error))
 
 
 def _with_texture_head(state: LearnerState, held: _Held, weight: float, params: Params) -> LearnerState:

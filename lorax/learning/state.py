@@ -42,7 +42,7 @@ from lorax.storage import canonical_json, whole_directory
 from lorax.stream import ClassEntry, ClassTable, Sample, check_task_name
 
 FORMAT = 4
-"""1 had no calibration; before 3 branches had no common start; before 4 no head read the texture."""
+"""1 had no calibration; before 3 branches had no common start; before 4 no head read the texture, no verdict was a set."""
 
 
 @dataclass(frozen=True)
@@ -261,11 +261,20 @@ def _calibration(
         and tensors["gains"].shape == axes.shape[:1]
         and tensors["scores"].ndim == 1
         and len(means) > 0 < len(tensors["scores"])
+        and _are_relatives(fitted, tensors, state.classes)
     )
     if not fits:
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         raise StateError(f"{directory}: the calibration's tensors {shapes} don't belong together. {RESTORE}")
     return Calibration.parse(fitted.model_dump(), tensors)
+
+
+def _are_relatives(fitted: CalibrationRecord, tensors: Mapping[str, torch.Tensor], classes: ClassTable) -> bool:
+    """Whether the groups of relatives, if there are any, are of synthetic classes, and each has its level."""
+    if fitted.relatives is None:
+        return True
+    synthetic = {entry.id for entry in classes.entries if not entry.is_real}
+    return tensors["levels"].shape == (len(classes),) and all(synthetic.issuperset(g) for g in fitted.relatives.groups)
 
 
 def _read_format_4(directory: Path, record: LearnerRecord) -> LearnerState:

@@ -22,7 +22,7 @@ _PARAMETERS = {
     "lora": ("rank", "alpha"),
     "training": ("epochs", "batch_size", "learning_rate", "views", "augmentation"),
     "exemplars": ("budget",),
-    "calibration": ("per_class", "false_alarms", "undecided_below"),
+    "calibration": ("per_class", "false_alarms", "undecided_below", "set_error"),
     "run": ("seed",),
 }
 _DIGITS = 12
@@ -271,8 +271,9 @@ def _use(state: LearnerState) -> list[str]:
         "    lorax predict photo.jpg --version VERSION --explain",
         "    lorax serve",
         "",
-        f"In Python: `lorax.predictor.Predictor.open(state directory)`. MLflow's model takes base64 images. The answer "
-        f"names one of {len(state.classes)} classes' generators, `real`, `synthetic:unknown` or `undecided`.",
+        "In Python: `lorax.predictor.Predictor.open(state directory)`. MLflow's model takes base64 images. The answer "
+        f"names one of {len(state.classes)} classes' generators, or is `real`, `synthetic` (by one of several that are "
+        "confused, or by none for sure), `synthetic:unknown` or `undecided`.",
     ]
 
 

@@ -2,8 +2,8 @@
 
 MLflow copies this file into every model version and runs it when one is loaded or served ("models from code"), so it
 imports lorax and holds nothing that the installed package does better. One column of base64 images (or `data:` URIs)
-goes in; each row comes back as verdict, generator, probability, real, calibrated, strangeness, threshold, and one
-`probability/<class>` column per class.
+goes in; each row comes back as verdict, generator, one_of (names joined by ", "), probability, real, calibrated,
+strangeness, threshold, and one `probability/<class>` column per class.
 
 Whoever can send a request to a served model must not make it read files. So a cell is the path of a file only where the
 program that loads the model says so: `load_model(..., model_config={"allow_paths": True})`, which no request can.
@@ -23,7 +23,7 @@ from lorax.data.pixels import Pixels
 from lorax.errors import ImageError
 from lorax.predictor import Predictor, Verdict
 
-_COLUMNS = ("verdict", "generator", "probability", "real", "calibrated", "strangeness", "threshold")
+_COLUMNS = ("verdict", "generator", "one_of", "probability", "real", "calibrated", "strangeness", "threshold")
 _LONGEST_PATH = 4096
 _SHOWN = 40
 
@@ -98,7 +98,7 @@ def _read_base64(cell: str, source: str) -> Pixels:
 
 def _row(verdict: Verdict) -> dict[str, Any]:
     classes = {f"probability/{label}": value for label, value in verdict.probabilities.items()}
-    return {name: getattr(verdict, name) for name in _COLUMNS} | classes
+    return {name: getattr(verdict, name) for name in _COLUMNS} | {"one_of": ", ".join(verdict.one_of)} | classes
 
 
 mlflow.models.set_model(LoraxModel())

@@ -40,10 +40,14 @@ class ImageVerdict(_Answer):
     name: str = Field(description="the file's name as it was sent, or its place in the request", examples=["photo.png"])
     sha256: str = Field(description="of the file's bytes")
     verdict: str = Field(
-        description="real, synthetic:GENERATOR, synthetic:unknown, undecided, or undecided: too little to see",
+        description="real, synthetic:GENERATOR, synthetic (no single generator is sure: see one_of), "
+        "synthetic:unknown, undecided, or undecided: too little to see",
         examples=["real"],
     )
     generator: str | None = Field(description="the generator's label, where the verdict names one")
+    one_of: list[str] = Field(
+        description="where the verdict is synthetic: the generators that are confused, of which it is one; empty: any"
+    )
     probability: float = Field(description="of what the verdict says", examples=[0.97])
     probabilities: dict[str, float] = Field(description="of each class")
     calibrated: bool = Field(description="whether the probabilities were calibrated on images held out for that")

@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 
 from flows.verdicts import print_verdicts, version_record
 from lorax.data.walk import Found, files_named
 from lorax.errors import printable
+from lorax.learning.relatives import Relatives
 from lorax.predictor import Predictor
 from tests.tiny_learner import Learned, calibrated, learn_stream, tiny_params
 
@@ -99,6 +101,22 @@ def test_a_calibrated_version_s_line_says_how_strange_the_image_is(
         assert not is_strange or line["verdict"] in ("synthetic:unknown", "undecided")
     [row, *_] = told(calibrated_predictor, photos / "0.png", as_json=False)[0].splitlines()
     assert f" {threshold:.2f}  {photos}" in row
+
+
+def test_where_generators_are_confused_a_line_names_all_of_them(calibrated_predictor: Predictor, photos: Path) -> None:
+    state = calibrated_predictor.state
+    is_real = torch.tensor(state.classes.is_real)
+    fitted = replace(
+        state.calibration,
+        bias=torch.where(is_real, -50.0, 0.0).double(),  # such a small learner may call everything real
+        scores=torch.tensor([1e9]),
+        relatives=Relatives(0.1, (tuple((~is_real).nonzero().flatten().tolist()),), torch.ones(len(is_real)) - 1e-6),
+    )
+    confused = Predictor(calibrated_predictor.network, replace(state, calibration=fitted))
+    [line] = lines(confused, photos / "0.png", explain=True)
+    assert (line["verdict"], line["generator"], line["one_of"]) == ("synthetic", None, ["alpha", "beta"])
+    assert line["evidence"]["answer"] == "one of alpha, beta"
+    assert told(confused, photos / "0.png", as_json=False)[0].startswith("synthetic: one of alpha, beta  ")
 
 
 def test_of_a_large_image_the_crops_are_averaged(predictor: Predictor, photos: Path) -> None:

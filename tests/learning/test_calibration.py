@@ -91,7 +91,9 @@ def test_about_the_stated_share_of_new_images_of_known_classes_passes_for_strang
     ids = torch.arange(3).repeat(100)
     centers = 5 * torch.randn(3, 20, generator=generator)
     draw = lambda: centers[ids] + torch.randn(300, 20, generator=generator)  # noqa: E731
-    fitted = Calibration.fit(draw(), torch.randn(300, 3, generator=generator), ids, TABLE, false_alarms=0.1)
+    fitted = Calibration.fit(
+        draw(), torch.randn(300, 3, generator=generator), ids, TABLE, false_alarms=0.1, set_error=0.1
+    )
     assert float((fitted.strangeness(draw()) > fitted.threshold).double().mean()) == pytest.approx(0.1, abs=0.05)
     far = centers[:1] + 8 * torch.randn(50, 20, generator=generator)
     assert (fitted.strangeness(far) > fitted.threshold).all()

@@ -191,6 +191,23 @@ def test_every_released_format_stays_readable(directory: Path) -> None:
     is_older = directory.name in ("state-format-1", "state-format-2")
     assert (state.statistics is not None) == (directory.name == "state-format-4")
     assert [branch.start for branch in state.branches] == (["", ""] if is_older else [None, "stripes"])
+    relatives = state.calibration.relatives if state.calibration else None
+    has_sets = directory.name not in ("state-format-1", "state-format-2", "state-format-3")
+    assert (relatives.groups if relatives else None) == (((1, 3),) if has_sets else None)
+
+
+@pytest.mark.parametrize("change", [{"groups": [[0, 1]]}, {"groups": [[1, 9]]}, {"error": 0.0}, {"groups": [["1"]]}])
+def test_relatives_that_are_no_generators_of_the_state_are_refused(tmp_path: Path, change: dict[str, object]) -> None:
+    directory = tmp_path / "state"
+    shutil.copytree(FIXTURES / "state-format-4", directory)
+    found = json.loads((directory / "calibration.json").read_text())
+    text = json.dumps({**found, "relatives": found["relatives"] | change})
+    (directory / "calibration.json").write_text(text)
+    learner = json.loads((directory / "learner.json").read_text())
+    learner["files"]["calibration.json"] = hashlib.sha256(text.encode()).hexdigest()
+    (directory / "learner.json").write_text(json.dumps(learner))
+    with pytest.raises(StateError, match=r"don't belong together|is damaged"):
+        load_state(directory)
 
 
 def test_there_is_a_fixture_of_the_current_format() -> None:

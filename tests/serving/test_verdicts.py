@@ -25,6 +25,7 @@ def test_each_image_gets_the_predictors_verdict_in_order(served: Running, model:
         assert isinstance(one, answers.ImageVerdict)
         assert (one.name, one.sha256) == (f"{i}.png", hashlib.sha256(images[i]).hexdigest())
         assert (one.verdict, one.generator, one.crops) == (verdict.verdict, verdict.generator, verdict.crops)
+        assert one.one_of == list(verdict.one_of)
         assert one.probabilities == pytest.approx(dict(verdict.probabilities), abs=1e-5)
         assert (one.model.name, one.model.version, one.model.state) == ("tiny", 1, "1" * 64)
         assert (one.model.data.digest, one.model.data.commit) == ("0" * 32, "c0ffee")
