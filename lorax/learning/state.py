@@ -42,7 +42,7 @@ from lorax.storage import canonical_json, whole_directory
 from lorax.stream import ClassEntry, ClassTable, Sample, check_task_name
 
 FORMAT = 4
-"""1 had no calibration; before 3 branches had no common start; before 4 no head read the texture, no verdict was a set."""
+"""1 had no calibration; before 3 branches had no common start; before 4 no head read textures, no verdict was a set."""
 
 
 @dataclass(frozen=True)
