@@ -94,7 +94,7 @@ class HeadParams(_Section):
         description="the branches' features, learned with the newest branch, as published; or beside it the frozen "
         "backbone's texture, solved exactly from sums over all images ever learned from",
     )
-    penalty: float = Field(30.0, gt=0, description="ridge: images that a direction of the texture needs, to count")
+    penalty: float = Field(100.0, gt=0, description="ridge: images that a direction of the texture needs, to count")
 
 
 class ExemplarParams(_Section):

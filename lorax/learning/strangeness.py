@@ -1,8 +1,10 @@
-"""How unlike everything learned an image is: the Mahalanobis distance of its texture to the nearest class.
+"""How unlike everything learned an image is, by its texture: in one of two ways.
 
-One covariance is shared by all classes and estimated from few images in many dimensions (n images, F = L·D features,
-n < F), so it is shrunk towards a multiple of the identity, by as much as Ledoit and Wolf's formula asks. What remains
-is a matrix of rank n plus that multiple, so that neither F x F numbers nor their inverse are ever formed.
+Where a head is solved from sums over textures, it is what that head's scores leave over of the nearest answer. Else it
+is the Mahalanobis distance to the nearest class. There one covariance is shared by all classes and estimated from few
+images in many dimensions (n images, F numbers of a texture, n < F), so it is shrunk towards a multiple of the identity,
+by as much as Ledoit and Wolf's formula asks. What remains is a matrix of rank n plus that multiple, so that neither
+F x F numbers nor their inverse are ever formed.
 
 Source: Lee et al., A Simple Unified Framework for Detecting Out-of-Distribution Samples (NeurIPS 2018); Ledoit and
 Wolf, A well-conditioned estimator for large-dimensional covariance matrices (Journal of Multivariate Analysis, 2004).
@@ -34,6 +36,9 @@ class Distance:
     axes: Tensor
     gains: Tensor
     base: float
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"means": self.means, "axes": self.axes, "gains": self.gains}
 
     @classmethod
     def fit(cls, features: Tensor, ids: Tensor) -> Distance:
@@ -68,6 +73,27 @@ class Distance:
     def _weighted(self) -> Tensor:
         """The axes, each as long as what it counts for less than `base`: (F, r). No gain is positive."""
         return self.axes.double().T * (-self.gains.double()).clamp_min(0).sqrt()
+
+
+@dataclass(frozen=True)
+class Residual:
+    """How far a texture's scores lie from the nearest answer, of which a known image's scores are 1 and all others 0.
+
+    Args:
+        weight: (A, F), one row for each answer.
+        bias: (A,).
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"score_weight": self.weight, "score_bias": self.bias}
+
+    def squared(self, textures: Tensor) -> Tensor:
+        """The squared distance of textures (B, F) to the nearest answer, (B,)."""
+        scores = textures.double().cpu() @ self.weight.double().T + self.bias.double()
+        return scores.square().sum(1) + 1 - 2 * scores.max(1).values
 
 
 def shrinkage(gram: Tensor, width: int) -> tuple[float, float]:
