@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lorax.learning.relatives import Relatives
 from lorax.learning.reliability import answers_of, loss_of_any, mean_loss, right_answers
-from lorax.learning.strangeness import Distance
+from lorax.learning.strangeness import Distance, Residual
 from lorax.stream import ClassTable
 
 LEAST_PER_CLASS = 3
@@ -38,7 +38,7 @@ class Calibration:
     Args:
         temperature: logits are divided by it.
         bias: (C,) added to the divided logits.
-        distance: to the nearest class.
+        distance: to the nearest class, or of the scores to the nearest answer.
         scores: (n,) strangeness of the calibration images, rising, each measured as if it were new.
         unit: the squared distance that counts as strangeness 1.
         false_alarms: the share of images of known classes that `threshold` lets pass for strange.
@@ -47,7 +47,7 @@ class Calibration:
 
     temperature: float
     bias: Tensor
-    distance: Distance
+    distance: Distance | Residual
     scores: Tensor
     unit: float
     false_alarms: float
@@ -62,6 +62,7 @@ class Calibration:
         classes: ClassTable,
         false_alarms: float,
         set_error: float,
+        residual: Residual | None = None,
     ) -> Calibration:
         """Fit to the calibration images of every class.
 
@@ -72,14 +73,15 @@ class Calibration:
             classes: the class table.
             false_alarms: see above.
             set_error: the share of synthetic images that may be by a generator that is not among those named.
+            residual: of a head of the texture that never saw these images, which then tells what is strange.
         """
         temperature, bias = fit_probabilities(logits, ids, classes)
         folds = _folds(ids)
-        squared = _distances_as_if_new(textures, ids, folds)
+        squared = residual.squared(textures) if residual else _distances_as_if_new(textures, ids, folds)
         unit = max(float(squared.median()), _TINY)
         scores = (squared / unit).sort().values
         relatives = Relatives.fit(_probabilities_as_if_new(logits, ids, classes, folds), ids, classes, set_error)
-        return cls(temperature, bias, Distance.fit(textures, ids), scores, unit, false_alarms, relatives)
+        return cls(temperature, bias, residual or Distance.fit(textures, ids), scores, unit, false_alarms, relatives)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Calibrated class probabilities of logits (B, C), on the CPU."""
@@ -102,18 +104,22 @@ class Calibration:
     def record(self) -> dict[str, Any]:
         """What is not a tensor, as JSON."""
         numbers = {"temperature": self.temperature, "unit": self.unit, "false_alarms": self.false_alarms}
-        told = {"distance_base": self.distance.base, "threshold": self.threshold, "images": self.images}
+        told = {"threshold": self.threshold, "images": self.images}
+        told |= {"distance_base": self.distance.base} if isinstance(self.distance, Distance) else {}
         return numbers | told | {"relatives": self.relatives.record() if self.relatives else None}
 
     def tensors(self) -> dict[str, Tensor]:
-        far = self.distance
-        found = {"bias": self.bias, "scores": self.scores, "means": far.means, "axes": far.axes, "gains": far.gains}
+        found = {"bias": self.bias, "scores": self.scores} | self.distance.tensors()
         return found | ({"levels": self.relatives.levels} if self.relatives else {})
 
     @classmethod
     def parse(cls, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Calibration:
         """The opposite of `record` and `tensors`."""
-        distance = Distance(tensors["means"], tensors["axes"], tensors["gains"], record["distance_base"])
+        distance: Distance | Residual
+        if record["distance_base"] is None:
+            distance = Residual(tensors["score_weight"], tensors["score_bias"])
+        else:
+            distance = Distance(tensors["means"], tensors["axes"], tensors["gains"], record["distance_base"])
         relatives = Relatives.parse(record["relatives"], tensors["levels"]) if record["relatives"] else None
         numbers = (record["unit"], record["false_alarms"])
         return cls(record["temperature"], tensors["bias"], distance, tensors["scores"], *numbers, relatives)

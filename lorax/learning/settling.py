@@ -18,9 +18,11 @@ from lorax.learning.asking import Fetch, Question
 from lorax.learning.calibration import LEAST_PER_CLASS, Calibration, fit_probabilities
 from lorax.learning.reliability import answers_of, mean_loss, right_answers
 from lorax.learning.state import LearnerState
+from lorax.learning.strangeness import Residual
 from lorax.network.features import FeatureStore
 from lorax.network.network import Network
 from lorax.params import Params
+from lorax.stream import ClassTable
 
 _WEIGHTS = (4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 """What the texture's scores, which lie between 0 and 1, may be multiplied by beside the branches' logits."""
@@ -68,9 +70,10 @@ def settled(state: LearnerState, network: Network, store: FeatureStore, fetch: F
     held = _look(state, network, store, fetch, params)
     counts = Counter(held.ids.tolist())
     can_calibrate = all(counts[entry.id] >= LEAST_PER_CLASS for entry in state.classes.entries)
-    logits, weight = held.logits, _WEIGHT
+    logits, weight, residual = held.logits, _WEIGHT, None
     if state.statistics:
-        honest = F.linear(held.textures, *state.statistics.solve(params.head.penalty, state.classes))
+        matrix, bias = state.statistics.solve(params.head.penalty, state.classes)
+        honest, residual = F.linear(held.textures, matrix, bias), _residual(matrix, bias, state.classes)
         if can_calibrate:
             weight = min(_WEIGHTS, key=lambda w: _loss(held.logits + w * honest, held.ids, state))
         logits = logits + weight * honest
@@ -79,7 +82,7 @@ def settled(state: LearnerState, network: Network, store: FeatureStore, fetch: F
         return replace(state, calibration=None)
     settings = params.calibration
     told = (held.textures, logits, held.ids, state.classes)
-    return replace(state, calibration=Calibration.fit(*told, settings.false_alarms, settings.set_error))
+    return replace(state, calibration=Calibration.fit(*told, settings.false_alarms, settings.set_error, residual))
 
 
 def _with_texture_head(state: LearnerState, held: _Held, weight: float, params: Params) -> LearnerState:
@@ -88,6 +91,12 @@ def _with_texture_head(state: LearnerState, held: _Held, weight: float, params: 
     everything = state.statistics.with_images(held.textures, held.ids, len(state.classes))
     matrix, bias = everything.solve(params.head.penalty, state.classes)
     return replace(state, texture_weight=weight * matrix, texture_bias=weight * bias)
+
+
+def _residual(matrix: Tensor, bias: Tensor, classes: ClassTable) -> Residual:
+    """Of a solved head, whose real classes all have one answer's row."""
+    answers = [k for k, merged in enumerate(classes.multi_real()) if k == merged]
+    return Residual(matrix[answers], bias[answers])
 
 
 def _look(state: LearnerState, network: Network, store: FeatureStore, fetch: Fetch, params: Params) -> _Held:

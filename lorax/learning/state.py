@@ -253,20 +253,28 @@ def _exemplars(directory: Path, name: str, record: LearnerRecord, classes: Class
 def _calibration(
     directory: Path, fitted: CalibrationRecord, tensors: Mapping[str, torch.Tensor], state: LearnerState
 ) -> Calibration:
-    means, axes = tensors["means"], tensors["axes"]
     fits = (
-        means.ndim == axes.ndim == 2
-        and tensors["bias"].shape == (len(state.classes),)
-        and means.shape[1] == axes.shape[1]
-        and tensors["gains"].shape == axes.shape[:1]
+        tensors["bias"].shape == (len(state.classes),)
         and tensors["scores"].ndim == 1
-        and len(means) > 0 < len(tensors["scores"])
+        and len(tensors["scores"]) > 0
+        and (_is_distance(tensors) if fitted.distance_base is not None else _is_residual(tensors))
         and _are_relatives(fitted, tensors, state.classes)
     )
     if not fits:
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         raise StateError(f"{directory}: the calibration's tensors {shapes} don't belong together. {RESTORE}")
     return Calibration.parse(fitted.model_dump(), tensors)
+
+
+def _is_distance(tensors: Mapping[str, torch.Tensor]) -> bool:
+    means, axes = tensors["means"], tensors["axes"]
+    matrices = means.ndim == axes.ndim == 2 and len(means) > 0
+    return matrices and means.shape[1] == axes.shape[1] and tensors["gains"].shape == axes.shape[:1]
+
+
+def _is_residual(tensors: Mapping[str, torch.Tensor]) -> bool:
+    weight = tensors["score_weight"]
+    return weight.ndim == 2 and len(weight) > 0 and tensors["score_bias"].shape == weight.shape[:1]
 
 
 def _are_relatives(fitted: CalibrationRecord, tensors: Mapping[str, torch.Tensor], classes: ClassTable) -> bool:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from sklearn.covariance import LedoitWolf
 
-from lorax.learning.strangeness import Distance, shrinkage
+from lorax.learning.strangeness import Distance, shrinkage, Residual
 from lorax.learning.unknown import auroc
 
 
@@ -47,3 +47,9 @@ def test_auroc_by_hand() -> None:
     assert auroc(torch.tensor([1.0, 0.0]), torch.tensor([1.0, 0.0])) == 0.5
     assert auroc(torch.tensor([0.5]), torch.tensor([0.0, 1.0, 2.0, 3.0])) == 0.25
     assert auroc(torch.tensor([]), torch.tensor([1.0])) is None
+
+
+def test_the_residual_of_scores_is_nothing_at_an_answer_and_grows_between_them() -> None:
+    residual = Residual(torch.eye(3), torch.zeros(3))  # scores are the texture
+    textures = torch.tensor([[1.0, 0, 0], [0, 0, 1], [0.5, 0.5, 0], [0.25, 0.25, 0.25], [0, 0, 3]])
+    torch.testing.assert_close(residual.squared(textures), torch.tensor([0.0, 0, 0.5, 0.6875, 4]).double())
