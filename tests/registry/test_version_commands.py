@@ -176,10 +176,10 @@ def test_history_draws_the_lines_of_descent_and_lists_the_journal(
     )
     assert ["nearest" in line for line in (first, second, third)] == [False, False, False]
     assert ["uncalibrated" in line for line in (first, second, third, fourth)] == [True, True, True, False]
-    assert because.strip() == "└── alpha: could not be compared with the champion"
+    assert because.strip() == "└── alpha: detection could not be compared with the champion"
     assert [line.split()[2:4] for line in rest if line.startswith("20")][-2:] == [["rolled", "back"], ["refused", "4"]]
-    assert "beta: accuracy" not in shown
-    assert "beta: accuracy" in lorax("history", "--gate")
+    assert "beta: attribution" not in shown
+    assert "beta: attribution" in lorax("history", "--gate")
     record = lorax_json("history")
     assert [version["calibrated"] for version in record["versions"]] == [False, False, False, True]
     nearest = {"task": "alpha", "similarity": 0.6251}
@@ -199,7 +199,11 @@ def test_history_draws_the_lines_of_descent_and_lists_the_journal(
         (["promote", "2", "--reason", ""], 2, "expected a text"),
         (["rollback", "--previous", "--reason", "x"], 1, "version 1 is the first of its line"),
         (["rollback", "--to", "1", "--reason", "x"], 1, "version 1 is the champion already"),
-        (["rollback", "--to", "4", "--reason", "x"], 1, "never was champion (refused: alpha: could not be compared"),
+        (
+            ["rollback", "--to", "4", "--reason", "x"],
+            1,
+            "never was champion (refused: alpha: detection could not be compared",
+        ),
         (["rollback", "--to", "9", "--reason", "x"], 1, "has no version 9; there are: 1, 2, 3, 4"),
         (["promote", "1", "--reason", "x"], 1, "version 1 is the champion already"),
         (["promote", "9", "--reason", "x"], 1, "has no version 9"),
