@@ -3,7 +3,8 @@
     python -m benchmarks.real --root work/real --preset recipe --seeds 0 1 2
     python -m benchmarks.real --tasks waifu2x span --set exemplars.budget=0 training.epochs=2
 
-Nothing of it is chosen by the photographs and networks that are held apart; `--held-apart` looks at those instead.
+With `--work FOLDER` a run that was stopped goes on where it was. The photographs and networks that are held apart are not
+looked at here.
 """
 
 from __future__ import annotations
@@ -37,9 +38,10 @@ def main() -> None:
     found: dict[str, Any] = {}
     for seed in options.seeds:
         params = load_params(PARAMS, preset=options.preset, overrides=[*options.set, f"run.seed={seed}"])
-        with tempfile.TemporaryDirectory(dir=options.work) as home:
-            order = list(np.random.default_rng(seed).permutation(tasks)) if options.shuffle else tasks
-            folders = learned(files, order, params, Path(home))
+        order = [tasks[k] for k in np.random.default_rng(seed).permutation(len(tasks))] if options.shuffle else tasks
+        with tempfile.TemporaryDirectory() as passing:
+            home = options.work or Path(passing)
+            folders = learned(files, order, params, home)
             found[str(seed)] = _figures(files, order, folders, params)
         print(json.dumps({seed: found[str(seed)]}, indent=1), flush=True)
     if options.output:
@@ -113,7 +115,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--shuffle", action="store_true", help="an order of tasks drawn from the seed")
     parser.add_argument("--set", nargs="*", default=[], metavar="SECTION.KEY=VALUE")
-    parser.add_argument("--work", type=Path, default=None, help="where episodes are kept while it runs")
+    parser.add_argument("--work", type=Path, default=None, help="folder that keeps the episodes, to go on in")
     parser.add_argument("--output", type=Path, default=None, help="JSON file to add the figures to")
     parser.add_argument("--name", default="recipe", help="of this run's entry there")
     return parser.parse_args()
