@@ -3,8 +3,8 @@
     python -m benchmarks.real --root work/real --preset recipe --seeds 0 1 2
     python -m benchmarks.real --tasks waifu2x span --set exemplars.budget=0 training.epochs=2
 
-With `--work FOLDER` a run that was stopped goes on where it was. The photographs and networks that are held apart are not
-looked at here.
+With `--work FOLDER` a run that was stopped goes on where it was. The photographs and networks that are held apart are
+not looked at here.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def _accuracy(logits: Tensor, ids: Tensor, of_task: Tensor, seen: Observer) -> f
     """Mean over tasks of the share of right answers, under the multi-real rule."""
     merged = torch.tensor(seen.state.classes.multi_real())
     right = (merged[logits.argmax(1)] == merged[ids]).double()
-    return round(float(np.mean([float(right[of_task == k].mean()) for k in of_task.unique()])), 4)
+    return round(float(np.mean([float(right[of_task == k].mean()) for k in range(int(of_task.max()) + 1)])), 4)
 
 
 def _unknown(
