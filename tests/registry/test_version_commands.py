@@ -184,8 +184,9 @@ def test_history_draws_the_lines_of_descent_and_lists_the_journal(
     assert [version["calibrated"] for version in record["versions"]] == [False, False, False, True]
     nearest = {"task": "alpha", "similarity": 0.6251}
     assert [version["nearest"] for version in record["versions"]] == [None, None, None, nearest]
-    [new, drop] = record["versions"][3]["verdicts"]
+    new, drop, *of_names = record["versions"][3]["verdicts"]
     assert (new["passed"], drop["passed"], drop["before"]) == (True, False, None)
+    assert [verdict["kind"] for verdict in of_names] == ["new", "drop", "forgetting"]
     assert [hold["task"] for hold in record["held"]] == ["delta"]
 
 
