@@ -81,8 +81,8 @@ class Observer:
     def look(self, samples: Sequence[Sample], change: Perturbation = UNCHANGED) -> Looked:
         question = Question.of_centers(samples, change)
         read = question.read_files(self._files.fetch, self._network.crop)
-        features = question.answers(self._store, self._network, read, self._params.run.batch_size)
-        textures = question.textures(self._store, self._network, read, self._params.run.batch_size)
+        size = self._params.run.batch_size
+        features, textures = question.ask(self._store, self._network, read, size, with_texture=True)
         with torch.no_grad():
             logits = self._network.logits(features, textures)
             return Looked(features, logits, textures, self._network.head(features))

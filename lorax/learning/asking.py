@@ -70,35 +70,14 @@ class Question:
         team: Team = ALONE,
         *,
         with_texture: bool = False,
-    ) -> None:
-        """Have an answer of every branch, and the textures; images are read only where one is lacking."""
+    ) -> tuple[Tensor, Tensor]:
+        """What is said of the images, now or before; they are read only where an answer is lacking.
+
+        Returns:
+            All branches' features (N, K·D) and the textures (N, F), or (N, 0) where they are not asked for; on the CPU.
+        """
         branches = [*range(network.branches), *([TEXTURE] if with_texture else [])]
         store.keep(network, branches, self.views, read, batch_size, on_kept, team)
-
-    def answers(
-        self,
-        store: FeatureStore,
-        network: Network,
-        read: Read,
-        batch_size: int,
-        on_kept: OnKept | None = None,
-        team: Team = ALONE,
-    ) -> Tensor:
-        """What all branches say, (N, K·D) on the CPU, asked now or before."""
-        self.ask(store, network, read, batch_size, on_kept, team)
-        kept = store.kept(network, range(network.branches), self.views, batch_size)
-        return torch.cat([part.take() for part in kept], dim=1)
-
-    def textures(
-        self,
-        store: FeatureStore,
-        network: Network,
-        read: Read,
-        batch_size: int,
-        on_kept: OnKept | None = None,
-        team: Team = ALONE,
-    ) -> Tensor:
-        """The images' textures, (N, F) on the CPU, asked for now or before."""
-        store.keep(network, [TEXTURE], self.views, read, batch_size, on_kept, team)
-        [kept] = store.kept(network, [TEXTURE], self.views, batch_size)
-        return kept.take()
+        said = [part.take() for part in store.kept(network, branches, self.views, batch_size)]
+        textures = said.pop() if with_texture else torch.zeros(len(self.samples), 0)
+        return torch.cat(said, dim=1), textures

@@ -172,10 +172,7 @@ def assess(
         read = question.read_files(fetch, network.crop)
         told = None if on_progress is None else lambda d, t: on_progress(d, t, f"{change.name}: asking the branches")
         size, is_asked = params.run.batch_size, bool(state.calibration or base.calibration or network.texture_head)
-        question.ask(store, network, read, size, told, with_texture=is_asked)
-        features, textures = question.answers(store, network, read, size), torch.zeros(len(samples), 0)
-        if is_asked:
-            textures = question.textures(store, network, read, size)
+        features, textures = question.ask(store, network, read, size, told, with_texture=is_asked)
         return textures, network.logits(features, textures).cpu()
 
     def look(samples: Sequence[Sample], change: Perturbation = UNCHANGED) -> Said:

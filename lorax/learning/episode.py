@@ -110,12 +110,12 @@ def train_branch(
     trained = time.perf_counter()
     first = Question(task.train, data.first_views(len(task.train)))  # for herding, while the images are at hand
     is_ridge = params.head.solver == "ridge"
-    first.ask(store, network, first.read_from(images), params.run.batch_size, on_kept, team, with_texture=is_ridge)
+    read = first.read_from(images)
+    _, textures = first.ask(store, network, read, params.run.batch_size, on_kept, team, with_texture=is_ridge)
     seconds = {"prepare": prepared - started + time.perf_counter() - trained, "train": sum(r.seconds for r in rows)}
     if team.is_leader:
         statistics = None
         if is_ridge:
-            textures = first.textures(store, network, first.read_from(images), params.run.batch_size)
             sums = base.statistics or Statistics.empty(textures.shape[1])
             statistics = sums.with_images(textures, torch.tensor(classes.ids(task.train)), len(classes))
         _save_trained(folder.trained_dir, network, rows, modules, seconds, first.corners, statistics)
@@ -134,7 +134,7 @@ def update_exemplars(folder: EpisodeFolder, base: LearnerState, task: Task, fetc
     task, _ = hold_out(task, base, params)
     question = Question(task.train, np.array(_training_record(folder)["views"]).reshape(-1, 2))
     store, read = FeatureStore(folder.features_dir), question.read_files(fetch, network.crop)
-    features = question.answers(store, network, read, params.run.batch_size)
+    features, _ = question.ask(store, network, read, params.run.batch_size)
     classes = base.classes.with_task(task.name, task.classes)
     memory = updated_memory(base.exemplars, task.train, features, classes, params.exemplars.budget)
     record = {"exemplars": [asdict(e) for e in memory], "seconds": time.perf_counter() - started}
@@ -215,11 +215,7 @@ def look_at_tests(
     question = Question.of_centers([sample for task in tasks for sample in task.test])
     store, read = FeatureStore(folder.features_dir), question.read_files(fetch, network.crop)
     size, is_ridge = params.run.batch_size, params.head.solver == "ridge"
-    question.ask(store, network, read, size, _told(on_progress), team, with_texture=is_ridge)
-    features, textures = question.answers(store, network, read, size), torch.zeros(len(question.samples), 0)
-    if is_ridge:
-        textures = question.textures(store, network, read, size)
-    return network, features, textures
+    return network, *question.ask(store, network, read, size, _told(on_progress), team, with_texture=is_ridge)
 
 
 def _grown(base: LearnerState, task: Task, params: Params, start: str | None) -> tuple[Network, int]:

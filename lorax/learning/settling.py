@@ -103,11 +103,7 @@ def _look(state: LearnerState, network: Network, store: FeatureStore, fetch: Fet
     samples = [entry.sample for entry in state.calibration_memory]
     question = Question.of_centers(samples)
     read = question.read_files(fetch, network.crop)
-    question.ask(store, network, read, params.run.batch_size, with_texture=True)
-    features = question.answers(store, network, read, params.run.batch_size)
-    textures = torch.zeros(0, network.backbone.texture_width)
-    if samples:
-        textures = question.textures(store, network, read, params.run.batch_size)
+    features, textures = question.ask(store, network, read, params.run.batch_size, with_texture=True)
     ids = torch.tensor([entry.class_id for entry in state.calibration_memory], dtype=torch.long)
     return _Held(network.logits(features).cpu(), textures, ids)
 
