@@ -272,17 +272,23 @@ def _check_learnable(base: LearnerState, task: Task) -> None:
 
 def _grown_state(folder: EpisodeFolder, base: LearnerState, task: Task, params: Params) -> LearnerState:
     """The next state as far as training has decided it: exemplars and the new accuracies are still missing."""
-    tensors = safetensors.torch.load_file(folder.trained_dir / "head.safetensors")
-    weights = safetensors.torch.load_file(folder.trained_dir / "adapter_model.safetensors")
-    config = json.loads((folder.trained_dir / "adapter_config.json").read_text())
+    trained, statistics = folder.trained_dir, None
+    with damage_told(trained / "head.safetensors"):
+        tensors = safetensors.torch.load_file(trained / "head.safetensors")
+    with damage_told(trained / "adapter_model.safetensors"):
+        weights = safetensors.torch.load_file(trained / "adapter_model.safetensors")
+    with damage_told(trained / "adapter_config.json"):
+        config = json.loads((trained / "adapter_config.json").read_text())
+    if params.head.solver == "ridge":
+        with damage_told(trained / "statistics.safetensors"):
+            statistics = Statistics.parse(safetensors.torch.load_file(trained / "statistics.safetensors"))
     plan, classes = folder.plan(), base.classes.with_task(task.name, task.classes)
     _, held = hold_out(task, base, params)
-    kept = folder.trained_dir / "statistics.safetensors"
     return replace(
         base,
         texture_weight=None,
         texture_bias=None,
-        statistics=Statistics.parse(safetensors.torch.load_file(kept)) if kept.is_file() else None,
+        statistics=statistics,
         branches=(*base.branches, Branch(task.name, config, weights, params.run.seed, plan.start)),
         classes=classes,
         calibration_memory=extended_memory(base.calibration_memory, held, classes),

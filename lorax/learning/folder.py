@@ -10,11 +10,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import safetensors
+
 from lorax.errors import StateError
 from lorax.learning.evaluation import Paired
 from lorax.learning.state import LearnedTask, Revision
 from lorax.learning.training import EpochRow
 from lorax.storage import canonical_json, write_whole
+
+_DAMAGE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 
 
 @contextmanager
@@ -22,7 +26,7 @@ def damage_told(path: Path) -> Iterator[None]:
     """Turn what the block raises where `path`, of an episode's folder, holds something else into a StateError."""
     try:
         yield
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (*_DAMAGE, safetensors.SafetensorError, FileNotFoundError) as error:
         raise StateError(
             f"{path} is damaged ({type(error).__name__}: {error}). Remove {path.parent}, and run again: the "
             "work that it kept is done anew."

@@ -219,8 +219,6 @@ def _read_format_1(directory: Path, record: LearnerRecord) -> LearnerState:
         classes=classes,
         head_weight=head["weight"],
         head_bias=head["bias"],
-        texture_weight=head.get("texture_weight"),
-        texture_bias=head.get("texture_bias"),
         exemplars=_exemplars(directory, "exemplars.csv", record, classes),
         tasks=tuple(LearnedTask(t.name, t.digest) for t in record.tasks),
         accuracy=record.accuracy,
@@ -289,7 +287,13 @@ def _read_format_4(directory: Path, record: LearnerRecord) -> LearnerState:
     state, name = _read_format_2(directory, record), "statistics.safetensors"
     if name not in record.files:
         return state
-    state = replace(state, statistics=Statistics.parse(_tensors(_read(directory, name, record.files))))
+    head = _tensors(_read(directory, "head.safetensors", record.files))
+    state = replace(
+        state,
+        texture_weight=head["texture_weight"],
+        texture_bias=head["texture_bias"],
+        statistics=Statistics.parse(_tensors(_read(directory, name, record.files))),
+    )
     _check_textures(directory, state)
     return state
 
@@ -321,7 +325,9 @@ def _check_textures(directory: Path, state: LearnerState) -> None:
     """Refuse statistics and a head of the texture that belong to different states."""
     assert state.statistics
     expected = tuple(state.statistics.means.shape)
-    found = [None if part is None else tuple(part.shape) for part in (state.texture_weight, state.texture_bias)]
+    assert state.texture_weight is not None
+    assert state.texture_bias is not None
+    found = [tuple(part.shape) for part in (state.texture_weight, state.texture_bias)]
     if found != [expected, expected[:1]] or expected[0] != len(state.classes):
         raise StateError(
             f"{directory}: statistics of {expected} numbers, {len(state.classes)} classes and a head of the texture of "

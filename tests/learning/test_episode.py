@@ -296,3 +296,21 @@ def test_a_head_of_the_texture_is_the_same_whatever_the_memory_holds_and_goes_on
     torch.testing.assert_close(*directions)
     with pytest.raises(StateError, match=r"head\.solver is gradient, but the learner state of stripes, bars was"):
         learn_one(stream, params, tmp_path / "other", second.state_dir, 2)
+
+
+def test_what_training_left_and_is_damaged_is_one_clear_error_before_anything_is_written(
+    stream: Stream, params: Params, tmp_path: Path
+) -> None:
+    ridge = Params.model_validate(params.model_dump() | {"head": {"solver": "ridge"}})
+    base, task = base_state(None, ridge), stream.tasks[0]
+    folder = EpisodeFolder.open(tmp_path, plan_of(base, None, task, ridge))
+    train_branch(folder, base, task, stream.fetch, ridge)
+    names = ("head.safetensors", "adapter_model.safetensors", "adapter_config.json", "statistics.safetensors")
+    for path in (folder.trained_dir / name for name in names):
+        whole = path.read_bytes()
+        for damage in (lambda p: p.write_bytes(p.read_bytes()[:20]), Path.unlink):
+            damage(path)
+            with pytest.raises(StateError, match=rf"{path.name} is damaged .* run again"):
+                update_exemplars(folder, base, task, stream.fetch, ridge)
+            path.write_bytes(whole)
+    assert not folder.exemplars_path.exists()
