@@ -31,7 +31,7 @@ WINDOW = 16
 
 _BINS = WINDOW // 2 + 1
 _LEVELS = 5  # a residual is quantised to -2 .. 2
-_QUIETEST = HIGH_PASS.abs().sum((1, 2)).div(2).view(1, 1, 4, 1, 1)  # a filter's unit: the step that it answers by 1
+_UNITS = HIGH_PASS.abs().sum((1, 2)).div(2).view(1, 1, 4, 1, 1)  # by filter, so that all levels mean grey levels
 _PAIRS = ((0, 1), (1, 2))  # red with green, green with blue
 _LUMA_CHROMA = torch.tensor([[0.299, 0.587, 0.114], [-0.169, -0.331, 0.5], [0.5, -0.419, -0.081]])
 _NO_POWER = 1e-2  # grey levels squared: what rounding to bytes leaves
@@ -78,7 +78,7 @@ def colour_cooccurrence(pixels: Tensor) -> Tensor:
     count, _, height, width = pixels.shape
     filters = HIGH_PASS.to(pixels.device)[:, None]
     residual = F.conv2d(pixels.reshape(-1, 1, height, width), filters).view(count, 3, 4, height - 2, width - 2)
-    levels = (residual / _QUIETEST.to(pixels.device)).round().clamp(-2, 2).long() + 2
+    levels = (residual / _UNITS.to(pixels.device)).round().clamp(-2, 2).long() + 2
     met = torch.stack([levels[:, a] * _LEVELS + levels[:, b] for a, b in _PAIRS], dim=2)  # (B, 4, pairs, H-2, W-2)
     histograms = met.shape[0] * met.shape[1] * met.shape[2]
     offset = torch.arange(histograms, device=pixels.device)[:, None] * _LEVELS**2
