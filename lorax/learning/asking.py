@@ -42,11 +42,6 @@ class Question:
     def views(self) -> Views:
         return views_of([self.change.renamed(sample.md5) for sample in self.samples], self.corners)
 
-    def read_from(self, images: Images) -> Read:
-        """Cut the views from a set at hand, whose first N images these are."""
-        corners = np.where(self.corners == CENTER, images.center()[: len(self.samples), 0], self.corners)
-        return lambda indices: images.batch(indices, corners[indices])
-
     def read_files(self, fetch: Fetch, crop: int) -> Read:
         """Read the images that are asked for, a batch at a time."""
         paths = cache(lambda: fetch(self.samples))
@@ -56,7 +51,8 @@ class Question:
             only_centers = bool((part.corners == CENTER).all())
             looks = {sample.md5: (self.change,) for sample in part.samples}
             images = Images.load(part.samples, paths(), crop, center_only=only_centers, looks=looks)
-            return part.read_from(images)(np.arange(len(indices)))
+            corners = np.where(part.corners == CENTER, images.center()[: len(indices), 0], part.corners)
+            return images.batch(np.arange(len(indices)), corners)
 
         return read
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -15,6 +15,7 @@ from lorax.data.images import Images
 from lorax.data.perturbations import UNCHANGED, Perturbation, drawn
 from lorax.network.features import CENTER, FeatureStore, Kept, OnKept, Read, side_by_side, views_of
 from lorax.network.network import Network
+from lorax.network.split import Embedded
 from lorax.network.team import ALONE, Team
 from lorax.params import RunParams
 from lorax.stream import Sample
@@ -24,8 +25,11 @@ Batch = tuple[Tensor, Tensor, Tensor]
 (B, (K-1)·D); labels (B,): all on the network's device."""
 
 
+Cut = Callable[[NDArray[np.int64]], Tensor]
+"""Gives crops by index, (B,) -> bytes (B, 3, crop, crop)."""
+
 _MOST_TOKENS = 2 * 2**30
-"""Bytes; beyond them every epoch asks the front again."""
+"""Bytes; beyond them the front is asked again whenever a crop is looked at."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class TrainingSet:
     crops: NDArray[np.int64]  # (M, 3) the distinct crops among the views: image, top, left
     lookup: NDArray[np.int64]  # (N, V) which crop is view v of image n
     frozen: Sequence[Kept]  # of each frozen branch, what it says of each crop
-    tokens: Tensor | None  # (M, T, ...) what a front made of each crop, float16; None where it is not kept
+    embedded: Embedded | None  # what a front made of the M crops; None where it is not kept
     device: torch.device
 
     @classmethod
@@ -63,15 +67,20 @@ class TrainingSet:
         crops, lookup = np.unique(np.hstack([rows, offsets.reshape(-1, 2)]), axis=0, return_inverse=True)
         md5s = [images.samples[image].md5 for image in crops[:, 0]]
         names, older = views_of(md5s, canonical(images, crops)), range(network.branches - 1)
-        read = lambda i: images.batch(crops[i, 0], crops[i, 1:])  # noqa: E731
+        cut = lambda i: images.batch(crops[i, 0], crops[i, 1:])  # noqa: E731
+        embedded = _embedded(network, cut, len(crops), run.batch_size, on_kept)
+        read: Read = embedded.__getitem__ if embedded else cut
         store.keep(network, older, names, read, run.batch_size, on_kept, team)
         frozen = store.kept(network, older, names, run.batch_size)
-        tokens = _tokens(network, read, len(crops), run.batch_size)
-        return cls(images, labels, crops, lookup.reshape(shown.shape), frozen, tokens, network.device)
+        return cls(images, labels, crops, lookup.reshape(shown.shape), frozen, embedded, network.device)
 
     def first_views(self, count: int) -> NDArray[np.int64]:
         """Corners (count, 2) of the view that epoch 0 shows of the first images."""
         return canonical(self.images, self.crops[self.lookup[:count, 0]])
+
+    def read_first_views(self, indices: NDArray[np.int64]) -> Tensor | Embedded:
+        """The view that epoch 0 shows of some images: its pixels, or what the front made of it."""
+        return self._crops(self.lookup[indices, 0])
 
     def batches(self, order: Sequence[Tensor], view: int) -> Iterator[Batch]:
         """The batches of an epoch, each made ready while the one before is in use.
@@ -91,12 +100,16 @@ class TrainingSet:
 
     def _batch(self, indices: NDArray[np.int64], view: int) -> Batch:
         rows = self.lookup[indices, view % self.lookup.shape[1]]
-        seen = (
-            self.images.batch(self.crops[rows, 0], self.crops[rows, 1:]) if self.tokens is None else self.tokens[rows]
-        )
+        seen = self._crops(rows)
         parts = [kept.take(rows) for kept in self.frozen]
         frozen = torch.cat(parts, dim=1) if parts else torch.zeros(len(rows), 0)
-        return self._moved(seen), self._moved(frozen), self._moved(self.labels[indices])
+        shown = seen.tokens if isinstance(seen, Embedded) else seen
+        return self._moved(shown), self._moved(frozen), self._moved(self.labels[indices])
+
+    def _crops(self, rows: NDArray[np.int64]) -> Tensor | Embedded:
+        if self.embedded is not None:
+            return self.embedded[rows]
+        return self.images.batch(self.crops[rows, 0], self.crops[rows, 1:])
 
     def _moved(self, tensor: Tensor) -> Tensor:
         """On the device; from pinned memory the copy to a GPU runs beside the step before."""
@@ -105,24 +118,29 @@ class TrainingSet:
         return tensor.to(self.device, non_blocking=True)
 
 
-def _tokens(network: Network, read: Read, count: int, batch_size: int) -> Tensor | None:
-    """What the front makes of `count` crops, so that no epoch asks it again; None without one, or where room is short.
+def _embedded(network: Network, cut: Cut, count: int, batch_size: int, on_kept: OnKept | None) -> Embedded | None:
+    """What the front makes of `count` crops, so that nobody asks it again; None without one, or where room is short.
 
     As when features are kept, every batch is filled up to one size, and one thread's work on a CPU.
     """
     if not network.backbone.has_front:
         return None
-    size = network.embed(read(np.zeros(1, np.int64))).tokens[0].numel() * torch.float16.itemsize
-    if count * size > _MOST_TOKENS:
+    tokens = network.embed(cut(np.zeros(1, np.int64))).tokens
+    if count * tokens[0].numel() * tokens.element_size() > _MOST_TOKENS:
         return None
 
-    def embedded(rows: NDArray[np.int64]) -> Tensor:
+    def embedded(rows: NDArray[np.int64]) -> Embedded:
         filled = rows[np.arange(batch_size) % len(rows)]
-        return network.embed(read(filled)).tokens[: len(rows)].to(torch.float16).cpu()
+        return network.embed(cut(filled))[: len(rows)].to(torch.device("cpu"))
 
     batches = [np.arange(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
+    found = []
     with side_by_side(network.device) as over:
-        return torch.cat(list(over(embedded, batches)))
+        for part in over(embedded, batches):
+            found.append(part)
+            if on_kept:
+                on_kept(min(len(found) * batch_size, count), count)
+    return Embedded.join(found)
 
 
 @dataclass(frozen=True)

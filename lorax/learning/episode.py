@@ -110,8 +110,8 @@ def train_branch(
     trained = time.perf_counter()
     first = Question(task.train, data.first_views(len(task.train)))  # for herding, while the images are at hand
     is_ridge = params.head.solver == "ridge"
-    read = first.read_from(images)
-    _, textures = first.ask(store, network, read, params.run.batch_size, on_kept, team, with_texture=is_ridge)
+    size, read = params.run.batch_size, data.read_first_views
+    _, textures = first.ask(store, network, read, size, on_kept, team, with_texture=is_ridge)
     seconds = {"prepare": prepared - started + time.perf_counter() - trained, "train": sum(r.seconds for r in rows)}
     if team.is_leader:
         statistics = None

@@ -204,14 +204,14 @@ class Backbone(nn.Module):
 
     def _tokens(self, images: Tensor) -> Tensor:
         """What a learning branch starts from, of bytes or of tokens that were kept."""
-        tokens = self.embed(images).tokens if images.dtype == torch.uint8 else images.float()
+        tokens = (self.embed(images).tokens if images.dtype == torch.uint8 else images).float()
         return self.model.glimpse(tokens) if isinstance(self.model, SplitModel) else tokens
 
     def _pass(self, tokens: Tensor, stack: _Stack, part: range) -> Tensor:
         """One pass of the model over the branches `part` of a stack: what `embed` gave of B images -> (B, G·D)."""
         count = len(part)
         with stacked({name: weight[part.start : part.stop] for name, weight in stack.weights.items()}):
-            out = encode(self.model, torch.cat([tokens] * count))
+            out = encode(self.model, tokens.repeat(count, *[1] * (tokens.ndim - 1)))
         return out.view(count, len(tokens), -1).transpose(0, 1).reshape(len(tokens), -1)
 
     def _stacked(self, branches: range) -> _Stack:

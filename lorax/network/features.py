@@ -40,13 +40,14 @@ from lorax.storage import storage_errors, write_whole
 Views = NDArray[np.bytes_]
 """Names of views (N,), 24 bytes each."""
 
-Read = Callable[[NDArray[np.int64]], Tensor]
-"""Gives the images of some views by index: (B,) -> bytes (B, 3, crop, crop); several threads may call it."""
+Read = Callable[[NDArray[np.int64]], Tensor | Embedded]
+"""Gives some views by index, (B,) -> bytes (B, 3, crop, crop), or what the network's `embed` gave of them; several
+threads may call it."""
 
 OnKept = Callable[[int, int], None]
 """Told how many features have been computed, of how many."""
 
-_CODE = 2
+_CODE = 3
 """Raised when features are computed in another way, so that older ones are not found."""
 
 CENTER = -1
@@ -122,8 +123,7 @@ class FeatureStore:
 
         def ask(batch: tuple[NDArray[np.int64], list[int]]) -> list[NDArray[np.float32]]:
             rows, who = batch
-            images = read(rows)[torch.arange(batch_size) % len(rows)].to(network.device)
-            embedded = network.embed(images)
+            embedded = network.embed(read(rows)[torch.arange(batch_size) % len(rows)])
             said = [_said(network, embedded, branches[i]) for i in who]
             return [features[: len(rows)].cpu().numpy() for features in said]
 

@@ -88,8 +88,14 @@ class Network(nn.Module):
         """The block in which matrix products have the network's precision."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed_precision)
 
-    def embed(self, images: Tensor) -> Embedded:
-        """What branches and texture have in common, computed once: bytes (B, 3, crop, crop)."""
+    def embed(self, images: Tensor | Embedded) -> Embedded:
+        """What branches and texture have in common, computed once, on the network's device.
+
+        Args:
+            images: bytes (B, 3, crop, crop), or what this gave of them before.
+        """
+        if isinstance(images, Embedded):
+            return images.to(self.device)
         with self.autocast():
             return self.backbone.embed(images.to(self.device, non_blocking=True))
 
@@ -105,13 +111,13 @@ class Network(nn.Module):
         chosen = range(self.branches) if branches is None else branches
         if not chosen:
             return torch.zeros(len(images), 0, device=self.device)
-        embedded = self.embed(images) if isinstance(images, Tensor) else images
+        embedded = self.embed(images)
         with self.autocast():
             return self.backbone.features(embedded, chosen)
 
     def texture(self, images: Tensor | Embedded) -> Tensor:
         """What the frozen backbone says of an image's texture, (B, texture_width), float32; `images` as above."""
-        embedded = self.embed(images) if isinstance(images, Tensor) else images
+        embedded = self.embed(images)
         with self.autocast():
             return self.backbone.texture(embedded)
 

@@ -78,12 +78,12 @@ class ResidualBackbone(SplitModel):
         self.register_buffer("trace_scale", torch.ones(traces.WIDTH))
 
     def embed(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens (B, T, D/2), and the texture: the image's traces, and what the front says of it."""
+        """Tokens (B, T, D/2), float16, and the texture: the image's traces, and what the front says of it."""
         with torch.autocast(pixels.device.type, enabled=False):
             levels = (pixels.float() * 255).round()
             found = traces.traces(levels)
         tokens, front = self.read(levels, found)
-        return tokens, torch.cat([found, front], dim=1)
+        return tokens.half(), torch.cat([found, front], dim=1)
 
     def read(self, levels: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:
         """What is learned of `embed`.

@@ -47,9 +47,9 @@ def test_the_texture_is_traces_and_what_every_convolution_says(small: Backbone, 
     heard: list[torch.Tensor] = []
     for conv in small.model.convs:
         conv.register_forward_hook(lambda _, __, out: heard.append(out.flatten(2)))
-    texture = small.texture(images)
+    texture = small.texture(images[:4])  # as many as go through the front at once
     expected = [part for out in heard for part in (out.mean(2), (out.var(2, correction=0) + 1e-6).sqrt())]
-    torch.testing.assert_close(texture, torch.cat([traces.traces(images.float()), *expected], dim=1))
+    torch.testing.assert_close(texture, torch.cat([traces.traces(images[:4].float()), *expected], dim=1))
 
 
 def test_what_is_flat_leaves_no_residual_but_at_the_border(small: Backbone) -> None:
