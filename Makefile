@@ -57,7 +57,7 @@ prove-main: setup ## the main job's slow proofs (20-30 minutes)
 prove-loop: setup ## the loop's slow proofs: real servers, workers, kills (three hours or more)
 	$(BIN)/python proofs/loop.py
 
-prove-speed: setup ## the published way and ours learn the demo's stream over five seeds (an hour)
+prove-speed: setup ## the published way and ours learn the demo's stream over five seeds (two hours)
 	$(BIN)/python -m proofs.speed
 
 prove-odd: setup ## six innocent simulated tasks with the oddities of real copies: the gate must refuse none

@@ -1,6 +1,6 @@
 """The stream `real` learned by the plain functions: accuracy, forgetting, and what texture and branches have in it.
 
-    python -m benchmarks.real --root work/real --preset recipe --seeds 0 1 2
+    python -m benchmarks.real --root work/real --seeds 0 1 2
     python -m benchmarks.real --tasks waifu2x span --set exemplars.budget=0 training.epochs=2
 
 With `--work FOLDER` a run that was stopped goes on where it was. The photographs and networks that are held apart are
@@ -98,7 +98,9 @@ def _unknown(
 
 def _record(path: Path, name: str, found: dict[str, Any], options: argparse.Namespace) -> None:
     record = json.loads(path.read_text()) if path.exists() else {}
-    command = f"python -m benchmarks.real --preset {options.preset} --name {name}"
+    command = f"python -m benchmarks.real --name '{name}'"
+    if options.preset:
+        command += f" --preset {options.preset}"
     if options.set:
         command += " --set " + " ".join(options.set)
     if options.shuffle:

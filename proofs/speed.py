@@ -1,8 +1,12 @@
-"""What speed costs: the demo's stream learned the published way and ours, over 5 seeds (`make prove-speed`).
+"""The demo's stream learned the published way and ours, side by side, over 5 seeds (`make prove-speed`).
 
-Both learn the same five tasks with params.yaml's values and the same seeds. PASS: the means of their final average
-accuracy lie at most one point apart. Each finished stream is kept, so that an interrupted run goes on where it was;
-remove the folder to learn all of them again, with other code, say. It takes about an hour on two cores.
+    published   the published way, on the small ConViT
+    fast        our way of computing the same: head.solver gradient, the same backbone, exemplars and seeds
+    default     params.yaml as it is
+
+PASS: speed costs nothing (the means of the final average accuracy of the first two lie at most one point apart), and
+the default is at least as good as the published way on average. Each finished stream is kept, so that an interrupted
+run goes on where it was; remove the folder to learn all of them again, with other code, say.
 """
 
 from __future__ import annotations
@@ -51,20 +55,29 @@ def learn_ours(files: TaskFiles, params: Params, home: Path) -> Rows:
     return state.accuracy
 
 
-WAYS: dict[str, Callable[[TaskFiles, Params, Path], Rows]] = {"published": learn_published, "ours": learn_ours}
+Learn = Callable[[TaskFiles, Params, Path], Rows]
+
+AS_PUBLISHED = ("backbone.name=shipped", "head.solver=gradient", "calibration.per_class=0")
+
+WAYS: dict[str, tuple[Learn, Sequence[str]]] = {
+    "published": (learn_published, AS_PUBLISHED),
+    "fast": (learn_ours, AS_PUBLISHED),
+    "default": (learn_ours, ()),
+}
+"""How each is learned, and with what laid over params.yaml."""
 
 
 def learned(folder: Path, files: TaskFiles, way: str, seed: int) -> Rows:
     """The accuracy matrix of one stream, learned now unless it is kept."""
     path = folder / f"{way}-{seed}.json"
-    values = [f"run.seed={seed}", "run.device=cpu", "calibration.per_class=0"]
-    params = load_params(Path("params.yaml"), overrides=values)
+    learn, values = WAYS[way]
+    params = load_params(Path("params.yaml"), overrides=[*values, f"run.seed={seed}", "run.device=cpu"])
     if path.is_file():
         record = json.loads(path.read_text())
         if record["parameters"] == params.learning():
             return record["accuracy"]
     started = time.perf_counter()
-    rows = WAYS[way](files, params, folder / f"episodes-{seed}")
+    rows = learn(files, params, folder / f"episodes-{way}-{seed}")
     seconds = time.perf_counter() - started
     write_whole(path, canonical_json({"accuracy": rows, "parameters": params.learning(), "seconds": seconds}))
     return rows
@@ -80,20 +93,19 @@ def main() -> None:
         simulate(raw)
     for task in DEMO_TASKS:
         files.read(raw / task)
-    print(f"{'seed':>4} {'published AAF':>13} {'ours AAF':>9} {'difference':>10}   forgetting, published and ours")
-    differences = []
+    print("average accuracy / forgetting")
+    print(f"{'seed':>4}" + "".join(f"{way:>18}" for way in WAYS))
+    figures: dict[str, list[float]] = {way: [] for way in WAYS}
     for seed in arguments.seeds:
-        published, ours = (learned(arguments.folder, files, way, seed) for way in WAYS)
-        figures = [metrics.average_accuracy(rows) for rows in (published, ours)]
-        lost = [metrics.forgetting(rows) for rows in (published, ours)]
-        differences.append(figures[1] - figures[0])
-        print(
-            f"{seed:>4} {figures[0]:>13.4f} {figures[1]:>9.4f} {differences[-1]:>+10.4f}   {lost[0]:.4f} {lost[1]:.4f}",
-            flush=True,
-        )
-    mean = statistics.mean(differences)
-    passed = abs(mean) <= ALLOWED
-    print(f"mean difference {mean:+.4f} (allowed: {ALLOWED} either way): {'PASS' if passed else 'FAIL'}")
+        print(f"{seed:>4}", end="", flush=True)
+        for way, averages in figures.items():
+            rows = learned(arguments.folder, files, way, seed)
+            averages.append(metrics.average_accuracy(rows))
+            print(f"{averages[-1]:>9.4f} / {metrics.forgetting(rows):.4f}", end="", flush=True)
+        print()
+    published, fast, default = (statistics.mean(averages) for averages in figures.values())
+    passed = abs(fast - published) <= ALLOWED and default >= published
+    print(f"means {published:.4f}, {fast:.4f}, {default:.4f}: {'PASS' if passed else 'FAIL'}")
     sys.exit(not passed)
 
 

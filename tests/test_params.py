@@ -17,9 +17,16 @@ ROOT = Path(__file__).parents[1]
 TEMPLATE = ROOT / "lorax" / "templates" / "params.yaml"
 
 
-def test_a_new_workspaces_file_holds_the_defaults() -> None:
-    assert load_params(TEMPLATE, overrides=["calibration.per_class=0"]) == Params()
-    assert load_params(TEMPLATE).calibration.per_class > 0  # a file from before calibration goes on without
+def test_a_file_from_before_a_key_goes_on_as_it_did_and_else_with_a_new_workspaces_values() -> None:
+    before = {
+        "backbone": {"name": "shipped", "crop": 64},
+        "head": {"solver": "gradient"},
+        "exemplars": {"budget": 250},
+        "calibration": {"per_class": 0},
+    }
+    new, old = load_params(TEMPLATE).model_dump(), Params().model_dump()
+    assert {name: {**section, **before.get(name, {})} for name, section in new.items()} == old
+    assert all(new[name][key] != value for name, section in before.items() for key, value in section.items())
 
 
 def test_the_repositorys_own_workspace_has_a_new_workspaces_files() -> None:
@@ -42,6 +49,7 @@ def test_the_paper_preset_is_the_published_one() -> None:
     assert (paper.training.batch_size, paper.training.drop_last, paper.exemplars.budget) == (32, True, 500)
     assert (paper.training.warmup_epochs, paper.training.warmup_rate, paper.training.minimum_rate) == (5, 1e-4, 1e-5)
     assert paper.backbone.crop == 224
+    assert paper.head.solver == "gradient"
 
 
 def test_an_override_goes_over_the_preset() -> None:
@@ -73,7 +81,7 @@ def test_what_the_schema_does_not_know_is_refused_by_name(tmp_path: Path, text: 
 
 
 def test_an_unknown_preset_names_the_known_ones() -> None:
-    with pytest.raises(ParamsError, match=r"no preset 'papers'; it has \['paper', 'recipe', 'robust'\]"):
+    with pytest.raises(ParamsError, match=r"no preset 'papers'; it has \['paper', 'robust'\]"):
         load_params(TEMPLATE, preset="papers")
 
 
