@@ -14,11 +14,11 @@ Scores (higher is stranger):
     Mahalanobis    to the nearest class mean, covariance shared and shrunk (Lee et al., NeurIPS 2018): on F, on each of
                    its layers, on B, on both
     relative       that, less the distance to all classes taken as one (Ren et al., 2021)
-    class-wise     in F's last layer, each class with its own covariance, shrunk towards the shared one
     neighbour      cosine to the fifth nearest train image (Sun et al., ICML 2022)
     PCA residual   what the leading components of all known images leave over
     ViM            that residual against the logits' energy (Wang et al., CVPR 2022)
     energy, max logit, probability, residual, leverage    of a ridge regression on F to the classes
+    measured residual    that residual as the product has it: in units of what it is on held-out images of known classes
     joined         sums of -log p over several scores (Fisher), p against the known images
 """
 
@@ -36,15 +36,16 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from scipy.special import logsumexp, softmax
 
+from lorax.learning.strangeness import Residual
 from lorax.learning.unknown import auroc
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 _CLIP = 8.0  # standard deviations; heavier tails would rule the covariances
-_SHRUNK, _OWN = 0.05, 0.3
+_SHRUNK = 0.05
 _RIDGE, _SCALE = 100.0, 8.0
-_NEIGHBOUR, _PER_CLASS = 5, 200
+_NEIGHBOUR, _PER_CLASS, _HELD = 5, 200, 30
 _KEPT_VARIANCE = 0.95
 _LEFT_OVER = 1e-9
 _COMPONENTS = 32  # of a branch's block
@@ -88,11 +89,6 @@ class Gaussians:
         count, mean = self.counts[classes].sum(), self.sums[classes].sum(0) / self.counts[classes].sum()
         return mean[None], _shrunk(self.squares[classes].sum(0) / count - np.outer(mean, mean))
 
-    def own(self, one: int) -> Floats:
-        mean = self.sums[one] / self.counts[one]
-        covariance: Floats = self.squares[one] / self.counts[one] - np.outer(mean, mean)
-        return covariance
-
 
 def _shrunk(covariance: Floats) -> Floats:
     level = np.trace(covariance) / len(covariance)
@@ -109,18 +105,8 @@ def nearest(x: Floats, means: Floats, covariance: Floats) -> Floats:
     return closest
 
 
-def class_wise(space: Gaussians, x: Floats, classes: Integers) -> Floats:
-    means, shared = space.within(classes)
-    distances = []
-    for mean, one in zip(means, classes, strict=True):
-        covariance = _OWN * space.own(int(one)) + (1 - _OWN) * shared
-        distances.append(nearest(x, mean[None], covariance) + np.linalg.slogdet(covariance)[1])
-    closest: Floats = np.min(distances, axis=0)
-    return closest
-
-
-def ridge_scores(space: Gaussians, x: Floats, classes: Integers) -> dict[str, Floats]:
-    """Scores of a ridge regression on one-hot classes, with a constant."""
+def ridge_scores(space: Gaussians, x: Floats, classes: Integers, held: tuple[Floats, Integers]) -> dict[str, Floats]:
+    """Scores of a ridge regression on one-hot classes, with a constant; `held` are images that it isn't fitted on."""
     d, counts, sums = space.x.shape[1], space.counts[classes], space.sums[classes]
     gram = np.zeros((d + 1, d + 1))
     gram[:d, :d], gram[d, d] = space.squares[classes].sum(0), counts.sum()
@@ -129,12 +115,14 @@ def ridge_scores(space: Gaussians, x: Floats, classes: Integers) -> dict[str, Fl
     weights = cho_solve(factor, np.vstack([sums.T, counts]))
     z = np.hstack([x, np.ones((len(x), 1))])
     logits = z @ weights
-    far = (logits**2).sum(1) + 1 - 2 * logits.max(1)  # to the nearest one-hot row
+    plain = Residual.of_head(torch.from_numpy(weights[:-1].T), torch.from_numpy(weights[-1]))
+    measured = plain.measured(torch.from_numpy(held[0]), torch.from_numpy(np.searchsorted(classes, held[1])))
     return {
         "energy": -logsumexp(_SCALE * logits, axis=1),
         "max logit": -logits.max(1),
         "probability": -softmax(_SCALE * logits, axis=1).max(1),
-        "ridge residual": far,
+        "ridge residual": plain.squared(torch.from_numpy(x)).numpy(),
+        "measured residual": measured.squared(torch.from_numpy(x)).numpy(),
         "leverage": (z * cho_solve(factor, z.T).T).sum(1),
     }
 
@@ -167,6 +155,7 @@ class Cached:
     task: Integers
     ids: Integers
     train: NDArray[np.bool_]
+    held: NDArray[np.bool_]  # of the train split, but not fitted on
     blocks: int  # columns of B that each task has, 0 where they are nobody's
     near: NDArray[np.float32]  # cosines of val images to some train images
     near_rows: Integers  # which train images these are
@@ -179,6 +168,8 @@ class Cached:
         tasks = list(dict.fromkeys(names.astype(str)))
         task = np.array([tasks.index(name) for name in names.astype(str)])
         ids, train = np.where(y > 0, task + 1, 0), split.astype(str) == "train"
+        val, held = ~train, _held_out(2 * task + (y > 0), train)
+        train &= ~held
         branches, blocks = _shortened(branches, len(tasks), train & (y == 0))
         parts = {"F": frozen, "B": branches, "F+B": np.hstack([frozen, branches])}
         if sum(layers) == frozen.shape[1]:
@@ -189,8 +180,8 @@ class Cached:
         some = np.concatenate(
             [np.flatnonzero(train & (ids == c))[:: _stride(train, ids, c)] for c in range(ids.max() + 1)]
         )
-        near = (unit[~train].astype(np.float32)) @ unit[some].T.astype(np.float32)
-        return cls(spaces, tasks, task, ids, train, blocks, near, some)
+        near = (unit[val].astype(np.float32)) @ unit[some].T.astype(np.float32)
+        return cls(spaces, tasks, task, ids, train, held, blocks, near, some)
 
     def without(self, index: int) -> dict[str, Gaussians]:
         """The spaces without the branch of task number `index`, where each task has one."""
@@ -219,13 +210,21 @@ def _shortened(branches: Floats, tasks: int, real: NDArray[np.bool_]) -> tuple[F
     return np.hstack(short), _COMPONENTS
 
 
+def _held_out(classes: Integers, train: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Some train images of each class, as an episode holds out."""
+    random, held = np.random.default_rng(0), np.zeros(len(train), dtype=bool)
+    for one in np.unique(classes):
+        held[random.permutation(np.flatnonzero(train & (classes == one)))[:_HELD]] = True
+    return held
+
+
 def _stride(train: NDArray[np.bool_], ids: Integers, one: int) -> int:
     return max(1, int((train & (ids == one)).sum()) // _PER_CLASS)
 
 
 def scores_without(cached: Cached, index: int) -> tuple[dict[str, Floats], NDArray[np.bool_], NDArray[np.bool_]]:
     """All scores of the val images, and which of these are known and which unknown, without task number `index`."""
-    val = ~cached.train
+    val = ~(cached.train | cached.held)
     classes = np.array([c for c in range(len(cached.tasks) + 1) if c != index + 1])
     known = (cached.task != index)[val]
     unknown = (cached.ids == index + 1)[val]
@@ -233,11 +232,10 @@ def scores_without(cached: Cached, index: int) -> tuple[dict[str, Floats], NDArr
     scores = {f"{_FAR}{name}": nearest(s.x[val], *s.within(classes)) for name, s in spaces.items()}
     frozen, x = spaces["F"], spaces["F"].x[val]
     scores["relative"] = scores["Mahalanobis F"] - nearest(x, *frozen.total(classes))
-    if last := next((name for name in reversed(spaces) if name.startswith(_LAYER)), None):
-        scores["class-wise"] = class_wise(spaces[last], spaces[last].x[val], classes)
     among = np.isin(cached.ids[cached.near_rows], classes)
     scores["neighbour"] = -np.partition(cached.near[:, among], -_NEIGHBOUR, axis=1)[:, -_NEIGHBOUR].astype(np.float64)
-    scores |= ridge_scores(frozen, x, classes)
+    held = cached.held & np.isin(cached.ids, classes)
+    scores |= ridge_scores(frozen, x, classes, (frozen.x[held], cached.ids[held]))
     scores |= residual_scores(frozen, x, classes, scores["energy"])
     for names in _joinable(scores):
         scores["joined: " + ", ".join(name.removeprefix(_FAR) for name in names)] = joined(scores, names, known)

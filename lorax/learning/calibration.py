@@ -7,7 +7,7 @@ nothing that was learned, and what is to be said where generators are confused. 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -77,11 +77,13 @@ class Calibration:
         """
         temperature, bias = fit_probabilities(logits, ids, classes)
         folds = _folds(ids)
-        squared = residual.squared(textures) if residual else _distances_as_if_new(textures, ids, folds)
+        kinds = right_answers(ids, classes) if residual else ids
+        fit = residual.measured if residual else Distance.fit
+        squared = _distances_as_if_new(textures, kinds, folds, fit)
         unit = max(float(squared.median()), _TINY)
         scores = (squared / unit).sort().values
         relatives = Relatives.fit(_probabilities_as_if_new(logits, ids, classes, folds), ids, classes, set_error)
-        return cls(temperature, bias, residual or Distance.fit(textures, ids), scores, unit, false_alarms, relatives)
+        return cls(temperature, bias, fit(textures, kinds), scores, unit, false_alarms, relatives)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Calibrated class probabilities of logits (B, C), on the CPU."""
@@ -117,7 +119,7 @@ class Calibration:
         """The opposite of `record` and `tensors`."""
         distance: Distance | Residual
         if record["distance_base"] is None:
-            distance = Residual(tensors["score_weight"], tensors["score_bias"])
+            distance = Residual.parse(tensors)
         else:
             distance = Distance(tensors["means"], tensors["axes"], tensors["gains"], record["distance_base"])
         relatives = Relatives.parse(record["relatives"], tensors["levels"]) if record["relatives"] else None
@@ -162,12 +164,14 @@ def _folds(ids: Tensor) -> Tensor:
     return fold
 
 
-def _distances_as_if_new(textures: Tensor, ids: Tensor, folds: Tensor) -> Tensor:
+def _distances_as_if_new(
+    textures: Tensor, kinds: Tensor, folds: Tensor, fit: Callable[[Tensor, Tensor], Distance | Residual]
+) -> Tensor:
     """The squared distance of each image (n,), fitted to the images of the other folds."""
-    squared = torch.empty(len(ids), dtype=torch.double)
+    squared = torch.empty(len(kinds), dtype=torch.double)
     for k in folds.unique():
         new = folds == k
-        squared[new] = Distance.fit(textures[~new], ids[~new]).squared(textures[new])
+        squared[new] = fit(textures[~new], kinds[~new]).squared(textures[new])
     return squared
 
 

@@ -94,9 +94,9 @@ def _with_texture_head(state: LearnerState, held: _Held, weight: float, params: 
 
 
 def _residual(matrix: Tensor, bias: Tensor, classes: ClassTable) -> Residual:
-    """Of a solved head, whose real classes all have one answer's row."""
-    answers = [k for k, merged in enumerate(classes.multi_real()) if k == merged]
-    return Residual(matrix[answers], bias[answers])
+    """Of a solved head, whose real classes all have one answer's row; real first, as in `right_answers`."""
+    answers = sorted(set(classes.multi_real()), key=lambda k: (not classes.is_real[k], k))
+    return Residual.of_head(matrix[answers], bias[answers])
 
 
 def _look(state: LearnerState, network: Network, store: FeatureStore, fetch: Fetch, params: Params) -> _Held:

@@ -271,8 +271,10 @@ def _is_distance(tensors: Mapping[str, torch.Tensor]) -> bool:
 
 
 def _is_residual(tensors: Mapping[str, torch.Tensor]) -> bool:
-    weight = tensors["score_weight"]
-    return weight.ndim == 2 and len(weight) > 0 and tensors["score_bias"].shape == weight.shape[:1]
+    weight, width = tensors["score_weight"], len(tensors["score_bias"])
+    answers = tensors.get("score_answers")  # not in the first states of format 4
+    matrices = weight.ndim == 2 and len(weight) == width > 0
+    return matrices and (answers is None or answers.shape == (width, width))
 
 
 def _are_relatives(fitted: CalibrationRecord, tensors: Mapping[str, torch.Tensor], classes: ClassTable) -> bool:

@@ -1,10 +1,11 @@
 """How unlike everything learned an image is, by its texture: in one of two ways.
 
-Where a head is solved from sums over textures, it is what that head's scores leave over of the nearest answer. Else it
-is the Mahalanobis distance to the nearest class. There one covariance is shared by all classes and estimated from few
-images in many dimensions (n images, F numbers of a texture, n < F), so it is shrunk towards a multiple of the identity,
-by as much as Ledoit and Wolf's formula asks. What remains is a matrix of rank n plus that multiple, so that neither
-F x F numbers nor their inverse are ever formed.
+Where a head is solved from sums over textures, it is what that head's scores leave over of the nearest answer, measured
+by what they leave over of known images that the head never saw. Else it is the Mahalanobis distance to the nearest
+class. There one covariance is shared by all classes and estimated from few images in many dimensions (n images, F
+numbers of a texture, n < F), so it is shrunk towards a multiple of the identity, by as much as Ledoit and Wolf's
+formula asks. What remains is a matrix of rank n plus that multiple, so that neither F x F numbers nor their inverse are
+ever formed.
 
 Source: Lee et al., A Simple Unified Framework for Detecting Out-of-Distribution Samples (NeurIPS 2018); Ledoit and
 Wolf, A well-conditioned estimator for large-dimensional covariance matrices (Journal of Multivariate Analysis, 2004).
@@ -12,7 +13,8 @@ Wolf, A well-conditioned estimator for large-dimensional covariance matrices (Jo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -77,23 +79,59 @@ class Distance:
 
 @dataclass(frozen=True)
 class Residual:
-    """How far a texture's scores lie from the nearest answer, of which a known image's scores are 1 and all others 0.
+    """How far a texture's scores lie from the nearest answer.
+
+    A head that was solved gives a known image a score of 1 for its answer and of 0 for all others, or nearly.
 
     Args:
         weight: (A, F), one row for each answer.
         bias: (A,).
+        answers: (A, A): row a is where the scores of answer a should lie.
     """
 
     weight: Tensor
     bias: Tensor
+    answers: Tensor
+
+    @classmethod
+    def of_head(cls, weight: Tensor, bias: Tensor) -> Residual:
+        """In the scores' own units."""
+        return cls(weight, bias, torch.eye(len(bias)))
 
     def tensors(self) -> dict[str, Tensor]:
-        return {"score_weight": self.weight, "score_bias": self.bias}
+        return {"score_weight": self.weight, "score_bias": self.bias, "score_answers": self.answers}
+
+    @classmethod
+    def parse(cls, tensors: Mapping[str, Tensor]) -> Residual:
+        """The opposite of `tensors`; the first states of format 4 have none of the last, and scores' own units."""
+        plain = cls.of_head(tensors["score_weight"], tensors["score_bias"])
+        return replace(plain, answers=tensors.get("score_answers", plain.answers))
+
+    def measured(self, textures: Tensor, answers: Tensor) -> Residual:
+        """In units of what is left over of known images (Mahalanobis): what often differs together counts little.
+
+        Args:
+            textures: (n, F) of images that the head never saw.
+            answers: (n,) which row of `answers` each has.
+        """
+        left_over = self._scores(textures) - self.answers.double()[answers]
+        count, width = left_over.shape
+        shrunk, mean_variance = shrinkage(left_over @ left_over.T / count, width)
+        covariance = (1 - shrunk) * left_over.T @ left_over / count
+        covariance.diagonal().add_(max(shrunk * mean_variance, _NO_VARIANCE))
+        unit = torch.linalg.cholesky(covariance)
+        weight, bias, at = (
+            torch.linalg.solve_triangular(unit, part.double(), upper=False).float()
+            for part in (self.weight, self.bias[:, None], self.answers.T)
+        )
+        return Residual(weight, bias[:, 0], at.T.contiguous())
 
     def squared(self, textures: Tensor) -> Tensor:
         """The squared distance of textures (B, F) to the nearest answer, (B,)."""
-        scores = textures.double().cpu() @ self.weight.double().T + self.bias.double()
-        return scores.square().sum(1) + 1 - 2 * scores.max(1).values
+        return torch.cdist(self._scores(textures), self.answers.double()).square().min(dim=1).values
+
+    def _scores(self, textures: Tensor) -> Tensor:
+        return textures.double().cpu() @ self.weight.double().T + self.bias.double()
 
 
 def shrinkage(gram: Tensor, width: int) -> tuple[float, float]:

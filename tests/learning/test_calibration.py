@@ -13,6 +13,7 @@ from lorax.learning.opening import base_state
 from lorax.learning.recalibration import hold_out
 from lorax.learning.reliability import answers_of, mean_loss, right_answers
 from lorax.learning.state import LearnerState, load_state
+from lorax.learning.strangeness import Residual
 from lorax.params import CalibrationParams, Params
 from lorax.stream import ClassEntry, ClassTable
 from tests.learning.conftest import learn_one, plan_of
@@ -135,3 +136,16 @@ def test_a_version_on_top_of_an_uncalibrated_one_is_uncalibrated(stream, params:
     state = learn_episode(folder, base, task, stream.tasks[:1], stream.fetch, params)
     assert state.calibration is None
     assert state.calibration_memory == ()  # nothing is held out in vain
+
+
+def test_with_a_solved_head_strangeness_is_measured_by_what_it_leaves_over_of_held_out_images() -> None:
+    generator, ids = torch.Generator().manual_seed(0), torch.arange(400) % 4
+    table = ClassTable((*TABLE.entries, ClassEntry(3, "u", 0, "real")))  # the first one's answer, too
+    answers = right_answers(ids, table)
+    drawn = torch.randn(400, 3, generator=generator) * torch.tensor([0.3, 0.3, 0.01])
+    textures, head = torch.eye(3)[answers] + drawn, Residual.of_head(torch.eye(3), torch.zeros(3))
+    fitted = Calibration.fit(textures, 8 * torch.eye(4)[ids], ids, table, 0.05, 0.1, head)
+    torch.testing.assert_close(fitted.distance.squared(textures), head.measured(textures, answers).squared(textures))
+    assert float(fitted.scores.median()) == pytest.approx(1.0)
+    usual, unusual = torch.tensor([[1.3, 0.3, 0.0], [1.0, 0.0, 0.3]])
+    assert fitted.strangeness(usual[None]) < fitted.threshold < fitted.strangeness(unusual[None])
