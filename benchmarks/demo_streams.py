@@ -79,7 +79,7 @@ class Observer:
         self._files, self._params = files, params
 
     def look(self, samples: Sequence[Sample], change: Perturbation = UNCHANGED) -> Looked:
-        question = Question.of_centers(samples, change)
+        question = Question.of_centers(samples, [change] * len(samples))
         read = question.read_files(self._files.fetch, self._network.crop)
         size = self._params.run.batch_size
         features, textures = question.ask(self._store, self._network, read, size, with_texture=True)

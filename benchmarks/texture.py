@@ -63,7 +63,7 @@ def _learned(
         classes = classes.with_task(task, (TaskClass(0, "real"), TaskClass(1, task)))
         textures, is_synthetic = _of(table, task, "train", columns)
         sums = sums.with_images(textures, 2 * k + is_synthetic, len(classes))
-    weight, bias = sums.solve(penalty, classes)
+    weight, bias = sums.solve(penalty, classes.multi_real())
     row, detected, alarms = [], [], []
     for k, task in enumerate(tasks):
         textures, is_synthetic = _of(table, task, "val", columns)

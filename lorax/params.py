@@ -95,6 +95,10 @@ class HeadParams(_Section):
         "backbone's texture, solved exactly from sums over all images ever learned from",
     )
     penalty: float = Field(100.0, gt=0, description="ridge: images that a direction of the texture needs, to count")
+    perturbations: tuple[Literal["jpeg", "jpeg-low", "webp", "scaled"], ...] = Field(
+        (),
+        description="ridge: of which kinds of perturbed images a head of its own is solved; each costs an episode time",
+    )
 
 
 class ExemplarParams(_Section):

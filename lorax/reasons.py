@@ -50,7 +50,10 @@ def evidence_of(predictor: Predictor, judged: Judged) -> Evidence:
         "ckd,kd->ck", weight.unflatten(1, (branches, -1)), judged.features.double().view(branches, -1)
     )
     answer, chosen = _answer(judged.verdict, predictor.classes)
-    logits = shares.sum(1) + bias + _of_texture(predictor, judged)
+    added, is_clean = _of_texture(predictor, judged)
+    if not is_clean:  # then branches say nothing
+        shares, bias = torch.zeros_like(shares), torch.zeros_like(bias)
+    logits = shares.sum(1) + bias + added + (predictor.calibration.bias if predictor.calibration else 0.0)
     ours, others = (logits.masked_fill(~mask, -torch.inf) for mask in (chosen, ~chosen))
     weights = _softmax(ours) - _softmax(others)
     evidence = weights @ shares
@@ -61,21 +64,19 @@ def evidence_of(predictor: Predictor, judged: Judged) -> Evidence:
 
 
 def _calibrated_head(predictor: Predictor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight (C, K·D) and bias (C,) of calibrated logits."""
+    """Weight (C, K·D) and bias (C,) of the branches' logits, divided by the temperature."""
     head, calibration = predictor.network.head, predictor.calibration
-    weight, bias = head.weight.detach().double().cpu(), head.bias.detach().double().cpu()
-    if calibration is None:
-        return weight, bias
-    return weight / calibration.temperature, bias / calibration.temperature + calibration.bias
+    temperature = calibration.temperature if calibration else 1.0
+    return head.weight.detach().double().cpu() / temperature, head.bias.detach().double().cpu() / temperature
 
 
-def _of_texture(predictor: Predictor, judged: Judged) -> torch.Tensor | float:
-    """What the texture adds to the calibrated logits, (C,)."""
+def _of_texture(predictor: Predictor, judged: Judged) -> tuple[torch.Tensor | float, bool]:
+    """What the texture adds to the calibrated logits, (C,), and whether the branches count beside it."""
     head, calibration = predictor.network.texture_head, predictor.calibration
     if head is None:
-        return 0.0
-    added = judged.texture.double() @ head.weight.double().cpu().T + head.bias.double().cpu()
-    return added / (calibration.temperature if calibration else 1.0)
+        return 0.0, True
+    [added], [is_clean] = head(judged.texture.float()[None].to(head.bias.device))
+    return added.double().cpu() / (calibration.temperature if calibration else 1.0), bool(is_clean)
 
 
 def _answer(verdict: Verdict, classes: ClassTable) -> tuple[str, torch.Tensor]:

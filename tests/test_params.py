@@ -20,7 +20,7 @@ TEMPLATE = ROOT / "lorax" / "templates" / "params.yaml"
 def test_a_file_from_before_a_key_goes_on_as_it_did_and_else_with_a_new_workspaces_values() -> None:
     before = {
         "backbone": {"name": "shipped", "crop": 64},
-        "head": {"solver": "gradient"},
+        "head": {"solver": "gradient", "perturbations": ()},
         "exemplars": {"budget": 250},
         "calibration": {"per_class": 0},
     }
@@ -81,7 +81,7 @@ def test_what_the_schema_does_not_know_is_refused_by_name(tmp_path: Path, text: 
 
 
 def test_an_unknown_preset_names_the_known_ones() -> None:
-    with pytest.raises(ParamsError, match=r"no preset 'papers'; it has \['paper', 'robust'\]"):
+    with pytest.raises(ParamsError, match=r"no preset 'papers'; it has \['paper'\]"):
         load_params(TEMPLATE, preset="papers")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,6 +101,23 @@ CARD: tuple[Perturbation, ...] = (
     screenshot(),
 )
 """The robustness card's, in the order of its rows."""
+
+
+KINDS: Mapping[str, tuple[Callable[[int], Perturbation], int, int]] = {
+    "jpeg": (jpeg, 85, 98),
+    "jpeg-low": (jpeg, 50, 84),
+    "webp": (webp, 60, 95),
+    "scaled": (resize, 50, 90),
+}
+"""What a head of its own can be learned for, and between which strengths: JPEG takes the more away the lower its
+quality."""
+
+
+def of_kind(kind: str, md5: str) -> Perturbation:
+    """A perturbation of one of KINDS whose strength is drawn from the image's md5 alone."""
+    make, least, most = KINDS[kind]
+    word = hashlib.blake2b(f"{md5}/{kind}".encode(), digest_size=4).digest()
+    return make(least + int.from_bytes(word, "big") % (most - least + 1))
 
 
 def drawn(md5: str, view: int, seed: int, share: float) -> Perturbation:

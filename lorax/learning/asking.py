@@ -27,31 +27,32 @@ Fetch = Callable[[Iterable[Sample]], Mapping[str, Path]]
 class Question:
     """N images, each in one view: the crop at its corner (N, 2), or the centre where that is (CENTER, CENTER).
 
-    All of them are perturbed by `change` before the crop is cut.
+    Each is perturbed by its own of the N `changes` before the crop is cut; () leaves them as they are.
     """
 
     samples: Sequence[Sample]
     corners: NDArray[np.int64]
-    change: Perturbation = UNCHANGED
+    changes: Sequence[Perturbation] = ()
 
     @classmethod
-    def of_centers(cls, samples: Sequence[Sample], change: Perturbation = UNCHANGED) -> Question:
-        return cls(samples, np.full((len(samples), 2), CENTER), change)
+    def of_centers(cls, samples: Sequence[Sample], changes: Sequence[Perturbation] = ()) -> Question:
+        return cls(samples, np.full((len(samples), 2), CENTER), changes)
 
     @property
     def views(self) -> Views:
-        return views_of([self.change.renamed(sample.md5) for sample in self.samples], self.corners)
+        named = [change.renamed(sample.md5) for sample, change in self._changed(range(len(self.samples)))]
+        return views_of(named, self.corners)
 
     def read_files(self, fetch: Fetch, crop: int) -> Read:
         """Read the images that are asked for, a batch at a time."""
         paths = cache(lambda: fetch(self.samples))
 
         def read(indices: NDArray[np.int64]) -> Tensor:
-            part = Question([self.samples[i] for i in indices], self.corners[indices], self.change)
-            only_centers = bool((part.corners == CENTER).all())
-            looks = {sample.md5: (self.change,) for sample in part.samples}
-            images = Images.load(part.samples, paths(), crop, center_only=only_centers, looks=looks)
-            corners = np.where(part.corners == CENTER, images.center()[: len(indices), 0], part.corners)
+            wanted, asked = self._changed(indices), self.corners[indices]
+            looks = {sample.md5: (change,) for sample, change in wanted}
+            only_centers = bool((asked == CENTER).all())
+            images = Images.load([s for s, _ in wanted], paths(), crop, center_only=only_centers, looks=looks)
+            corners = np.where(asked == CENTER, images.center()[: len(indices), 0], asked)
             return images.batch(np.arange(len(indices)), corners)
 
         return read
@@ -77,3 +78,13 @@ class Question:
         said = [part.take() for part in store.kept(network, branches, self.views, batch_size)]
         textures = said.pop() if with_texture else torch.zeros(len(self.samples), 0)
         return torch.cat(said, dim=1), textures
+
+    def ask_texture(
+        self, store: FeatureStore, network: Network, read: Read, batch_size: int, team: Team = ALONE
+    ) -> Tensor:
+        """The textures (N, F) alone, which no branch has a say in; else as `ask`."""
+        store.keep(network, [TEXTURE], self.views, read, batch_size, None, team)
+        return store.kept(network, [TEXTURE], self.views, batch_size)[0].take()
+
+    def _changed(self, indices: Iterable[int]) -> list[tuple[Sample, Perturbation]]:
+        return [(self.samples[i], self.changes[i] if self.changes else UNCHANGED) for i in indices]

@@ -168,7 +168,7 @@ def assess(
     network, store = open_for_episode(state, params), FeatureStore(folder.features_dir)
 
     def ask(samples: Sequence[Sample], change: Perturbation) -> tuple[Tensor, Tensor]:
-        question = Question.of_centers(samples, change)
+        question = Question.of_centers(samples, [change] * len(samples))
         read = question.read_files(fetch, network.crop)
         told = None if on_progress is None else lambda d, t: on_progress(d, t, f"{change.name}: asking the branches")
         size, is_asked = params.run.batch_size, bool(state.calibration or base.calibration or network.texture_head)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lorax.learning.relatives import Relatives
 from lorax.learning.reliability import answers_of, loss_of_any, mean_loss, right_answers
-from lorax.learning.strangeness import Distance, Residual
+from lorax.learning.strangeness import ByKind, Distance, Residual
 from lorax.stream import ClassTable
 
 LEAST_PER_CLASS = 3
@@ -47,7 +47,7 @@ class Calibration:
 
     temperature: float
     bias: Tensor
-    distance: Distance | Residual
+    distance: Distance | Residual | ByKind
     scores: Tensor
     unit: float
     false_alarms: float
@@ -76,10 +76,10 @@ class Calibration:
             residual: of a head of the texture that never saw these images, which then tells what is strange.
         """
         temperature, bias = fit_probabilities(logits, ids, classes)
-        folds = _folds(ids)
+        folds = folds_of(ids)
         kinds = right_answers(ids, classes) if residual else ids
         fit = residual.measured if residual else Distance.fit
-        squared = _distances_as_if_new(textures, kinds, folds, fit)
+        squared = as_if_new(textures, kinds, folds, fit)
         unit = max(float(squared.median()), _TINY)
         scores = (squared / unit).sort().values
         relatives = Relatives.fit(_probabilities_as_if_new(logits, ids, classes, folds), ids, classes, set_error)
@@ -117,9 +117,9 @@ class Calibration:
     @classmethod
     def parse(cls, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Calibration:
         """The opposite of `record` and `tensors`."""
-        distance: Distance | Residual
+        distance: Distance | Residual | ByKind
         if record["distance_base"] is None:
-            distance = Residual.parse(tensors)
+            distance = ByKind.parse(tensors) if "score_unit" in tensors else Residual.parse(tensors)
         else:
             distance = Distance(tensors["means"], tensors["axes"], tensors["gains"], record["distance_base"])
         relatives = Relatives.parse(record["relatives"], tensors["levels"]) if record["relatives"] else None
@@ -155,7 +155,7 @@ def fit_probabilities(logits: Tensor, ids: Tensor, classes: ClassTable) -> tuple
     return float((-found[0]).exp()), found[1:].clone()
 
 
-def _folds(ids: Tensor) -> Tensor:
+def folds_of(ids: Tensor) -> Tensor:
     """In which part each image (n,) is, for what is to be measured as if it were new; parts hold classes alike."""
     folds = min(_FOLDS, int(ids.bincount()[ids.unique()].min()))
     assert folds >= LEAST_PER_CLASS
@@ -164,7 +164,7 @@ def _folds(ids: Tensor) -> Tensor:
     return fold
 
 
-def _distances_as_if_new(
+def as_if_new(
     textures: Tensor, kinds: Tensor, folds: Tensor, fit: Callable[[Tensor, Tensor], Distance | Residual]
 ) -> Tensor:
     """The squared distance of each image (n,), fitted to the images of the other folds."""

@@ -33,6 +33,7 @@ from lorax.learning.recalibration import extended_memory, hold_out
 from lorax.learning.settling import check_solver, settled
 from lorax.learning.state import Branch, Exemplar, LearnedTask, LearnerState, load_state, save_state, state_digest
 from lorax.learning.statistics import Statistics
+from lorax.learning.texture_head import CLEAN, drawn_for, parse_statistics, perturbed, statistics_tensors
 from lorax.learning.training import EpochRow, Fit, OnEpoch, epoch_seed
 from lorax.network.features import FeatureStore, OnKept
 from lorax.network.network import Network
@@ -88,7 +89,7 @@ def train_branch(
     if folder.trained_dir.is_dir():
         return
     _check_learnable(base, task)
-    check_solver(base, params.head.solver)
+    check_solver(base, params.head)
     if params.run.processes > team.size:
         launch("train", folder, base, (task,), fetch, params, on_epoch, on_progress)
         return
@@ -112,12 +113,9 @@ def train_branch(
     is_ridge = params.head.solver == "ridge"
     size, read = params.run.batch_size, data.read_first_views
     _, textures = first.ask(store, network, read, size, on_kept, team, with_texture=is_ridge)
+    statistics = _sums(base, task, textures, network, store, fetch, params, team) if is_ridge else {}
     seconds = {"prepare": prepared - started + time.perf_counter() - trained, "train": sum(r.seconds for r in rows)}
     if team.is_leader:
-        statistics = None
-        if is_ridge:
-            sums = base.statistics or Statistics.empty(textures.shape[1])
-            statistics = sums.with_images(textures, torch.tensor(classes.ids(task.train)), len(classes))
         _save_trained(folder.trained_dir, network, rows, modules, seconds, first.corners, statistics)
         folder.checkpoint_path.unlink(missing_ok=True)
 
@@ -197,6 +195,32 @@ def evaluate(
     return save_state(replace(grown, exemplars=memory, accuracy=(*base.accuracy, row)), folder.state_dir)
 
 
+def _sums(
+    base: LearnerState,
+    task: Task,
+    textures: Tensor,
+    network: Network,
+    store: FeatureStore,
+    fetch: Fetch,
+    params: Params,
+    team: Team,
+) -> dict[str, Statistics]:
+    """The base's statistics and those of the task's training images, as they are, (n, F), and perturbed."""
+    classes = base.classes.with_task(task.name, task.classes)
+
+    def added(kind: str, samples: Sequence[Sample], textures: Tensor) -> Statistics:
+        sums = base.statistics.get(kind) or Statistics.empty(textures.shape[1])
+        return sums.with_images(textures, torch.tensor(classes.ids(samples), dtype=torch.long), len(classes))
+
+    found = {CLEAN: added(CLEAN, task.train, textures)}
+    for kind in params.head.perturbations:
+        samples = drawn_for(kind, params.head.perturbations, task.train)
+        question = perturbed(samples, kind)
+        read = question.read_files(fetch, network.crop)
+        found[kind] = added(kind, samples, question.ask_texture(store, network, read, params.run.batch_size, team))
+    return found
+
+
 def look_at_tests(
     folder: EpisodeFolder,
     base: LearnerState,
@@ -255,8 +279,9 @@ def _branch_of(base: LearnerState, task: str) -> Branch:
 def _base_answers(base: LearnerState, features: Tensor, textures: Tensor) -> Tensor:
     """What the base state says: its branches are the first of the grown network's, so only its heads are missing."""
     logits = F.linear(features[:, : base.head_weight.shape[1]], base.head_weight, base.head_bias)
-    if base.texture_weight is not None:
-        logits = logits + F.linear(textures, base.texture_weight, base.texture_bias)
+    if head := texture_head_of(base):
+        added, is_clean = head(textures)
+        logits = torch.where(is_clean[:, None], logits, 0) + added
     return logits.argmax(dim=1)
 
 
@@ -272,7 +297,7 @@ def _check_learnable(base: LearnerState, task: Task) -> None:
 
 def _grown_state(folder: EpisodeFolder, base: LearnerState, task: Task, params: Params) -> LearnerState:
     """The next state as far as training has decided it: exemplars and the new accuracies are still missing."""
-    trained, statistics = folder.trained_dir, None
+    trained, statistics = folder.trained_dir, {}
     with damage_told(trained / "head.safetensors"):
         tensors = safetensors.torch.load_file(trained / "head.safetensors")
     with damage_told(trained / "adapter_model.safetensors"):
@@ -281,13 +306,13 @@ def _grown_state(folder: EpisodeFolder, base: LearnerState, task: Task, params: 
         config = json.loads((trained / "adapter_config.json").read_text())
     if params.head.solver == "ridge":
         with damage_told(trained / "statistics.safetensors"):
-            statistics = Statistics.parse(safetensors.torch.load_file(trained / "statistics.safetensors"))
+            kept = safetensors.torch.load_file(trained / "statistics.safetensors")
+            statistics = parse_statistics(kept, (CLEAN, *params.head.perturbations))
     plan, classes = folder.plan(), base.classes.with_task(task.name, task.classes)
     _, held = hold_out(task, base, params)
     return replace(
         base,
-        texture_weight=None,
-        texture_bias=None,
+        texture_head=None,
         statistics=statistics,
         branches=(*base.branches, Branch(task.name, config, weights, params.run.seed, plan.start)),
         classes=classes,
@@ -309,7 +334,7 @@ def _save_trained(
     modules: int,
     seconds: Mapping[str, float],
     views: NDArray[np.int64],
-    statistics: Statistics | None,
+    statistics: Mapping[str, Statistics],
 ) -> None:
     newest = network.branches - 1
     branch = Branch("", network.backbone.branch(newest).config, network.backbone.branch(newest).weights, seed=0)
@@ -326,7 +351,7 @@ def _save_trained(
             (draft / name).write_bytes(data)
         (draft / "head.safetensors").write_bytes(safetensors.torch.save(head))
         if statistics:
-            (draft / "statistics.safetensors").write_bytes(safetensors.torch.save(statistics.tensors()))
+            (draft / "statistics.safetensors").write_bytes(safetensors.torch.save(statistics_tensors(statistics)))
         (draft / "training.json").write_text(canonical_json(record))
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from lorax.errors import StateError
 from lorax.learning.state import LearnerState, load_state
 from lorax.network.backbone import open_backbone, reopen_backbone
-from lorax.network.head import fresh_head
+from lorax.network.head import TextureHead, fresh_head
 from lorax.network.network import Network
 from lorax.params import Params
 
@@ -50,14 +49,10 @@ def open_network(state: LearnerState, device: str = "auto", *, mixed_precision: 
     return network.requires_grad_(False).to(device_of(device))
 
 
-def texture_head_of(state: LearnerState) -> nn.Linear | None:
+def texture_head_of(state: LearnerState) -> TextureHead | None:
     """What reads the texture; None where nothing does."""
-    if state.texture_weight is None or state.texture_bias is None:
-        return None
-    classes, width = state.texture_weight.shape
-    head = nn.Linear(width, classes)
-    head.load_state_dict({"weight": state.texture_weight, "bias": state.texture_bias})
-    return head.requires_grad_(False)
+    solved = state.texture_head
+    return TextureHead(solved.weight, solved.bias, solved.kind_weight, solved.kind_bias) if solved else None
 
 
 def open_for_episode(state: LearnerState, params: Params) -> Network:

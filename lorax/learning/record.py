@@ -76,6 +76,7 @@ class LearnerRecord(_Part):
     parameters: dict[str, dict[str, JsonValue]]
     parent: _Text | None
     files: dict[str, _Text]
+    kinds: tuple[_Text, ...] = ()
 
 
 class RelativesRecord(_Part):

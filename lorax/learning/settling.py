@@ -1,12 +1,15 @@
 """What is decided once a branch is trained: the head of the texture, how much it counts, and the calibration.
 
 Held-out images decide how much the texture counts beside the branches: the weight under which calibrated answers are
-likeliest. Then they are learned from, too: sums over textures take them in after everything honest was measured.
+likeliest. Of perturbed images it counts alone, scaled so that the calibration of clean ones holds for it. Then held-out
+images are learned from, too: sums over textures take them in after everything honest was measured.
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,13 +18,14 @@ from torch import Tensor
 
 from lorax.errors import StateError
 from lorax.learning.asking import Fetch, Question
-from lorax.learning.calibration import LEAST_PER_CLASS, Calibration, fit_probabilities
+from lorax.learning.calibration import LEAST_PER_CLASS, Calibration, as_if_new, fit_probabilities, folds_of
 from lorax.learning.reliability import answers_of, mean_loss, right_answers
 from lorax.learning.state import LearnerState
-from lorax.learning.strangeness import Residual
+from lorax.learning.strangeness import ByKind, Residual
+from lorax.learning.texture_head import CLEAN, TextureHead, kind_scores, perturbed
 from lorax.network.features import FeatureStore
 from lorax.network.network import Network
-from lorax.params import Params
+from lorax.params import HeadParams, Params
 from lorax.stream import ClassTable
 
 _WEIGHTS = (4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
@@ -31,21 +35,28 @@ _WEIGHT = 32.0
 """Where nothing was held out to choose by."""
 
 
-def check_solver(base: LearnerState, solver: str) -> None:
+def check_solver(base: LearnerState, head: HeadParams) -> None:
     """See that what params.yaml wants of the head can be had on top of `base`.
 
     Raises:
-        StateError: the base's tasks were learned with the other solver.
+        StateError: the base's tasks were learned with the other solver, or for other kinds of perturbation.
     """
-    before = "ridge" if base.statistics else "gradient"
-    if not base.tasks or before == solver:
+    if not base.tasks:
         return
-    why = "kept no sums of its images" if solver == "ridge" else "has a head that the other can't go on with"
-    raise StateError(
-        f"head.solver is {solver}, but the learner state of {', '.join(t.name for t in base.tasks)} was learned with "
-        f"head.solver {before} and {why}. Set head.solver: {before}, or learn its tasks anew under another "
-        "registry.model."
-    )
+    tasks = ", ".join(task.name for task in base.tasks)
+    before = "ridge" if base.statistics else "gradient"
+    if before != head.solver:
+        why = "kept no sums of its images" if head.solver == "ridge" else "has a head that the other can't go on with"
+        raise StateError(
+            f"head.solver is {head.solver}, but the learner state of {tasks} was learned with head.solver {before} and "
+            f"{why}. Set head.solver: {before}, or learn its tasks anew under another registry.model."
+        )
+    kept, wanted = list(base.statistics)[1:], list(head.perturbations)
+    if base.statistics and kept != wanted:
+        raise StateError(
+            f"head.perturbations is {wanted}, but the learner state of {tasks} kept sums of images perturbed by "
+            f"{kept}. Set head.perturbations: {json.dumps(kept)}, or learn its tasks anew under another registry.model."
+        )
 
 
 @dataclass(frozen=True)
@@ -53,7 +64,7 @@ class _Held:
     """What is said of the calibration memory's n images."""
 
     logits: Tensor  # (n, C), the branches'
-    textures: Tensor  # (n, F)
+    textures: Mapping[str, Tensor]  # (n, F) of each kind of perturbation
     ids: Tensor  # (n,)
 
 
@@ -70,40 +81,87 @@ def settled(state: LearnerState, network: Network, store: FeatureStore, fetch: F
     held = _look(state, network, store, fetch, params)
     counts = Counter(held.ids.tolist())
     can_calibrate = all(counts[entry.id] >= LEAST_PER_CLASS for entry in state.classes.entries)
-    logits, weight, residual = held.logits, _WEIGHT, None
     if state.statistics:
-        matrix, bias = state.statistics.solve(params.head.penalty, state.classes)
-        honest, residual = F.linear(held.textures, matrix, bias), _residual(matrix, bias, state.classes)
-        if can_calibrate:
-            weight = min(_WEIGHTS, key=lambda w: _loss(held.logits + w * honest, held.ids, state))
-        logits = logits + weight * honest
-        state = _with_texture_head(state, held, weight, params)
-    if not can_calibrate:
-        return replace(state, calibration=None)
-    settings = params.calibration
-    told = (held.textures, logits, held.ids, state.classes)
-    return replace(state, calibration=Calibration.fit(*told, settings.false_alarms, settings.set_error, residual))
+        return _with_texture_head(state, held, can_calibrate, params)
+    return replace(state, calibration=_calibration(state, held, held.logits, None, params) if can_calibrate else None)
 
 
-def _with_texture_head(state: LearnerState, held: _Held, weight: float, params: Params) -> LearnerState:
-    """Solved from the statistics, and the held-out images as well, which they go on without."""
-    assert state.statistics
-    everything = state.statistics.with_images(held.textures, held.ids, len(state.classes))
-    matrix, bias = everything.solve(params.head.penalty, state.classes)
-    return replace(state, texture_weight=weight * matrix, texture_bias=weight * bias)
+def _with_texture_head(state: LearnerState, held: _Held, can_calibrate: bool, params: Params) -> LearnerState:
+    """Solved from the statistics; held-out images are learned from as well, once they have told all that they can.
+
+    The kept sums go on without them.
+    """
+    answers, penalty = state.classes.multi_real(), params.head.penalty
+    honest = {kind: sums.solve(penalty, answers) for kind, sums in state.statistics.items()}
+    scores = {kind: F.linear(held.textures[kind], *solved) for kind, solved in honest.items()}
+    kinds = kind_scores(state.statistics, penalty, held.textures if can_calibrate else None)
+    weight, fitted = _WEIGHT, None
+    if can_calibrate:
+        weight = min(_WEIGHTS, key=lambda w: _loss(held.logits + w * scores[CLEAN], held.ids, state))
+        logits, residual = held.logits + weight * scores[CLEAN], _residual(honest[CLEAN], state.classes)
+        fitted = _calibration(state, held, logits, residual, params)
+    solved = []
+    for kind, sums in state.statistics.items():
+        matrix, bias = sums.with_images(held.textures[kind], held.ids, len(state.classes)).solve(penalty, answers)
+        scale, shift = (weight, 0.0) if kind == CLEAN else _alike(fitted, scores[kind], held.ids, state.classes)
+        solved.append((scale * matrix, scale * bias + shift))
+    matrices, biases = (torch.stack(part).float() for part in zip(*solved, strict=True))
+    head = TextureHead(matrices, biases, *kinds)
+    if fitted and len(honest) > 1:
+        fitted = _by_kind(fitted, honest, kinds, held, state.classes)
+    return replace(state, texture_head=head, calibration=fitted)
 
 
-def _residual(matrix: Tensor, bias: Tensor, classes: ClassTable) -> Residual:
+def _alike(
+    fitted: Calibration | None, scores: Tensor, ids: Tensor, classes: ClassTable
+) -> tuple[float, Tensor | float]:
+    """Factor and summand (C,) that turn scores into logits of which the calibration of clean images holds, too."""
+    if fitted is None:
+        return _WEIGHT, 0.0
+    temperature, bias = fit_probabilities(_WEIGHT * scores, ids, classes)
+    return fitted.temperature * _WEIGHT / temperature, fitted.temperature * (bias - fitted.bias)
+
+
+def _residual(solved: tuple[Tensor, Tensor], classes: ClassTable) -> Residual:
     """Of a solved head, whose real classes all have one answer's row; real first, as in `right_answers`."""
     answers = sorted(set(classes.multi_real()), key=lambda k: (not classes.is_real[k], k))
-    return Residual.of_head(matrix[answers], bias[answers])
+    return Residual.of_head(solved[0][answers], solved[1][answers])
+
+
+def _by_kind(
+    fitted: Calibration,
+    honest: Mapping[str, tuple[Tensor, Tensor]],
+    kinds: tuple[Tensor, Tensor],
+    held: _Held,
+    classes: ClassTable,
+) -> Calibration:
+    """The calibration of clean images, and what is strange among perturbed ones: as many of each kind that is known."""
+    assert isinstance(fitted.distance, Residual)
+    residuals, far = [fitted.distance], [fitted.threshold * fitted.unit]
+    for kind, solved in list(honest.items())[1:]:
+        fit = _residual(solved, classes).measured
+        told = (held.textures[kind], right_answers(held.ids, classes))
+        residuals.append(fit(*told))
+        far.append(float(as_if_new(*told, folds_of(held.ids), fit).quantile(1 - fitted.false_alarms)))
+    return replace(fitted, distance=ByKind(tuple(residuals), torch.tensor(far) / far[0], *kinds))
+
+
+def _calibration(
+    state: LearnerState, held: _Held, logits: Tensor, residual: Residual | None, params: Params
+) -> Calibration:
+    settings, told = params.calibration, (held.textures[CLEAN], logits, held.ids, state.classes)
+    return Calibration.fit(*told, settings.false_alarms, settings.set_error, residual)
 
 
 def _look(state: LearnerState, network: Network, store: FeatureStore, fetch: Fetch, params: Params) -> _Held:
-    samples = [entry.sample for entry in state.calibration_memory]
+    samples, size = [entry.sample for entry in state.calibration_memory], params.run.batch_size
     question = Question.of_centers(samples)
     read = question.read_files(fetch, network.crop)
-    features, textures = question.ask(store, network, read, params.run.batch_size, with_texture=True)
+    features, clean = question.ask(store, network, read, size, with_texture=True)
+    textures = {CLEAN: clean}
+    for kind in list(state.statistics)[1:]:
+        question = perturbed(samples, kind)
+        textures[kind] = question.ask_texture(store, network, question.read_files(fetch, network.crop), size)
     ids = torch.tensor([entry.class_id for entry in state.calibration_memory], dtype=torch.long)
     return _Held(network.logits(features).cpu(), textures, ids)
 

@@ -2,9 +2,10 @@
 
     learner.json                  everything that is not a tensor or a table, and the sha256 of every other file
     branches/00-<task>/           adapter_config.json and adapter_model.safetensors, in PEFT's own format
-    head.safetensors              weight (C, K·D) and bias (C,); where the texture counts, too, texture_weight (C, F)
-                                  and texture_bias (C,)
-    statistics.safetensors        of the textures of all images learned from; only there where they count
+    head.safetensors              weight (C, K·D) and bias (C,); where the texture counts, too, a head of it for each
+                                  of M kinds of perturbation: texture_weight (M, C, F), texture_bias (M, C), and what
+                                  tells the kinds: kind_weight (M, F), kind_bias (M,)
+    statistics.safetensors        of the textures of all images learned from, for each kind; only where they count
     exemplars.csv                 md5, path, class_id, rank
     calibration.csv               held-out images: md5, path, class_id, rank; may be empty
     calibration.json, .safetensors  what was fitted on them; may be empty
@@ -37,12 +38,14 @@ from lorax.learning.record import (
     parsed_rows,
 )
 from lorax.learning.statistics import Statistics
+from lorax.learning.texture_head import TextureHead, parse_statistics, statistics_tensors
 from lorax.network.backbone import BackboneIdentity
 from lorax.storage import canonical_json, whole_directory
 from lorax.stream import ClassEntry, ClassTable, Sample, check_task_name
 
-FORMAT = 4
-"""1 had no calibration; before 3 branches had no common start; before 4 no head read textures, no verdict was a set."""
+FORMAT = 5
+"""1 had no calibration; before 3 branches had no common start; before 4 no head read textures, no verdict was a set;
+before 5 textures had one head, that of images as they are."""
 
 
 @dataclass(frozen=True)
@@ -95,16 +98,19 @@ class Revision:
 
 @dataclass(frozen=True)
 class LearnerState:
-    """What was learned so far; immutable. `accuracy[j][i]` is the accuracy on task i after episode j."""
+    """What was learned so far; immutable.
+
+    `accuracy[j][i]` is the accuracy on task i after episode j. `statistics` are those of each kind of perturbation, of
+    which CLEAN is the first; there are none where no head reads the texture.
+    """
 
     backbone: BackboneIdentity
     branches: tuple[Branch, ...] = ()
     classes: ClassTable = field(default_factory=ClassTable)
     head_weight: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 0))
     head_bias: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
-    texture_weight: torch.Tensor | None = None
-    texture_bias: torch.Tensor | None = None
-    statistics: Statistics | None = None
+    texture_head: TextureHead | None = None
+    statistics: Mapping[str, Statistics] = field(default_factory=dict)
     exemplars: tuple[Exemplar, ...] = ()
     calibration_memory: tuple[Exemplar, ...] = ()
     calibration: Calibration | None = None
@@ -168,9 +174,9 @@ def _state_files(state: LearnerState) -> dict[str, bytes]:
     """Every file of the state by name, learner.json last: it holds the others' sha256."""
     files = {f"{folder}/{name}": data for folder, b in _folders(state) for name, data in b.files().items()}
     head = {"weight": state.head_weight, "bias": state.head_bias}
-    if state.statistics and state.texture_weight is not None and state.texture_bias is not None:
-        head |= {"texture_weight": state.texture_weight, "texture_bias": state.texture_bias}
-        files["statistics.safetensors"] = _tensor_file(state.statistics.tensors())
+    if state.texture_head:
+        head |= state.texture_head.tensors()
+        files["statistics.safetensors"] = _tensor_file(statistics_tensors(state.statistics))
     files["head.safetensors"] = _tensor_file(head)
     files["exemplars.csv"] = _exemplar_table(state.exemplars)
     files["calibration.csv"] = _exemplar_table(state.calibration_memory)
@@ -187,6 +193,7 @@ def _state_files(state: LearnerState) -> dict[str, bytes]:
         "data": asdict(state.revision),
         "parameters": dict(state.parameters),
         "parent": state.parent,
+        "kinds": list(state.statistics),
         "files": {name: _sha256(data) for name, data in files.items()},
     }
     return files | {"learner.json": canonical_json(record).encode()}
@@ -271,10 +278,16 @@ def _is_distance(tensors: Mapping[str, torch.Tensor]) -> bool:
 
 
 def _is_residual(tensors: Mapping[str, torch.Tensor]) -> bool:
-    weight, width = tensors["score_weight"], len(tensors["score_bias"])
-    answers = tensors.get("score_answers")  # not in the first states of format 4
-    matrices = weight.ndim == 2 and len(weight) == width > 0
-    return matrices and (answers is None or answers.shape == (width, width))
+    weight, bias = tensors["score_weight"], tensors["score_bias"]
+    shapes = [weight.shape[:-1] == bias.shape and bias.numel() > 0 and weight.ndim == 2]
+    if "score_answers" in tensors:  # not in the first states of format 4
+        shapes.append(tensors["score_answers"].shape == (*bias.shape, bias.shape[-1]))
+    if "score_unit" in tensors:  # there are kinds of perturbation
+        kinds = tensors["score_unit"].shape
+        scores = (tensors["score_kind_weight"].shape, tensors["score_kind_bias"].shape)
+        shapes[0] = weight.ndim == 3 and weight.shape[:-1] == bias.shape and bias.numel() > 0
+        shapes.append(bias.shape[:1] == kinds and scores == ((*kinds, weight.shape[-1]), kinds))
+    return all(shapes)
 
 
 def _are_relatives(fitted: CalibrationRecord, tensors: Mapping[str, torch.Tensor], classes: ClassTable) -> bool:
@@ -292,15 +305,14 @@ def _read_format_4(directory: Path, record: LearnerRecord) -> LearnerState:
     head = _tensors(_read(directory, "head.safetensors", record.files))
     state = replace(
         state,
-        texture_weight=head["texture_weight"],
-        texture_bias=head["texture_bias"],
-        statistics=Statistics.parse(_tensors(_read(directory, name, record.files))),
+        texture_head=TextureHead.parse(head),
+        statistics=parse_statistics(_tensors(_read(directory, name, record.files)), record.kinds),
     )
     _check_textures(directory, state)
     return state
 
 
-_READERS = {1: _read_format_1, 2: _read_format_2, 3: _read_format_2, 4: _read_format_4}
+_READERS = {1: _read_format_1, 2: _read_format_2, 3: _read_format_2, 4: _read_format_4, 5: _read_format_4}
 
 
 def _check_fit(directory: Path, state: LearnerState) -> None:
@@ -325,15 +337,16 @@ def _check_fit(directory: Path, state: LearnerState) -> None:
 
 def _check_textures(directory: Path, state: LearnerState) -> None:
     """Refuse statistics and a head of the texture that belong to different states."""
-    assert state.statistics
-    expected = tuple(state.statistics.means.shape)
-    assert state.texture_weight is not None
-    assert state.texture_bias is not None
-    found = [tuple(part.shape) for part in (state.texture_weight, state.texture_bias)]
-    if found != [expected, expected[:1]] or expected[0] != len(state.classes):
+    assert state.texture_head
+    kinds, classes = len(state.statistics), len(state.classes)
+    sizes = {tuple(sums.means.shape) for sums in state.statistics.values()}
+    width = state.texture_head.weight.shape[-1]
+    expected = [(kinds, classes, width), (kinds, classes), (kinds, width), (kinds,)]
+    found = [tuple(part.shape) for part in state.texture_head.tensors().values()]
+    if found != expected or sizes != {(classes, width)}:
         raise StateError(
-            f"{directory}: statistics of {expected} numbers, {len(state.classes)} classes and a head of the texture of "
-            f"{found[0]} and {found[1]} don't belong together. {RESTORE}"
+            f"{directory}: statistics of {sorted(sizes)} numbers for {kinds} kinds, {classes} classes and a head of "
+            f"the texture of {found} don't belong together. {RESTORE}"
         )
 
 

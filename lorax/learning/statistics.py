@@ -11,13 +11,11 @@ updates of means and scatter after Chan, Golub and LeVeque (1979).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-from lorax.stream import ClassTable
 
 _NO_SPREAD = 1e-3
 """Added to a number's deviation: below it, what varies is rounding."""
@@ -66,23 +64,31 @@ class Statistics:
         sums = (old.means * old.counts[:, None]).index_add(0, ids, textures)
         return Statistics(counts, sums / counts.clamp(min=1)[:, None], scatter)
 
-    def solve(self, penalty: float, classes: ClassTable) -> tuple[Tensor, Tensor]:
+    @classmethod
+    def pooled(cls, kinds: Sequence[Statistics]) -> Statistics:
+        """Of the images of several, whose classes are the kinds themselves."""
+        counts = torch.stack([kind.counts.sum() for kind in kinds])
+        means = torch.stack([kind.mean for kind in kinds])
+        apart = (means - counts @ means / counts.sum().clamp(min=1)) * counts.sqrt()[:, None]
+        return cls(counts, means, torch.stack([kind.scatter for kind in kinds]).sum(0) + _outer(apart))
+
+    def solve(self, penalty: float, answers: Sequence[int]) -> tuple[Tensor, Tensor]:
         """The ridge regression from a texture to the class, one-hot: weight (C, F) and bias (C,), float32.
 
-        All real classes are one answer, so that they have one row, each the same. Every number of a texture counts by
-        its deviation over all images; the bias is not penalised.
+        Classes of one answer have one row, each the same. Every number of a texture counts by its deviation over all
+        images; the bias is not penalised.
 
         Args:
             penalty: λ, in images: what a direction needs more images than, to count.
-            classes: what the C classes are.
+            answers: of each of the C classes, which answer it is; all real ones are one.
         """
         total, mean = self.counts.sum(), self.mean
         spread = (self.scatter.diagonal() / total).sqrt() + _NO_SPREAD
         gram = self.scatter / spread / spread[:, None] + penalty * torch.eye(len(spread), dtype=torch.double)
-        answer = torch.tensor(classes.multi_real()).unique(return_inverse=True)[1]
-        answers = int(answer.max()) + 1
-        counts = torch.zeros(answers, dtype=torch.double).index_add(0, answer, self.counts)
-        towards = torch.zeros(answers, len(mean), dtype=torch.double)
+        answer = torch.tensor(answers).unique(return_inverse=True)[1]
+        rows = int(answer.max()) + 1
+        counts = torch.zeros(rows, dtype=torch.double).index_add(0, answer, self.counts)
+        towards = torch.zeros(rows, len(mean), dtype=torch.double)
         towards.index_add_(0, answer, (self.means - mean) * self.counts[:, None] / spread)
         weight = torch.linalg.solve(gram, towards.T).T / spread
         return weight[answer].float(), (counts / total - weight @ mean)[answer].float()

@@ -20,6 +20,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from lorax.network.head import kinds_of
+
 _NO_VARIANCE = 1e-12
 
 
@@ -132,6 +134,44 @@ class Residual:
 
     def _scores(self, textures: Tensor) -> Tensor:
         return textures.double().cpu() @ self.weight.double().T + self.bias.double()
+
+
+@dataclass(frozen=True)
+class ByKind:
+    """The residual of a head of its own for each kind of perturbation; which is asked, the texture tells.
+
+    Args:
+        residuals: of M kinds, all with as many answers.
+        unit: (M,), what a kind's squared distances are divided by, so that all have one threshold.
+        kind_weight, kind_bias: (M, F) and (M,), scores of the kinds.
+    """
+
+    residuals: tuple[Residual, ...]
+    unit: Tensor
+    kind_weight: Tensor
+    kind_bias: Tensor
+
+    def tensors(self) -> dict[str, Tensor]:
+        parts = [residual.tensors() for residual in self.residuals]
+        stacked = {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
+        kinds = {"score_kind_weight": self.kind_weight, "score_kind_bias": self.kind_bias}
+        return stacked | {"score_unit": self.unit} | kinds
+
+    @classmethod
+    def parse(cls, tensors: Mapping[str, Tensor]) -> ByKind:
+        """The opposite of `tensors`."""
+        names = ("score_weight", "score_bias", "score_answers")
+        residuals = tuple(Residual(*part) for part in zip(*(tensors[name] for name in names), strict=True))
+        return cls(residuals, tensors["score_unit"], tensors["score_kind_weight"], tensors["score_kind_bias"])
+
+    def squared(self, textures: Tensor) -> Tensor:
+        """The squared distance of textures (B, F) to the nearest answer of their kind, in its unit, (B,)."""
+        textures = textures.cpu()
+        kinds = kinds_of(textures.float(), self.kind_weight, self.kind_bias)
+        found = torch.empty(len(textures), dtype=torch.double)
+        for k in kinds.unique().tolist():
+            found[kinds == k] = self.residuals[k].squared(textures[kinds == k]) / float(self.unit[k])
+        return found
 
 
 def shrinkage(gram: Tensor, width: int) -> tuple[float, float]:

@@ -1,11 +1,11 @@
-"""The linear classifier over all branches' features, and how it grows."""
+"""The linear classifier over all branches' features, how it grows, and the head that reads the texture."""
 
 from __future__ import annotations
 
 import warnings
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def fresh_head(width: int, classes: int, generator: torch.Generator) -> nn.Linear:
@@ -49,3 +49,35 @@ def grown_head(
 
 _APART = 2**32
 """Between the seed of a branch's A and that of the head's start for it, whose numbers would else be the same."""
+
+
+class TextureHead(nn.Module):
+    """Linear regressions from the texture, one for each kind of perturbation; the texture tells which is asked.
+
+    Args:
+        weight, bias: (M, C, F) and (M, C), as logits; the first kind is "not perturbed".
+        kind_weight, kind_bias: (M, F) and (M,), scores of the kinds.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    kind_weight: Tensor
+    kind_bias: Tensor
+
+    def __init__(self, weight: Tensor, bias: Tensor, kind_weight: Tensor, kind_bias: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+        self.register_buffer("kind_weight", kind_weight)
+        self.register_buffer("kind_bias", kind_bias)
+
+    def forward(self, texture: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, C) of textures (B, F), and whether each image is not perturbed (B,)."""
+        kinds = kinds_of(texture, self.kind_weight, self.kind_bias)
+        logits = torch.einsum("mcf,bf->bmc", self.weight, texture) + self.bias
+        return logits[torch.arange(len(texture), device=texture.device), kinds], kinds == 0
+
+
+def kinds_of(texture: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Which kind of perturbation textures (B, F) tell: (B,), from scores of weight (M, F) and bias (M,)."""
+    return nn.functional.linear(texture, weight, bias).argmax(dim=1)

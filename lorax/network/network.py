@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lorax.network.backbone import Backbone
 from lorax.network.branch import LiveBranch
-from lorax.network.head import fresh_head, grown_head
+from lorax.network.head import TextureHead, fresh_head, grown_head
 from lorax.network.split import Embedded
 from lorax.params import LoraParams
 
@@ -18,7 +18,8 @@ class Network(nn.Module):
     Args:
         backbone: with its branches.
         head: (C, K·D).
-        texture_head: (C, F) over the frozen backbone's texture, whose logits are added; None: only branches count.
+        texture_head: over the frozen backbone's texture, whose logits are added; of a perturbed image, which branches
+            say nothing of, it counts alone. None: only branches count.
         mixed_precision: matrix products in bfloat16 (autocast), for features and in training alike.
 
     Source: LoRAX (arXiv 2504.08149), section "method".
@@ -29,7 +30,7 @@ class Network(nn.Module):
         backbone: Backbone,
         head: nn.Linear,
         *,
-        texture_head: nn.Linear | None = None,
+        texture_head: TextureHead | None = None,
         mixed_precision: bool = False,
     ) -> None:
         super().__init__()
@@ -140,5 +141,6 @@ class Network(nn.Module):
         if self.texture_head is None:
             return logits
         assert texture is not None
-        added: Tensor = self.texture_head(texture.to(self.device))
-        return logits + added
+        added, is_clean = self.texture_head(texture.to(self.device))
+        counted: Tensor = torch.where(is_clean[:, None], logits, 0) + added
+        return counted

@@ -281,21 +281,25 @@ def test_a_backbone_that_can_not_do_what_is_asked_is_refused_before_an_image_is_
 def test_a_head_of_the_texture_is_the_same_whatever_the_memory_holds_and_goes_on_with_its_solver_only(
     stream: Stream, params: Params, tmp_path: Path
 ) -> None:
-    sections = params.model_dump() | {"head": {"solver": "ridge"}}
+    sections = params.model_dump() | {"head": {"solver": "ridge", "perturbations": ["jpeg"]}}
     states = []
     for budget in (0, 12):
         ridge = Params.model_validate(sections | {"exemplars": {"budget": budget}})
         first = learn_one(stream, ridge, tmp_path / f"{budget}-0", None, 0)
         second = learn_one(stream, ridge, tmp_path / f"{budget}-1", first.state_dir, 1)
         states.append(load_state(second.state_dir))
-    none, some = (state.statistics for state in states)
-    assert none and some and torch.equal(none.scatter, some.scatter) and torch.equal(none.means, some.means)
     held = len(states[0].calibration_memory)
-    assert none.counts.sum() == 2 * 30 - held and held > 0, "held-out images are not among the sums"
-    directions = [state.texture_weight / state.texture_weight.norm() for state in states]  # type: ignore[operator]
-    torch.testing.assert_close(*directions)
+    for kind in ("clean", "jpeg"):
+        none, some = (state.statistics[kind] for state in states)
+        assert torch.equal(none.scatter, some.scatter) and torch.equal(none.means, some.means)
+        assert none.counts.sum() == 2 * 30 - held and held > 0, "held-out images are not among the sums"
+    weights = [state.texture_head.weight[0] for state in states if state.texture_head]
+    torch.testing.assert_close(*(weight / weight.norm() for weight in weights))
     with pytest.raises(StateError, match=r"head\.solver is gradient, but the learner state of stripes, bars was"):
         learn_one(stream, params, tmp_path / "other", second.state_dir, 2)
+    fewer = Params.model_validate(sections | {"head": {"solver": "ridge"}})
+    with pytest.raises(StateError, match=r"head\.perturbations is \[\], but .* Set head\.perturbations: \[\"jpeg\"\]"):
+        learn_one(stream, fewer, tmp_path / "fewer", second.state_dir, 2)
 
 
 def test_what_training_left_and_is_damaged_is_one_clear_error_before_anything_is_written(

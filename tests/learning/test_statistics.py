@@ -42,7 +42,7 @@ def kept(tasks: list[tuple[torch.Tensor, torch.Tensor]]) -> Statistics:
 def test_task_by_task_it_is_the_ridge_regression_of_all_images_with_one_real_answer(
     tasks: list[tuple[torch.Tensor, torch.Tensor]],
 ) -> None:
-    weight, bias = kept(tasks).solve(PENALTY, classes(3))
+    weight, bias = kept(tasks).solve(PENALTY, classes(3).multi_real())
     textures, ids = (torch.cat(part).numpy() for part in zip(*tasks, strict=True))
     spread = textures.std(0) + 1e-3
     targets = np.stack([ids % 2 == 0, *(ids == 2 * k + 1 for k in range(3))], 1).astype(float)
@@ -53,7 +53,7 @@ def test_task_by_task_it_is_the_ridge_regression_of_all_images_with_one_real_ans
 
 
 def test_the_order_of_tasks_does_not_count(tasks: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
-    forth, back = (kept(order).solve(PENALTY, classes(3))[0] for order in (tasks, tasks[::-1]))
+    forth, back = (kept(order).solve(PENALTY, classes(3).multi_real())[0] for order in (tasks, tasks[::-1]))
     torch.testing.assert_close(forth, back, rtol=1e-3, atol=1e-5)
 
 
