@@ -78,10 +78,10 @@ def colour_cooccurrence(pixels: Tensor) -> Tensor:
     count, _, height, width = pixels.shape
     filters = HIGH_PASS.to(pixels.device)[:, None]
     residual = F.conv2d(pixels.reshape(-1, 1, height, width), filters).view(count, 3, 4, height - 2, width - 2)
-    levels = (residual / _UNITS.to(pixels.device)).round().clamp(-2, 2).long() + 2
+    levels = (residual / _UNITS.to(pixels.device)).round_().clamp_(-2, 2).int() + 2
     met = torch.stack([levels[:, a] * _LEVELS + levels[:, b] for a, b in _PAIRS], dim=2)  # (B, 4, pairs, H-2, W-2)
     histograms = met.shape[0] * met.shape[1] * met.shape[2]
-    offset = torch.arange(histograms, device=pixels.device)[:, None] * _LEVELS**2
+    offset = torch.arange(histograms, device=pixels.device, dtype=torch.int32)[:, None] * _LEVELS**2
     found = torch.bincount((met.reshape(histograms, -1) + offset).flatten(), minlength=histograms * _LEVELS**2)
     places = (height - 2) * (width - 2)
     return (found.view(count, -1).float() / places).sqrt()
