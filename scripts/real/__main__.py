@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from lorax.storage import locked
-from scripts.real import manifest, packages, photographs
+from scripts.real import manifest, packages, photographs, reals
 from scripts.real.catalogue import CATALOGUE, TASKS
 
 _ROOT = Path("work") / "real"
@@ -19,6 +19,7 @@ examples:
   python -m scripts.real                          everything, 600 + 600 train images a task
   python -m scripts.real --tasks waifu2x span     two tasks
   python -m scripts.real --images 60 --root /tmp/small   a small set elsewhere, for a try
+  python -m scripts.real --reals                  patches of photographs that no task brings, for false positives
   lorax land work/real/set/waifu2x --task waifu2x        then, in a workspace
 
 A task that is finished is not made again, so a run that was stopped goes on where it was. docs/real.md tells more.
@@ -31,6 +32,9 @@ def main() -> None:
     root.mkdir(parents=True, exist_ok=True)
     with locked(root / ".lock", lambda: print(f"waiting for another run in {root}", flush=True)):
         packages.clear_drafts(root)
+        if options.reals:
+            _make_reals(root)
+            return
         try:
             photographs.develop(root)
         except packages.PackageError as error:
@@ -41,6 +45,14 @@ def main() -> None:
     print(f"{root}: {images} images of {len(finished)} tasks, told in manifest.csv")
     if failed:
         sys.exit(f"not made: {', '.join(failed)}; the reasons are above. Run the same command again to go on.")
+
+
+def _make_reals(root: Path) -> None:
+    try:
+        images = reals.make(root)
+    except packages.PackageError as error:
+        sys.exit(str(error))
+    print(f"{root / reals.FOLDER}: {images} patches of photographs that no task brings")
 
 
 def _is_made(root: Path, task: str, images: int) -> bool:
@@ -81,6 +93,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--images", type=int, default=600, help="train images of each class; a third as many for val (default: 600)"
     )
+    parser.add_argument("--reals", action="store_true", help="only photographs that no task brings")
     parser.add_argument("--root", type=Path, default=_ROOT, help=f"where all goes (default: {_ROOT})")
     return parser.parse_args()
 

@@ -69,6 +69,7 @@ _RELEASES = (
     Package("admin-lte", "3.2.0", "npm", "MIT (package); of single photographs not stated"),
     Package("@adminkit/core", "3.4.0", "npm", "MIT (package); of single photographs not stated"),
     Package("startbootstrap-creative", "7.0.7", "npm", "MIT (package); of single photographs not stated"),
+    Package("tabler-ui", "0.0.34", "npm", "MIT (package); of single photographs not stated"),
 )
 DRAFT = ".draft-"
 """What is not finished has a name that begins so."""

@@ -17,7 +17,7 @@ from PIL import Image
 
 from lorax.data.layout import list_files, parse_task
 from lorax.stream import SCENARIOS
-from scripts.real import checks, manifest, packages, patches, photographs, tasks
+from scripts.real import checks, manifest, packages, patches, photographs, reals, tasks
 from scripts.real.catalogue import CATALOGUE, HELD_APART, STREAM
 from scripts.real.keras_graph import KerasGraph
 from scripts.real.patches import PATCH, Master
@@ -231,3 +231,17 @@ def test_a_keras_graph_is_read_and_run_as_tensorflow_would(tmp_path: Path) -> No
     wanted = picture @ (kernel[0, 0] * 0.01 - 1) + bias  # (4, 5, 12): two rows of two pixels of three colours
     wanted = wanted.reshape(4, 5, 2, 2, 3).transpose(0, 2, 1, 3, 4).reshape(8, 10, 3)
     np.testing.assert_allclose(KerasGraph(tmp_path / "model.json")(picture), wanted, atol=1e-5)
+
+
+def test_photographs_that_no_task_brings_are_cut_as_the_others_are(tmp_path: Path) -> None:
+    paths = [tmp_path / f"other-{index}.jpg" for index in range(6)]
+    for index, path in enumerate(paths):
+        picture(100 + index, 1000).save(path, quality=90)
+    tables = [reals.cut(reals.developed(paths), tmp_path / run, 30) for run in ("once", "again")]
+    assert tables[0] == tables[1]  # with sha256 of every image
+    assert {row.photograph for row in tables[0]} == {path.stem for path in paths}
+    classes = [row.activity_class for row in tables[0]]
+    assert [classes.count(k) for k in range(patches.CLASSES)] == [6] * patches.CLASSES
+    with Image.open(tmp_path / "once" / "0000.png") as image:
+        assert (image.size, image.mode) == ((PATCH, PATCH), "RGB")
+    assert reals.PACKAGE not in photographs.PHOTOGRAPH_PACKAGES
