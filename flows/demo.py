@@ -93,14 +93,15 @@ def _land(workspace: Workspace, name: str, err: Console) -> None:
 
 
 def _compare(workspace: Workspace, params: Params, out: Console, err: Console) -> None:
-    """Print what the branches buy: the same stream learned by a head on the frozen backbone alone."""
+    """Print what the branches buy: the same stream learned by the head on what the frozen backbone says, alone."""
     from lorax.learning.baseline import learn_without_branches
 
     tasks = [versions.read_task(workspace, task.name) for task in versions.landed(workspace)]
     with err.status("learning the same stream without branches, to compare"):
         rows = learn_without_branches(tasks, lambda samples: versions.fetch(workspace, samples), params)
     average, lost = metrics.average_accuracy(rows), metrics.forgetting(rows)
-    out.print(f"the same stream without branches: average accuracy {100 * average:.1f}, forgetting {100 * lost:.1f}")
+    alone = "the same stream without branches, a head on the frozen backbone alone"
+    out.print(f"{alone}: average accuracy {100 * average:.1f}, forgetting {100 * lost:.1f}")
 
 
 def _free_port(usual: int) -> int:
