@@ -82,7 +82,7 @@ def learn_task(root: Path, params: Params, home: Path, base: Path | None, k: int
 
 
 def prove_branches() -> bool:
-    """What branches gain over a head on the frozen feature where that is weak: the small ConViT, as published; 3 seeds."""
+    """What branches gain over a head on the frozen feature, where that is weak: on the small ConViT; 3 seeds."""
     root = landed_workspace("branches")
     workspace, gains = Workspace(root), []
     passed = True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 
@@ -9,10 +11,13 @@ from lorax.data.images import Images
 from lorax.learning.baseline import learn_without_branches
 from lorax.network.backbone import open_backbone
 from lorax.params import HeadParams, Params
+from tests.learning.conftest import Stream
 
 
 @pytest.mark.parametrize("solver", ["gradient", "ridge"])
-def test_it_gives_an_accuracy_matrix_and_the_same_one_again(stream, params: Params, solver: str) -> None:
+def test_it_gives_an_accuracy_matrix_and_the_same_one_again(
+    stream: Stream, params: Params, solver: Literal["gradient", "ridge"]
+) -> None:
     params = params.model_copy(update={"head": HeadParams(solver=solver)})
     rows = learn_without_branches(stream.tasks, stream.fetch, params)
     assert [len(row) for row in rows] == [1, 2, 3]
@@ -20,7 +25,7 @@ def test_it_gives_an_accuracy_matrix_and_the_same_one_again(stream, params: Para
     assert rows == learn_without_branches(stream.tasks, stream.fetch, params)
 
 
-def test_a_solved_head_is_the_one_that_all_images_at_once_would_give(stream, params: Params) -> None:
+def test_a_solved_head_is_the_one_that_all_images_at_once_would_give(stream: Stream, params: Params) -> None:
     params = params.model_copy(update={"head": HeadParams(solver="ridge", penalty=1e-6)})
     [*_, row] = learn_without_branches(stream.tasks, stream.fetch, params)
     backbone, inputs, answers = open_backbone(params.backbone), {}, {}
