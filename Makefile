@@ -10,7 +10,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench data real prove-main prove-loop prove-speed prove-odd prove-verdicts prove-atlas clean
+.PHONY: help setup demo real-demo test check bench data real prove-main prove-loop prove-speed prove-odd prove-verdicts prove-atlas clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -51,6 +51,9 @@ data: setup ## make the repository's own data/ again: simulate, land five times;
 real: setup ## make the stream 'real' in work/real: photographs, and what 15 networks make of them (docs/real.md)
 	$(BIN)/python -m scripts.real $(REAL)
 
+real-demo: setup ## the demo on real networks: make a small set of four, learn them one after the other (docs/real.md)
+	$(BIN)/python -m scripts.real.demo
+
 prove-main: setup ## the main job's slow proofs (20-30 minutes)
 	$(BIN)/python proofs/main.py
 
@@ -71,6 +74,6 @@ prove-verdicts: setup ## verdicts' slow proofs: calibration, unknown generators,
 
 clean: ## stop the servers that the demo or this workspace started, and remove work/
 	@if [ -x $(BIN)/lorax ]; then \
-	  for folder in . work/demo; do if [ -f $$folder/params.yaml ]; then (cd $$folder && $(abspath $(BIN))/lorax down); fi; done; \
+	  for folder in . work/demo work/real-demo/workspace; do if [ -f $$folder/params.yaml ]; then (cd $$folder && $(abspath $(BIN))/lorax down); fi; done; \
 	fi
 	rm -rf work

@@ -1,4 +1,4 @@
-"""The demo: a workspace of its own, five simulated generators landing one by one, and each landing starts a worker."""
+"""The demo: a workspace of its own, a stream of generators landing one by one, and each landing starts a worker."""
 
 from __future__ import annotations
 
@@ -23,7 +23,16 @@ from lorax.params import Params, ServicesParams, load_params
 from lorax.workspace import Workspace
 
 
-def run(root: Path, prefect_port: int | None, mlflow_port: int | None, out: Console, err: Console) -> None:
+def run(
+    root: Path,
+    prefect_port: int | None,
+    mlflow_port: int | None,
+    out: Console,
+    err: Console,
+    *,
+    raw: Path | None = None,
+    names: Sequence[str] = DEMO_TASKS,
+) -> None:
     """Land and learn what is not there yet, then show what came of it; the servers are left as they are.
 
     Args:
@@ -31,15 +40,18 @@ def run(root: Path, prefect_port: int | None, mlflow_port: int | None, out: Cons
         prefect_port, mlflow_port: ports for a new workspace; None takes the usual one or the next free one.
         out: where results go.
         err: where progress goes.
+        raw: folder of the tasks to land; None has the simulated ones made.
+        names: the tasks, in order.
     """
+    raw = raw and raw.absolute()
     workspace = prepare(root, prefect_port, mlflow_port)
     os.chdir(workspace.root)
     params = load_params(workspace.params_path)
     landed = {task.name for task in versions.landed(workspace)}
-    to_land = [name for name in DEMO_TASKS if name not in landed]
+    to_land = [name for name in names if name not in landed]
     is_waiting = bool(reconcile.waiting_tasks(workspace, params))
     if to_land or is_waiting:
-        _learn_on_a_worker(workspace, params, to_land, is_waiting=is_waiting, err=err)
+        _learn_on_a_worker(workspace, params, raw, to_land, is_waiting=is_waiting, err=err)
     if not to_land and not is_waiting:
         out.print("nothing to learn: the champion knows every landed task.")
     tables.print_champion(reconcile.look(workspace, params), out)
@@ -53,7 +65,7 @@ def run(root: Path, prefect_port: int | None, mlflow_port: int | None, out: Cons
 
 
 def _learn_on_a_worker(
-    workspace: Workspace, params: Params, to_land: Sequence[str], *, is_waiting: bool, err: Console
+    workspace: Workspace, params: Params, raw: Path | None, to_land: Sequence[str], *, is_waiting: bool, err: Console
 ) -> None:
     """Land one data set after the other and show how each landing has a worker learn; Ctrl-C only stops the showing."""
     since = datetime.now(UTC)
@@ -64,7 +76,7 @@ def _learn_on_a_worker(
         if is_waiting:
             follower.follow(since)
         for name in to_land:
-            _land(workspace, name, err)
+            _land(workspace, raw or _simulated(workspace, err), name, err)
             follower.follow(since=datetime.now(UTC))
     except KeyboardInterrupt:
         err.print("the worker goes on with what has landed; 'lorax status' shows it, 'lorax down' ends it.")
@@ -80,12 +92,16 @@ def prepare(root: Path, prefect_port: int | None, mlflow_port: int | None) -> Wo
     return initialize(root, prefect_port=first, mlflow_port=mlflow_port or _free_port(usual.mlflow_port))
 
 
-def _land(workspace: Workspace, name: str, err: Console) -> None:
-    """Land one of the simulated tasks, which are made first where they are not there yet."""
+def _simulated(workspace: Workspace, err: Console) -> Path:
+    """The folder of the simulated tasks, which are made where they are not there yet."""
     raw = workspace.work_dir / "raw"
     if not raw.is_dir():
         with terminal.counting(err) as progress:
             simulate(raw, progress=progress)
+    return raw
+
+
+def _land(workspace: Workspace, raw: Path, name: str, err: Console) -> None:
     with terminal.counting(err) as progress:
         landed = land(workspace, raw / name, name, progress=progress)
     events.emit(workspace, name)

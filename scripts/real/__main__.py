@@ -36,8 +36,8 @@ def main() -> None:
             _make_reals(root)
             return
         try:
-            photographs.develop(root)
-        except packages.PackageError as error:
+            photographs.develop(root, options.photographs)
+        except (packages.PackageError, photographs.MastersError) as error:
             sys.exit(f"without its photographs there is no set. {error}")
         failed = [task for task in options.tasks if not _is_made(root, task, options.images)]
         finished = [task for task in TASKS if manifest.table_path(root, task).exists()]
@@ -94,6 +94,14 @@ def _options() -> argparse.Namespace:
         "--images", type=int, default=600, help="train images of each class; a third as many for val (default: 600)"
     )
     parser.add_argument("--reals", action="store_true", help="only photographs that no task brings")
+    parser.add_argument(
+        "--photographs",
+        nargs="+",
+        choices=photographs.PHOTOGRAPH_PACKAGES,
+        default=photographs.PHOTOGRAPH_PACKAGES,
+        metavar="PACKAGE",
+        help=f"whose photographs, of {', '.join(photographs.PHOTOGRAPH_PACKAGES)}; default: all",
+    )
     parser.add_argument("--root", type=Path, default=_ROOT, help=f"where all goes (default: {_ROOT})")
     return parser.parse_args()
 

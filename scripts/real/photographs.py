@@ -1,6 +1,7 @@
 """Photographs, shrunk into lossless masters: their JPEG history is gone and their scales are alike.
 
 Every scene belongs to one split for good: a fifth is held apart, a third of the others is for val, the rest for train.
+They were dealt once, spread over packages and over activity, before anything was measured on them.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import csv
 import random
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,42 +25,84 @@ _PALAPELI = "usr/share/palapeli/collection/{}.jpg"
 _OPENCV = "usr/share/doc/opencv-doc/examples/{}.jpg"
 _STELLARIUM = "usr/share/stellarium/landscapes/garching/{}.png"
 
-_SOURCES = {  # package: where its pictures lie, and those that a camera took; drawn and rendered ones are left out
-    "lomiri-wallpapers-16.04": (
+
+@dataclass(frozen=True)
+class _Source:
+    """Where a package's pictures lie, and those that a camera took, by split; drawn and rendered ones are left out."""
+
+    pattern: str
+    train: str = ""
+    val: str = ""
+    apart: str = ""
+
+
+_SOURCES = {
+    "lomiri-wallpapers-16.04": _Source(
         _LOMIRI,
-        "Bridge_by_Sander_Klootwijk Dragonfly_by_Bolly Picture_0B_by_freespace Picture_1A_by_freespace "
-        "Wine_by_Jakkub_Mede aitzgorri_by_Aitzol_Berasategi free_by_Peter_Nerlich friends_by_Aitzol_Berasategi "
-        "greentock_by_Peter_Nerlich life_by_Aitzol_Berasategi picosdeeuropa_by_Aitzol_Berasategi "
-        "seeding_by_Clements_Engelhardt sunset_by_Aitzol_Berasategi",
+        train="Picture_0B_by_freespace Picture_1A_by_freespace Wine_by_Jakkub_Mede "
+        "friends_by_Aitzol_Berasategi greentock_by_Peter_Nerlich sunset_by_Aitzol_Berasategi",
+        val="aitzgorri_by_Aitzol_Berasategi free_by_Peter_Nerlich picosdeeuropa_by_Aitzol_Berasategi "
+        "seeding_by_Clements_Engelhardt",
+        apart="Bridge_by_Sander_Klootwijk Dragonfly_by_Bolly life_by_Aitzol_Berasategi",
     ),
-    "lomiri-wallpapers-20.04": (_LOMIRI, "Kleiber_by_Lukas_Baubkus"),
-    "mate-backgrounds": (
+    "lomiri-wallpapers-20.04": _Source(
+        _LOMIRI,
+        train="Kleiber_by_Lukas_Baubkus",
+    ),
+    "mate-backgrounds": _Source(
         _MATE,
-        "Aqua Blinds Dune FreshFlower Garden GreenMeadow LadyBird RainDrops Storm TwoWings Wood YellowFlower",
+        train="Aqua Dune GreenMeadow LadyBird Storm TwoWings YellowFlower",
+        val="FreshFlower RainDrops Wood",
+        apart="Blinds Garden",
     ),
-    "plasma-workspace-wallpapers": (
+    "plasma-workspace-wallpapers": _Source(
         _PLASMA,
-        "BytheWater ColdRipple ColorfulCups DarkestHour EveningGlow FallenLeaf Grey Kite OneStandsOut Path summer_1am",
+        train="BytheWater ColorfulCups EveningGlow FallenLeaf Kite OneStandsOut",
+        val="ColdRipple DarkestHour Path",
+        apart="Grey summer_1am",
     ),
-    "palapeli-data": (
+    "palapeli-data": _Source(
         _PALAPELI,
-        "castle-maintenon cincinnati-bridge citrus-fruits european-honey-bee panther-chameleon-female",
+        train="castle-maintenon citrus-fruits european-honey-bee",
+        val="panther-chameleon-female",
+        apart="cincinnati-bridge",
     ),
-    "stellarium-data": (_STELLARIUM, "garching-gl1 garching-gl3"),
-    "opencv-doc": (
+    "stellarium-data": _Source(
+        _STELLARIUM,
+        apart="garching-gl1 garching-gl3",
+    ),
+    "opencv-doc": _Source(
         _OPENCV,
-        "data/building data/ela_original data/leuvenA text/scenetext02 text/scenetext03 text/scenetext04 "
-        "text/scenetext05",
+        train="data/ela_original text/scenetext02 text/scenetext04 text/scenetext05",
+        val="data/building text/scenetext03",
+        apart="data/leuvenA",
     ),
-    "material-kit": ("assets/img/{}.jpg", "bg bg2 bg3 bg7 city-profile city profile_city"),
-    "soft-ui-design-system": (
+    "material-kit": _Source(
         "assets/img/{}.jpg",
-        "anastasia annie-spratt blog7-1 blog7-2 blog7-3 brooke card-2 card-3 ivancik kal-visuals marie meeting nastuh "
-        "toa-heftiba office-dark",
+        train="bg bg3 profile_city",
+        val="bg2 bg7",
+        apart="city-profile city",
     ),
-    "admin-lte": ("dist/img/{}.jpg", "photo3 photo4"),
-    "@adminkit/core": ("dist/img/photos/unsplash-{}.jpg", "1 2 3"),
-    "startbootstrap-creative": ("dist/assets/img/{}.jpg", "bg-masthead"),
+    "soft-ui-design-system": _Source(
+        "assets/img/{}.jpg",
+        train="anastasia blog7-1 blog7-3 ivancik kal-visuals marie nastuh toa-heftiba",
+        val="annie-spratt blog7-2 card-2 office-dark",
+        apart="brooke card-3 meeting",
+    ),
+    "admin-lte": _Source(
+        "dist/img/{}.jpg",
+        train="photo3 photo4",
+    ),
+    "@adminkit/core": _Source(
+        "dist/img/photos/unsplash-{}.jpg",
+        train="2",
+        val="1",
+        apart="3",
+    ),
+    "startbootstrap-creative": _Source(
+        "dist/assets/img/{}.jpg",
+        val="bg-masthead",
+    ),
 }
 PHOTOGRAPH_PACKAGES = tuple(_SOURCES)
 _KERNELS = (Image.Resampling.BICUBIC, Image.Resampling.LANCZOS, Image.Resampling.HAMMING)
@@ -84,43 +127,41 @@ class Photograph:
     scene: str
     package: str
     activity: float
-    split: str = ""
+    split: str
 
 
-def develop(root: Path) -> list[Photograph]:
-    """Make all masters, whole or not at all, unless they are there; returns what they are, sorted by name."""
+class MastersError(RuntimeError):
+    """There are masters already, of other photographs."""
+
+
+def develop(root: Path, sources: Sequence[str] = PHOTOGRAPH_PACKAGES) -> None:
+    """Make the masters of the photographs that some packages bring, whole or not at all, unless they are there.
+
+    Raises:
+        PackageError: a package can't be had.
+        MastersError: there are masters, of other packages' photographs.
+    """
     folder = root / "masters"
     if not folder.exists():
-        packages.install(root, PHOTOGRAPH_PACKAGES)
+        packages.install(root, sources)
         print("making the masters of all photographs", flush=True)
         with tempfile.TemporaryDirectory(dir=root, prefix=packages.DRAFT) as name:
             draft = Path(name) / "masters"
             draft.mkdir()
-            write_table(draft / "photographs.csv", deal(list(_masters(root, draft))))
+            write_table(draft / "photographs.csv", _masters(root, draft, sources))
             draft.rename(folder)
-    return read(root)
+    found = {photograph.package for photograph in read(root)}
+    if found != set(sources):
+        raise MastersError(
+            f"{folder} holds photographs of {', '.join(sorted(found))}, but those of {', '.join(sorted(sources))} were "
+            "asked for. Name another folder with --root."
+        )
 
 
 def read(root: Path) -> list[Photograph]:
     """The photographs of masters/, sorted by name."""
     with (root / "masters" / "photographs.csv").open() as file:
         return [Photograph(**{**row, "activity": float(row["activity"])}) for row in csv.DictReader(file)]  # type: ignore[arg-type]
-
-
-def deal(photographs: Iterable[Photograph]) -> list[Photograph]:
-    """The same photographs with their splits, spread over packages and over activity; sorted by name."""
-    scenes: dict[str, list[Photograph]] = {}
-    for photograph in sorted(photographs, key=lambda photograph: photograph.name):
-        scenes.setdefault(photograph.scene, []).append(photograph)
-    order = sorted(
-        scenes.values(), key=lambda group: (group[0].package, max(p.activity for p in group), group[0].scene)
-    )
-    apart = [group[0].scene for index, group in enumerate(order) if index % 5 == 2]
-    others = [group[0].scene for group in order if group[0].scene not in apart]
-    split = {scene: "val" if index % 3 == 1 else "train" for index, scene in enumerate(others)}
-    split |= dict.fromkeys(apart, "apart")
-    dealt = [Photograph(p.name, p.scene, p.package, p.activity, split[p.scene]) for group in order for p in group]
-    return sorted(dealt, key=lambda photograph: photograph.name)
 
 
 def shrunk(image: Image.Image, rng: random.Random) -> Image.Image | None:
@@ -139,18 +180,26 @@ def activity(grey: np.ndarray) -> float:
     return float(np.abs(np.diff(values, axis=0)).mean() + np.abs(np.diff(values, axis=1)).mean())
 
 
-def _masters(root: Path, draft: Path) -> Iterable[Photograph]:
-    for package, (pattern, names) in _SOURCES.items():
-        for stem in names.split():
-            name = f"{package.split('/')[-1].split('-')[0]}_{stem.replace('/', '_')}"
-            with Image.open(packages.folder(root, package) / pattern.format(stem)) as file:
-                image = _without_ground(file, stem).convert("RGB")
-            master = shrunk(image, random.Random(name))
-            if master is None:
-                raise ValueError(f"{package}: {stem} of {image.size} pixels is too small for a master")
-            master.save(draft / f"{name}.png", compress_level=6)
-            scene = "stellarium_garching" if "garching" in name else name
-            yield Photograph(name, scene, package, round(activity(np.asarray(master.convert("L"))), 3))
+def listed(sources: Iterable[str] = PHOTOGRAPH_PACKAGES) -> Iterator[tuple[str, str, str]]:
+    """Package, path without its suffix and split of every photograph of some packages."""
+    for package in sources:
+        source = _SOURCES[package]
+        for split, stems in (("train", source.train), ("val", source.val), ("apart", source.apart)):
+            for stem in stems.split():
+                yield package, stem, split
+
+
+def _masters(root: Path, draft: Path, sources: Iterable[str]) -> Iterator[Photograph]:
+    for package, stem, split in listed(sources):
+        name = f"{package.split('/')[-1].split('-')[0]}_{stem.replace('/', '_')}"
+        with Image.open(packages.folder(root, package) / _SOURCES[package].pattern.format(stem)) as file:
+            image = _without_ground(file, stem).convert("RGB")
+        master = shrunk(image, random.Random(name))
+        if master is None:
+            raise ValueError(f"{package}: {stem} of {image.size} pixels is too small for a master")
+        master.save(draft / f"{name}.png", compress_level=6)
+        scene = "stellarium_garching" if "garching" in name else name
+        yield Photograph(name, scene, package, round(activity(np.asarray(master.convert("L"))), 3), split)
 
 
 def _without_ground(image: Image.Image, stem: str) -> Image.Image:
@@ -158,9 +207,11 @@ def _without_ground(image: Image.Image, stem: str) -> Image.Image:
     return image.crop((0, 96, image.width, image.height)) if stem.startswith("garching") else image
 
 
-def write_table(path: Path, photographs: list[Photograph]) -> None:
-    """Write what `read` reads."""
+def write_table(path: Path, photographs: Iterable[Photograph]) -> None:
+    """Write what `read` reads, sorted by name."""
     with path.open("w", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["name", "scene", "package", "activity", "split"])
-        table.writerows([p.name, p.scene, p.package, p.activity, p.split] for p in photographs)
+        table.writerows(
+            [p.name, p.scene, p.package, p.activity, p.split] for p in sorted(photographs, key=lambda p: p.name)
+        )

@@ -8,7 +8,7 @@ import os
 import random
 import subprocess
 import sys
-from dataclasses import replace
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +17,15 @@ from PIL import Image
 
 from lorax.data.layout import list_files, parse_task
 from lorax.stream import SCENARIOS
-from scripts.real import checks, manifest, packages, patches, photographs, reals, tasks
+from scripts.real import checks, demo, manifest, packages, patches, photographs, reals, tasks
 from scripts.real.catalogue import CATALOGUE, HELD_APART, STREAM
 from scripts.real.keras_graph import KerasGraph
 from scripts.real.patches import PATCH, Master
 from scripts.real.photographs import Photograph
 
 REPOSITORY = Path(__file__).parents[2]
+SOURCES = ("admin-lte", "material-kit", "palapeli-data")
+"""Packages that the drawn photographs are said to be from."""
 
 
 def picture(seed: int, side: int = 352) -> Image.Image:
@@ -46,8 +48,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         image = picture(index)
         image.save(home / "masters" / f"{name}.png")
         busy = photographs.activity(np.asarray(image.convert("L")))
-        drafts.append(Photograph(name, scene, f"package-{index % 3}", round(busy, 3)))
-    photographs.write_table(home / "masters" / "photographs.csv", photographs.deal(drafts))
+        split = "apart" if index % 5 == 2 else "val" if index % 3 == 1 and index > 1 else "train"
+        drafts.append(Photograph(name, scene, SOURCES[index % len(SOURCES)], round(busy, 3), split))
+    photographs.write_table(home / "masters" / "photographs.csv", reversed(drafts))
     return home
 
 
@@ -56,14 +59,22 @@ def masters(root: Path) -> dict[str, Master]:
     return tasks.open_masters(root)
 
 
-def test_a_photograph_is_in_one_split_for_good(root: Path) -> None:
-    dealt = photographs.read(root)
-    again = photographs.deal(replace(p, split="") for p in reversed(dealt))
-    assert again == dealt
-    assert {p.split for p in dealt} == {"train", "val", "apart"}
-    assert sum(p.split == "apart" for p in dealt) == pytest.approx(len(dealt) / 5, abs=1)
-    by_scene = {p.scene: {q.split for q in dealt if q.scene == p.scene} for p in dealt}
-    assert all(len(splits) == 1 for splits in by_scene.values())
+def test_a_photograph_is_in_one_split_whichever_packages_are_asked_for() -> None:
+    dealt = {(package, stem): split for package, stem, split in photographs.listed()}
+    assert len(dealt) == len(list(photographs.listed())) == 79
+    assert Counter(dealt.values()) == {"train": 41, "val": 21, "apart": 17}
+    assert dealt["stellarium-data", "garching-gl1"] == dealt["stellarium-data", "garching-gl3"], "one scene"
+    some = [(package, stem, split) for package, stem, split in photographs.listed(demo.PHOTOGRAPHS)]
+    assert {split for *_, split in some} == {"train", "val", "apart"}
+    assert all(dealt[package, stem] == split for package, stem, split in some)
+
+
+def test_masters_of_other_photographs_are_kept_and_told(root: Path) -> None:
+    before = photographs.read(root)
+    photographs.develop(root, SOURCES)
+    with pytest.raises(photographs.MastersError, match=r"photographs of admin-lte.* Name another folder with --root"):
+        photographs.develop(root, demo.PHOTOGRAPHS)
+    assert photographs.read(root) == before
 
 
 def test_a_master_lost_its_jpeg_grid_or_is_none() -> None:
@@ -122,7 +133,7 @@ def test_activity_of_a_place_is_that_of_its_pixels(masters: dict[str, Master]) -
     assert place.activity == pytest.approx(by_hand.mean())
 
 
-def test_a_task_is_in_the_layout_that_lands_and_the_same_bytes_again(root: Path) -> None:
+def test_a_task_is_in_the_layout_that_lands_and_the_same_bytes_again(root: Path, tmp_path: Path) -> None:
     digests = []
     for _ in range(2):
         tasks.make(root, "control", 30)
@@ -136,6 +147,10 @@ def test_a_task_is_in_the_layout_that_lands_and_the_same_bytes_again(root: Path)
     assert files == {row["file"] for row in rows}
     assert len(files) == 2 * (30 + 10 + 5)
     assert not list(root.glob(f"{packages.DRAFT}*"))
+    demo.take(root, tmp_path / "taken", ["control"], 12)
+    taken = {path.relative_to(tmp_path / "taken").as_posix(): path for path in (tmp_path / "taken").rglob("*.png")}
+    assert len(taken) == 2 * (12 + 4)
+    assert all(path.read_bytes() == (root / "set" / name).read_bytes() for name, path in taken.items())
     listed = list_files(root / "set" / "control")
     landed = parse_task("control", "digest", dict.fromkeys(listed, "md5"))
     assert (len(landed.train), len(landed.test)) == (2 * 30, 2 * 10)
@@ -164,6 +179,8 @@ def test_a_package_that_cannot_be_had_is_named_and_the_other_tasks_are_made(root
         str(root),
         "--images",
         "10",
+        "--photographs",
+        *SOURCES,
         "--tasks",
         "span",
         "control",
