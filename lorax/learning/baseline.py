@@ -87,7 +87,7 @@ def _solved_heads(tasks: Sequence[Task], said: Said, params: Params) -> Iterator
     for task in tasks:
         classes = classes.with_task(task.name, task.classes)
         sums = sums.with_images(_of(said, task.train), torch.tensor(classes.ids(task.train)), len(classes))
-        weight, bias = sums.solve(params.head.penalty, classes)
+        weight, bias = sums.solve(params.head.penalty, classes.multi_real())
         head = nn.Linear(weight.shape[1], len(classes))
         head.load_state_dict({"weight": weight, "bias": bias})
         yield head, classes
