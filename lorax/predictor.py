@@ -36,7 +36,6 @@ _NAMED = f"{SYNTHETIC}:"
 
 _BATCH_SIZE = 32
 _ROUNDING = 1e-3
-_UNDECIDED_BELOW = 0.5
 _MORE_LIKELY_THAN_NOT = 0.5
 
 _T = TypeVar("_T")
@@ -187,14 +186,13 @@ class Predictor:
     def _decide(self, source: str, probabilities: Tensor, strangeness: float, crops: Pixels) -> Verdict:
         if self.calibration is None:
             return decide(source, probabilities, self.classes, crops=len(crops), is_telling=is_telling(crops))
-        settings = self.state.parameters.get("calibration", {})
         return decide(
             source,
             probabilities,
             self.classes,
             strangeness=strangeness,
             threshold=float(self.calibration.threshold),
-            undecided_below=float(settings.get("undecided_below", _UNDECIDED_BELOW)),
+            undecided_below=self.state.undecided_below,
             relatives=self.calibration.relatives,
             crops=len(crops),
             is_telling=is_telling(crops),

@@ -24,6 +24,7 @@ from lorax.learning.asking import Fetch, Question
 from lorax.learning.false_positives import FalsePositives, Slice, measured
 from lorax.learning.folder import EpisodeFolder, damage_told
 from lorax.learning.opening import open_for_episode
+from lorax.learning.relatives import Named, named
 from lorax.learning.reliability import (
     Bin,
     answers_of,
@@ -86,7 +87,8 @@ class Assessment:
     """All that is known of a version's verdicts.
 
     `foreseen` is what the version before said of the new task; `per_class` how many test images of each class the card
-    was asked for. `false_positives` is None where no other real photographs were named.
+    was asked for. `false_positives` is None where no other real photographs were named, `named` where a verdict is no
+    set of generators.
     """
 
     episode: int
@@ -98,6 +100,7 @@ class Assessment:
     per_class: int
     seconds: float
     false_positives: FalsePositives | None = None
+    named: Named | None = None
 
     def write(self, path: Path) -> None:
         write_whole(path, canonical_json(asdict(self)))
@@ -113,6 +116,7 @@ class Assessment:
             record["foreseen"] = Foreseen(**record["foreseen"]) if record["foreseen"] else None
             if told := record.get("false_positives"):
                 record["false_positives"] = FalsePositives(**{**told, "slices": [Slice(**s) for s in told["slices"]]})
+            record["named"] = Named(**record["named"]) if record.get("named") else None
             return cls(**record)
 
     def row(self, perturbation: str, task: str = ALL) -> CardRow | None:
@@ -195,6 +199,7 @@ def assess(
         per_class=params.robustness.per_class,
         false_positives=measured(state, reals, tasks, params.reals.images, ask) if reals else None,
         seconds=time.perf_counter() - started,
+        named=_named(state, clean),
     )
     found.write(folder.assessment_path)
     return found
@@ -249,6 +254,13 @@ def _answers(state: LearnerState, said: Said) -> Tensor:
     """The probabilities that are given: calibrated where the version is."""
     logits, fitted = said.logits, state.calibration
     return answers_of(fitted.probabilities(logits) if fitted else logits.double().softmax(dim=1), state.classes)
+
+
+def _named(state: LearnerState, said: Said) -> Named | None:
+    fitted = state.calibration
+    if fitted is None or fitted.relatives is None:
+        return None
+    return named(fitted.relatives, fitted.probabilities(said.logits), said.ids, state.classes, state.undecided_below)
 
 
 def _card_rows(state: LearnerState, perturbation: str, said: Said) -> Iterator[CardRow]:

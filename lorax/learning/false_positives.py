@@ -24,7 +24,6 @@ SLICES = (UNCHANGED, jpeg(95), jpeg(75), webp(80), resize(75))
 """In which forms the photographs are looked at."""
 
 _MORE_LIKELY_THAN_NOT = 0.5
-_UNDECIDED_BELOW = 0.5
 
 Ask = Callable[[Sequence[Sample], Perturbation], tuple[Tensor, Tensor]]
 """Gives the textures (N, L·D) and logits (N, C) of N images under a perturbation."""
@@ -103,7 +102,7 @@ def _slice(state: LearnerState, perturbation: str, textures: Tensor, logits: Ten
     strange, least = torch.zeros(len(logits), dtype=torch.bool), 0.0
     if fitted:
         strange = fitted.strangeness(textures).cpu() > fitted.threshold
-        least = float(state.parameters.get("calibration", {}).get("undecided_below", _UNDECIDED_BELOW))
+        least = state.undecided_below
     real, fake = answers[:, 0], answers[:, 1:].sum(dim=1)
     told = fake if fitted and fitted.relatives else answers[:, 1:].max(dim=1).values
     sure = torch.maximum(real, told) >= least

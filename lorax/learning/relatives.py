@@ -99,6 +99,38 @@ class Relatives:
         return cls(record["error"], tuple(tuple(group) for group in record["groups"]), levels)
 
 
+@dataclass(frozen=True)
+class Named:
+    """What was said of synthetic images that were called synthetic.
+
+    Args:
+        images: how many they are.
+        one: of how many one generator was named.
+        missed: of how many the generator was not among those named.
+    """
+
+    images: int
+    one: int
+    missed: int
+
+
+def named(relatives: Relatives, probabilities: Tensor, ids: Tensor, classes: ClassTable, least: float) -> Named:
+    """What `Relatives.of` says of the synthetic ones among images that are more likely synthetic than real.
+
+    Args:
+        relatives: what decides.
+        probabilities: (n, C), calibrated.
+        ids: (n,) the images' classes.
+        classes: the class table.
+        least: as `Relatives.of` has it.
+    """
+    is_real = torch.tensor(classes.is_real)
+    looked = ~is_real[ids] & (probabilities[:, ~is_real].sum(1) > 0.5)
+    sets = [relatives.of(row, classes.is_real, least) for row in probabilities[looked]]
+    missed = [bool(group) and true not in group for group, true in zip(sets, ids[looked].tolist(), strict=True)]
+    return Named(len(sets), sum(len(group) == 1 for group in sets), sum(missed))
+
+
 def _shares(probabilities: Tensor, is_real: Tensor) -> Tensor:
     """Probabilities (n, C) of the synthetic classes as shares of their sum; 0 for real ones."""
     synthetic = probabilities.double().masked_fill(is_real, 0.0)

@@ -120,6 +120,11 @@ class LearnerState:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     parent: str | None = None
 
+    @property
+    def undecided_below(self) -> float:
+        """How likely an answer must be to be given."""
+        return float(self.parameters.get("calibration", {}).get("undecided_below", 0.5))
+
 
 def save_state(state: LearnerState, directory: Path) -> str:
     """Write `state` whole or not at all, and return its digest. An equal state that is there already is left alone.

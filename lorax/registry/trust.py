@@ -36,6 +36,8 @@ def trust_metrics(assessment: Assessment | None) -> dict[str, float]:
     found |= {f"robustness_accuracy/{row.perturbation}": row.accuracy for row in assessment.overall}
     if assessment.false_positives:
         found |= {f"{FALSE_POSITIVES}{one.perturbation}": one.share for one in assessment.false_positives.slices}
+    if (named := assessment.named) and named.images:
+        found |= {"named/one": named.one / named.images, "named/missed": named.missed / named.images}
     return {name: value for name, value in (found | {"robustness": assessment.robustness}).items() if value is not None}
 
 

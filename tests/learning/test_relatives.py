@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from lorax.learning.relatives import Relatives
+from lorax.learning.relatives import Relatives, named
 from lorax.stream import ClassEntry, ClassTable
 
 NAMES = ("real", "style", "waifu", "cugan", "denoiser", "mosaic")
@@ -86,3 +86,11 @@ def test_one_that_is_seldom_the_likeliest_takes_the_level_of_all() -> None:
 def test_a_record_is_read_as_it_was(fitted: Relatives) -> None:
     again = Relatives.parse(fitted.record(), fitted.levels)
     assert (again.error, again.groups) == (fitted.error, fitted.groups)
+
+
+def test_what_was_named_is_counted_among_synthetic_images_that_look_synthetic() -> None:
+    sure = Relatives(0.1, ((WAIFU, CUGAN),), torch.tensor([0, 0.9, 0.9, 0.9, 0.9, 0.9]))
+    rows = {1: (0, 1, 0, 0, 0, 0), WAIFU: (0, 0, 0.5, 0.5, 0, 0), CUGAN: (0, 0, 1, 0, 0, 0), 4: (0.9, 0, 0, 0, 0.1, 0)}
+    probabilities = torch.tensor([*rows.values(), (0, 0, 0, 1.0, 0, 0)]).double()
+    found = named(sure, probabilities, torch.tensor([*rows, 0]), TABLE, 0.5)
+    assert (found.images, found.one, found.missed) == (3, 2, 1)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from lorax.learning.assessment import ALL, Assessment, CardRow, Reliability
 from lorax.learning.false_positives import FalsePositives, Slice
+from lorax.learning.relatives import Named
 from lorax.learning.reliability import Bin
 from lorax.learning.unknown import Foreseen
 
@@ -43,6 +44,7 @@ def assessed(
         25,
         1.5,
         false_positives,
+        Named(80, 60, 4) if calibrated else None,
     )
 
 

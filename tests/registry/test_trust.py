@@ -56,6 +56,7 @@ def test_an_assessment_s_figures_are_metrics() -> None:
         "unknown_false_alarms": 0.17,
     }
     assert found["robustness"] == pytest.approx(ROBUSTNESS)
+    assert (found["named/one"], found["named/missed"]) == (0.75, 0.05)
     told = {f"robustness_accuracy/{name}": value for name, value in ACCURACY.items()}
     assert {name: value for name, value in found.items() if name.startswith("robustness_")} == told
     told = {"false_positives/clean": 0.01, "false_positives/jpeg-75": 0.12}
