@@ -120,14 +120,14 @@ class Photograph:
         scene: what it shows; photographs of one scene are never in different splits or halves.
         package: that brought it.
         activity: mean absolute difference of neighbouring pixels, grey levels.
-        split: "train", "val" or "apart".
+        split: "train", "val" or "apart"; "" where no task brings it.
     """
 
     name: str
     scene: str
     package: str
     activity: float
-    split: str
+    split: str = ""
 
 
 class MastersError(RuntimeError):
