@@ -102,7 +102,7 @@ def test_batch_norm_is_folded_away() -> None:
     pixels = torch.rand(2, 3, 40, 40)
     with torch.no_grad():
         for one, other in zip(plain.embed(pixels), model.eval().embed(pixels), strict=True):
-            torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)  # tokens are float16
 
 
 @pytest.mark.parametrize("factor", [2, 3, 4])
