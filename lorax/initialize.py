@@ -92,5 +92,5 @@ def _with_preset(text: str, preset: str | None) -> str:
         return text
     presets = yaml.safe_load(text)["presets"]
     if preset not in presets:
-        raise ParamsError(f"there is no preset {preset!r}; there are {', '.join(sorted(presets))}.")
+        raise ParamsError(f"there is no preset {preset!r}; expected {' or '.join(sorted(presets))}.")
     return with_values(text, presets[preset])

@@ -196,6 +196,8 @@ def test_a_preset_becomes_the_values_of_a_new_workspace(tmp_path: Path) -> None:
     params = load_params(tmp_path / "params.yaml")
     assert (params.lora.rank, params.training.epochs, params.exemplars.budget) == (64, 50, 500)
     assert params == load_params(TEMPLATE, preset="paper")
+    unknown = runner.invoke(app, ["init", str(tmp_path / "other"), "--preset", "recipe"])
+    assert unknown.exit_code == 1 and "no preset 'recipe'; expected paper" in unknown.stderr
 
 
 def test_the_template_names_every_parameter() -> None:
