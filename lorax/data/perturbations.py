@@ -113,11 +113,32 @@ KINDS: Mapping[str, tuple[Callable[[int], Perturbation], int, int]] = {
 quality."""
 
 
+_MIDDLE = 512
+"""Side of what is perturbed of a larger image, pixels: WebP takes a second for a camera's picture."""
+
+_BLOCK = 8
+"""Side of JPEG's blocks, pixels."""
+
+
 def of_kind(kind: str, md5: str) -> Perturbation:
-    """A perturbation of one of KINDS whose strength is drawn from the image's md5 alone."""
+    """A perturbation of one of KINDS, of an image's middle; its strength is drawn from the image's md5 alone.
+
+    So is, of an image that is larger than its middle, where blocks of compression lie.
+    """
     make, least, most = KINDS[kind]
-    word = hashlib.blake2b(f"{md5}/{kind}".encode(), digest_size=4).digest()
-    return make(least + int.from_bytes(word, "big") % (most - least + 1))
+    drawn = hashlib.blake2b(f"{md5}/{kind}".encode(), digest_size=6).digest()
+    whole = make(least + int.from_bytes(drawn[:4], "big") % (most - least + 1))
+    down, right = drawn[4] % _BLOCK, drawn[5] % _BLOCK
+    return Perturbation(f"{whole.name}-middle", lambda pixels: _in_the_middle(pixels, whole, down, right))
+
+
+def _in_the_middle(pixels: Pixels, whole: Perturbation, down: int, right: int) -> Pixels:
+    height, width = pixels.shape[:2]
+    if min(height, width) < _MIDDLE + 2 * _BLOCK:
+        return whole.apply(pixels)
+    top, left = (height - _MIDDLE) // 2 - down, (width - _MIDDLE) // 2 - right
+    cut = np.ascontiguousarray(pixels[top:, left:][: _MIDDLE + down, : _MIDDLE + right])
+    return np.ascontiguousarray(whole.apply(cut)[down:, right:])
 
 
 def drawn(md5: str, view: int, seed: int, share: float) -> Perturbation:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lorax.data.perturbations import CARD, UNCHANGED, Perturbation, drawn, jpeg
+from lorax.data.perturbations import CARD, KINDS, UNCHANGED, Perturbation, drawn, jpeg, of_kind
 from lorax.data.pixels import Pixels
 
 MD5 = "0123456789abcdef" * 2
@@ -47,3 +47,23 @@ def test_what_training_shows_is_drawn_from_image_view_and_seed_alone() -> None:
     assert 60 < shown.count("clean") < 140
     assert {name.split("-")[0] for name in shown} == {"clean", "jpeg", "resize", "blur", "webp"}
     assert {drawn(MD5, view, 0, 0.0) for view in range(50)} == {UNCHANGED}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kinds_strength_is_drawn_from_the_image_alone_over_its_whole_range(kind: str, photo: Pixels) -> None:
+    make, least, most = KINDS[kind]
+    shown = {of_kind(kind, f"{number:032x}").name for number in range(2000)}
+    assert shown == {f"{make(strength).name}-middle" for strength in range(least, most + 1)}
+    strength = int(of_kind(kind, MD5).name.split("-")[-2])
+    np.testing.assert_array_equal(of_kind(kind, MD5).apply(photo), make(strength).apply(photo))
+
+
+def test_of_a_large_image_the_middle_is_perturbed_wherever_blocks_fall(photo: Pixels) -> None:
+    large = np.tile(photo, (15, 11, 1))  # 600 x 616
+    ways = {md5: of_kind("jpeg-low", md5).apply(large) for md5 in (f"{number:032x}" for number in range(40))}
+    assert {way.shape for way in ways.values()} == {(512, 512, 3)}
+    for way in ways.values():
+        assert np.abs(way.astype(int) - large[44:556, 52:564]).mean() < 30, "lies where the image's middle lies"
+    edges = {int(np.abs(np.diff(way.astype(int).sum(2), axis=0)).mean(1)[:504].reshape(-1, 8).mean(0).argmax())
+             for way in ways.values()}  # fmt: skip
+    assert len(edges) > 1, "blocks begin in rows that differ"

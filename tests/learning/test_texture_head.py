@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lorax.data.perturbations import KINDS, of_kind
 from lorax.learning.statistics import Statistics
 from lorax.learning.texture_head import kind_scores
 from lorax.network.head import TextureHead
@@ -51,12 +50,3 @@ def test_the_kind_decides_which_regression_is_asked() -> None:
     head = TextureHead(weight, torch.zeros(2, 2), torch.tensor([[1.0, 0], [0, 1]]), torch.zeros(2))
     logits, is_clean = head(torch.tensor([[3.0, 1], [1, 3]]))
     assert logits.tolist() == [[3, 1], [6, 2]] and is_clean.tolist() == [True, False]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_is_drawn_from_the_image_alone_over_its_whole_range(kind: str) -> None:
-    make, least, most = KINDS[kind]
-    drawn = {of_kind(kind, f"{number:032x}").name for number in range(2000)}
-    assert drawn == {make(strength).name for strength in range(least, most + 1)}
-    pixels = torch.randint(0, 256, (40, 40, 3), dtype=torch.uint8).numpy()
-    assert of_kind(kind, "0" * 32).apply(pixels).shape == pixels.shape
