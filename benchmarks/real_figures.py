@@ -17,9 +17,12 @@ from torch import Tensor
 
 from benchmarks.demo_streams import Looked, Observer
 from benchmarks.tasks import TaskFiles
+from lorax.data.perturbations import UNCHANGED, Perturbation
 from lorax.data.reals import Reals
-from lorax.learning.false_positives import measured
+from lorax.learning.assessment import sample_of
+from lorax.learning.false_positives import SLICES, measured
 from lorax.learning.folder import EpisodeFolder, Report
+from lorax.learning.relatives import named
 from lorax.learning.state import Exemplar
 from lorax.learning.statistics import Statistics
 from lorax.learning.unknown import auroc
@@ -28,6 +31,7 @@ from lorax.stream import ClassTable, Sample, Task, TaskClass
 
 _PENALTIES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 _FEWER = 100  # exemplars in all
+_PERTURBED = 60  # test images of each class
 
 Part = Callable[[Looked], Tensor]
 """What a head is given: of what a learner says of N images, (N, W)."""
@@ -43,10 +47,10 @@ class Tests:
     of_task: Tensor
 
     @classmethod
-    def of(cls, last: Observer, tasks: Sequence[Task]) -> Tests:
+    def of(cls, last: Observer, tasks: Sequence[Task], change: Perturbation = UNCHANGED) -> Tests:
         samples = [sample for task in tasks for sample in task.test]
         of_task = torch.tensor([k for k, task in enumerate(tasks) for _ in task.test])
-        return cls(last, last.look(samples), last.ids(samples), of_task)
+        return cls(last, last.look(samples, change), last.ids(samples), of_task)
 
     def accuracy(self, logits: Tensor) -> list[float]:
         """On each task."""
@@ -72,6 +76,8 @@ def stream_figures(
         "forgetting": _mean(forgotten) if forgotten else 0.0,
         "detection": _mean((said_real == is_real).tolist()),
         "false_positives": {"val": _mean((~said_real)[is_real].tolist())} | _elsewhere(last, tasks, photographs),
+        "perturbed": _perturbed(last, tasks),
+        "named": _named(tests),
         "branches_alone": _mean(tests.accuracy(tests.looked.branches)),
         "head_only": _head_only(tests, params),
         "unknown_auroc": _unknown(files, tasks, folders, params),
@@ -121,6 +127,26 @@ def read_photographs(files: TaskFiles, folder: Path) -> Reals:
     md5s = {hashlib.md5(p.read_bytes(), usedforsecurity=False).hexdigest(): p for p in sorted(folder.rglob("*.png"))}
     files.paths.update(md5s)
     return Reals(folder.name, "", tuple(Sample(path.name, md5, "", 0) for md5, path in md5s.items()))
+
+
+def _perturbed(last: Observer, tasks: Sequence[Task]) -> dict[str, float]:
+    """Accuracy on some test images of each task, the same in each form."""
+    some = [replace(task, test=tuple(sample_of(task, _PERTURBED))) for task in tasks]
+    found = {}
+    for change in SLICES:
+        tests = Tests.of(last, some, change)
+        found[change.name] = _mean(tests.accuracy(tests.looked.logits))
+    return found
+
+
+def _named(tests: Tests) -> dict[str, float]:
+    """Of synthetic images called synthetic: how many get one name, how many the wrong one or a set without theirs."""
+    state = tests.last.state
+    if state.calibration is None or state.calibration.relatives is None:
+        return {}
+    probabilities = state.calibration.probabilities(tests.looked.logits)
+    told = named(state.calibration.relatives, probabilities, tests.ids, state.classes, state.undecided_below)
+    return {"one": round(told.one / told.images, 4), "missed": round(told.missed / told.images, 4)}
 
 
 def _elsewhere(last: Observer, tasks: Sequence[Task], photographs: Reals | None) -> dict[str, float]:
