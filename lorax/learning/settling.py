@@ -22,7 +22,7 @@ from lorax.learning.calibration import LEAST_PER_CLASS, Calibration, as_if_new, 
 from lorax.learning.reliability import answers_of, mean_loss, right_answers
 from lorax.learning.state import LearnerState
 from lorax.learning.strangeness import ByKind, Residual
-from lorax.learning.texture_head import CLEAN, TextureHead, kind_scores, perturbed
+from lorax.learning.texture_head import CLEAN, TextureWeights, kind_scores, perturbed
 from lorax.network.features import FeatureStore
 from lorax.network.network import Network
 from lorax.params import HeadParams, Params
@@ -106,7 +106,7 @@ def _with_texture_head(state: LearnerState, held: _Held, can_calibrate: bool, pa
         scale, shift = (weight, 0.0) if kind == CLEAN else _alike(fitted, scores[kind], held.ids, state.classes)
         solved.append((scale * matrix, scale * bias + shift))
     matrices, biases = (torch.stack(part).float() for part in zip(*solved, strict=True))
-    head = TextureHead(matrices, biases, *kinds)
+    head = TextureWeights(matrices, biases, *kinds)
     if fitted and len(honest) > 1:
         fitted = _by_kind(fitted, honest, kinds, held, state.classes)
     return replace(state, texture_head=head, calibration=fitted)

@@ -38,7 +38,7 @@ from lorax.learning.record import (
     parsed_rows,
 )
 from lorax.learning.statistics import Statistics
-from lorax.learning.texture_head import TextureHead, parse_statistics, statistics_tensors
+from lorax.learning.texture_head import TextureWeights, parse_statistics, statistics_tensors
 from lorax.network.backbone import BackboneIdentity
 from lorax.storage import canonical_json, whole_directory
 from lorax.stream import ClassEntry, ClassTable, Sample, check_task_name
@@ -109,7 +109,7 @@ class LearnerState:
     classes: ClassTable = field(default_factory=ClassTable)
     head_weight: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 0))
     head_bias: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
-    texture_head: TextureHead | None = None
+    texture_head: TextureWeights | None = None
     statistics: Mapping[str, Statistics] = field(default_factory=dict)
     exemplars: tuple[Exemplar, ...] = ()
     calibration_memory: tuple[Exemplar, ...] = ()
@@ -310,7 +310,7 @@ def _read_format_4(directory: Path, record: LearnerRecord) -> LearnerState:
     head = _tensors(_read(directory, "head.safetensors", record.files))
     state = replace(
         state,
-        texture_head=TextureHead.parse(head),
+        texture_head=TextureWeights.parse(head),
         statistics=parse_statistics(_tensors(_read(directory, name, record.files)), record.kinds),
     )
     _check_textures(directory, state)

@@ -27,8 +27,8 @@ _TAKEN_FOR_CLEAN = 0.02
 
 
 @dataclass(frozen=True)
-class TextureHead:
-    """M regressions from a texture (F numbers) to C classes.
+class TextureWeights:
+    """Of a `TextureHead`: M regressions from a texture (F numbers) to C classes.
 
     Args:
         weight: (M, C, F), as logits.
@@ -47,7 +47,7 @@ class TextureHead:
         return names | {"kind_weight": self.kind_weight, "kind_bias": self.kind_bias}
 
     @classmethod
-    def parse(cls, tensors: Mapping[str, Tensor]) -> TextureHead:
+    def parse(cls, tensors: Mapping[str, Tensor]) -> TextureWeights:
         """The opposite of `tensors`; before format 5 there was one kind."""
         weight, bias = tensors["texture_weight"], tensors["texture_bias"]
         if "kind_weight" not in tensors:
