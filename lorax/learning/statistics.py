@@ -82,7 +82,7 @@ class Statistics:
             penalty: λ, in images: what a direction needs more images than, to count.
             answers: of each of the C classes, which answer it is; all real ones are one.
         """
-        total, mean = self.counts.sum(), self.mean
+        total, mean = self.counts.sum().clamp(min=1), self.mean
         spread = (self.scatter.diagonal() / total).sqrt() + _NO_SPREAD
         gram = self.scatter / spread / spread[:, None] + penalty * torch.eye(len(spread), dtype=torch.double)
         answer = torch.tensor(answers).unique(return_inverse=True)[1]

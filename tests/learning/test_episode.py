@@ -281,7 +281,7 @@ def test_a_backbone_that_can_not_do_what_is_asked_is_refused_before_an_image_is_
 def test_a_head_of_the_texture_is_the_same_whatever_the_memory_holds_and_goes_on_with_its_solver_only(
     stream: Stream, params: Params, tmp_path: Path
 ) -> None:
-    sections = params.model_dump() | {"head": {"solver": "ridge", "perturbations": ["jpeg"]}}
+    sections = params.model_dump() | {"head": {"solver": "ridge", "perturbations": ["jpeg", "webp"]}}
     states = []
     for budget in (0, 12):
         ridge = Params.model_validate(sections | {"exemplars": {"budget": budget}})
@@ -289,16 +289,21 @@ def test_a_head_of_the_texture_is_the_same_whatever_the_memory_holds_and_goes_on
         second = learn_one(stream, ridge, tmp_path / f"{budget}-1", first.state_dir, 1)
         states.append(load_state(second.state_dir))
     held = len(states[0].calibration_memory)
-    for kind in ("clean", "jpeg"):
+    images = {"clean": 0, "jpeg": 0, "webp": 0}
+    for kind in images:
         none, some = (state.statistics[kind] for state in states)
         assert torch.equal(none.scatter, some.scatter) and torch.equal(none.means, some.means)
-        assert none.counts.sum() == 2 * 30 - held and held > 0, "held-out images are not among the sums"
+        images[kind] = int(none.counts.sum())
+    assert images["clean"] == 2 * 30 - held and held > 0, "held-out images are not among the sums"
+    assert images["jpeg"] + images["webp"] == images["clean"] and min(images.values()) > 10, "each is perturbed once"
     weights = [state.texture_head.weight[0] for state in states if state.texture_head]
     torch.testing.assert_close(*(weight / weight.norm() for weight in weights))
     with pytest.raises(StateError, match=r"head\.solver is gradient, but the learner state of stripes, bars was"):
         learn_one(stream, params, tmp_path / "other", second.state_dir, 2)
     fewer = Params.model_validate(sections | {"head": {"solver": "ridge"}})
-    with pytest.raises(StateError, match=r"head\.perturbations is \[\], but .* Set head\.perturbations: \[\"jpeg\"\]"):
+    with pytest.raises(
+        StateError, match=r"head\.perturbations is \[\], but .* Set head\.perturbations: \[\"jpeg\", \"webp\"\]"
+    ):
         learn_one(stream, fewer, tmp_path / "fewer", second.state_dir, 2)
 
 

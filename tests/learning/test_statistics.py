@@ -57,6 +57,11 @@ def test_the_order_of_tasks_does_not_count(tasks: list[tuple[torch.Tensor, torch
     torch.testing.assert_close(forth, back, rtol=1e-3, atol=1e-5)
 
 
+def test_of_no_image_all_scores_are_none() -> None:
+    empty = Statistics.empty(WIDTH).with_images(torch.zeros(0, WIDTH), torch.zeros(0, dtype=torch.long), 4)
+    assert all(torch.equal(part, torch.zeros_like(part)) for part in empty.solve(PENALTY, classes(2).multi_real()))
+
+
 def test_parts_that_do_not_belong_together_are_refused(tasks: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
     tensors = kept(tasks).tensors()
     with pytest.raises(ValueError, match="belong together"):
