@@ -186,9 +186,10 @@ def _reasons(answer: Answer) -> list[str]:
     lines = []
     if answer.evidence is not None:
         parts = ", ".join(f"{task} {value:+.2f}" for task, value in answer.evidence.branches.items())
+        texture = "" if answer.evidence.texture is None else f"texture {answer.evidence.texture:+.2f}, "
         lines.append(
             f"evidence for {answer.evidence.answer}, by branch: {parts}, "
-            f"rest {answer.evidence.rest:+.2f}; log-odds {answer.evidence.log_odds:+.2f}"
+            f"{texture}rest {answer.evidence.rest:+.2f}; log-odds {answer.evidence.log_odds:+.2f}"
         )
     if answer.reading.container is not None:
         lines.append(f"in the file, not used for the verdict: {_beside(answer.reading.container)}")

@@ -1,4 +1,4 @@
-"""Why a verdict came out as it did: what each branch's feature adds to it."""
+"""Why a verdict came out as it did: what each branch's feature, and the frozen backbone's texture, adds to it."""
 
 from __future__ import annotations
 
@@ -16,29 +16,30 @@ class Evidence:
     """What spoke for an answer, in logits, calibrated where the version is.
 
     `answer` is "real", "synthetic", a generator's label, or "one of" several. `branches` has the evidence of each
-    branch by its task, against the answer where it is negative; with `rest`, which no branch brings (the frozen
-    backbone's texture, where a head reads it, is part of it), they add up to `log_odds`, the logarithm of the odds of
-    the answer against all others.
+    branch by its task, against the answer where it is negative; `texture` what the frozen backbone's texture brings,
+    None where no head reads it. With `rest`, which neither brings, they add up to `log_odds`, the logarithm of the odds
+    of the answer against all others.
     """
 
     answer: str
     log_odds: float
     branches: Mapping[str, float]
+    texture: float | None
     rest: float
 
 
 def evidence_of(predictor: Predictor, judged: Judged) -> Evidence:
-    """What each branch adds to a verdict's log-odds.
+    """What each branch, and the texture, adds to a verdict's log-odds.
 
     The head is linear, so class c's logit is b[c] + Σ_k W[c,k]·f[k] with the feature f[k] of branch k. Let A be the
     classes of the answer, R the others, and p(c|A), p(c|R) the probabilities within each. Then
 
         log P(A)/P(R) = Σ_k e[k] + rest,   e[k] = Σ_{c in A} p(c|A) W[c,k]·f[k] - Σ_{c in R} p(c|R) W[c,k]·f[k]
 
-    holds exactly, with the biases, what the texture adds and the difference of the two entropies in the rest. The
-    others weigh as much as they compete: being unlike a class that nobody would think of is no evidence. Calibration
-    divides logits by a temperature and adds to the biases, so W and b are taken with it. Of several crops it is their
-    mean feature that is explained.
+    holds exactly, with the biases and the difference of the two entropies in the rest, out of which what the texture
+    adds is taken likewise. The others weigh as much as they compete: being unlike a class that nobody would think of is
+    no evidence. Calibration divides logits by a temperature and adds to the biases, so W and b are taken with it. Of
+    several crops it is their mean feature that is explained.
 
     Args:
         predictor: which made the verdict.
@@ -53,14 +54,16 @@ def evidence_of(predictor: Predictor, judged: Judged) -> Evidence:
     added, is_clean = _of_texture(predictor, judged)
     if not is_clean:  # then branches say nothing
         shares, bias = torch.zeros_like(shares), torch.zeros_like(bias)
-    logits = shares.sum(1) + bias + added + (predictor.calibration.bias if predictor.calibration else 0.0)
+    logits = shares.sum(1) + bias + (predictor.calibration.bias if predictor.calibration else 0.0)
+    if added is not None:
+        logits = logits + added
     ours, others = (logits.masked_fill(~mask, -torch.inf) for mask in (chosen, ~chosen))
     weights = _softmax(ours) - _softmax(others)
-    evidence = weights @ shares
+    evidence, texture = weights @ shares, None if added is None else float(weights @ added)
     log_odds = ours.logsumexp(0) - (others.logsumexp(0) if weights.lt(0).any() else 0.0)
     names = [branch.task for branch in predictor.state.branches]
     by_task = dict(zip(names, evidence.tolist(), strict=True))
-    return Evidence(answer, float(log_odds), by_task, float(log_odds - evidence.sum()))
+    return Evidence(answer, float(log_odds), by_task, texture, float(log_odds - evidence.sum()) - (texture or 0.0))
 
 
 def _calibrated_head(predictor: Predictor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -70,11 +73,11 @@ def _calibrated_head(predictor: Predictor) -> tuple[torch.Tensor, torch.Tensor]:
     return head.weight.detach().double().cpu() / temperature, head.bias.detach().double().cpu() / temperature
 
 
-def _of_texture(predictor: Predictor, judged: Judged) -> tuple[torch.Tensor | float, bool]:
-    """What the texture adds to the calibrated logits, (C,), and whether the branches count beside it."""
+def _of_texture(predictor: Predictor, judged: Judged) -> tuple[torch.Tensor | None, bool]:
+    """What the texture adds to the calibrated logits, (C,), where it is read, and whether branches count beside it."""
     head, calibration = predictor.network.texture_head, predictor.calibration
     if head is None:
-        return 0.0, True
+        return None, True
     [added], [is_clean] = head(judged.texture.float()[None].to(head.bias.device))
     return added.double().cpu() / (calibration.temperature if calibration else 1.0), bool(is_clean)
 

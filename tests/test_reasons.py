@@ -7,14 +7,19 @@ import numpy as np
 import pytest
 import torch
 
+from lorax.params import HeadParams
 from lorax.predictor import UNDECIDED, UNKNOWN, Judged, Predictor, Verdict, decide
 from lorax.reasons import evidence_of
 from lorax.stream import ClassTable
 from tests.tiny_learner import Learned, calibrated, learn_stream, tiny_params
 
 
-@pytest.fixture(scope="module", params=["calibrated", "not calibrated"])
+@pytest.fixture(scope="module", params=["calibrated", "not calibrated", "reads the texture"])
 def predictor(request: pytest.FixtureRequest, learned: Learned, tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    if request.param == "reads the texture":
+        folder = tmp_path_factory.mktemp("ridge")
+        params = tiny_params(folder).model_copy(update={"head": HeadParams(solver="ridge", penalty=1e4)})
+        return Predictor.open(learn_stream(folder, params, ["alpha", "beta"])[-1].state_dir, "cpu")
     found = Predictor.open(calibrated(learned.state_dir, tmp_path_factory.mktemp("states") / "calibrated"), "cpu")
     is_calibrated = request.param == "calibrated"
     return found if is_calibrated else Predictor(found.network, replace(found.state, calibration=None))
@@ -45,8 +50,9 @@ def test_the_evidence_and_the_rest_add_up_to_the_log_odds_of_the_verdict(
         found = evidence_of(predictor, each)
         p = each.verdict.probability
         assert found.answer == (each.verdict.generator or "real")
-        assert found.log_odds == pytest.approx(math.log(p / (1 - p)), abs=1e-4)
-        assert sum(found.branches.values()) + found.rest == pytest.approx(found.log_odds)
+        assert found.log_odds == pytest.approx(math.log(p / (1 - p)), rel=1e-4, abs=1e-4)
+        assert sum(found.branches.values()) + (found.texture or 0) + found.rest == pytest.approx(found.log_odds)
+        assert (found.texture is None) == (predictor.network.texture_head is None)
         assert list(found.branches) == ["alpha", "beta"]
 
 
@@ -57,7 +63,7 @@ def test_an_unknown_generator_is_explained_as_synthetic_an_undecided_image_by_it
         unknown = replace(each, verdict=replace(each.verdict, verdict=UNKNOWN, generator=None))
         odds = (1 - each.verdict.real) / each.verdict.real
         assert evidence_of(predictor, unknown).answer == "synthetic"
-        assert evidence_of(predictor, unknown).log_odds == pytest.approx(math.log(odds), abs=1e-4)
+        assert evidence_of(predictor, unknown).log_odds == pytest.approx(math.log(odds), rel=1e-4, abs=1e-4)
         several = replace(each.verdict, verdict="synthetic", generator=None, one_of=("alpha", "beta"))
         assert evidence_of(predictor, replace(each, verdict=several)).answer == "one of alpha, beta"
         undecided = replace(each, verdict=replace(each.verdict, verdict=UNDECIDED, generator=None))
