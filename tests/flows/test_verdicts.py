@@ -135,7 +135,9 @@ def test_the_explanation_is_shown_apart_and_changes_no_number(predictor: Predict
     Image.open(photos / "0.png").save(noted, exif=exif)
     files = photos / "0.png", noted
     plain, explained = lines(predictor, *files), lines(predictor, *files, explain=True)
-    assert [set(line.pop("evidence")) for line in explained] == [{"answer", "log_odds", "branches", "texture", "rest"}] * 2
+    assert [set(line.pop("evidence")) for line in explained] == [
+        {"answer", "log_odds", "branches", "texture", "rest"}
+    ] * 2
     assert [line.pop("container")["exif"] for line in explained] == [[], ["Software"]]
     assert explained == plain
     for line in plain:
