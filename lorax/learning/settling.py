@@ -137,9 +137,12 @@ def _by_kind(
 ) -> Calibration:
     """The calibration of clean images, and what is strange among perturbed ones: as many of each kind that is known."""
     assert isinstance(fitted.distance, Residual)
-    residuals, far = [fitted.distance], [fitted.threshold * fitted.unit]
-    for kind, solved in list(honest.items())[1:]:
-        fit = _residual(solved, classes).measured
+    nothing = [torch.zeros_like(part) for part in (*kinds, kinds[1])]  # clean images' kind says nothing of them
+    residuals, far = [fitted.distance.beside(*nothing)], [fitted.threshold * fitted.unit]
+    for kind, solved, expected in zip(honest, honest.values(), torch.eye(len(honest)), strict=True):
+        if kind == CLEAN:
+            continue
+        fit = _residual(solved, classes).beside(*kinds, expected).measured
         told = (held.textures[kind], right_answers(held.ids, classes))
         residuals.append(fit(*told))
         far.append(float(as_if_new(*told, folds_of(held.ids), fit).quantile(1 - fitted.false_alarms)))

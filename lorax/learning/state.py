@@ -286,7 +286,8 @@ def _is_residual(tensors: Mapping[str, torch.Tensor]) -> bool:
     weight, bias = tensors["score_weight"], tensors["score_bias"]
     shapes = [weight.shape[:-1] == bias.shape and bias.numel() > 0 and weight.ndim == 2]
     if "score_answers" in tensors:  # not in the first states of format 4
-        shapes.append(tensors["score_answers"].shape == (*bias.shape, bias.shape[-1]))
+        answers = tensors["score_answers"].shape
+        shapes.append(len(answers) == weight.ndim and answers[:-2] == bias.shape[:-1] and answers[-1] == bias.shape[-1])
     if "score_unit" in tensors:  # there are kinds of perturbation
         kinds = tensors["score_unit"].shape
         scores = (tensors["score_kind_weight"].shape, tensors["score_kind_bias"].shape)

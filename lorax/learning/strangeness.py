@@ -86,9 +86,9 @@ class Residual:
     A head that was solved gives a known image a score of 1 for its answer and of 0 for all others, or nearly.
 
     Args:
-        weight: (A, F), one row for each answer.
-        bias: (A,).
-        answers: (A, A): row a is where the scores of answer a should lie.
+        weight: (S, F), one row for each score: that of each answer, and maybe others beside them.
+        bias: (S,).
+        answers: (A, S): row a is where the scores of answer a should lie.
     """
 
     weight: Tensor
@@ -108,6 +108,11 @@ class Residual:
         """The opposite of `tensors`; the first states of format 4 have none of the last, and scores' own units."""
         plain = cls.of_head(tensors["score_weight"], tensors["score_bias"])
         return replace(plain, answers=tensors.get("score_answers", plain.answers))
+
+    def beside(self, weight: Tensor, bias: Tensor, expected: Tensor) -> Residual:
+        """The same with more scores (weight (M, F), bias (M,)), which should be `expected` (M,) whatever the answer."""
+        answers = torch.cat([self.answers, expected.expand(len(self.answers), -1)], dim=1)
+        return Residual(torch.cat([self.weight, weight]), torch.cat([self.bias, bias]), answers)
 
     def measured(self, textures: Tensor, answers: Tensor) -> Residual:
         """In units of what is left over of known images (Mahalanobis): what often differs together counts little.
@@ -139,6 +144,9 @@ class Residual:
 @dataclass(frozen=True)
 class ByKind:
     """The residual of a head of its own for each kind of perturbation; which is asked, the texture tells.
+
+    A new generator's images may be told to be perturbed. So to be known, an image that is must also look like one: the
+    scores of the kinds count beside those of the answers.
 
     Args:
         residuals: of M kinds, all with as many answers.

@@ -97,3 +97,19 @@ def test_a_residual_is_read_as_it_was_kept_and_one_without_answers_is_in_the_sco
     assert torch.equal(Residual.parse(kept).squared(probes), plain.measured(*known_scores).squared(probes))
     older = {name: tensor for name, tensor in plain.tensors().items() if name != "score_answers"}
     assert torch.equal(Residual.parse(older).squared(probes), plain.squared(probes))
+
+
+def test_an_image_that_is_told_perturbed_but_does_not_look_like_one_is_strange() -> None:
+    generator, answers = torch.Generator().manual_seed(0), torch.arange(200) % 2
+    spread = 0.1 * torch.randn(200, 3, generator=generator)
+    known = (
+        torch.cat([torch.eye(2)[answers], torch.ones(200, 1)], dim=1) + spread
+    )  # two answers' scores, and the kind's
+    head, kind = Residual.of_head(torch.eye(2, 3), torch.zeros(2)), torch.tensor([[0.0, 0, 1]])
+    beside = head.beside(kind, torch.zeros(1), torch.ones(1)).measured(known, answers)
+    plain = head.measured(known, answers)
+    new = torch.tensor([[1.0, 0, 0.5]])
+    assert float(plain.squared(new)) < float(plain.squared(known).median())
+    assert float(beside.squared(new)) > float(beside.squared(known).max())
+    unsaid = plain.beside(torch.zeros(1, 3), torch.zeros(1), torch.zeros(1))
+    torch.testing.assert_close(unsaid.squared(known), plain.squared(known))
