@@ -19,6 +19,7 @@ from lorax.data.container import Container
 from lorax.data.reading import Reading, read_image
 from lorax.data.walk import Found
 from lorax.errors import printable
+from lorax.learning.texture_head import CLEAN
 from lorax.predictor import REAL, UNDECIDED, UNKNOWN, Judged, Predictor, Verdict
 from lorax.reasons import Evidence, evidence_of
 
@@ -191,6 +192,8 @@ def _reasons(answer: Answer) -> list[str]:
             f"evidence for {answer.evidence.answer}, by branch: {parts}, "
             f"{texture}rest {answer.evidence.rest:+.2f}; log-odds {answer.evidence.log_odds:+.2f}"
         )
+        if answer.evidence.perturbation not in (None, CLEAN):
+            lines.append(f"looks perturbed ({answer.evidence.perturbation}): a head of its own is asked, no branch is")
     if answer.reading.container is not None:
         lines.append(f"in the file, not used for the verdict: {_beside(answer.reading.container)}")
     return lines

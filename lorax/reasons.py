@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from lorax.learning.texture_head import CLEAN
 from lorax.predictor import REAL, SYNTHETIC, UNKNOWN, Judged, Predictor, Verdict
 from lorax.stream import ClassTable
 
@@ -17,8 +18,9 @@ class Evidence:
 
     `answer` is "real", "synthetic", a generator's label, or "one of" several. `branches` has the evidence of each
     branch by its task, against the answer where it is negative; `texture` what the frozen backbone's texture brings,
-    None where no head reads it. With `rest`, which neither brings, they add up to `log_odds`, the logarithm of the odds
-    of the answer against all others.
+    None where no head reads it. `perturbation` names what the texture tells that was done to the image, "clean" if
+    nothing, of which a head of its own is asked and no branch; None as before. With `rest`, which neither brings, they
+    add up to `log_odds`, the logarithm of the odds of the answer against all others.
     """
 
     answer: str
@@ -26,6 +28,7 @@ class Evidence:
     branches: Mapping[str, float]
     texture: float | None
     rest: float
+    perturbation: str | None
 
 
 def evidence_of(predictor: Predictor, judged: Judged) -> Evidence:
@@ -51,8 +54,8 @@ def evidence_of(predictor: Predictor, judged: Judged) -> Evidence:
         "ckd,kd->ck", weight.unflatten(1, (branches, -1)), judged.features.double().view(branches, -1)
     )
     answer, chosen = _answer(judged.verdict, predictor.classes)
-    added, is_clean = _of_texture(predictor, judged)
-    if not is_clean:  # then branches say nothing
+    added, kind = _of_texture(predictor, judged)
+    if kind not in (None, CLEAN):  # then branches say nothing
         shares, bias = torch.zeros_like(shares), torch.zeros_like(bias)
     logits = shares.sum(1) + bias + (predictor.calibration.bias if predictor.calibration else 0.0)
     if added is not None:
@@ -63,7 +66,8 @@ def evidence_of(predictor: Predictor, judged: Judged) -> Evidence:
     log_odds = ours.logsumexp(0) - (others.logsumexp(0) if weights.lt(0).any() else 0.0)
     names = [branch.task for branch in predictor.state.branches]
     by_task = dict(zip(names, evidence.tolist(), strict=True))
-    return Evidence(answer, float(log_odds), by_task, texture, float(log_odds - evidence.sum()) - (texture or 0.0))
+    rest = float(log_odds - evidence.sum()) - (texture or 0.0)
+    return Evidence(answer, float(log_odds), by_task, texture, rest, kind)
 
 
 def _calibrated_head(predictor: Predictor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -73,13 +77,14 @@ def _calibrated_head(predictor: Predictor) -> tuple[torch.Tensor, torch.Tensor]:
     return head.weight.detach().double().cpu() / temperature, head.bias.detach().double().cpu() / temperature
 
 
-def _of_texture(predictor: Predictor, judged: Judged) -> tuple[torch.Tensor | None, bool]:
-    """What the texture adds to the calibrated logits, (C,), where it is read, and whether branches count beside it."""
+def _of_texture(predictor: Predictor, judged: Judged) -> tuple[torch.Tensor, str] | tuple[None, None]:
+    """What the texture adds to the calibrated logits, (C,), where it is read, and the kind of perturbation it tells."""
     head, calibration = predictor.network.texture_head, predictor.calibration
     if head is None:
-        return None, True
-    [added], [is_clean] = head(judged.texture.float()[None].to(head.bias.device))
-    return added.double().cpu() / (calibration.temperature if calibration else 1.0), bool(is_clean)
+        return None, None
+    [added], [kind] = head(judged.texture.float()[None].to(head.bias.device))
+    calibrated = added.double().cpu() / (calibration.temperature if calibration else 1.0)
+    return calibrated, list(predictor.state.statistics)[int(kind)]
 
 
 def _answer(verdict: Verdict, classes: ClassTable) -> tuple[str, torch.Tensor]:

@@ -14,12 +14,16 @@ from lorax.stream import ClassTable
 from tests.tiny_learner import Learned, calibrated, learn_stream, tiny_params
 
 
-@pytest.fixture(scope="module", params=["calibrated", "not calibrated", "reads the texture"])
+@pytest.fixture(scope="module", params=["calibrated", "not calibrated", "clean", "jpeg"])
 def predictor(request: pytest.FixtureRequest, learned: Learned, tmp_path_factory: pytest.TempPathFactory) -> Predictor:
-    if request.param == "reads the texture":
+    if request.param in ("clean", "jpeg"):
         folder = tmp_path_factory.mktemp("ridge")
-        params = tiny_params(folder).model_copy(update={"head": HeadParams(solver="ridge", penalty=1e4)})
-        return Predictor.open(learn_stream(folder, params, ["alpha", "beta"])[-1].state_dir, "cpu")
+        head = HeadParams(solver="ridge", penalty=1e4, perturbations=("jpeg",))
+        params = tiny_params(folder).model_copy(update={"head": head})
+        reader = Predictor.open(learn_stream(folder, params, ["alpha", "beta"])[-1].state_dir, "cpu")
+        assert reader.network.texture_head
+        reader.network.texture_head.kind_bias[request.param == "jpeg"] += 1e6  # whatever an image looks like
+        return reader
     found = Predictor.open(calibrated(learned.state_dir, tmp_path_factory.mktemp("states") / "calibrated"), "cpu")
     is_calibrated = request.param == "calibrated"
     return found if is_calibrated else Predictor(found.network, replace(found.state, calibration=None))
@@ -53,6 +57,8 @@ def test_the_evidence_and_the_rest_add_up_to_the_log_odds_of_the_verdict(
         assert found.log_odds == pytest.approx(math.log(p / (1 - p)), rel=1e-4, abs=1e-4)
         assert sum(found.branches.values()) + (found.texture or 0) + found.rest == pytest.approx(found.log_odds)
         assert (found.texture is None) == (predictor.network.texture_head is None)
+        assert found.perturbation in (("clean", "jpeg") if predictor.network.texture_head else (None,))
+        assert any(found.branches.values()) == (found.perturbation != "jpeg")
         assert list(found.branches) == ["alpha", "beta"]
 
 

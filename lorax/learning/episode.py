@@ -280,8 +280,8 @@ def _base_answers(base: LearnerState, features: Tensor, textures: Tensor) -> Ten
     """What the base state says: its branches are the first of the grown network's, so only its heads are missing."""
     logits = F.linear(features[:, : base.head_weight.shape[1]], base.head_weight, base.head_bias)
     if head := texture_head_of(base):
-        added, is_clean = head(textures)
-        logits = torch.where(is_clean[:, None], logits, 0) + added
+        added, kinds = head(textures)
+        logits = torch.where(kinds[:, None] == 0, logits, 0) + added
     return logits.argmax(dim=1)
 
 

@@ -72,10 +72,10 @@ class TextureHead(nn.Module):
         self.register_buffer("kind_bias", kind_bias)
 
     def forward(self, texture: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B, C) of textures (B, F), and whether each image is not perturbed (B,)."""
+        """Logits (B, C) of textures (B, F), and of which kind each image is (B,), 0 where it is not perturbed."""
         kinds = kinds_of(texture, self.kind_weight, self.kind_bias)
         logits = torch.einsum("mcf,bf->bmc", self.weight, texture) + self.bias
-        return logits[torch.arange(len(texture), device=texture.device), kinds], kinds == 0
+        return logits[torch.arange(len(texture), device=texture.device), kinds], kinds
 
 
 def kinds_of(texture: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

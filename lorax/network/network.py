@@ -141,6 +141,6 @@ class Network(nn.Module):
         if self.texture_head is None:
             return logits
         assert texture is not None
-        added, is_clean = self.texture_head(texture.to(self.device))
-        counted: Tensor = torch.where(is_clean[:, None], logits, 0) + added
+        added, kinds = self.texture_head(texture.to(self.device))
+        counted: Tensor = torch.where(kinds[:, None] == 0, logits, 0) + added
         return counted

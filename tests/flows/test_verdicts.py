@@ -136,7 +136,7 @@ def test_the_explanation_is_shown_apart_and_changes_no_number(predictor: Predict
     files = photos / "0.png", noted
     plain, explained = lines(predictor, *files), lines(predictor, *files, explain=True)
     assert [set(line.pop("evidence")) for line in explained] == [
-        {"answer", "log_odds", "branches", "texture", "rest"}
+        {"answer", "log_odds", "branches", "texture", "rest", "perturbation"}
     ] * 2
     assert [line.pop("container")["exif"] for line in explained] == [[], ["Software"]]
     assert explained == plain
