@@ -85,7 +85,7 @@ def _of(
 def _compute(root: Path, path: Path) -> None:
     """Texture (F) and feature without a branch (B) of every image's centre, as `benchmarks.ood` reads them."""
     torch.set_num_threads(1)
-    backbone, found = open_backbone(BackboneParams(name="residual")), []
+    backbone, found = open_backbone(BackboneParams(name="residual", crop=128)), []
     for k, name in enumerate((*SCENARIOS["real"], CONTROL)):
         files = TaskFiles()
         task = files.read(root / "set" / name)

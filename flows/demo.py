@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -16,11 +17,14 @@ from flows.prefect_api import PrefectApi
 from lorax import services
 from lorax.data import versions
 from lorax.data.landing import land
-from lorax.data.simulate import DEMO_TASKS, simulate
+from lorax.data.simulate import DEMO_TASKS, SIDE, simulate
 from lorax.initialize import initialize
 from lorax.learning import metrics
 from lorax.params import Params, ServicesParams, load_params
 from lorax.workspace import Workspace
+
+SIMULATED = {"backbone": {"crop": SIDE}}
+"""What params.yaml says otherwise for the simulated tasks: their images are looked at whole, and not mirrored."""
 
 
 def run(
@@ -44,7 +48,7 @@ def run(
         names: the tasks, in order.
     """
     raw = raw and raw.absolute()
-    workspace = prepare(root, prefect_port, mlflow_port)
+    workspace = prepare(root, prefect_port, mlflow_port, SIMULATED if raw is None else {})
     os.chdir(workspace.root)
     params = load_params(workspace.params_path)
     landed = {task.name for task in versions.landed(workspace)}
@@ -83,13 +87,16 @@ def _learn_on_a_worker(
         raise
 
 
-def prepare(root: Path, prefect_port: int | None, mlflow_port: int | None) -> Workspace:
-    """The demo's workspace; made at the first run, with the usual ports or the next free ones."""
+def prepare(
+    root: Path, prefect_port: int | None, mlflow_port: int | None, values: Mapping[str, Mapping[str, Any]]
+) -> Workspace:
+    """The demo's workspace; made at the first run, with these values and the usual ports or the next free ones."""
     if (root / "params.yaml").is_file():
         return initialize(root)
     usual = ServicesParams()
     first = prefect_port or _free_port(usual.prefect_port)
-    return initialize(root, prefect_port=first, mlflow_port=mlflow_port or _free_port(usual.mlflow_port))
+    second = mlflow_port or _free_port(usual.mlflow_port)
+    return initialize(root, prefect_port=first, mlflow_port=second, values=values)
 
 
 def _simulated(workspace: Workspace, err: Console) -> Path:

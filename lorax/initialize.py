@@ -27,6 +27,7 @@ def initialize(
     remote: str | None = None,
     prefect_port: int | None = None,
     mlflow_port: int | None = None,
+    values: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Workspace:
     """Make `root` a workspace; in one that is there already, only what is missing is made.
 
@@ -36,13 +37,14 @@ def initialize(
         remote: where DVC is to push landed data: a folder or an address that DVC knows.
         prefect_port: the embedded Prefect server's port, instead of the usual one.
         mlflow_port: likewise for MLflow.
+        values: section -> key -> value that params.yaml begins with in place of the usual one.
 
     Raises:
         ParamsError: unknown preset, or a port that can't be one.
         DataVersionError: git or DVC refused.
     """
     ports = {"prefect_port": prefect_port, "mlflow_port": mlflow_port}
-    changes = {"services": {key: port for key, port in ports.items() if port is not None}}
+    changes = {**(values or {}), "services": {key: port for key, port in ports.items() if port is not None}}
     texts = {name: (files("lorax") / "templates" / source).read_text() for name, source in _FILES.items()}
     texts["params.yaml"] = with_values(_with_preset(texts["params.yaml"], preset), changes)
     root = root.resolve()

@@ -47,7 +47,9 @@ class BackboneParams(_Section):
     name: str = Field("shipped", description="'shipped' or 'residual', the package's own, or a timm model name")
     weights: str = Field("shipped", description="'shipped', 'hub', or the path of a safetensors file")
     arguments: dict[str, JsonValue] = Field(default_factory=dict, description="timm constructor arguments")
-    crop: int = Field(64, ge=8, le=MAX_CROP, description="side of the square that the network sees, pixels")
+    crop: int = Field(
+        64, ge=8, le=MAX_CROP, description="side of the square that the network sees, pixels; 'shipped' has 64"
+    )
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.5, 0.5, 0.5)
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from benchmarks.published import PublishedLearner
 from benchmarks.tasks import TaskFiles
-from lorax.data.simulate import DEMO_TASKS, simulate
+from lorax.data.simulate import DEMO_TASKS, SIDE, simulate
 from lorax.learning import metrics
 from lorax.learning.episode import learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan
@@ -62,7 +62,7 @@ AS_PUBLISHED = ("backbone.name=shipped", "head.solver=gradient", "calibration.pe
 WAYS: dict[str, tuple[Learn, Sequence[str]]] = {
     "published": (learn_published, AS_PUBLISHED),
     "fast": (learn_ours, AS_PUBLISHED),
-    "default": (learn_ours, ()),
+    "default": (learn_ours, (f"backbone.crop={SIDE}",)),
 }
 """How each is learned, and with what laid over params.yaml."""
 

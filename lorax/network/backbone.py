@@ -19,8 +19,8 @@ from lorax.network.branch import Branch, LiveBranch, fresh_branch
 from lorax.network.convit import use_fast_attention
 from lorax.network.listening import hearing, make_audible
 from lorax.network.rehearsal import Rehearsal, first_line
+from lorax.network.residual import LEAST_CROP, lorax_residual
 from lorax.network.residual import NAME as RESIDUAL
-from lorax.network.residual import lorax_residual
 from lorax.network.shipped import SHIPPED, shipped, shipped_weights
 from lorax.network.split import Embedded, SplitModel, embed, encode
 from lorax.network.stack import make_stackable, stacked
@@ -257,7 +257,14 @@ def open_backbone(params: BackboneParams) -> Backbone:
         )
     if params.name in SHIPPED:
         own = shipped(params.name)
-        return _build(own["name"], own["arguments"], "shipped", own["crop"], own["mean"], own["std"])
+        crop = own.get("crop", params.crop)
+        if "crop" not in own and crop < LEAST_CROP:
+            raise BackboneError(
+                f"backbone.crop is {crop}, but the residual backbone looks at squares of {LEAST_CROP} pixels or more: "
+                "its spectra and convolutions would see hardly anything of fewer. Set backbone.crop: 128, or 64 for "
+                "images of that size."
+            )
+        return _build(own["name"], own["arguments"], "shipped", crop, own["mean"], own["std"])
     return _build(params.name, params.arguments, params.weights, params.crop, params.mean, params.std)
 
 

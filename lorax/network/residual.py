@@ -26,6 +26,9 @@ from lorax.network.split import SplitModel
 NAME = "lorax_residual"
 """By which timm builds it, once `import_timm` of lorax.network.backbone was called."""
 
+LEAST_CROP = 32
+"""Side of the smallest square that it looks at, pixels."""
+
 _UNIT = 4.0
 """Grey levels; residuals are clamped to `_MOST` of them."""
 

@@ -16,7 +16,7 @@ SHIPPED = tuple(_FILES)
 
 
 def shipped(name: str) -> dict[str, Any]:
-    """timm's name and arguments, crop, mean and std of the one that `backbone.name` calls so."""
+    """timm's name and arguments, mean and std of the one that `backbone.name` calls so; its crop if it has but one."""
     found: dict[str, Any] = json.loads(_FILES[name].read_text())
     return found
 

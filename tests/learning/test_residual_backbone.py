@@ -22,7 +22,7 @@ from tests.learning.conftest import Stream, learn_one
 @pytest.fixture(scope="module")
 def residual(params: Params) -> Params:
     settings = params.model_dump(exclude={"backbone", "lora"})
-    return Params.model_validate(settings | {"backbone": {"name": "residual"}, "lora": {"rank": 2}})
+    return Params.model_validate(settings | {"backbone": {"name": "residual", "crop": 128}, "lora": {"rank": 2}})
 
 
 @pytest.fixture(scope="module")

@@ -136,6 +136,13 @@ def test_the_shipped_one_is_reopened_by_its_identity_beside_the_other() -> None:
         reopen_backbone(gone)
 
 
+def test_it_looks_at_squares_of_the_side_that_is_asked_for_and_the_other_at_its_own() -> None:
+    sides = [open_backbone(BackboneParams(name=name, crop=96)).identity.crop for name in ("residual", "shipped")]
+    assert sides == [96, 64]
+    with pytest.raises(BackboneError, match=r"backbone\.crop is 16, but .* squares of 32 pixels or more"):
+        open_backbone(BackboneParams(name="residual", crop=16))
+
+
 def test_it_is_no_models_of_a_hub() -> None:
     with pytest.raises(BackboneError, match=r"no hub has its weights: set backbone\.name: residual"):
         open_backbone(BackboneParams(name=NAME, weights="hub", crop=96))
