@@ -69,7 +69,7 @@ class TrainingSet:
         names, older = views_of(md5s, canonical(images, crops)), range(network.branches - 1)
         cut = lambda i: images.batch(crops[i, 0], crops[i, 1:])  # noqa: E731
         embedded = _embedded(network, cut, len(crops), run.batch_size, on_kept)
-        read: Read = embedded.__getitem__ if embedded else cut
+        read: Read = cut if embedded is None else embedded.__getitem__
         store.keep(network, older, names, read, run.batch_size, on_kept, team)
         frozen = store.kept(network, older, names, run.batch_size)
         return cls(images, labels, crops, lookup.reshape(shown.shape), frozen, embedded, network.device)

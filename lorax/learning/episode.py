@@ -280,8 +280,7 @@ def _base_answers(base: LearnerState, features: Tensor, textures: Tensor) -> Ten
     """What the base state says: its branches are the first of the grown network's, so only its heads are missing."""
     logits = F.linear(features[:, : base.head_weight.shape[1]], base.head_weight, base.head_bias)
     if head := texture_head_of(base):
-        added, kinds = head(textures)
-        logits = torch.where(kinds[:, None] == 0, logits, 0) + added
+        logits = head.beside(logits, textures)
     return logits.argmax(dim=1)
 
 

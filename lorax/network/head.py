@@ -77,6 +77,11 @@ class TextureHead(nn.Module):
         logits = torch.einsum("mcf,bf->bmc", self.weight, texture) + self.bias
         return logits[torch.arange(len(texture), device=texture.device), kinds], kinds
 
+    def beside(self, logits: Tensor, texture: Tensor) -> Tensor:
+        """The branches' logits (B, C) and these together; branches say nothing of a perturbed image."""
+        added, kinds = self.forward(texture)
+        return torch.where(kinds[:, None] == 0, logits, 0) + added
+
 
 def kinds_of(texture: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Which kind of perturbation textures (B, F) tell: (B,), from scores of weight (M, F) and bias (M,)."""

@@ -141,6 +141,4 @@ class Network(nn.Module):
         if self.texture_head is None:
             return logits
         assert texture is not None
-        added, kinds = self.texture_head(texture.to(self.device))
-        counted: Tensor = torch.where(kinds[:, None] == 0, logits, 0) + added
-        return counted
+        return self.texture_head.beside(logits, texture.to(self.device))
