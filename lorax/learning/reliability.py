@@ -37,7 +37,12 @@ def right_answers(ids: Tensor, classes: ClassTable) -> Tensor:
 
 def mean_loss(answers: Tensor, right: Tensor) -> Tensor:
     """The negative log-likelihood: the mean of -log of the probability that the right answer was given, nats."""
-    return -answers[torch.arange(len(right)), right].clamp_min(_LEAST).log().mean()
+    return losses(answers, right).mean()
+
+
+def losses(answers: Tensor, right: Tensor) -> Tensor:
+    """Of each image, (B,), nats."""
+    return -answers[torch.arange(len(right)), right].clamp_min(_LEAST).log()
 
 
 def loss_of_any(answers: Tensor) -> Tensor:

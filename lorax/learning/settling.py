@@ -1,8 +1,8 @@
 """What is decided once a branch is trained: the head of the texture, how much it counts, and the calibration.
 
-Held-out images decide how much the texture counts beside the branches: the weight under which calibrated answers are
-likeliest. Of perturbed images it counts alone, scaled so that the calibration of clean ones holds for it. Then held-out
-images are learned from, too: sums over textures take them in after everything honest was measured.
+Held-out images decide how much the texture counts beside the branches: as much as leaves the right answers about as
+likely as they can be. Of perturbed images it counts alone, scaled so that the calibration of clean ones holds for it.
+Then held-out images are learned from, too: sums over textures take them in after everything honest was measured.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from lorax.errors import StateError
 from lorax.learning.asking import Fetch, Question
 from lorax.learning.calibration import LEAST_PER_CLASS, Calibration, as_if_new, fit_probabilities, folds_of
-from lorax.learning.reliability import answers_of, mean_loss, right_answers
+from lorax.learning.reliability import answers_of, losses, right_answers
 from lorax.learning.state import LearnerState
 from lorax.learning.strangeness import ByKind, Residual
 from lorax.learning.texture_head import CLEAN, TextureWeights, kind_scores, perturbed
@@ -97,7 +97,7 @@ def _with_texture_head(state: LearnerState, held: _Held, can_calibrate: bool, pa
     kinds = kind_scores(state.statistics, penalty, held.textures if can_calibrate else None)
     weight, fitted = _WEIGHT, None
     if can_calibrate:
-        weight = min(_WEIGHTS, key=lambda w: _loss(held.logits + w * scores[CLEAN], held.ids, state))
+        weight = chosen_weight(held.logits, scores[CLEAN], held.ids, state.classes)
         logits, residual = held.logits + weight * scores[CLEAN], _residual(honest[CLEAN], state.classes)
         fitted = _calibration(state, held, logits, residual, params)
     solved = []
@@ -169,8 +169,30 @@ def _look(state: LearnerState, network: Network, store: FeatureStore, fetch: Fet
     return _Held(network.logits(features).cpu(), textures, ids)
 
 
-def _loss(logits: Tensor, ids: Tensor, state: LearnerState) -> float:
-    """Mean loss of calibrated answers."""
-    temperature, bias = fit_probabilities(logits, ids, state.classes)
-    answers = answers_of((logits.double() / temperature + bias).softmax(dim=1), state.classes)
-    return float(mean_loss(answers, right_answers(ids, state.classes)))
+def chosen_weight(logits: Tensor, scores: Tensor, ids: Tensor, classes: ClassTable) -> float:
+    """How much the texture's scores count beside the branches' logits.
+
+    The largest weight under which the right answers are about as likely as under the best one: within one standard
+    error. Branches learn what their training images show, and held-out images may show the same (patches of one
+    photograph): there they seem surer than they are, so in doubt they count less.
+
+    Args:
+        logits: (n, C), the branches', of held-out images.
+        scores: (n, C), of a head of the texture that never saw these images.
+        ids: (n,) their classes.
+        classes: the class table.
+
+    Source: the one-standard-error rule, Breiman et al., Classification and Regression Trees (1984).
+    """
+    found = {weight: _losses(logits + weight * scores, ids, classes) for weight in _WEIGHTS}
+    best = min(found.values(), key=lambda each: float(each.mean()))
+    most = float(best.mean() + best.std() / len(best) ** 0.5)
+    return max(weight for weight, each in found.items() if float(each.mean()) <= most)
+
+
+def _losses(logits: Tensor, ids: Tensor, classes: ClassTable) -> Tensor:
+    """Of calibrated answers, (n,)."""
+    temperature, bias = fit_probabilities(logits, ids, classes)
+    return losses(
+        answers_of((logits.double() / temperature + bias).softmax(dim=1), classes), right_answers(ids, classes)
+    )
