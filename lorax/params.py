@@ -118,6 +118,9 @@ class CalibrationParams(_Section):
     per_class: int = Field(0, ge=0, description="training images of each class held out; 0: no calibration")
     false_alarms: float = Field(0.05, gt=0, lt=1, description="share of known images that may be called strange")
     undecided_below: float = Field(0.5, ge=0, le=1, description="an answer less likely than this is not given")
+    false_positives: float = Field(
+        1.0, gt=0, le=1, description="share of real images, of each perturbation, that may be called synthetic; 1: any"
+    )
     set_error: float = Field(
         0.1, gt=0, lt=1, description="share of synthetic images that may be by a generator not among those named"
     )

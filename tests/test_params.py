@@ -22,7 +22,7 @@ def test_a_file_from_before_a_key_goes_on_as_it_did_and_else_with_a_new_workspac
         "backbone": {"name": "shipped", "crop": 64},
         "head": {"solver": "gradient", "perturbations": ()},
         "exemplars": {"budget": 250},
-        "calibration": {"per_class": 0},
+        "calibration": {"per_class": 0, "false_positives": 1.0},
     }
     new, old = load_params(TEMPLATE).model_dump(), Params().model_dump()
     assert {name: {**section, **before.get(name, {})} for name, section in new.items()} == old

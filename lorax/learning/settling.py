@@ -103,7 +103,8 @@ def _with_texture_head(state: LearnerState, held: _Held, can_calibrate: bool, pa
     solved = []
     for kind, sums in state.statistics.items():
         matrix, bias = sums.with_images(held.textures[kind], held.ids, len(state.classes)).solve(penalty, answers)
-        scale, shift = (weight, 0.0) if kind == CLEAN else _alike(fitted, scores[kind], held.ids, state.classes)
+        may = params.calibration.false_positives
+        scale, shift = (weight, 0.0) if kind == CLEAN else _alike(fitted, scores[kind], held.ids, state.classes, may)
         solved.append((scale * matrix, scale * bias + shift))
     matrices, biases = (torch.stack(part).float() for part in zip(*solved, strict=True))
     head = TextureWeights(matrices, biases, *kinds)
@@ -113,13 +114,33 @@ def _with_texture_head(state: LearnerState, held: _Held, can_calibrate: bool, pa
 
 
 def _alike(
-    fitted: Calibration | None, scores: Tensor, ids: Tensor, classes: ClassTable
+    fitted: Calibration | None, scores: Tensor, ids: Tensor, classes: ClassTable, false_positives: float
 ) -> tuple[float, Tensor | float]:
-    """Factor and summand (C,) that turn scores into logits of which the calibration of clean images holds, too."""
+    """Factor and summand (C,) that turn scores into logits of which the calibration of clean images holds, too.
+
+    Where more than a share of `false_positives` of the real images would be called synthetic, real classes get more.
+    """
     if fitted is None:
         return _WEIGHT, 0.0
     temperature, bias = fit_probabilities(_WEIGHT * scores, ids, classes)
+    real = torch.tensor(classes.is_real)
+    bias = bias + real * real_bias(_WEIGHT * scores / temperature + bias, real, ids, false_positives)
     return fitted.temperature * _WEIGHT / temperature, fitted.temperature * (bias - fitted.bias)
+
+
+def real_bias(logits: Tensor, is_real: Tensor, ids: Tensor, false_positives: float) -> float:
+    """What real classes' logits lack, so that of real images at most such a share is called synthetic.
+
+    Args:
+        logits: (n, C) of held-out images, whose softmax are their probabilities.
+        is_real: (C,).
+        ids: (n,) the images' classes.
+        false_positives: the share; one image more is imagined that is called synthetic, so that new ones keep to it.
+    """
+    of_reals = logits[is_real[ids]]
+    odds = of_reals[:, ~is_real].logsumexp(dim=1) - of_reals[:, is_real].logsumexp(dim=1)
+    lacking = torch.cat([odds.clamp(min=0).sort(descending=True).values, torch.zeros(1)])
+    return float(lacking[max(int(false_positives * len(lacking)) - 1, 0)])
 
 
 def _residual(solved: tuple[Tensor, Tensor], classes: ClassTable) -> Residual:

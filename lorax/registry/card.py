@@ -22,7 +22,7 @@ _PARAMETERS = {
     "lora": ("rank", "alpha"),
     "training": ("epochs", "batch_size", "learning_rate", "views", "augmentation"),
     "exemplars": ("budget",),
-    "calibration": ("per_class", "false_alarms", "undecided_below", "set_error"),
+    "calibration": ("per_class", "false_alarms", "false_positives", "undecided_below", "set_error"),
     "run": ("seed",),
 }
 _DIGITS = 12
