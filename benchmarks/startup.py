@@ -27,12 +27,12 @@ from pathlib import Path
 from measure import Row, in_turns, report
 from tasks import write_task
 
-from flows.prefect_api import PrefectApi
-from lorax import services
+from flows.client import PrefectApi
+from lorax.commands.init import initialize, with_values
 from lorax.data.landing import land
-from lorax.initialize import initialize, with_values
 from lorax.learning.folder import Report
 from lorax.params import load_params
+from lorax.services import embedded
 from lorax.workspace import Workspace
 
 LORAX = (sys.executable, "-m", "lorax")
@@ -62,12 +62,12 @@ def served_workspace(folder: Path, tasks: int) -> Iterator[Workspace]:
         run(workspace, *LORAX, "up", "--no-worker")
         yield workspace
     finally:
-        services.down(workspace)
+        embedded.down(workspace)
 
 
 def free_port() -> int:
     with socket.socket() as probe:
-        probe.bind((services.HOST, 0))
+        probe.bind((embedded.HOST, 0))
         return int(probe.getsockname()[1])
 
 
@@ -111,7 +111,7 @@ def microseconds(pattern: str, said: str) -> float:
 def commands(workspace: Workspace, rounds: int) -> list[Row]:
     """`lorax --help`, a bare look-up and `lorax status`, one after the other in each round."""
     params = load_params(workspace.params_path)
-    address = services.environment(workspace, params)["MLFLOW_TRACKING_URI"]
+    address = embedded.environment(workspace, params)["MLFLOW_TRACKING_URI"]
     works = {
         "help": lambda: run(workspace, *LORAX, "--help"),
         "bare look-up": lambda: run(workspace, sys.executable, "-c", BARE, address, params.registry.model),

@@ -15,13 +15,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from flows import deployment, reconcile, runs
-from flows.prefect_api import PrefectApi, Row
-from lorax import services
+from flows import deployment, runs
+from flows.client import PrefectApi, Row
+from lorax import reconcile
 from lorax.data import repository, upstream
 from lorax.data.versions import LandedTask
 from lorax.errors import DataVersionError, LoraxError
 from lorax.params import load_params
+from lorax.services import embedded
 from lorax.workspace import Workspace
 
 LOOK_S = 10.0
@@ -75,7 +76,7 @@ class Announcer:
             LoraxError: what there is to learn can't be told, or Prefect's server does not answer.
         """
         params = load_params(self.workspace.params_path)
-        api, found = PrefectApi.of(self.workspace, params), services.status(self.workspace, params)
+        api, found = PrefectApi.of(self.workspace, params), embedded.status(self.workspace, params)
         if not found.is_ready:
             self._server = -1
             return "the servers do not answer"
@@ -103,7 +104,7 @@ class Announcer:
         """Have the server wait for a run that is slow to begin: marked as crashed it would lose its slot, and be ended
         by Prefect as soon as it begins, and so would the next one on a machine that is as busy."""
         if pending := [run for run in alive if run["state_type"] == "PENDING"]:
-            here = services.flow_runs(self.workspace)
+            here = embedded.flow_runs(self.workspace)
             for run in pending:
                 if run["id"] in here:
                     deployment.vouch_for(api, run)

@@ -16,11 +16,12 @@ from typing import Any
 from uuid import uuid4
 
 from flows import prefect_yaml
-from flows.prefect_api import PrefectApi, Row
+from flows.client import PrefectApi, Row
 from flows.worker import POOL
-from lorax import __version__, services
+from lorax import __version__
 from lorax.errors import ServiceError
 from lorax.params import Params
+from lorax.services import embedded
 from lorax.storage import write_whole
 from lorax.workspace import Workspace
 
@@ -51,14 +52,14 @@ def deploy(workspace: Workspace, params: Params, api: PrefectApi) -> None:
     path, done = workspace.root / "prefect.yaml", workspace.services_dir / "deployed.json"
     if not path.is_file():
         raise ServiceError(f"{path} is missing, so no worker knows what to run. 'lorax init .' writes it.")
-    if services.status(workspace, params).prefect.is_embedded:
+    if embedded.status(workspace, params).prefect.is_embedded:
         prefect_yaml.check(path)
         _close_pool(api)
     wanted = {"server": api.url, "content": _digest(path)}
     if find(api) and _noted(done) == wanted:
         return
     command = [sys.executable, "-P", "-m", "prefect", "--no-prompt", "deploy", "--all"]
-    environment = {**os.environ, **services.environment(workspace, params)}
+    environment = {**os.environ, **embedded.environment(workspace, params)}
     said = subprocess.run(command, cwd=workspace.root, env=environment, capture_output=True, text=True)
     if find(api) is None or said.returncode != 0:  # the first says whether the server is there at all
         tail = "\n".join((said.stdout + said.stderr).strip().splitlines()[-6:])

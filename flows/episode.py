@@ -10,7 +10,8 @@ from typing import Any
 
 from prefect import flow
 
-from flows import steps, terminal
+from flows import steps
+from lorax import progress
 from lorax.workspace import Workspace
 
 
@@ -24,7 +25,7 @@ def episode(workspace_root: str, task: str, index: int, settings: dict[str, Any]
         index: the episode's.
         settings: all sections of params.yaml as the run has them, its preset laid over.
     """
-    terminal.say(f"[bold]episode {index}: {task}[/bold]")
+    progress.say(f"episode {index}: {task}", style="bold")
     base = steps.open_base_state(workspace_root, settings)
     start = steps.choose_start(workspace_root, base, task, settings)
     parent = Workspace(Path(workspace_root)).episodes_dir

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
-from flows.prefect_api import PrefectApi
+from flows.client import PrefectApi
 from lorax.data import versions
 from lorax.data.contract import Finding, Report
 from lorax.errors import ServiceError

@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 import httpx
 from prefect import get_run_logger
 from prefect.exceptions import PrefectException
-from rich.markup import escape
 
-from flows import terminal
+from lorax import progress
 from lorax.data.versions import LandedTask
 from lorax.errors import BackboneError, ParamsError, RegistryError, ServiceError, StorageError, WorkspaceError
 from lorax.registry import ModelVersion, Registry
@@ -57,7 +56,7 @@ class Failures:
         log = get_run_logger()
         if task not in self._failed:
             log.warning("%s could not be learned: %s", task.name, error)
-            terminal.say(f"[yellow]{escape(f'{task.name} could not be learned: {error}')}[/yellow]")
+            progress.say(f"{task.name} could not be learned: {error}", style="yellow")
             self._failed[task] = (_base(champion), error)
             return
         del self._failed[task]

@@ -14,13 +14,13 @@ from prefect import task as step
 from prefect.cache_policies import NO_CACHE
 
 from flows.failures import OUTSIDE, Failures
-from flows.reconcile import missing_tasks, one_at_a_time, registry_of_server
-from flows.tidying import tidy
 from lorax.data import checkout, landing, versions
 from lorax.data.versions import LandedTask
 from lorax.errors import DataVersionError
 from lorax.params import Params, load_params
+from lorax.reconcile import missing_tasks, one_at_a_time, registry_of_server
 from lorax.registry import ModelVersion
+from lorax.tidying import tidy
 from lorax.workspace import Workspace
 
 _CHECKOUT_DELAYS_S = [5.0, 15.0, 30.0, 60.0, 120.0]  # a push may be minutes behind its landing

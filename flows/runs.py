@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from flows import deployment
-from flows.prefect_api import PrefectApi, Row
+from flows.client import PrefectApi, Row
 
 _ALIVE = ["SCHEDULED", "PENDING", "RUNNING", "CANCELLING", "PAUSED"]
 _ENDED = ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]

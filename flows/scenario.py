@@ -14,13 +14,14 @@ from typing import Any
 
 from prefect import flow
 
-from flows import steps, terminal
-from flows.reconcile import one_at_a_time, registry_of_server, scenario_tasks
+from flows import steps
+from lorax import progress
 from lorax.data import versions
 from lorax.learning import metrics
 from lorax.learning.folder import EpisodeFolder, Report
 from lorax.learning.state import LearnerState, load_state
 from lorax.params import load_params
+from lorax.reconcile import one_at_a_time, registry_of_server, scenario_tasks
 from lorax.registry.figures import save_figures
 from lorax.storage import canonical_json, write_whole
 from lorax.workspace import Workspace
@@ -43,7 +44,7 @@ def scenario(workspace_root: str, name: str, preset: str | None = None) -> dict[
     registry_of_server(workspace, params.registry.model).check_scenarios()
     parent = workspace.work_dir / "scenarios" / name
     homes: list[str] = []
-    with one_at_a_time(workspace, lambda: terminal.say("waiting for another flow of this workspace")):
+    with one_at_a_time(workspace, lambda: progress.say("waiting for another flow of this workspace")):
         for index, task in enumerate(scenario_tasks(workspace, name)):
             base = str(EpisodeFolder(Path(homes[-1])).state_dir) if homes else None
             homes.append(episode(workspace_root, str(parent), task.name, index, base, params.model_dump(mode="json")))
@@ -53,7 +54,7 @@ def scenario(workspace_root: str, name: str, preset: str | None = None) -> dict[
 @flow(name="scenario-episode", flow_run_name="scenario episode {index}: {task}", persist_result=False)
 def episode(workspace_root: str, parent: str, task: str, index: int, base: str | None, settings: dict[str, Any]) -> str:
     """Learn one task on top of the state in `base`; returns the episode's folder."""
-    terminal.say(f"[bold]episode {index}: {task}[/bold]")
+    progress.say(f"episode {index}: {task}", style="bold")
     start = steps.choose_start(workspace_root, base, task, settings)
     home = steps.plan_episode(workspace_root, Path(parent), base, task, settings, start)
     steps.train_branch(workspace_root, home, base, settings)

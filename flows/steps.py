@@ -15,8 +15,8 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 
-from flows import artifacts, attribution, likeness, reconcile, terminal
-from flows.tidying import used
+from flows import artifacts
+from lorax import attribution, layer_similarity, progress, reconcile
 from lorax.data import reals, versions
 from lorax.drafts import discard
 from lorax.errors import DataVersionError, LoraxError, RegistryError, StateError
@@ -27,6 +27,7 @@ from lorax.learning.training import EpochRow
 from lorax.network.features import FeatureStore
 from lorax.params import Params
 from lorax.stream import Sample, Task
+from lorax.tidying import used
 from lorax.workspace import Workspace
 
 Settings = Mapping[str, Any]
@@ -59,7 +60,7 @@ def step(name: str) -> Callable[[Callable[_P, _R]], Step[_P, _R]]:
 @step("open base state")
 def open_base_state(root: str, settings: Settings) -> str | None:
     """Fetch the champion's learner state from the registry; None while there is no champion."""
-    with terminal.step("base state") as shown:
+    with progress.step("base state") as shown:
         workspace = Workspace(Path(root))
         registry = reconcile.registry_of_server(workspace, Params.model_validate(settings).registry.model)
         champion = registry.champion()
@@ -80,7 +81,7 @@ def choose_start(root: str, base: str | None, name: str, settings: Settings) -> 
 @step("find nearest branch")
 def find_nearest(root: str, base: str, name: str, settings: Settings) -> str | None:
     """The known task whose branch the new task's probe is most like; None where none could be started from."""
-    with terminal.step("find nearest branch") as shown:
+    with progress.step("find nearest branch") as shown:
         workspace, params = Workspace(Path(root)), Params.model_validate(settings)
         new, state, log = versions.read_task(workspace, name), load_state(Path(base)), get_run_logger()
         try:
@@ -97,7 +98,7 @@ def find_nearest(root: str, base: str, name: str, settings: Settings) -> str | N
 @step("train branch")
 def train_branch(root: str, home: str, base: str | None, settings: Settings) -> None:
     """Grow the network by the episode's task and fit the new branch and the head."""
-    with terminal.step("train branch", counts=True) as shown:
+    with progress.step("train branch", counts=True) as shown:
         folder, log = EpisodeFolder(Path(home)), get_run_logger()
         if folder.trained_dir.is_dir():
             _already_done(shown)
@@ -105,10 +106,11 @@ def train_branch(root: str, home: str, base: str | None, settings: Settings) -> 
         params, move_bar = _params(folder, settings), artifacts.progress_bar(folder.plan().task.name)
 
         def on_epoch(row: EpochRow, epochs: int) -> None:
-            shown.on_epoch(row, epochs)
+            left_s = (epochs - row.epoch - 1) * row.seconds
+            now = f"loss {row.loss:.3f}  {row.images_per_s:,.0f} images/s  {left_s:.0f} s left"
+            shown.on_progress(row.epoch + 1, epochs, now)
             move_bar(100.0 * (row.epoch + 1) / epochs)
             shown.outcome = f"{epochs} epochs, loss {row.loss:.3f}, {row.images_per_s:,.0f} images/s"
-            left_s = (epochs - row.epoch - 1) * row.seconds
             log.info(
                 "epoch %d/%d: loss %.4f, training accuracy %.3f, %.0f images/s, %.0f s left",
                 *(row.epoch + 1, epochs, row.loss, row.train_accuracy, row.images_per_s, left_s),
@@ -121,7 +123,7 @@ def train_branch(root: str, home: str, base: str | None, settings: Settings) -> 
 @step("update exemplars")
 def update_exemplars(root: str, home: str, base: str | None, settings: Settings) -> None:
     """Herd the new classes' exemplars, and shrink the old ones' within the budget."""
-    with terminal.step("update exemplars") as shown:
+    with progress.step("update exemplars") as shown:
         folder = EpisodeFolder(Path(home))
         if folder.exemplars_path.is_file():
             _already_done(shown)
@@ -135,7 +137,7 @@ def update_exemplars(root: str, home: str, base: str | None, settings: Settings)
 @step("evaluate all past tasks")
 def evaluate(root: str, home: str, base: str | None, settings: Settings) -> str:
     """Score the network on every task it knows and write the next learner state; returns its digest."""
-    with terminal.step("evaluate", counts=True) as shown:
+    with progress.step("evaluate", counts=True) as shown:
         folder = EpisodeFolder(Path(home))
         if folder.state_dir.is_dir() and folder.report_path.is_file():
             _already_done(shown)
@@ -157,7 +159,7 @@ def evaluate(root: str, home: str, base: str | None, settings: Settings) -> str:
 @step("assess verdicts")
 def assess(root: str, home: str, base: str | None, settings: Settings) -> None:
     """Measure how far the verdicts can be trusted: calibration, unknown generators, robustness, false positives."""
-    with terminal.step("assess verdicts", counts=True) as shown:
+    with progress.step("assess verdicts", counts=True) as shown:
         folder, workspace = EpisodeFolder(Path(home)), Workspace(Path(root))
         params = _params(folder, settings)
         photographs = reals.read_reals(workspace, params.reals)
@@ -176,23 +178,23 @@ def assess(root: str, home: str, base: str | None, settings: Settings) -> None:
 @step("update atlas")
 def update_atlas(root: str, home: str) -> None:
     """Say which branches are alike, and add them to the workspace's atlas; what goes wrong here fails no episode."""
-    with terminal.step("update atlas") as shown:
+    with progress.step("update atlas") as shown:
         folder, log = EpisodeFolder(Path(home)), get_run_logger()
-        shown.outcome = likeness.update(folder, Workspace(Path(root)).atlas_dir, log.warning)
+        shown.outcome = layer_similarity.update(folder, Workspace(Path(root)).atlas_dir, log.warning)
         log.info("atlas: %s", shown.outcome)
 
 
 @step("register")
 def register(root: str, home: str, settings: Settings) -> int:
     """Register the episode's learner state as a model version, champion if the gate lets it; returns its number."""
-    with terminal.step("register") as shown:
+    with progress.step("register") as shown:
         folder, params = EpisodeFolder(Path(home)), Params.model_validate(settings)
         model, gate = params.registry.model, params.gate
         registry = reconcile.registry_of_server(Workspace(Path(root)), model)
         report = Report.read(folder.report_path)
         commit = folder.plan().revision.commit
         _keep_memory(Workspace(Path(root)), folder)
-        assessed, atlas_dir = assessment.Assessment.read(folder.assessment_path), likeness.compared_dir(folder)
+        assessed, atlas_dir = assessment.Assessment.read(folder.assessment_path), layer_similarity.compared_dir(folder)
         version = registry.register(
             folder.state_dir, report, gate=gate, git_commit=commit, assessment=assessed, atlas_dir=atlas_dir
         )
@@ -228,7 +230,7 @@ def plan_episode(
     return str(EpisodeFolder.open(parent, plan).root)
 
 
-def _already_done(shown: terminal.Shown) -> None:
+def _already_done(shown: progress.Shown) -> None:
     shown.outcome = "already done"
     get_run_logger().info("already done: its output is whole on disk")
 

@@ -10,8 +10,8 @@ import re
 import socket
 import sys
 
-from lorax import services
 from lorax.params import load_params
+from lorax.services import embedded
 from lorax.workspace import Workspace
 
 POOL = "gpu"
@@ -24,7 +24,7 @@ _SETTINGS = {
 
 def environment(workspace: Workspace) -> dict[str, str]:
     """What the worker and its flows run in."""
-    own = services.environment(workspace, load_params(workspace.params_path))
+    own = embedded.environment(workspace, load_params(workspace.params_path))
     here = {"LORAX_WORKSPACE": str(workspace.root), "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO"}
     return {**_SETTINGS, **os.environ, **own, **here}
 

@@ -10,11 +10,11 @@ import typer
 
 from lorax import environment
 from lorax.addresses import unproxied
-from lorax.atlas_commands import atlas_commands
-from lorax.console import Commands, Json, Preset, err, here, opened, out, print_json
-from lorax.serve_commands import serve_commands
-from lorax.verdict_commands import verdict_commands
-from lorax.version_commands import version_commands
+from lorax.commands.atlas import atlas_commands
+from lorax.commands.console import Commands, Json, Preset, err, here, opened, out, print_json
+from lorax.commands.serve import serve_commands
+from lorax.commands.verdicts import verdict_commands
+from lorax.commands.versions import version_commands
 
 app = typer.Typer(
     cls=Commands,
@@ -54,7 +54,7 @@ def init(
 
     Example: `lorax init detector --remote /mnt/backup/detector`
     """
-    from lorax.initialize import initialize
+    from lorax.commands.init import initialize
 
     place = remote if remote is None or "://" in remote else str(Path(remote).resolve())
     workspace = initialize(directory, preset=preset, remote=place, prefect_port=prefect_port, mlflow_port=mlflow_port)
@@ -69,11 +69,11 @@ def simulate(
 
     Example: `lorax simulate /tmp/mini-cddb`
     """
-    from flows import terminal
+    from lorax import progress
     from lorax.data.simulate import simulate as write
 
-    with terminal.counting(err) as progress:
-        names = write(directory, progress=progress)
+    with progress.counting(err) as shown:
+        names = write(directory, progress=shown)
     for name in names:
         out.print(f"{directory / name}", markup=False)
 
@@ -102,21 +102,21 @@ def land(
 
     All that is wrong is told at once. Example: `lorax land ~/downloads/gaugan --task gaugan`
     """
-    from flows import landing
+    from lorax.commands import land
     from lorax.data.admission import Terms
 
     terms = Terms(split=split, replace=replace, accept_leak=accept_leak)
     if watch is not None:
         if path or task or dry_run or accept_leak:
             raise typer.BadParameter("--watch goes without PATH, --task, --dry-run and --accept-leak")
-        landing.watch(here(), watch, terms, out, err, commit=commit, as_json=as_json)
+        land.watch(here(), watch, terms, out, err, commit=commit, as_json=as_json)
         return
     if path is None or not task:
         raise typer.BadParameter("expected PATH and --task NAME, or --watch DIR")
     if dry_run:
-        record = landing.try_out(here(), path, task, terms, None if as_json else out, err)
+        record = land.try_out(here(), path, task, terms, None if as_json else out, err)
     else:
-        record = landing.land_one(here(), path, task, terms, None if as_json else out, err, commit=commit)
+        record = land.land_one(here(), path, task, terms, None if as_json else out, err, commit=commit)
     if as_json:
         print_json(record)
     if record["error"]:
@@ -131,13 +131,13 @@ def learn(preset: Preset = None, as_json: Json = False) -> None:
     Interrupted at any point, the next `lorax learn` continues there. What the gate refused is told at the end; the exit
     code is 0 all the same. Example: `lorax learn`
     """
-    from flows import outcomes
+    from lorax.commands import learn
 
-    record = outcomes.learn(*opened(preset), preset, err)
+    record = learn.learn(*opened(preset), preset, err)
     if as_json:
         print_json(record)
     else:
-        outcomes.print_outcomes(record, out)
+        learn.print_outcomes(record, out)
 
 
 @app.command()
@@ -150,7 +150,8 @@ def scenario(
 
     Writes metrics, matrix and plots to work/scenario/, and a run to MLflow. Example: `lorax scenario landed`
     """
-    from flows import reconcile, running, tables
+    from lorax import reconcile
+    from lorax.commands import running, tables
 
     workspace, params = opened(preset)
     reconcile.scenario_tasks(workspace, name)
@@ -169,7 +170,7 @@ def status(as_json: Json = False) -> None:
 
     It shows what it can, with exit code 0, where the registry does not answer. Example: `lorax status --json`
     """
-    from flows import status as workspace_status
+    from lorax.commands import status as workspace_status
 
     record = workspace_status.record(*opened())
     if as_json:
@@ -195,7 +196,7 @@ def up(
 
     Addresses of servers that run elsewhere come from PREFECT_API_URL and MLFLOW_TRACKING_URI. Example: `lorax up`
     """
-    from flows import running, tables
+    from lorax.commands import running, tables
 
     found = running.up(*opened(), err, with_worker=worker)
     if as_json:
@@ -207,7 +208,7 @@ def up(
 @app.command()
 def down() -> None:
     """Stop this workspace's servers and worker, with all that learns just now, by hand too; fine when none runs."""
-    from flows import running
+    from lorax.commands import running
 
     for pid in running.down(here(), err):
         out.print(f"process {pid}, which learned here, was stopped; the same command goes on where it was.")
@@ -224,6 +225,6 @@ def demo(
 
     Example: `lorax demo`
     """
-    from flows import demo as recipe
+    from lorax.commands import demo as recipe
 
     recipe.run(directory, prefect_port, mlflow_port, out, err)

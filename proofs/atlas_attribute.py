@@ -6,11 +6,11 @@ import shutil
 from pathlib import Path
 
 from benchmarks.demo_streams import demo_files, learned, mean
-from flows.attribution import Handful, nearest
+from lorax.attribution import Handful, nearest
 from lorax.data.images import decode
 from lorax.learning.state import load_state
 from lorax.params import load_params
-from lorax.predictor import Predictor
+from lorax.verdicts.predictor import Predictor
 from lorax.workspace import Workspace
 from proofs.atlas_zoo import HOME
 

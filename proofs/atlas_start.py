@@ -14,7 +14,7 @@ from PIL import Image
 
 from benchmarks.demo_streams import demo_files, learned
 from benchmarks.tasks import CLASSES, TaskFiles
-from flows.attribution import startable
+from lorax.attribution import startable
 from lorax.data.generators import GENERATORS, Ints
 from lorax.data.simulate import cut_patches
 from lorax.learning.folder import EpisodeFolder, Report

@@ -21,7 +21,7 @@ from urllib.parse import quote
 import numpy as np
 from PIL import Image
 
-from lorax.initialize import with_values
+from lorax.commands.init import with_values
 from lorax.params import load_params
 
 HOME = Path("work/proofs/loop").resolve()

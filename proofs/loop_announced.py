@@ -13,11 +13,12 @@ import bench
 import loop_trigger
 from loop_trigger import PATIENCE_S, api_of, runs_of, time_of
 
-from flows import reconcile, runs
-from flows.prefect_api import PrefectApi
-from lorax import leftovers
+from flows import runs
+from flows.client import PrefectApi
+from lorax import reconcile
 from lorax.errors import LoraxError, ServiceError
 from lorax.params import load_params
+from lorax.services import orphans
 from lorax.workspace import Workspace
 
 WITHIN_S = 120.0
@@ -148,7 +149,7 @@ def _in_training(root: Path, task: str) -> None:
 
 def _kill_mlflow(root: Path) -> str:
     """Kill the workspace's MLflow server, and nobody else's; returns the processes."""
-    found = leftovers.find(str(root / "work/services"), "mlflow")
+    found = orphans.find(str(root / "work/services"), "mlflow")
     for process in found:
         process.kill()
     return f"MLflow's processes {', '.join(str(process.pid) for process in found)}"

@@ -18,7 +18,7 @@ import bench
 import loop_kill
 import loop_landing
 
-from lorax import leftovers
+from lorax.services import orphans
 
 EPOCHS = 8
 PATIENCE_S = 900.0
@@ -60,7 +60,7 @@ def _server_killed(root: Path) -> bool:
     learning = bench.start_lorax("learn", cwd=root, log=root.parent / "killed-server.log")
     bench.wait_for(lambda: len(_episodes_done(root)) > before, PATIENCE_S, "d is evaluated", every_s=0.01)
     time.sleep(0.5)
-    for process in leftovers.find(str(root / "work/services"), "mlflow"):
+    for process in orphans.find(str(root / "work/services"), "mlflow"):
         process.kill()
     code = learning.wait()
     said = (root.parent / "killed-server.log").read_text().strip().splitlines()

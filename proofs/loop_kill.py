@@ -17,11 +17,11 @@ import bench
 import psutil
 from main import learn_stream
 
-from flows.prefect_api import PrefectApi
-from lorax import leftovers
+from flows.client import PrefectApi
 from lorax.data.simulate import DEMO_TASKS
 from lorax.learning.state import state_digest
 from lorax.params import load_params
+from lorax.services import orphans
 from lorax.workspace import Workspace
 
 EPOCHS = 8
@@ -50,7 +50,7 @@ class _Watched:
         """The processes of the running flow and of the worker; looking takes long, so it is done twice a second."""
         if now or time.monotonic() - self.looked_at > 0.5:
             mark = str(self.root / "work/services")
-            self.pids = {service: leftovers.find(mark, service) for service in ("flow", "worker")}
+            self.pids = {service: orphans.find(mark, service) for service in ("flow", "worker")}
             self.looked_at = time.monotonic()
         return self.pids
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from lorax.leftovers import FOLDER_VARIABLE, SERVICE_VARIABLE
+from lorax.services.orphans import FOLDER_VARIABLE, SERVICE_VARIABLE
 
 LOOK_S = 0.3
 

@@ -14,11 +14,11 @@ from typing import Any
 import bench
 import psutil
 
-from flows import reconcile
-from lorax.leftovers import FOLDER_VARIABLE
+from lorax import reconcile
 from lorax.params import load_params
 from lorax.registry import ModelVersion, Registry, journal
 from lorax.registry.lineage import ancestors
+from lorax.services.orphans import FOLDER_VARIABLE
 from lorax.workspace import Workspace
 
 MARK = "LORAX_PROOF_PASS"

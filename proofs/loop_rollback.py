@@ -15,7 +15,7 @@ import numpy as np
 from main import learn_stream
 from PIL import Image
 
-from flows import reconcile
+from lorax import reconcile
 from lorax.data import versions
 from lorax.data.generators import GENERATORS
 from lorax.data.simulate import DEMO_TASKS, cut_patches

@@ -21,10 +21,10 @@ import numpy as np
 from bench import LORAX, free_port, lorax, remove_workspace, run_parts
 from PIL import Image
 
+from lorax.commands.init import with_values
 from lorax.data import versions
 from lorax.data.simulate import DEMO_TASKS
 from lorax.errors import StateError
-from lorax.initialize import with_values
 from lorax.learning import metrics
 from lorax.learning.baseline import learn_without_branches
 from lorax.learning.episode import learn_episode

@@ -14,7 +14,7 @@ from PIL import Image
 
 from lorax.data.reading import Reading, read_image
 from lorax.data.walk import files_named
-from lorax.predictor import Predictor
+from lorax.verdicts.predictor import Predictor
 from proofs.bench import LORAX
 from proofs.verdicts_demo import HOME, learned_workspace
 

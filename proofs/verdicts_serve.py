@@ -255,7 +255,7 @@ def _call_directly(state: Path, threads: int, seconds: float, files: Sequence[Pa
     import torch
 
     from lorax.data.images import decode
-    from lorax.predictor import Predictor
+    from lorax.verdicts.predictor import Predictor
 
     torch.set_num_threads(threads)
     predictor = Predictor.open(state)

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from flows.client import PrefectApi
 from flows.events import UNKNOWN_RISING
-from flows.prefect_api import PrefectApi
 from lorax.data.generators import GENERATORS, Ints
 from lorax.data.simulate import cut_patches
 from lorax.params import load_params

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from flows import deployment
-from lorax import databases, servers
 from lorax.data import memory, undo, upstream
 from lorax.data.watch import DropFolder
 from lorax.errors import DataVersionError, LoraxError, ServiceError, StateError
 from lorax.learning.assessment import Assessment
 from lorax.learning.folder import EpisodeFolder, Report
+from lorax.services import databases, servers
 from lorax.workspace import Workspace
 
 DAMAGED = {

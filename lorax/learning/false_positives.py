@@ -95,7 +95,7 @@ def measured(state: LearnerState, reals: Reals, tasks: Iterable[Task], asked: in
 
 
 def _slice(state: LearnerState, perturbation: str, textures: Tensor, logits: Tensor) -> Slice:
-    """Verdicts by the rule of `lorax.predictor.decide`, for all images at once."""
+    """Verdicts by the rule of `lorax.verdicts.predictor.decide`, for all images at once."""
     fitted = state.calibration
     probabilities = fitted.probabilities(logits) if fitted else logits.double().softmax(dim=1)
     answers = answers_of(probabilities, state.classes)

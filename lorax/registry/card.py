@@ -271,7 +271,8 @@ def _use(state: LearnerState) -> list[str]:
         "    lorax predict photo.jpg --version VERSION --explain",
         "    lorax serve",
         "",
-        "In Python: `lorax.predictor.Predictor.open(state directory)`. MLflow's model takes base64 images. The answer "
+        "In Python: `lorax.verdicts.predictor.Predictor.open(state directory)`. MLflow's model takes base64 "
+        "images. The answer "
         f"names one of {len(state.classes)} classes' generators, or is `real`, `synthetic` (by one of several that are "
         "confused, or by none for sure), `synthetic:unknown` or `undecided`.",
     ]

@@ -21,7 +21,7 @@ from lorax.data.encoding import from_base64
 from lorax.data.images import decode, decode_bytes
 from lorax.data.pixels import Pixels
 from lorax.errors import ImageError
-from lorax.predictor import Predictor, Verdict
+from lorax.verdicts.predictor import Predictor, Verdict
 
 _COLUMNS = ("verdict", "generator", "one_of", "probability", "real", "calibrated", "strangeness", "threshold")
 _LONGEST_PATH = 4096

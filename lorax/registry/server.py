@@ -12,9 +12,9 @@ import os
 import sys
 from pathlib import Path
 
-from lorax.databases import given
 from lorax.origins import OwnOriginsOnly
-from lorax.servers import HOST
+from lorax.services.databases import given
+from lorax.services.servers import HOST
 
 _ARTIFACTS = "mlflow-artifacts:/"
 """Where the server that hands out artifacts itself has the first experiment keep them."""

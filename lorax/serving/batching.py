@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import torch
 
 from lorax.data.pixels import Pixels
-from lorax.predictor import Verdict
 from lorax.serving.model import Served
+from lorax.verdicts.predictor import Verdict
 
 
 @dataclass(frozen=True)

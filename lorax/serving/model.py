@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from lorax.predictor import Predictor, check_predicts
 from lorax.registry import ModelVersion
+from lorax.verdicts.predictor import Predictor, check_predicts
 
 
 class Versions(Protocol):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from flows import demo
+from lorax.commands import demo
 from lorax.errors import LoraxError
 from lorax.storage import whole_directory
 from scripts.real import manifest

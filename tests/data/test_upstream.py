@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import status
+from lorax.commands import status
 from lorax.data import checkout, pins, repository, upstream, versions
 from lorax.data.admission import Terms
 from lorax.data.landing import land

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import status
+from lorax.commands import status
 from lorax.data import landing, memory, pins, repository, versions
 from lorax.data.admission import Terms
 from lorax.errors import DataVersionError

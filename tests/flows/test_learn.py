@@ -21,20 +21,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flows import reconcile
-from flows.prefect_api import PrefectApi
-from flows.records import version_record
-from lorax import services
+from flows.client import PrefectApi
+from lorax import reconcile
 from lorax.atlas.index import Atlas
+from lorax.commands.init import initialize, with_values
+from lorax.commands.records import version_record
 from lorax.data import versions
 from lorax.data.admission import Terms
 from lorax.data.landing import land
-from lorax.initialize import initialize, with_values
 from lorax.learning.episode import learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan
 from lorax.learning.opening import base_state
 from lorax.learning.state import LearnedTask, Revision, load_state, state_digest
 from lorax.params import load_params
+from lorax.services import embedded
 from lorax.stream import SCENARIOS
 from lorax.workspace import Workspace
 from tests.conftest import write_task_files
@@ -79,7 +79,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     for name in TASKS[:2]:
         land(workspace, folder / "raw" / name, name)
     yield workspace
-    services.down(workspace)
+    embedded.down(workspace)
 
 
 def free_port() -> int:
@@ -197,7 +197,7 @@ def test_a_second_run_finds_nothing_to_learn_and_starts_no_server(workspace: Wor
     before = champion(workspace)
     assert "nothing to learn" in lorax(workspace, "learn")
     assert json.loads(lorax(workspace, "status", "--json"))["champion"] == before
-    assert not services.status(workspace, load_params(workspace.params_path)).mlflow.is_ready
+    assert not embedded.status(workspace, load_params(workspace.params_path)).mlflow.is_ready
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])

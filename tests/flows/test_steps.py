@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from flows import steps
-from flows.attribution import versions
+from lorax.attribution import versions
 from lorax.errors import DataVersionError
 from lorax.learning.assessment import Assessment
 from lorax.learning.episode import learn_episode

@@ -19,16 +19,19 @@ import psutil
 import pytest
 from rich.console import Console
 
-from flows import deployment, events, landing, prefect_api, reconcile, running, status
+from flows import client, deployment, events
 from flows.announcer import Announcer
-from flows.prefect_api import PrefectApi, Row
+from flows.client import PrefectApi, Row
 from flows.runs import under_way
-from lorax import leftovers, services, supervision
+from lorax import reconcile
+from lorax.commands import land as landing
+from lorax.commands import running, status
+from lorax.commands.init import initialize, with_values
 from lorax.data.admission import USUAL
 from lorax.data.landing import land as land_silently
 from lorax.errors import ServiceError
-from lorax.initialize import initialize, with_values
 from lorax.params import Params, load_params
+from lorax.services import embedded, orphans, supervision
 from lorax.workspace import Workspace
 from tests.conftest import write_task_files
 from tests.flows.test_learn import free_port
@@ -60,7 +63,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
         running.up(workspace, params_of(workspace), QUIET)
         yield workspace
     finally:
-        services.down(workspace)
+        embedded.down(workspace)
         os.environ.clear()
         os.environ.update(before)
 
@@ -118,7 +121,7 @@ def is_idle(api: PrefectApi) -> bool:
 
 def processes(workspace: Workspace, service: str) -> list[psutil.Process]:
     """A service's processes, without what they run for a moment, such as git."""
-    found = leftovers.find(str(workspace.services_dir), service)
+    found = orphans.find(str(workspace.services_dir), service)
     pids, first = {process.pid for process in found}, []
     for process in found:
         with suppress(psutil.NoSuchProcess):
@@ -171,7 +174,7 @@ def test_a_burst_of_landings_the_last_by_the_drop_folder_learns_each_task_once_a
 
 
 def test_up_again_deploys_nothing_and_starts_nothing(workspace: Workspace, api: PrefectApi) -> None:
-    before = deployment.find(api), len(runs(api)), services.status(workspace, params_of(workspace)).helpers
+    before = deployment.find(api), len(runs(api)), embedded.status(workspace, params_of(workspace)).helpers
     found = running.up(workspace, params_of(workspace), QUIET)
     after = deployment.find(api)
     assert after is not None
@@ -266,7 +269,7 @@ def test_a_run_that_is_slow_to_begin_is_vouched_for_while_its_process_lives(
     """Its imports alone may take minutes on a machine that is busy with other work."""
     run = deployment.start_run(api, key="slow to begin")
     end(api, run, "PENDING")
-    marks = {leftovers.FOLDER_VARIABLE: str(workspace.services_dir), leftovers.SERVICE_VARIABLE: services.FLOW}
+    marks = {orphans.FOLDER_VARIABLE: str(workspace.services_dir), orphans.SERVICE_VARIABLE: embedded.FLOW}
     announcer = Announcer(workspace)
     announcer.look()
     assert heartbeats(api, run) == []
@@ -306,8 +309,8 @@ def test_two_announcers_at_one_server_make_one_run(workspace: Workspace, api: Pr
 def test_up_waits_for_a_server_that_leaves_questions_unanswered_for_a_while(
     workspace: Workspace, api: PrefectApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = psutil.Process(services.status(workspace, params_of(workspace)).prefect.pid)
-    monkeypatch.setattr(prefect_api, "PATIENCE_S", 0.5)
+    server = psutil.Process(embedded.status(workspace, params_of(workspace)).prefect.pid)
+    monkeypatch.setattr(client, "PATIENCE_S", 0.5)
     server.suspend()  # as a machine does that is busy with other work
     later = threading.Timer(2.0, server.resume)
     later.start()
@@ -323,7 +326,7 @@ def test_down_ends_worker_and_flow_and_what_was_landed_meanwhile_is_learned_at_t
     workspace: Workspace, api: PrefectApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     down_in_the_middle_of_up(workspace, monkeypatch)
-    assert leftovers.find(str(workspace.services_dir)) == []
+    assert orphans.find(str(workspace.services_dir)) == []
     said = Console(record=True, quiet=False, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123
     source = write_task_files(workspace.root.parent / "raw" / "zeta", {"0_real": 3, "1_fake": 3}, seed=6, side=20)
     landing.land_one(workspace, source, "zeta", USUAL, None, said, commit=True)
@@ -346,7 +349,7 @@ def test_the_schedule_starts_a_run_with_no_event(workspace: Workspace, api: Pref
 
 def down_in_the_middle_of_up(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """`lorax down` as `lorax up` is between the servers and the worker, which it would leave without them."""
-    down, keep = threading.Thread(target=running.down, args=(workspace, QUIET)), services.keep
+    down, keep = threading.Thread(target=running.down, args=(workspace, QUIET)), embedded.keep
 
     def keep_late(*arguments: Any) -> None:
         down.start()
@@ -354,7 +357,7 @@ def down_in_the_middle_of_up(workspace: Workspace, monkeypatch: pytest.MonkeyPat
         keep(*arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(services, "keep", keep_late)
+        patched.setattr(embedded, "keep", keep_late)
         running.up(workspace, params_of(workspace), QUIET)
     down.join()
 

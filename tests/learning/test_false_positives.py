@@ -18,8 +18,8 @@ from lorax.learning.folder import EpisodeFolder
 from lorax.learning.opening import open_network
 from lorax.learning.state import load_state
 from lorax.params import Params, RealsParams, RobustnessParams
-from lorax.predictor import REAL, Predictor
 from lorax.stream import Sample
+from lorax.verdicts.predictor import REAL, Predictor
 from tests.learning.conftest import Learn, Stream
 
 PHOTOGRAPHS = 30

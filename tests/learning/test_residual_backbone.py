@@ -15,7 +15,7 @@ from lorax.learning.folder import EpisodeFolder
 from lorax.learning.opening import open_network
 from lorax.learning.state import load_state, state_digest
 from lorax.params import Params
-from lorax.predictor import Predictor
+from lorax.verdicts.predictor import Predictor
 from tests.learning.conftest import Stream, learn_one
 
 

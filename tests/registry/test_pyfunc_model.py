@@ -16,11 +16,11 @@ import torch
 from mlflow.pyfunc.scoring_server import predictions_to_json
 from PIL import Image
 
-from lorax import predictor
 from lorax.errors import BackboneError, ImageError
-from lorax.predictor import TOO_LITTLE, Predictor, Verdict, decide
 from lorax.registry import Registry
 from lorax.stream import ClassTable
+from lorax.verdicts import predictor
+from lorax.verdicts.predictor import TOO_LITTLE, Predictor, Verdict, decide
 from tests.registry.conftest import Server
 from tests.tiny_learner import Learned
 

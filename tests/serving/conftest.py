@@ -18,11 +18,11 @@ from PIL import Image
 
 from lorax.errors import RegistryError
 from lorax.params import ServingParams
-from lorax.predictor import Judged, Predictor
 from lorax.registry import KnownTask, ModelVersion
 from lorax.serving.app import VERDICTS, create_app
 from lorax.serving.model import Served, Source, open_served
 from lorax.serving.server import Server, listen
+from lorax.verdicts.predictor import Judged, Predictor
 from tests.tiny_learner import Learned, learn_stream, tiny_params
 
 SMALL = ServingParams(

@@ -1,0 +1,131 @@
+"""Prefect's REST API, asked plainly: a landing, a demo or `lorax up` need no import of Prefect, which takes seconds."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from http.client import HTTPException
+from typing import Any
+
+from lorax import addresses
+from lorax.errors import ServiceError
+from lorax.params import Params
+from lorax.services import embedded
+from lorax.workspace import Workspace
+
+PATIENCE_S = 10.0
+TRIES = 5
+AGAIN_S = 1.0
+
+_WHO_ASKS = "(it asks who you are: set PREFECT_API_AUTH_STRING, or PREFECT_API_KEY, to what it expects)"
+
+Row = dict[str, Any]
+
+
+class NoAnswerError(ServiceError):
+    """Prefect's server did not answer, or not in time; what was asked may have been done all the same."""
+
+
+@dataclass(frozen=True)
+class PrefectApi:
+    """A Prefect server. `url` ends with /api; `authorization` is what it wants to hear from whoever asks, or ''."""
+
+    url: str
+    authorization: str = field(default="", repr=False)
+
+    @classmethod
+    def of(cls, workspace: Workspace, params: Params) -> PrefectApi:
+        """The server that the environment names, else the workspace's own."""
+        variables = {**os.environ, **embedded.environment(workspace, params)}
+        url, authorization = addresses.parted(variables["PREFECT_API_URL"])
+        return cls(url, authorization or _authorization(variables))
+
+    def get(self, path: str) -> Row | None:
+        """What lies at `path`; None if nothing does.
+
+        Raises:
+            ServiceError: the server does not answer, or refuses.
+        """
+        answer = self._ask("GET", path, None)
+        return None if answer is None else dict(answer)
+
+    def rows(self, path: str, query: Mapping[str, Any]) -> list[Row]:
+        """What a `.../filter` address finds.
+
+        Raises:
+            ServiceError: as for `get`.
+        """
+        return list(self._ask("POST", path, query) or [])
+
+    def post(self, path: str, body: Mapping[str, Any] | Sequence[Any]) -> Row | None:
+        """Have the server make something; returns it, or None where it answers nothing.
+
+        Raises:
+            ServiceError: as for `get`, or `path` does not exist.
+        """
+        return self._changed("POST", path, body)
+
+    def put(self, path: str, body: Mapping[str, Any]) -> None:
+        """Have the server replace something.
+
+        Raises:
+            ServiceError: as for `post`.
+        """
+        self._changed("PUT", path, body)
+
+    def patch(self, path: str, body: Mapping[str, Any]) -> None:
+        """Have the server change something.
+
+        Raises:
+            ServiceError: as for `post`.
+        """
+        self._changed("PATCH", path, body)
+
+    def _changed(self, method: str, path: str, body: Mapping[str, Any] | Sequence[Any]) -> Row | None:
+        answer = self._ask(method, path, body)
+        if answer is None:
+            raise ServiceError(f"Prefect's server at {self.url} knows no {path}. Is its version older than 3.8?")
+        return dict(answer) if isinstance(answer, dict) else None
+
+    def _ask(self, method: str, path: str, body: Any, tries: int = TRIES) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"}
+        if self.authorization:
+            headers["Authorization"] = self.authorization
+        request = urllib.request.Request(f"{self.url}/{path}", data, headers, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
+                text = answer.read()
+        except urllib.error.HTTPError as error:
+            if error.code == 404:
+                return None
+            if error.code == 503 and tries > 1:  # its database is locked by others: it has done nothing yet
+                time.sleep(AGAIN_S)
+                return self._ask(method, path, body, tries - 1)
+            said = error.read().decode(errors="replace")[:300] if error.code != 401 else _WHO_ASKS
+            raise ServiceError(f"Prefect's server at {self.url} refused {path}: {error.code} {said}") from error
+        except (OSError, HTTPException) as error:
+            raise NoAnswerError(
+                f"Prefect's server at {self.url} does not answer: {getattr(error, 'reason', error)}."
+            ) from error
+        try:
+            return json.loads(text) if text else ""
+        except ValueError as error:
+            raise ServiceError(
+                f"what answers at {self.url} is not Prefect's API: its address mostly ends with /api. Correct "
+                "PREFECT_API_URL, or unset it to use the workspace's own server."
+            ) from error
+
+
+def _authorization(variables: Mapping[str, str]) -> str:
+    """What a server may ask for: from the same variables that Prefect's own client reads, in its order."""
+    if secret := variables.get(embedded.AUTH_VARIABLE):
+        return f"Basic {base64.b64encode(secret.encode()).decode()}"
+    key = variables.get("PREFECT_API_KEY")
+    return f"Bearer {key}" if key else ""

@@ -1,0 +1,128 @@
+"""`lorax diff`: what is different between two model versions. Values come in pairs; None where a version has none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lorax import reconcile
+from lorax.commands import running
+from lorax.commands.records import nearest_line, nearest_record
+from lorax.commands.tables import HEADLINES, TRUST, print_table
+from lorax.learning.state import LearnerState, load_state
+from lorax.params import Params
+from lorax.registry import ModelVersion
+from lorax.workspace import Workspace
+
+_DIGITS = 12
+
+
+def record(workspace: Workspace, params: Params, numbers: Sequence[int], console: Console) -> dict[str, Any]:
+    """Accuracy on each task, data, metrics, classes and parameters of two versions; of parameters only what differs.
+
+    Raises:
+        RegistryError: there is no such version, or MLflow doesn't answer.
+    """
+    registry = reconcile.look(workspace, params)
+    versions = [registry.version(number) for number in numbers]
+    states = [load_state(running.fetched(workspace, params, str(number), console)[1]) for number in numbers]
+    parameters = [_flat(state.parameters) for state in states]
+    return {
+        "versions": list(numbers),
+        "tasks": _tasks(versions),
+        "metrics": {name: [version.metrics.get(name) for version in versions] for name in (*HEADLINES, *TRUST)},
+        "calibrated": [version.calibrated for version in versions],
+        "newest": [{"task": v.task, "nearest": nearest_record(v), "start": v.start or None} for v in versions],
+        "classes": _classes(states),
+        "data": [{"digest": version.data_digest, "commit": version.data_commit} for version in versions],
+        "parameters": {
+            key: pair for key in _union(parameters) if (pair := _pair(parameters, key))[0] != pair[1]
+        },
+    }  # fmt: skip
+
+
+def print_differences(found: Mapping[str, Any], out: Console) -> None:
+    """The same for people: accuracies in percent, what is equal left out."""
+    names = [f"version {number}" for number in found["versions"]]
+    table = Table()
+    table.add_column("accuracy, %")
+    for name in (*names, "difference"):
+        table.add_column(name, justify="right")
+    table.add_column("data")
+    for task, row in found["tasks"].items():
+        contents = " -> ".join(digest[:_DIGITS] for digest in row["digests"] if digest)
+        data = f"changed: {contents}" if row["data"] == "changed" else row["data"]
+        table.add_row(task, *_percent(row["accuracy"]), data)
+    table.add_section()
+    for key, title in (HEADLINES | TRUST).items():
+        if any(value is not None for value in found["metrics"][key]):
+            table.add_row(title, *_percent(found["metrics"][key]), "")
+    print_table(table, out)
+    for name, calibrated in zip(names, found["calibrated"], strict=True):
+        if not calibrated:
+            out.print(f"{name} is uncalibrated")
+    for name, newest in zip(names, found["newest"], strict=True):
+        if near := nearest_line(newest):
+            out.print(f"{name} +{newest['task']}: {near}", markup=False)
+    for kind, labels in found["classes"].items():
+        if labels:
+            out.print(f"classes {kind}: {', '.join(labels)}", markup=False)
+    one, other = (f"{d['digest'] or 'none'} (commit {(d['commit'] or 'none')[:_DIGITS]})" for d in found["data"])
+    out.print(f"data revision: {one}" + (" in both" if one == other else f" -> {other}"), markup=False)
+    for key, (before, after) in found["parameters"].items():
+        out.print(f"{key}: {before} -> {after}", markup=False)
+    if not found["parameters"]:
+        out.print("the same parameters")
+
+
+def _tasks(versions: Sequence[ModelVersion]) -> dict[str, Any]:
+    digests = [{task.name: task.digest for task in version.tasks} for version in versions]
+    accuracy = [{task.name: version.metrics[f"accuracy/{task.name}"] for task in version.tasks} for version in versions]
+    return {
+        name: {
+            "accuracy": _pair(accuracy, name),
+            "digests": _pair(digests, name),
+            "data": _compared(*_pair(digests, name), versions),
+        }
+        for name in _union(digests)
+    }
+
+
+def _compared(one: str | None, other: str | None, versions: Sequence[ModelVersion]) -> str:
+    if one and other:
+        return "same" if one == other else "changed"
+    return f"only in version {versions[0 if one else 1].version}"
+
+
+def _classes(states: Sequence[LearnerState]) -> dict[str, list[str]]:
+    """Labels of the classes that both know, and that only one does."""
+    one, other = ([entry.label for entry in state.classes.entries] for state in states)
+    return {
+        "in both": [label for label in one if label in other],
+        "gone": [label for label in one if label not in other],
+        "new": [label for label in other if label not in one],
+    }
+
+
+def _percent(pair: Sequence[float | None]) -> list[str]:
+    """Two cells, and their difference where both have a value."""
+    one, other = pair
+    difference = "" if one is None or other is None else f"{100 * (other - one):+.1f}"
+    return [*("" if value is None else f"{100 * value:.1f}" for value in pair), difference]
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`section.key` -> value."""
+    return {f"{section}.{key}": value for section, keys in values.items() for key, value in keys.items()}
+
+
+def _union(mappings: Iterable[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(key for mapping in mappings for key in mapping))
+
+
+def _pair(mappings: Sequence[Mapping[str, Any]], key: str) -> tuple[Any, Any]:
+    one, other = mappings
+    return one.get(key), other.get(key)

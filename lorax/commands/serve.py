@@ -1,0 +1,63 @@
+"""The command that serves verdicts over HTTP."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from lorax.commands.console import err, opened
+from lorax.origins import as_host
+
+serve_commands = typer.Typer()
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+@serve_commands.command()
+def serve(
+    host: Annotated[
+        str, typer.Option(help="Where to listen. There is no authentication: beyond loopback, put a proxy in front.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Where to listen; 0 takes a free port.")] = 8000,
+    version: Annotated[
+        str, typer.Option(metavar="VERSION|@ALIAS", help="A version's number, or an alias, which is followed.")
+    ] = "@champion",
+) -> None:
+    """Judge images over HTTP, by the champion: when its alias moves, the new one takes over and no request is lost.
+
+    The OpenAPI page is at /docs; also there: /health, /version, and /metrics for Prometheus. Ctrl-C or SIGTERM finishes
+    what was begun. Limits: `serving` in params.yaml.
+
+    Example: `lorax serve --port 8000`, then `curl -F images=@photo.jpg http://127.0.0.1:8000/v1/verdicts`
+    """
+    from lorax.commands import running
+    from lorax.serving import server
+    from lorax.serving.app import create_app
+    from lorax.serving.model import Source, open_served
+
+    workspace, params = opened()
+    listener = server.listen(host, port)
+    source = None
+    if version.startswith("@"):
+        registry = running.served_registry(workspace, params, err)
+        source = Source(registry, version[1:], workspace.states_dir, params.run.device)
+        found = source.find()
+        with err.status("opening the model"):
+            server.settle()
+            model = source.open(found)
+    else:
+        found, state_dir = running.fetched(workspace, params, version, err)
+        with err.status("opening the model"):
+            server.settle()
+            model = open_served(params.registry.model, found, state_dir, params.run.device)
+    address = f"http://{as_host(host)}:{listener.getsockname()[1]}"
+
+    def tell() -> None:
+        err.print(f"version {model.version} of {model.name} is served at {address} (try it at {address}/docs)")
+        if host not in _LOOPBACK:
+            err.print("this is no loopback address, and there is no authentication: whoever reaches it may ask.")
+
+    app = create_app(model, params.serving, source, params.run.threads, host)
+    server.run(server.Server(app, params.serving.timeout_s, on_ready=tell), listener)
+    err.print("stopped; what was begun was answered.")

@@ -1,0 +1,137 @@
+"""What there is to learn: tasks of data.dvc's stream that the champion does not know, less held ones, in landing order.
+
+Decided from git, DVC's pins and the registry alone, so no server need run: while MLflow's is down, its database is
+read. Nothing here imports Prefect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+from lorax.data import versions
+from lorax.data.versions import LandedTask
+from lorax.errors import DataVersionError, RegistryError
+from lorax.params import Params, load_params
+from lorax.registry import Hold, Look, ModelVersion, Registry
+from lorax.services import embedded
+from lorax.services.embedded import Service
+from lorax.storage import locked
+from lorax.stream import SCENARIOS
+from lorax.workspace import Workspace
+
+LANDED = "landed"
+"""The scenario of everything that has landed."""
+
+
+def missing_tasks(
+    landed: Sequence[LandedTask], champion: ModelVersion | None, held: Iterable[Hold]
+) -> list[LandedTask]:
+    """The landed tasks that `champion` does not know and that are not held with these bytes, in landing order."""
+    known = {task.name for task in champion.tasks} if champion else set()
+    stopped = {(hold.task, hold.digest) for hold in held}
+    return [task for task in landed if task.name not in known and (task.name, task.digest) not in stopped]
+
+
+def changed_tasks(landed: Sequence[LandedTask], champion: ModelVersion | None) -> list[LandedTask]:
+    """The landed tasks that `champion` learned from other bytes than those that are landed now."""
+    known = {task.name: task.digest for task in champion.tasks} if champion else {}
+    return [task for task in landed if known.get(task.name, task.digest) != task.digest]
+
+
+def open_registry(workspace: Workspace, params: Params) -> Registry:
+    """The workspace's registry: through MLflow's server where it answers, else read from the embedded one's database.
+
+    Raises:
+        RegistryError: the server that MLFLOW_TRACKING_URI names does not answer.
+    """
+    server = embedded.status(workspace, params).mlflow
+    return Registry(_registry_uri(workspace, params, server), params.registry.model)
+
+
+def registry_of_server(workspace: Workspace, model: str) -> Registry:
+    """The registry behind MLflow's server, whose address the environment or params.yaml gives; flows use no other."""
+    uri = embedded.environment(workspace, load_params(workspace.params_path))["MLFLOW_TRACKING_URI"]
+    return Registry(uri, model)
+
+
+def look(workspace: Workspace, params: Params, server: Service | None = None) -> Look:
+    """The same for commands that only tell: MLflow is asked once, and its answers are kept.
+
+    Args:
+        workspace, params: whose registry.
+        server: MLflow's server as it was found; None looks for it.
+
+    Raises:
+        RegistryError: as for `open_registry`.
+    """
+    found = server or embedded.status(workspace, params).mlflow
+    return Look(_registry_uri(workspace, params, found), params.registry.model)
+
+
+def waiting_tasks(workspace: Workspace, params: Params) -> list[LandedTask]:
+    """What `lorax learn` would learn now; the registry is not asked when nothing has landed.
+
+    Raises:
+        DataVersionError: data.dvc is damaged.
+        RegistryError: the registry can't be read.
+    """
+    landed = versions.landed(workspace)
+    if not landed:
+        return []
+    registry = look(workspace, params)
+    return [] if registry.waiting() else missing_tasks(landed, registry.champion(), registry.held())
+
+
+def accuracy_rows(champion: ModelVersion, known: Sequence[ModelVersion]) -> list[list[float]]:
+    """The accuracy matrix up to `champion`, from the metrics of its ancestors; the oldest that is still there first."""
+    by_digest: dict[str | None, ModelVersion] = {version.state_digest: version for version in known}
+    rows, version = [], by_digest.get(champion.state_digest)
+    while version is not None:
+        rows.append([version.metrics[f"accuracy/{task.name}"] for task in version.tasks])
+        version = by_digest.get(version.parent_digest)
+    return rows[::-1]
+
+
+def scenario_tasks(workspace: Workspace, name: str) -> list[LandedTask]:
+    """The tasks of a published scenario as they landed in this workspace; of "landed" all, in landing order.
+
+    Raises:
+        DataVersionError: there is no such scenario, or some of its tasks have not landed.
+    """
+    landed = {task.name: task for task in versions.landed(workspace)}
+    scenarios = {**SCENARIOS, LANDED: tuple(landed)}
+    if name not in scenarios:
+        raise DataVersionError(f"there is no scenario {name!r}; there are {', '.join(sorted(scenarios))}.")
+    if not scenarios[name]:
+        raise DataVersionError(f"nothing has landed in {workspace.root} yet: 'lorax land PATH --task NAME'.")
+    absent = [task for task in scenarios[name] if task not in landed]
+    if absent:
+        raise DataVersionError(
+            f"scenario {name!r} needs tasks that have not landed in {workspace.root}: {', '.join(absent)}. "
+            "Land each with 'lorax land PATH --task NAME'."
+        )
+    return [landed[task] for task in scenarios[name]]
+
+
+@contextmanager
+def one_at_a_time(workspace: Workspace, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Hold the workspace's learning lock; the kernel lets go of it when its holder dies, however it dies.
+
+    Args:
+        workspace: whose lock.
+        on_wait: called if another process holds it, before waiting.
+    """
+    workspace.work_dir.mkdir(exist_ok=True)
+    with locked(workspace.learning_lock_path, on_wait):
+        yield
+
+
+def _registry_uri(workspace: Workspace, params: Params, server: Service) -> str:
+    if server.is_ready:
+        return embedded.environment(workspace, params)["MLFLOW_TRACKING_URI"]  # an address to show has no password
+    if not server.is_embedded:
+        raise RegistryError(
+            f"MLflow at {server.address} (MLFLOW_TRACKING_URI) does not answer. Start it, and run again."
+        )
+    return embedded.registry_uri_at_rest(workspace, params)

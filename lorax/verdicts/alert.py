@@ -1,0 +1,182 @@
+"""What is told of a rise: the strange images in clusters, with a contact sheet each, below work/watch."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lorax.data.images import decode
+from lorax.data.reading import read_image
+from lorax.data.walk import Found
+from lorax.errors import ImageError
+from lorax.storage import whole_directory
+from lorax.verdicts.novelty import clusters, cohesion, responses, standardized
+from lorax.verdicts.predictor import Judged, Predictor
+from lorax.verdicts.rate import Window
+from lorax.verdicts.watched import Sighting
+
+REPORT = "clusters.json"
+
+_TILE = 96
+_COLUMNS, _ROWS = 8, 8
+_GAP = 4
+_IN_EVENT = 5
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Strange images that are alike: how much, from 0 to 1, says `cohesion`.
+
+    `responses` has each branch's task, and how far its features are from usual.
+    """
+
+    members: tuple[Sighting, ...]
+    cohesion: float
+    responses: dict[str, float]
+
+    @property
+    def branch(self) -> str:
+        """The task of the branch that responds most."""
+        return max(self.responses, key=self.responses.__getitem__)
+
+    def record(self, shown: int | None = None) -> dict[str, Any]:
+        """As JSON, with all members or the first so many."""
+        members = [{"file": _text(s.file), "sha256": s.sha256, "verdict": s.verdict} for s in self.members[:shown]]
+        told = {"size": len(self.members), "cohesion": self.cohesion, "branch": self.branch}
+        return told | {"responses": self.responses, "members": members}
+
+
+@dataclass(frozen=True)
+class Rise:
+    """A rise, as it is told: `summary` is the event's payload, `folder` holds the report and the sheets."""
+
+    clusters: tuple[Cluster, ...]
+    summary: dict[str, Any]
+    folder: Path
+
+
+def report(window: Window, predictor: Predictor, watch_dir: Path) -> Rise:
+    """Cluster the strange images of a window and write what was found to a new folder below `watch_dir`.
+
+    Args:
+        window: when it rose.
+        predictor: the version that judged.
+        watch_dir: where reports lie.
+
+    Raises:
+        StorageError: the disk is full.
+    """
+    found, lost = _clusters(window, predictor)
+    at = datetime.now(UTC)
+    folder = _free(watch_dir, at.strftime("%Y%m%d-%H%M%S"))
+    summary = {
+        "at": at.isoformat(timespec="seconds"),
+        "share": window.share,
+        "interval": list(window.interval),
+        "rate": window.rate,
+        "window": len(window.seen),
+        "verdicts": window.verdicts,
+        "version": window.seen[-1].version,
+        "unclustered": len(window.strange) - sum(len(cluster.members) for cluster in found),
+        "lost": lost,
+        "report": str(folder / REPORT),
+    }
+    with whole_directory(folder) as draft:
+        whole = summary | {"clusters": [cluster.record() for cluster in found]}
+        (draft / REPORT).write_text(json.dumps(whole, indent=1))
+        for number, cluster in enumerate(found):
+            _sheet(cluster.members).save(draft / sheet_name(number))
+    return Rise(tuple(found), summary | {"clusters": [cluster.record(_IN_EVENT) for cluster in found]}, folder)
+
+
+def sheet_name(number: int) -> str:
+    """The file name of a cluster's contact sheet."""
+    return f"cluster-{number}.png"
+
+
+def _clusters(window: Window, predictor: Predictor) -> tuple[list[Cluster], int]:
+    """The clusters, largest first, and how many strange images are gone, or changed, and were never looked at here.
+
+    Images are clustered by their texture, in which they are strange; the branches, which look for what was known, tell
+    them apart less well (docs/log.md).
+    """
+    judged = _judged(window.seen, predictor)
+    here = [s for s in window.strange if s.sha256 in judged]
+    usual = [judged[s.sha256] for s in window.seen if not s.is_strange and s.sha256 in judged]
+    strange = [judged[s.sha256] for s in here]
+    textures, features = (
+        _deviations([part(j) for j in strange], [part(j) for j in usual]) for part in (_texture, _said)
+    )
+    names = [branch.task for branch in predictor.state.branches]
+    found = []
+    for rows in clusters(textures):
+        shares = responses(features[rows], len(names))
+        members = tuple(here[row] for row in rows)
+        found.append(Cluster(members, cohesion(textures[rows]), dict(zip(names, shares, strict=True))))
+    return found, len(window.strange) - len(here)
+
+
+def _texture(judged: Judged) -> Tensor:
+    return judged.texture
+
+
+def _said(judged: Judged) -> Tensor:
+    return judged.features
+
+
+def _deviations(strange: Sequence[Tensor], usual: Sequence[Tensor]) -> Tensor:
+    if not strange:
+        return torch.zeros(0, 0)
+    return standardized(torch.stack([*strange]), torch.stack([*usual]) if usual else strange[0].new_zeros(0, 0))
+
+
+def _judged(seen: Sequence[Sighting], predictor: Predictor) -> dict[str, Judged]:
+    """What verdicts were made from, by sha256; of images judged elsewhere, if their files are here as they were."""
+    known = {s.sha256: s.judged for s in seen if s.judged is not None}
+    readings = [read_image(Found(Path(s.file)), predictor.network.crop) for s in seen if s.sha256 not in known]
+    wanted = {s.sha256 for s in seen}
+    same = {reading.sha256: reading for reading in readings if reading.sha256 in wanted}
+    judged = predictor.look([reading.crops for reading in same.values()], [r.name for r in same.values()])
+    return known | dict(zip(same, judged, strict=True))
+
+
+def _sheet(members: Sequence[Sighting]) -> Image.Image:
+    """A contact sheet of the first members whose files are still there."""
+    shown = members[: _COLUMNS * _ROWS]
+    step = _TILE + _GAP
+    rows = -(-len(shown) // _COLUMNS)
+    sheet = Image.new("RGB", (min(len(shown), _COLUMNS) * step + _GAP, rows * step + _GAP), "white")
+    for number, sighting in enumerate(shown):
+        try:
+            image = Image.fromarray(decode(Path(sighting.file)))
+        except ImageError:
+            continue
+        scale = _TILE / max(image.size)
+        size = [max(1, round(side * scale)) for side in image.size]
+        place = (_GAP + number % _COLUMNS * step, _GAP + number // _COLUMNS * step)
+        sheet.paste(image.resize((size[0], size[1])), place)
+    return sheet
+
+
+def _text(name: str) -> str:
+    """A file's name as servers take it, who may refuse bytes that are no text."""
+    return os.fsencode(name).decode(errors="replace")
+
+
+def _free(watch_dir: Path, name: str) -> Path:
+    """A folder that does not exist yet; two rises may come within a second."""
+    watch_dir.mkdir(parents=True, exist_ok=True)
+    number, folder = 1, watch_dir / name
+    while folder.exists():
+        number += 1
+        folder = watch_dir / f"{name}-{number}"
+    return folder

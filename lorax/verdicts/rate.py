@@ -1,0 +1,73 @@
+"""The share of images that are like nothing known, over the last so many, and when it rises above a rate."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lorax.verdicts.novelty import wilson
+from lorax.verdicts.watched import Sighting
+
+LEAST_SEEN = 20
+"""Images before anything is said: a few strange ones in a row are no rise."""
+
+Change = Literal["rising", "fallen", ""]
+
+
+@dataclass
+class Window:
+    """The last `size` verdicts.
+
+    Counted is what is *strange*: the verdict "synthetic:unknown", and of "undecided" those images that are like nothing
+    known but not clearly synthetic, as a new generator's may be. An image that is undecided between known classes does
+    not count: it is no sign of anything new. So in a stream of known classes the share is the false-alarm rate.
+
+    It rises when the lower end of the share's interval passes `rate`, and can rise again only after it has fallen: when
+    the share itself is below the rate.
+    """
+
+    size: int
+    rate: float
+    is_rising: bool = False
+    seen: deque[Sighting] = field(default_factory=deque)
+
+    def add(self, sighting: Sighting) -> Change:
+        """Take in one more verdict and say what changed; a file that is among the last already is no news."""
+        if any(sighting.sha256 == other.sha256 for other in self.seen):
+            return ""
+        self.seen.append(sighting)
+        if len(self.seen) > self.size:
+            self.seen.popleft()
+        if not self.is_rising and len(self.seen) >= min(LEAST_SEEN, self.size) and self.interval[0] > self.rate:
+            self.is_rising = True
+            return "rising"
+        if self.is_rising and self.share < self.rate:
+            self.is_rising = False
+            return "fallen"
+        return ""
+
+    @property
+    def strange(self) -> list[Sighting]:
+        return [sighting for sighting in self.seen if sighting.is_strange]
+
+    @property
+    def share(self) -> float:
+        return len(self.strange) / len(self.seen) if self.seen else 0.0
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Where the true share lies; see `wilson`."""
+        return wilson(len(self.strange), len(self.seen))
+
+    @property
+    def verdicts(self) -> dict[str, int]:
+        """How many there are of each verdict."""
+        return dict(Counter(sighting.verdict for sighting in self.seen).most_common())
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return (
+            f"{100 * self.share:.1f} % of the last {len(self.seen):,} are like nothing known "
+            f"({100 * low:.1f} to {100 * high:.1f} %), rate {100 * self.rate:.1f} %"
+        )

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from lorax.verdicts.rate import Window
+from lorax.verdicts.watched import Sighting
+
+
+def feed(window: Window, kinds: str, start: int = 0) -> list[str]:
+    """Take in images, of which those marked x are strange; what changed with each."""
+    return [
+        window.add(Sighting(f"{i}.png", str(i), "undecided", kind == "x", 1)) for i, kind in enumerate(kinds, start)
+    ]
+
+
+def test_known_images_with_false_alarms_are_no_rise() -> None:
+    window = Window(200, 0.1)
+    assert set(feed(window, ("." * 19 + "x") * 100)) == {""}
+    assert window.share == 0.05
+    assert len(window.seen) == 200
+
+
+def test_a_rise_is_told_once_and_again_only_after_it_has_fallen() -> None:
+    window = Window(100, 0.1)
+    feed(window, "." * 100)
+    rise = feed(window, "x" * 100, 100)
+    assert rise.count("rising") == 1
+    assert rise.index("rising") == 17  # 18 of 100, 2.67 standard errors of the rate above it; 17 are 2.33
+    fall = feed(window, "." * 100, 200)
+    assert [change for change in fall if change] == ["fallen"]
+    assert fall.index("fallen") == 90  # the share is then 9 of 100
+    assert feed(window, "x" * 100, 300).count("rising") == 1
+
+
+def test_a_few_strange_images_at_the_beginning_are_not_enough() -> None:
+    window = Window(200, 0.1)
+    assert set(feed(window, "x" * 19)) == {""}
+    assert feed(window, "x", 19) == ["rising"]
+
+
+def test_the_same_file_again_counts_once() -> None:
+    window = Window(200, 0.1)
+    assert {window.add(Sighting("a.png", "same", "synthetic:unknown", True, 1)) for _ in range(50)} == {""}
+    assert len(window.seen) == 1
+
+
+def test_an_image_undecided_between_known_classes_is_not_strange() -> None:
+    window = Window(30, 0.1)
+    for i in range(30):
+        window.add(Sighting("", str(i), "undecided", False, 1))
+    assert window.share == 0
+    assert window.verdicts == {"undecided": 30}
