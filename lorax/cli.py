@@ -103,20 +103,20 @@ def land(
     All that is wrong is told at once. Example: `lorax land ~/downloads/gaugan --task gaugan`
     """
     from lorax.commands import land
-    from lorax.data.admission import Terms
+    from lorax.data.admission import LandingOptions
 
-    terms = Terms(split=split, replace=replace, accept_leak=accept_leak)
+    options = LandingOptions(split=split, replace=replace, accept_leak=accept_leak)
     if watch is not None:
         if path or task or dry_run or accept_leak:
             raise typer.BadParameter("--watch goes without PATH, --task, --dry-run and --accept-leak")
-        land.watch(here(), watch, terms, out, err, commit=commit, as_json=as_json)
+        land.watch(here(), watch, options, out, err, commit=commit, as_json=as_json)
         return
     if path is None or not task:
         raise typer.BadParameter("expected PATH and --task NAME, or --watch DIR")
     if dry_run:
-        record = land.try_out(here(), path, task, terms, None if as_json else out, err)
+        record = land.try_out(here(), path, task, options, None if as_json else out, err)
     else:
-        record = land.land_one(here(), path, task, terms, None if as_json else out, err, commit=commit)
+        record = land.land_one(here(), path, task, options, None if as_json else out, err, commit=commit)
     if as_json:
         print_json(record)
     if record["error"]:

@@ -15,7 +15,7 @@ from flows import events
 from lorax import progress
 from lorax.commands.tables import print_table
 from lorax.data import landing
-from lorax.data.admission import Terms, check_landing
+from lorax.data.admission import LandingOptions, check_landing
 from lorax.data.contract import Finding, Report
 from lorax.data.layout import READY
 from lorax.data.versions import LandedTask
@@ -28,12 +28,19 @@ _COLOURS = {"refused": "red", "warned": "yellow"}
 
 
 def land_one(
-    workspace: Workspace, source: Path, task: str, terms: Terms, out: Console | None, err: Console, *, commit: bool
+    workspace: Workspace,
+    source: Path,
+    task: str,
+    options: LandingOptions,
+    out: Console | None,
+    err: Console,
+    *,
+    commit: bool,
 ) -> dict[str, Any]:
     """Land a data set and print what the contract says of it.
 
     Args:
-        workspace, source, task, terms, commit: as for `lorax.data.landing.land`.
+        workspace, source, task, options, commit: as for `lorax.data.landing.land`.
         out: where the report goes; None prints none.
         err: where progress goes.
 
@@ -44,7 +51,7 @@ def land_one(
     try:
         with progress.counting(err) as shown:
             done = landing.land(
-                workspace, source, task, terms=terms, commit=commit, on_report=reports.append, progress=shown
+                workspace, source, task, options=options, commit=commit, on_report=reports.append, progress=shown
             )
     except ContractError:
         print_report(reports[-1], out)
@@ -61,11 +68,11 @@ def land_one(
 
 
 def try_out(
-    workspace: Workspace, source: Path, task: str, terms: Terms, out: Console | None, err: Console
+    workspace: Workspace, source: Path, task: str, options: LandingOptions, out: Console | None, err: Console
 ) -> dict[str, Any]:
     """Print what landing a data set would find; arguments and result as for `land_one`."""
     with progress.counting(err) as shown:
-        report = check_landing(workspace, source, task, terms, shown)
+        report = check_landing(workspace, source, task, options, shown)
     print_report(report, out)
     if out and not report.refused:
         out.print(f"{task} would land ({report.digest[:12]}); nothing was changed.", markup=False)
@@ -73,12 +80,19 @@ def try_out(
 
 
 def watch(
-    workspace: Workspace, drop_dir: Path, terms: Terms, out: Console, err: Console, *, commit: bool, as_json: bool
+    workspace: Workspace,
+    drop_dir: Path,
+    options: LandingOptions,
+    out: Console,
+    err: Console,
+    *,
+    commit: bool,
+    as_json: bool,
 ) -> None:
     """Land what becomes complete in a drop folder, until Ctrl-C or a request to terminate.
 
     Args:
-        workspace, terms, commit: as for `lorax.data.landing.land`.
+        workspace, options, commit: as for `lorax.data.landing.land`.
         drop_dir: the folder that holds one folder per task.
         out: where reports go, as JSON (one line each) or for people.
         err: where progress goes.
@@ -87,7 +101,7 @@ def watch(
     def bring(folder: Path, task: str, on_report: landing.OnReport) -> LandedTask:
         with progress.counting(err) as shown:
             return landing.land(
-                workspace, folder, task, terms=terms, commit=commit, on_report=on_report, progress=shown
+                workspace, folder, task, options=options, commit=commit, on_report=on_report, progress=shown
             )
 
     err.print(f"watching {drop_dir.resolve()}: a folder NAME/ lands as task NAME once it holds {READY}.", markup=False)

@@ -1,4 +1,4 @@
-"""Whether a data set may land in a workspace: on which terms, beside which other tasks, under which name."""
+"""Whether a data set may land in a workspace: with which options, beside which other tasks, under which name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lorax.workspace import Workspace
 
 
 @dataclass(frozen=True)
-class Terms:
+class LandingOptions:
     """How a data set is to land.
 
     Args:
@@ -32,12 +32,12 @@ class Terms:
     contract: LandingParams | None = None
 
 
-USUAL = Terms()
+DEFAULTS = LandingOptions()
 """A complete data set under a new name, held against the workspace's own contract."""
 
 
 def check_landing(
-    workspace: Workspace, source: Path, task: str, terms: Terms = USUAL, progress: Progress | None = None
+    workspace: Workspace, source: Path, task: str, options: LandingOptions = DEFAULTS, progress: Progress | None = None
 ) -> Report:
     """What the landing contract says of the data set in folder `source`; changes nothing.
 
@@ -46,14 +46,16 @@ def check_landing(
         DataVersionError: what has landed can't be read.
     """
     check_new_name(task)
-    return report_on(workspace, read_incoming(checked_source(workspace, source), task, terms.split, progress), terms)
+    return report_on(
+        workspace, read_incoming(checked_source(workspace, source), task, options.split, progress), options
+    )
 
 
-def report_on(workspace: Workspace, incoming: Incoming, terms: Terms, beside: Pins | None = None) -> Report:
+def report_on(workspace: Workspace, incoming: Incoming, options: LandingOptions, beside: Pins | None = None) -> Report:
     """What the landing contract says of a data set that was read.
 
     Args:
-        workspace, incoming, terms: what is to land, and how.
+        workspace, incoming, options: what is to land, and how.
         beside: what pins the other tasks; None: the data.dvc on disk.
 
     Raises:
@@ -63,8 +65,8 @@ def report_on(workspace: Workspace, incoming: Incoming, terms: Terms, beside: Pi
     beside = beside or pins.on_disk(workspace)
     files = versions.manifest(workspace, beside)
     others = {path: md5 for path, md5 in files.items() if path.partition("/")[0] != incoming.task}
-    rules = terms.contract or load_params(workspace.params_path).landing
-    return check(incoming, others, rules, terms.accept_leak, _taken(workspace, incoming, terms.replace, beside))
+    rules = options.contract or load_params(workspace.params_path).landing
+    return check(incoming, others, rules, options.accept_leak, _taken(workspace, incoming, options.replace, beside))
 
 
 def _taken(workspace: Workspace, incoming: Incoming, replace: bool, beside: Pins) -> str:

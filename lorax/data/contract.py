@@ -14,7 +14,7 @@ from lorax.data.examine import Examined
 from lorax.data.incoming import Incoming
 from lorax.data.layout import SPLITS, class_folder, class_index, some
 from lorax.data.leaks import LEAST, leak_accuracy
-from lorax.data.near import nearest_within
+from lorax.data.near_duplicates import nearest_within
 from lorax.params import LandingParams
 
 Severity = Literal["refused", "warned"]

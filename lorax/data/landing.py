@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from lorax.data import keeping, memory, pins, repository, upstream, versions
-from lorax.data.admission import USUAL, Terms, report_on
+from lorax.data.admission import DEFAULTS, LandingOptions, report_on
 from lorax.data.contract import Report
 from lorax.data.images import Progress
 from lorax.data.incoming import Incoming, checked_source, read_incoming
@@ -33,7 +33,7 @@ def land(
     source: Path,
     task: str,
     *,
-    terms: Terms = USUAL,
+    options: LandingOptions = DEFAULTS,
     commit: bool = True,
     on_report: OnReport = lambda report: None,
     progress: Progress | None = None,
@@ -44,7 +44,7 @@ def land(
         workspace: where to land.
         source: one task's folder in CDDB's layout; it is only read.
         task: the task's name, and its folder's below data/.
-        terms: how it is to land.
+        options: how it is to land.
         commit: commit data.dvc, and push data and commit where a DVC remote and a git upstream are set.
         on_report: given the contract's report before anything changes; not called for what has landed already.
         progress: told what is being done.
@@ -61,25 +61,25 @@ def land(
         put_back(workspace)  # what a killed landing left
         if commit:
             _check_committed(workspace)
-        incoming = read_incoming(folder, task, terms.split, progress)
+        incoming = read_incoming(folder, task, options.split, progress)
         if commit:
             _catch_up(workspace)
         stream = {entry.name: entry for entry in pins.on_disk(workspace).stream}
-        landed = LandedTask(task, incoming.digest, terms.accept_leak)
+        landed = LandedTask(task, incoming.digest, options.accept_leak)
         if not incoming.complaints and stream.get(task) == landed:
             landed = stream[task]
             _restore(workspace, incoming, commit)
             if commit:
                 _share(workspace)
         else:
-            report = report_on(workspace, incoming, terms)
+            report = report_on(workspace, incoming, options)
             on_report(report)
             if report.refused:
                 raise ContractError(report.text)
             if task in stream:
                 keeping.keep_old_bytes(workspace, task)
             stream[task] = landed  # a task that lands again keeps its place
-            share = partial(_share, workspace, partial(_check_again, workspace, incoming, terms, on_report))
+            share = partial(_share, workspace, partial(_check_again, workspace, incoming, options, on_report))
             _bring(workspace, incoming, tuple(stream.values()), share if commit else None, progress)
     return landed
 
@@ -211,9 +211,9 @@ def _catch_up(workspace: Workspace) -> None:
     upstream.join(workspace)
 
 
-def _check_again(workspace: Workspace, incoming: Incoming, terms: Terms, on_report: OnReport) -> None:
+def _check_again(workspace: Workspace, incoming: Incoming, options: LandingOptions, on_report: OnReport) -> None:
     """Others have landed meanwhile: what does not fit beside that does not land after all."""
-    report = report_on(workspace, incoming, terms, pins.committed(workspace, "@{upstream}"))
+    report = report_on(workspace, incoming, options, pins.committed(workspace, "@{upstream}"))
     if report.refused:
         on_report(report)
         raise ContractError(report.text)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from lorax.data.ahead import batches_ahead
+from lorax.data.prefetch import prefetched_batches
 from lorax.data.reading import Reading, read_image
 from lorax.data.walk import Found
 from lorax.verdicts.predictor import Judged, Predictor
@@ -27,7 +27,7 @@ def answers(predictor: Predictor, files: Iterable[Found], *, explain: bool = Fal
     """Judge files in lists of up to a batch, in order; they are read and decoded ahead, in threads."""
     warnings.filterwarnings("ignore", module="PIL")  # of damaged notes in a file, which nobody asked about
     read = partial(read_image, side=predictor.network.crop, with_container=explain)
-    for batch in batches_ahead(read, files, predictor.batch_size):
+    for batch in prefetched_batches(read, files, predictor.batch_size):
         good = [reading for reading in batch if not reading.error]
         judged = iter(predictor.look([r.crops for r in good], [r.name for r in good]))
         found = [(reading, None if reading.error else next(judged)) for reading in batch]

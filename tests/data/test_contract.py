@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from lorax.data import versions
-from lorax.data.admission import Terms, check_landing
+from lorax.data.admission import LandingOptions, check_landing
 from lorax.data.contract import Finding, Report, check
 from lorax.data.examine import Container, Examined
 from lorax.data.incoming import Incoming
@@ -177,7 +177,9 @@ def test_all_findings_are_told_at_once_and_a_dry_run_changes_nothing(
     (source / "notes.txt").write_text("!")
     Image.open(source / "train/1_fake/0.png").save(source / "val/1_fake/near.bmp")
     before = sorted(landed_workspace.root.rglob("*"))
-    report = check_landing(landed_workspace, source, "beta", Terms(contract=LandingParams(min_train=5, min_val=5)))
+    report = check_landing(
+        landed_workspace, source, "beta", LandingOptions(contract=LandingParams(min_train=5, min_val=5))
+    )
     assert {finding.kind for finding in report.refused} == {
         *("taken", "layout", "undecodable", "too-few", "same-in-train-and-val", "conflicting-labels")
     }
@@ -199,7 +201,7 @@ def test_a_leak_needs_a_reason_to_land_and_the_reason_is_kept(workspace: Workspa
     with pytest.raises(ContractError, match="--accept-leak"):
         land(workspace, tmp_path / "in", "leaky")
     assert versions.landed(workspace) == ()
-    land(workspace, tmp_path / "in", "leaky", terms=Terms(accept_leak="it is: all that there is"))
+    land(workspace, tmp_path / "in", "leaky", options=LandingOptions(accept_leak="it is: all that there is"))
     assert versions.landed(workspace)[0].accepted_leak == "it is: all that there is"
     land(workspace, tmp_path / "in", "leaky")  # the same bytes again need no reason
     assert versions.landed(workspace)[0].accepted_leak == "it is: all that there is"
@@ -208,5 +210,5 @@ def test_a_leak_needs_a_reason_to_land_and_the_reason_is_kept(workspace: Workspa
 
 def test_the_mini_cddb_lands_without_overrides(workspace: Workspace, tmp_path: Path) -> None:
     for name in simulate(tmp_path / "raw", train_per_class=130, val_per_class=45):
-        report = check_landing(workspace, tmp_path / "raw" / name, name, Terms(contract=LandingParams()))
+        report = check_landing(workspace, tmp_path / "raw" / name, name, LandingOptions(contract=LandingParams()))
         assert report.findings == ()

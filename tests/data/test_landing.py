@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from lorax.data import git_locks, pins, repository, versions
-from lorax.data.admission import Terms
+from lorax.data.admission import LandingOptions
 from lorax.data.landing import land, one_at_a_time, undo_killed
 from lorax.errors import ContractError, DataVersionError, LayoutError, StorageError
 from lorax.workspace import Workspace
@@ -210,7 +210,7 @@ def test_a_name_that_has_landed_with_other_bytes_is_refused(
 
 def test_a_split_makes_val_by_content(workspace: Workspace, tmp_path: Path, write_task: WriteTask) -> None:
     source = write_task(tmp_path / "in", {"0_real": 20, "1_fake": 20}, val=False)
-    land(workspace, source, "whole", terms=Terms(split=0.5))
+    land(workspace, source, "whole", options=LandingOptions(split=0.5))
     task = versions.read_task(workspace, "whole")
     assert len(task.train) + len(task.test) == 40
     assert all(int(s.md5, 16) < 2**127 for s in task.train)
@@ -603,7 +603,7 @@ def test_a_task_that_lands_again_with_other_bytes_keeps_its_place_and_the_old_by
     source = write_task(tmp_path / "in", {"0_real": 1, "1_fake": 1, "2_new": 1}, seed=9)
     kept = next((landed_workspace.data_dir / "alpha/train/0_real").glob("*.png"))
     shutil.copy(kept, source / "train/0_real/kept.png")
-    entry = land(landed_workspace, source, "alpha", terms=Terms(replace=True))
+    entry = land(landed_workspace, source, "alpha", options=LandingOptions(replace=True))
     assert entry.digest != old.digest
     assert [task.name for task in versions.landed(landed_workspace)] == ["alpha", "beta"]
     new = versions.read_task(landed_workspace, "alpha")
@@ -625,7 +625,7 @@ def test_a_replacement_that_is_interrupted_leaves_no_trace(
     before = contents(landed_workspace)
     interrupted(step, monkeypatch, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
-        land(landed_workspace, write_task(tmp_path / "in", seed=9), "alpha", terms=Terms(replace=True))
+        land(landed_workspace, write_task(tmp_path / "in", seed=9), "alpha", options=LandingOptions(replace=True))
     assert contents(landed_workspace) == before
 
 
@@ -634,14 +634,14 @@ def test_a_replacement_that_is_killed_is_put_back_by_the_next_landing_and_then_d
 ) -> None:
     before = contents(landed_workspace)
     source = write_task(tmp_path / "in", seed=9)
-    code = KILLED.replace('"gamma"', '"alpha", terms=landing.Terms(replace=True)')
+    code = KILLED.replace('"gamma"', '"alpha", options=landing.LandingOptions(replace=True)')
     killed = subprocess.run([sys.executable, "-c", code, landed_workspace.root, source])
     assert killed.returncode == -signal.SIGKILL
     assert contents(landed_workspace) != before
     with pytest.raises(ContractError, match="--replace"):
         land(landed_workspace, source, "alpha")
     assert contents(landed_workspace) == before
-    entry = land(landed_workspace, source, "alpha", terms=Terms(replace=True))
+    entry = land(landed_workspace, source, "alpha", options=LandingOptions(replace=True))
     assert versions.landed(landed_workspace)[0] == entry
 
 
@@ -652,11 +652,11 @@ def test_a_clone_without_the_old_bytes_can_replace_them_and_still_gets_them_from
     old = versions.read_task(workspace, "first")
     repository.set_remote(workspace.root, str(tmp_path / "store"))
     repository.commit(workspace.root, [".dvc/config"], "Name the remote")
-    land(workspace, write_task(tmp_path / "two", seed=2), "first", terms=Terms(replace=True))
+    land(workspace, write_task(tmp_path / "two", seed=2), "first", options=LandingOptions(replace=True))
     git(tmp_path, "clone", "--quiet", str(workspace.root), "clone")
     clone = Workspace(tmp_path / "clone")
     git(clone.root, "remote", "remove", "origin")
     assert len(versions.fetch(clone, old.train)) == 4
-    land(clone, write_task(tmp_path / "three", seed=3), "first", terms=Terms(replace=True))
+    land(clone, write_task(tmp_path / "three", seed=3), "first", options=LandingOptions(replace=True))
     assert len(versions.read_task(clone, "first").train) == 4
     assert len(versions.fetch(clone, old.train)) == 4

@@ -11,7 +11,7 @@ import pytest
 
 from lorax.commands import status
 from lorax.data import checkout, pins, repository, upstream, versions
-from lorax.data.admission import Terms
+from lorax.data.admission import LandingOptions
 from lorax.data.landing import land
 from lorax.errors import ContractError, DataVersionError
 from lorax.params import Params
@@ -180,7 +180,7 @@ def test_replacing_and_landing_apart_are_joined_and_the_same_landing_twice_is_on
     twice = write_task(tmp_path / "twice", seed=5)
 
     def others() -> None:
-        land(here, write_task(tmp_path / "new", seed=4), "first", terms=Terms(replace=True))
+        land(here, write_task(tmp_path / "new", seed=4), "first", options=LandingOptions(replace=True))
         land(here, twice, "twice")
 
     overtaken(monkeypatch, others)

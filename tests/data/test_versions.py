@@ -11,7 +11,7 @@ import pytest
 
 from lorax.commands import status
 from lorax.data import landing, memory, pins, repository, versions
-from lorax.data.admission import Terms
+from lorax.data.admission import LandingOptions
 from lorax.errors import DataVersionError
 from lorax.workspace import Workspace
 from tests.conftest import write_task_files
@@ -175,7 +175,9 @@ def test_dvc_s_collector_takes_nothing_that_a_version_needs_of_data_that_was_rep
     old = versions.read_task(landed_workspace, "alpha").train
     repository.set_remote(landed_workspace.root, str(tmp_path / "store"))
     versions.keep(landed_workspace, "a-state", old)
-    landing.land(landed_workspace, write_task_files(tmp_path / "new", seed=9), "alpha", terms=Terms(replace=True))
+    landing.land(
+        landed_workspace, write_task_files(tmp_path / "new", seed=9), "alpha", options=LandingOptions(replace=True)
+    )
     subprocess.run(
         [sys.executable, "-m", "dvc", "gc", "--workspace", "--cloud", "--force"], cwd=landed_workspace.root, check=True
     )
@@ -198,7 +200,9 @@ def test_what_a_version_needs_and_nobody_has_any_more_is_told_with_what_works(
     assert versions.lost(landed_workspace, "a-state") == []
     assert versions.lost(landed_workspace, "another") == []
     assert status._lost_images(landed_workspace, {"state_digest": "a-state", "version": 7}) == []
-    landing.land(landed_workspace, write_task_files(tmp_path / "new", seed=9), "alpha", terms=Terms(replace=True))
+    landing.land(
+        landed_workspace, write_task_files(tmp_path / "new", seed=9), "alpha", options=LandingOptions(replace=True)
+    )
     for place in (*versions.cache_paths(landed_workspace, [s.md5 for s in old]).values(),):
         place.unlink()
     for sample in old:

@@ -27,7 +27,7 @@ from lorax.atlas.index import Atlas
 from lorax.commands.init import initialize, with_values
 from lorax.commands.records import version_record
 from lorax.data import versions
-from lorax.data.admission import Terms
+from lorax.data.admission import LandingOptions
 from lorax.data.landing import land
 from lorax.learning.episode import learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan
@@ -265,7 +265,7 @@ def test_a_task_that_changed_is_shown_and_learned_anew_only_when_asked_with_what
     name, folder, path = TASKS[2], workspace.root.parent / "raw" / "changed", workspace.params_path
     write_plain_images(folder, train=(20, 180), val=(20, 180))
     before = champion(workspace)
-    land(workspace, folder, name, terms=Terms(replace=True))
+    land(workspace, folder, name, options=LandingOptions(replace=True))
     assert json.loads(lorax(workspace, "status", "--json"))["changed"] == [name]
     idle = json.loads(lorax(workspace, "learn", "--json"))
     assert (idle["learned"], idle["champion"]) == ([], before)

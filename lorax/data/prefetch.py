@@ -20,7 +20,7 @@ _PATIENCE_S = 0.2
 _LOOK_S = 0.1
 
 
-def batches_ahead(function: Callable[[_In], _Out], items: Iterable[_In], size: int) -> Iterator[list[_Out]]:
+def prefetched_batches(function: Callable[[_In], _Out], items: Iterable[_In], size: int) -> Iterator[list[_Out]]:
     """`function` of each item, in order, in lists of up to `size`.
 
     The next two lists are worked on while one is used; items are asked for no sooner, in a thread of their own.
