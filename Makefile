@@ -10,7 +10,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo real-demo test check bench data real prove-main prove-loop prove-speed prove-odd prove-verdicts prove-atlas clean
+.PHONY: help setup demo real-demo test test-fast check bench data real prove-main prove-loop prove-speed prove-odd prove-verdicts prove-atlas clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -29,11 +29,15 @@ demo: setup ## learn five simulated generators one after the other, under DVC, P
 test: setup ## run the tests: three files at a time, since many wait for servers
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
+test-fast: setup ## those that start no server or process: 90 seconds on two quiet cores
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow"
+
 check: setup ## lint, formatting, types, floor plan
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/architecture.py --check
 
 bench: setup ## measure speed against the published way: about 15 minutes on two quiet cores
 	$(BIN)/python benchmarks/attention.py

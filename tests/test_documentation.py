@@ -21,7 +21,7 @@ from lorax.registry.trust import trust_metrics
 from tests.registry.assessments import FORESEEN, assessed
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 COMMANDS = typer.main.get_command(app)
 
 

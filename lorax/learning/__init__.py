@@ -1,0 +1,1 @@
+"""The method: an episode, training, exemplars, figures, and the learner state."""

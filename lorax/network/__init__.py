@@ -1,0 +1,1 @@
+"""Backbone, branches, heads, and what they have said of images already."""

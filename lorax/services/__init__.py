@@ -1,0 +1,1 @@
+"""The embedded servers, kept alive by supervisord, and what runs beside them."""
