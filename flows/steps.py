@@ -16,7 +16,8 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 
 from flows import artifacts
-from lorax import attribution, layer_similarity, progress, reconcile
+from lorax import attribution, progress, reconcile
+from lorax.atlas import layer_similarity
 from lorax.data import reals, versions
 from lorax.drafts import discard
 from lorax.errors import DataVersionError, LoraxError, RegistryError, StateError

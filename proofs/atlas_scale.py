@@ -24,6 +24,7 @@ import torch
 from lorax.atlas.adapter import Adapter
 from lorax.atlas.formats import read_adapter
 from lorax.atlas.index import Atlas
+from lorax.atlas.searching import search
 from proofs.atlas_zoo import HOME
 
 COUNT, COMPARED, QUERIES = 10_000, 1_000, 50
@@ -136,7 +137,7 @@ def _search(zoo: Zoo, atlas: Atlas) -> tuple[float, float]:
         factors = adapter.factors()
         held = Adapter("query", str(path), adapter.format, adapter.base, adapter.layers, lambda _, f=factors: f)
         began = time.perf_counter()
-        nearest = atlas.nearest(held, k=10)
+        nearest = search(atlas, held, k=10).neighbours
         took.append(time.perf_counter() - began)
         right.append(np.mean([int(n.name[-5:]) % FAMILIES == query % FAMILIES for n in nearest]))
         path.unlink()

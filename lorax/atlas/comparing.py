@@ -1,4 +1,4 @@
-"""Two adapters layer by layer: how alike their products B A are, how large, and how many directions they use."""
+"""Two adapters layer by layer: how similar their products B A are, how large, and how many directions they use."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LARGEST = 1e300
 
 
 @dataclass(frozen=True)
-class Likeness:
+class LayerSimilarity:
     """Of one layer's products, of the first adapter and the second.
 
     Args:
@@ -51,7 +51,7 @@ class Comparison:
         error: what a layer's cosine may be off by, typically: least and most; None where it is exact.
     """
 
-    layers: list[Likeness]
+    layers: list[LayerSimilarity]
     cosine: float | None
     norms: tuple[float, float]
     only: tuple[list[str], list[str]]
@@ -81,20 +81,20 @@ def compare_factors(one: Adapter, other: Adapter) -> Comparison:
             f"{one.source} and {other.source} have no layer in common: {_first(one)} against {_first(other)}. They are "
             "of different base models; 'lorax atlas search PATH --descriptor spectrum' compares across those."
         )
-    found, inner = [], 0.0
+    compared, inner = [], 0.0
     for layer in both:
         pairs = mine[layer.place], theirs[layer.place]
         sizes = [_size(of, pair) for of, pair in zip((one, other), pairs, strict=True)]
         inner += (product := _inner(*pairs))
-        found.append(_likeness(layer, product, [norm for norm, _ in sizes], [_ratio(*size) for size in sizes]))
+        compared.append(_of_layer(layer, product, [norm for norm, _ in sizes], [_ratio(*size) for size in sizes]))
     only = [_names(of.layers, {layer.place for layer in both}) for of in (one, other)]
-    return _compared(found, inner, (only[0], only[1]), None)
+    return _compared(compared, inner, (only[0], only[1]), None)
 
 
 def compare_rows(describer: Describer, one: Sketched, other: Sketched) -> Comparison:
     """Compare two adapters of one atlas by what it keeps of them; norms and ranks are exact, cosines estimates."""
     count = len(describer.layers)
-    found, inner = [], 0.0
+    compared, inner = [], 0.0
     products = [of.product.reshape(count, -1).astype(np.float64) for of in (one, other)]
     spectra = [of.spectrum.reshape(count, -1) for of in (one, other)]
     for i, layer in enumerate(describer.layers):
@@ -104,20 +104,20 @@ def compare_rows(describer: Describer, one: Sketched, other: Sketched) -> Compar
         cosine = float(products[0][i] @ products[1][i]) / sketched if sketched else 0.0
         inner += cosine * norms[0] * norms[1]
         ranks = [_ratio(1.0, float(table[i, 1])) for table in spectra]
-        found.append(_likeness(layer, cosine * norms[0] * norms[1], norms, ranks))
-    return _compared(found, inner, ([], []), (1 / describer.side, 0.7 / math.sqrt(describer.side)))
+        compared.append(_of_layer(layer, cosine * norms[0] * norms[1], norms, ranks))
+    return _compared(compared, inner, ([], []), (1 / describer.side, 0.7 / math.sqrt(describer.side)))
 
 
 def _compared(
-    found: list[Likeness], inner: float, only: tuple[list[str], list[str]], error: tuple[float, float] | None
+    layers: list[LayerSimilarity], inner: float, only: tuple[list[str], list[str]], error: tuple[float, float] | None
 ) -> Comparison:
-    first, second = (math.sqrt(sum(like.norms[i] ** 2 for like in found)) for i in (0, 1))
-    return Comparison(found, _cosine(inner, first, second), (first, second), only, error)
+    first, second = (math.sqrt(sum(layer.norms[i] ** 2 for layer in layers)) for i in (0, 1))
+    return Comparison(layers, _cosine(inner, first, second), (first, second), only, error)
 
 
-def _likeness(layer: Layer, inner: float, norms: Sequence[float], ranks: Sequence[float | None]) -> Likeness:
+def _of_layer(layer: Layer, inner: float, norms: Sequence[float], ranks: Sequence[float | None]) -> LayerSimilarity:
     name = f"{layer.part}.{layer.name}"
-    return Likeness(name, _cosine(inner, *norms), (norms[0], norms[1]), (ranks[0], ranks[1]))
+    return LayerSimilarity(name, _cosine(inner, *norms), (norms[0], norms[1]), (ranks[0], ranks[1]))
 
 
 def _read(adapter: Adapter) -> list[tuple[Layer, Factors]]:

@@ -26,7 +26,6 @@ from lorax.atlas.descriptor import Describer
 from lorax.atlas.entry import COLUMNS, Entry, counted
 from lorax.atlas.groups import ALL
 from lorax.atlas.record import FILE, read_record
-from lorax.atlas.searching import Neighbour, search
 from lorax.atlas.segments import Rows, Segments, remove_leftovers
 from lorax.atlas.space import LEAST_FITTED
 from lorax.atlas.view import DIMS, POOLED, POOLED_BLOCKS, Lens, View, fit_view, open_view
@@ -213,17 +212,6 @@ class Atlas:
             )
         self._views[descriptor, group] = view = fit_view(self.folder, lens, self._record.segments, dims)
         return view
-
-    def nearest(
-        self, query: str | Adapter, k: int = 5, descriptor: str = "product", group: str = "all"
-    ) -> list[Neighbour]:
-        """The k entries most similar to one of them, which is left out, or to an adapter; the nearest first.
-
-        Raises:
-            AtlasError: the atlas is empty or damaged, or has no entry of this name.
-            AdapterError: the adapter is damaged, or of another base model or other layers.
-        """
-        return search(self, query, k, descriptor, group).neighbours
 
     def number(self, name: str) -> int:
         """Of the entry of this name, in the order of adding."""

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lorax.atlas.adapter import Adapter
 from lorax.atlas.adding import check_base, finite_numbers, too_large, untrained
 from lorax.atlas.descriptor import SINGULAR_VALUES, flattened, pooled_spectrum, spectrum
+from lorax.atlas.index import Atlas
 from lorax.atlas.segments import Rows
 from lorax.atlas.view import POOLED
-
-if TYPE_CHECKING:
-    from lorax.atlas.index import Atlas
 
 
 @dataclass(frozen=True)
@@ -28,7 +25,7 @@ class Neighbour:
 
 
 @dataclass(frozen=True)
-class Answer:
+class SearchResult:
     """What a search found.
 
     Args:
@@ -45,7 +42,9 @@ class Answer:
     limit: float | None
 
 
-def search(atlas: Atlas, query: str | Adapter, k: int, descriptor: str, group: str) -> Answer:
+def search(
+    atlas: Atlas, query: str | Adapter, k: int = 5, descriptor: str = "product", group: str = "all"
+) -> SearchResult:
     """The k entries most similar to the query.
 
     Args:
@@ -72,7 +71,7 @@ def search(atlas: Atlas, query: str | Adapter, k: int, descriptor: str, group: s
     nearest = np.argsort(-found, kind="stable")[: min(k, len(atlas) - (own is not None))]
     entries = [(atlas.entries[i], float(found[i])) for i in nearest]
     neighbours = [Neighbour(entry.name, entry.label, entry.kind, cosine) for entry, cosine in entries]
-    return Answer(neighbours, view.described, residual, view.limit)
+    return SearchResult(neighbours, view.described, residual, view.limit)
 
 
 def _row(atlas: Atlas, adapter: Adapter, descriptor: str) -> Rows:

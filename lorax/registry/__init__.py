@@ -1,6 +1,5 @@
 """The model registry and the tracking of runs: the only room that knows MLflow."""
 
-from lorax.registry.comparison import BranchNeighbours, Comparison, Neighbour
 from lorax.registry.gate import TaskVerdict
 from lorax.registry.journal import Entry, Hold
 from lorax.registry.look import Look
@@ -11,14 +10,11 @@ from lorax.registry.versions import KnownTask, ModelVersion
 __all__ = [
     "CHALLENGER",
     "CHAMPION",
-    "BranchNeighbours",
-    "Comparison",
     "Entry",
     "Hold",
     "KnownTask",
     "Look",
     "ModelVersion",
-    "Neighbour",
     "Registry",
     "TaskVerdict",
 ]

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 from lorax.errors import StateError
 from lorax.learning.assessment import Assessment
+from lorax.learning.branch_similarity import BranchComparison
 from lorax.learning.folder import Report
 from lorax.learning.state import LearnerState, load_state, state_digest
 from lorax.params import GateParams
 from lorax.registry import tracking
 from lorax.registry.card import model_card
 from lorax.registry.client import sent_once
-from lorax.registry.comparison import Comparison, comparison_metrics, write_comparison
+from lorax.registry.comparison import comparison_metrics, write_comparison
 from lorax.registry.gate import TaskVerdict, judge
 from lorax.registry.lineage import detected_first
 from lorax.registry.package import CARD, logged_model, model_address, replace_card
@@ -48,7 +49,7 @@ class Candidate:
     assessment: Assessment | None
     git_commit: str | None
     atlas_dir: Path | None = None
-    comparison: Comparison | None = None
+    comparison: BranchComparison | None = None
 
     @property
     def names(self) -> list[str]:
@@ -93,14 +94,14 @@ def open_candidate(
     Raises:
         StateError: the state is damaged, or something belongs to another episode.
     """
-    state, comparison = load_state(state_dir), Comparison.read(atlas_dir) if atlas_dir else None
+    state, comparison = load_state(state_dir), BranchComparison.read(atlas_dir) if atlas_dir else None
     for measured in (report, assessment, comparison):
         if measured:
             check_fits(state, measured)
     return Candidate(state_dir, state, state_digest(state_dir), report, assessment, git_commit, atlas_dir, comparison)
 
 
-def check_fits(state: LearnerState, measured: Report | Assessment | Comparison) -> None:
+def check_fits(state: LearnerState, measured: Report | Assessment | BranchComparison) -> None:
     """Refuse what was measured after another episode than the state's last.
 
     Raises:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import lorax
 from lorax.learning.assessment import ALL, Assessment, CardRow
+from lorax.learning.branch_similarity import BranchComparison
 from lorax.learning.false_positives import Slice
 from lorax.learning.state import LearnerState
 from lorax.network.backbone import BackboneIdentity, import_timm
-from lorax.registry.comparison import Comparison
 from lorax.registry.limits import limits
 
 if TYPE_CHECKING:
@@ -240,7 +240,7 @@ def _range(one: Slice) -> str:
     return f"{100 * found.low:.1f} to {100 * found.high:.1f} %"
 
 
-def _neighbours(found: Comparison) -> list[str]:
+def _neighbours(found: BranchComparison) -> list[str]:
     rows = (
         (near.task, near.generators, f"{near.similarity:.2f}")
         for near in (found.newest.nearest if found.newest else ())

@@ -44,7 +44,7 @@ class Registry(RegisteredModel):
             gate: when it may become champion.
             git_commit: commit of the workspace, or None.
             assessment: how far its verdicts can be trusted, or None where that was not measured.
-            atlas_dir: a folder that holds the `Comparison` of its branches and what else its run is to keep of the
+            atlas_dir: a folder that holds the `BranchComparison` of its branches and what else its run keeps of the
                 atlas, or None where they were not compared.
 
         Returns:

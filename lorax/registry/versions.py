@@ -15,7 +15,7 @@ from textwrap import shorten
 from typing import Any
 
 from lorax.errors import RegistryError
-from lorax.registry.comparison import Neighbour
+from lorax.learning.branch_similarity import SimilarBranch
 from lorax.registry.gate import TaskVerdict
 
 DIGEST_TAG = "lorax.state_digest"
@@ -123,7 +123,7 @@ def version_tags(
     }
 
 
-def nearest_tags(nearest: Neighbour | None, start: str | None) -> dict[str, str]:
+def nearest_tags(nearest: SimilarBranch | None, start: str | None) -> dict[str, str]:
     """The tags of what a version's new branch is like, such as "tiles 0.63", and of what it started from."""
     told = {_NEAREST_TAG: f"{nearest.task} {nearest.similarity:.2f}"} if nearest else {}
     return told | ({_START_TAG: start} if start else {})

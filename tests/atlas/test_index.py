@@ -22,6 +22,7 @@ from lorax.atlas.adapter import Adapter
 from lorax.atlas.descriptor import Describer
 from lorax.atlas.index import Atlas
 from lorax.atlas.record import Record
+from lorax.atlas.searching import search
 from lorax.errors import AdapterError, AtlasError, StorageError
 from tests.atlas.made import PLACES, adapter, layers_of, made, zoo
 
@@ -83,8 +84,8 @@ def test_the_nearest_entries_are_of_the_family_with_few_entries_and_with_many(at
     assert atlas.view().basis is None
     assert "plain cosine, since 6 entries are too few" in atlas.view().described
     for _ in range(2):
-        assert {n.name for n in atlas.nearest("f1-0", 2)} == {"f1-1", "f1-2"}
-        found = atlas.nearest(made("another of family 1", 1, 9), 3)
+        assert {n.name for n in search(atlas, "f1-0", 2).neighbours} == {"f1-1", "f1-2"}
+        found = search(atlas, made("another of family 1", 1, 9), 3).neighbours
         assert {n.name for n in found} == {"f1-0", "f1-1", "f1-2"}
         assert [n.similarity for n in found] == sorted((n.similarity for n in found), reverse=True)
         assert {n.label for n in found} == {"f1"}
@@ -92,11 +93,11 @@ def test_the_nearest_entries_are_of_the_family_with_few_entries_and_with_many(at
             [made(f"f{family}-{member}", family, member) for family in range(2, 8) for member in range(3)]
         )
     assert "components fitted on 24 entries" in atlas.view().described
-    assert len(atlas.nearest("f1-0", 100)) == 23
+    assert len(search(atlas, "f1-0", 100).neighbours) == 23
 
 
 def test_an_adapter_of_the_atlas_is_its_own_nearest_neighbour(filled: Atlas) -> None:
-    [nearest] = filled.nearest(made("again", 2, 3), 1, "spectrum")
+    [nearest] = search(filled, made("again", 2, 3), 1, "spectrum").neighbours
     assert (nearest.name, round(nearest.similarity, 5)) == ("f2-3", 1)
 
 
@@ -154,7 +155,7 @@ def test_a_rank_of_its_own_is_no_reason_to_refuse(filled: Atlas) -> None:
     )
     filled.add([wide])
     assert filled.entry("wide").rank == 4
-    assert filled.nearest("wide", 1)[0].label == "f0"
+    assert search(filled, "wide", 1).neighbours[0].label == "f0"
 
 
 def test_factors_are_kept_where_the_first_add_asked_for_them(atlas: Atlas, filled: Atlas) -> None:
@@ -166,9 +167,9 @@ def test_factors_are_kept_where_the_first_add_asked_for_them(atlas: Atlas, fille
     with pytest.raises(AdapterError, match="rank 4"):
         atlas.add([made("wide", rank=4)])
     with pytest.raises(AdapterError, match="rank 4"):
-        atlas.nearest(made("wide", rank=4), descriptor="factors")
+        search(atlas, made("wide", rank=4), descriptor="factors")
     for descriptor in ("product", "spectrum"):
-        assert [n.name for n in atlas.nearest(made("wide", rank=4), descriptor=descriptor)] == ["first"]
+        assert [n.name for n in search(atlas, made("wide", rank=4), descriptor=descriptor).neighbours] == ["first"]
     with pytest.raises(AtlasError, match="keeps no factors"), filled.adding(with_factors=True):
         pass
     with pytest.raises(AtlasError, match="keeps no 'factors', but product, spectrum"):
@@ -202,17 +203,17 @@ def test_the_first_base_that_is_stated_binds_all_that_state_one(atlas: Atlas) ->
     with pytest.raises(AdapterError, match="states the base model 'sdxl'"):
         atlas.add([made("sdxl", 3, base="sdxl")])
     with pytest.raises(AdapterError, match=r"states the base model 'sdxl'.*--descriptor spectrum"):
-        atlas.nearest(made("sdxl", 3, base="sdxl"))
+        search(atlas, made("sdxl", 3, base="sdxl"))
 
 
 def test_other_layers_are_compared_through_pooled_spectra_only(filled: Atlas) -> None:
     other = made("other", 2, layers=layers_of(3, [(f"layers_{i}_to_q", 20 + i, 16) for i in range(5)]))
     with pytest.raises(AdapterError, match="--descriptor spectrum"):
-        filled.nearest(other, 1)
-    assert len(filled.nearest(other, 3, "pooled")) == 3
+        search(filled, other, 1)
+    assert len(search(filled, other, 3, "pooled").neighbours) == 3
     with pytest.raises(AtlasError, match="are of all layers, not of late"):
-        filled.nearest(other, 3, "pooled", "late")
-    [nearest] = filled.nearest(made("again", 2, 3), 1, "pooled")
+        search(filled, other, 3, "pooled", "late")
+    [nearest] = search(filled, made("again", 2, 3), 1, "pooled").neighbours
     assert (nearest.name, round(nearest.similarity, 4)) == ("f2-3", 1)
 
 
@@ -220,9 +221,9 @@ def test_other_layers_are_compared_through_pooled_spectra_only(filled: Atlas) ->
 def test_what_is_zero_or_too_large_is_not_compared(filled: Atlas, descriptor: str) -> None:
     factors = made("x").factors()
     with pytest.raises(AdapterError, match="B A is zero in every layer"):
-        filled.nearest(adapter("untrained", [(a, 0 * b) for a, b in factors], layers_of()), descriptor=descriptor)
+        search(filled, adapter("untrained", [(a, 0 * b) for a, b in factors], layers_of()), descriptor=descriptor)
     with pytest.raises(AdapterError, match="numbers are too large"):
-        filled.nearest(adapter("huge", [(a * 1e30, b * 1e30) for a, b in factors], layers_of()), descriptor=descriptor)
+        search(filled, adapter("huge", [(a * 1e30, b * 1e30) for a, b in factors], layers_of()), descriptor=descriptor)
 
 
 def test_where_as_many_components_as_columns_are_fitted_nothing_lies_outside(atlas: Atlas) -> None:
@@ -306,7 +307,7 @@ def test_an_atlas_of_another_sketch_seed_is_searched_by_its_own(atlas: Atlas, mo
         atlas.add(*zoo(3, 1))
     again = Atlas.open(atlas.folder)
     assert again.describer.seed == 7
-    assert again.nearest(made("again", 1, 0), 1)[0].similarity == pytest.approx(1, abs=1e-5)
+    assert search(again, made("again", 1, 0), 1).neighbours[0].similarity == pytest.approx(1, abs=1e-5)
 
 
 def test_a_killed_add_leaves_nothing_that_counts_and_the_next_one_tidies_up(filled: Atlas) -> None:
@@ -360,7 +361,7 @@ def test_a_full_disk_leaves_the_atlas_as_it_was_and_can_be_searched(filled: Atla
     with full_disk():
         with pytest.raises(StorageError, match="Nothing was changed"):
             filled.add([made("new", 9)])
-        assert filled.nearest("f0-0", 1)[0].label == "f0"
+        assert search(filled, "f0-0", 1).neighbours[0].label == "f0"
     assert files(filled.folder) == before
 
 
@@ -397,7 +398,7 @@ def test_damage_is_refused_and_named(filled: Atlas, kind: str, harm: str) -> Non
     else:
         path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     with pytest.raises(AtlasError) as caught:
-        Atlas.open(filled.folder).nearest("f0-0")
+        search(Atlas.open(filled.folder), "f0-0")
     assert str(path) in str(caught.value)
     assert {"missing": "it is missing", "damaged": "its sha256 is"}[harm] in str(caught.value)
 
@@ -426,7 +427,7 @@ def test_a_record_that_cannot_be_read_is_refused(filled: Atlas, text: str, why: 
 def test_a_record_of_another_sketch_than_the_rows_is_refused(filled: Atlas) -> None:
     path = filled.folder / "atlas.json"
     path.write_text(path.read_text().replace('"side": 32', '"side": 4'))
-    for doing in (lambda: Atlas.open(filled.folder).nearest("f0-0"), lambda: filled.add([made("new", 9)])):
+    for doing in (lambda: search(Atlas.open(filled.folder), "f0-0"), lambda: filled.add([made("new", 9)])):
         with pytest.raises(AtlasError, match=r"its rows have 12288 numbers, 192 by atlas\.json"):
             doing()
 
@@ -476,12 +477,12 @@ def test_a_folder_of_something_else_is_no_atlas(tmp_path: Path) -> None:
 
 def test_an_empty_atlas_and_an_unknown_name_say_what_to_do(atlas: Atlas, filled: Atlas) -> None:
     with pytest.raises(AtlasError, match="holds nothing yet: 'lorax atlas add PATH'"):
-        atlas.nearest("gaugan")
+        search(atlas, "gaugan")
     assert not atlas.folder.exists()
     with pytest.raises(AtlasError, match=r"no entry 'f0-00' among its 24. Near it: f0-0"):
-        filled.nearest("f0-00")
+        search(filled, "f0-00")
     with pytest.raises(AdapterError, match="no module group 'nonsense'"):
-        filled.nearest("f0-0", group="nonsense")
+        search(filled, "f0-0", group="nonsense")
     with pytest.raises(AtlasError, match="a basis needs 8"):
         few = Atlas.open(atlas.folder)
         few.add([made("one")])

@@ -18,6 +18,7 @@ from lorax.atlas.arrangement import Rest, arrange
 from lorax.atlas.index import Atlas
 from lorax.atlas.page import save_map
 from lorax.atlas.picture import looks
+from lorax.atlas.searching import search
 from tests.atlas.made import made, zoo
 
 
@@ -86,7 +87,7 @@ def test_by_hand_rows_stand_in_the_order_of_the_tree(atlas: Atlas) -> None:
     assert all(families[i : i + 3] == [family] * 3 for family in ("f0", "f1", "f2") for i in [families.index(family)])
     assert np.allclose(np.diag(found.heat), 1, atol=1e-5)
     assert found.heat[names.index("f0-0"), names.index("f0-1")] == pytest.approx(
-        next(n.similarity for n in atlas.nearest("f0-0", 9) if n.name == "f0-1"), abs=1e-6
+        next(n.similarity for n in search(atlas, "f0-0", 9).neighbours if n.name == "f0-1"), abs=1e-6
     )
     rows, heights = found.tree
     assert rows.shape == heights.shape == (9, 4)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lorax.atlas.index import Atlas
+from lorax.atlas.searching import search
 from lorax.atlas.space import MOST_FITTED, directions, drawn, fit_basis
 from tests.atlas.made import adapter, layers_of, made, zoo
 
@@ -25,7 +26,7 @@ def test_what_was_learned_counts_and_not_how_strongly(tmp_path: Path, members: i
     atlas.add(weaker(f"f{f}-{m}", f, m, (1.0, 0.05)[m % 2]) for f in range(5) for m in range(members))
     assert (atlas.view().basis is None) == (members == 2)
     for strength in (0.02, 1.0, 30.0):
-        first, second, *others = atlas.nearest(weaker("again", 3, 0, strength), k=5 * members)
+        first, second, *others = search(atlas, weaker("again", 3, 0, strength), k=5 * members).neighbours
         assert (first.name, second.name[:2]) == ("f3-0", "f3")
         assert first.similarity == pytest.approx(1, abs=1e-4)
         unrelated = [n.similarity for n in others if not n.name.startswith("f3")]

@@ -23,8 +23,9 @@ from lorax.commands import console
 from lorax.data import versions
 from lorax.data.landing import land
 from lorax.learning.assessment import Assessment
+from lorax.learning.branch_similarity import BranchComparison, BranchNeighbours, SimilarBranch
 from lorax.params import GateParams
-from lorax.registry import CHAMPION, BranchNeighbours, Comparison, Neighbour, Registry
+from lorax.registry import CHAMPION, Registry
 from lorax.workspace import Workspace
 from tests.commands.test_cli import HEAVY, said_and_imported
 from tests.conftest import SMALL_CONTRACT, write_task_files
@@ -156,8 +157,8 @@ def test_history_draws_the_lines_of_descent_and_lists_the_journal(
         state_dir=calibrated(other_second.state_dir, tmp_path / "calibrated"),  # which tiny tasks don't suffice for
         report=replace(other_second.report, detection_against_base={}),
     )
-    like_alpha = BranchNeighbours("delta", "delta", None, (Neighbour("alpha", "alpha", 0.6251),))
-    Comparison(1, "delta", "product", (like_alpha,)).write(tmp_path)
+    like_alpha = BranchNeighbours("delta", "delta", None, (SimilarBranch("alpha", "alpha", 0.6251),))
+    BranchComparison(1, "delta", "product", (like_alpha,)).write(tmp_path)
     register(registry, bad, assessment=assessed(1, "delta", foreseen=FORESEEN), atlas_dir=tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(console.out, "width", 80)

@@ -10,6 +10,7 @@ import torch
 
 from lorax.atlas.branches import StateBranches
 from lorax.atlas.index import Atlas
+from lorax.atlas.searching import search
 from lorax.data.images import Images
 from lorax.learning.folder import EpisodeFolder
 from lorax.learning.opening import open_network
@@ -70,5 +71,5 @@ def test_an_atlas_takes_its_branches_and_finds_the_nearest(episodes: list[Episod
     atlas = Atlas.open(tmp_path / "atlas")
     assert StateBranches.read(episodes[1].state_dir).add_missing(atlas) == []
     assert [(entry.name, entry.kind) for entry in atlas.entries] == [("stripes", "branch"), ("bars", "branch")]
-    [nearest] = atlas.nearest("bars", 1)
+    [nearest] = search(atlas, "bars", 1).neighbours
     assert (nearest.name, nearest.kind) == ("stripes", "branch") and abs(nearest.similarity) < 1

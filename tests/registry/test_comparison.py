@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from lorax.errors import StateError
-from lorax.registry import BranchNeighbours, Comparison, ModelVersion, Neighbour, Registry
+from lorax.learning.branch_similarity import BranchComparison, BranchNeighbours, SimilarBranch
+from lorax.registry import ModelVersion, Registry
 from lorax.registry.candidate import open_candidate
 from lorax.registry.card import model_card
 from tests.registry.assessments import assessed
@@ -16,14 +17,14 @@ from tests.registry.conftest import OPEN, Server
 from tests.registry.test_registry import curves, runs, table_of
 from tests.tiny_learner import Learned
 
-ALONE = Comparison(0, "alpha", "product", (BranchNeighbours("alpha", "alpha", None),))
-PAIR = Comparison(
+ALONE = BranchComparison(0, "alpha", "product", (BranchNeighbours("alpha", "alpha", None),))
+PAIR = BranchComparison(
     1,
     "beta",
     "product",
     (
-        BranchNeighbours("alpha", "alpha", None, (Neighbour("beta", "beta", 0.6251),)),
-        BranchNeighbours("beta", "beta", None, (Neighbour("alpha", "alpha", 0.6251),)),
+        BranchNeighbours("alpha", "alpha", None, (SimilarBranch("beta", "beta", 0.6251),)),
+        BranchNeighbours("beta", "beta", None, (SimilarBranch("alpha", "alpha", 0.6251),)),
     ),
 )
 DERIVED = replace(PAIR, branches=(PAIR.branches[0], replace(PAIR.branches[1], start="alpha")))
@@ -39,7 +40,7 @@ def compared(server: Server, stream: list[Learned], tmp_path_factory: pytest.Tem
 
 
 def register(
-    registry: Registry, episode: Learned, found: Comparison | None, folder: Path, **gate: float
+    registry: Registry, episode: Learned, found: BranchComparison | None, folder: Path, **gate: float
 ) -> ModelVersion:
     return registry.register(
         episode.state_dir,
@@ -50,7 +51,7 @@ def register(
     )
 
 
-def compared_in(folder: Path, found: Comparison) -> Path:
+def compared_in(folder: Path, found: BranchComparison) -> Path:
     found.write(folder)
     (folder / "map.png").write_bytes(b"a picture")
     return folder
@@ -58,11 +59,11 @@ def compared_in(folder: Path, found: Comparison) -> Path:
 
 def test_what_was_written_is_read_again(tmp_path: Path) -> None:
     PAIR.write(tmp_path)
-    assert Comparison.read(tmp_path) == PAIR
+    assert BranchComparison.read(tmp_path) == PAIR
 
 
 def test_the_nearest_is_that_of_the_new_branch() -> None:
-    assert PAIR.nearest == Neighbour("alpha", "alpha", 0.6251)
+    assert PAIR.nearest == SimilarBranch("alpha", "alpha", 0.6251)
     assert ALONE.nearest is None
 
 

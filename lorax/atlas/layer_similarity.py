@@ -1,4 +1,4 @@
-"""How alike an episode's branches are: what its run is to log of that, and the workspace's atlas brought up to date.
+"""Layer similarity of an episode's branches: what its run logs of it, and the workspace's atlas brought up to date.
 
 A side line of the episode: whatever is wrong with an atlas, the branch that was learned is whole. So whatever goes
 wrong here is a warning.
@@ -14,10 +14,11 @@ from typing import NoReturn
 
 from lorax.atlas.branches import StateBranches
 from lorax.atlas.index import Atlas
+from lorax.atlas.searching import search
 from lorax.drafts import scratch
 from lorax.errors import AtlasError, LoraxError
+from lorax.learning.branch_similarity import BranchComparison, BranchNeighbours, SimilarBranch
 from lorax.learning.folder import EpisodeFolder, Report
-from lorax.registry import BranchNeighbours, Comparison, Neighbour
 from lorax.storage import whole_directory
 
 _FOLDER = "atlas"
@@ -41,20 +42,20 @@ def update(folder: EpisodeFolder, atlas_dir: Path, warn: Callable[[str], None]) 
     with _harmless(warn, "the branches were not compared"):
         if not compared_dir(folder):
             compare(folder, warn)
-        told.append(_told(Comparison.read(folder.root / _FOLDER)))
+        told.append(_told(BranchComparison.read(folder.root / _FOLDER)))
     with _harmless(warn, f"the atlas at {atlas_dir} was not updated"):
-        told.append(f"{keep(folder, atlas_dir, warn)} in the atlas")
+        told.append(f"{add_branches(folder, atlas_dir, warn)} in the atlas")
     return ", ".join(told)
 
 
 def compared_dir(folder: EpisodeFolder) -> Path | None:
     """What the episode's run is to log of its comparison; None where there is none that can be read."""
-    found = folder.root / _FOLDER
+    kept = folder.root / _FOLDER
     try:
-        Comparison.read(found)
+        BranchComparison.read(kept)
     except (OSError, ValueError, TypeError, KeyError):
         return None
-    return found
+    return kept
 
 
 def compare(folder: EpisodeFolder, warn: Callable[[str], None]) -> None:
@@ -71,7 +72,7 @@ def compare(folder: EpisodeFolder, warn: Callable[[str], None]) -> None:
             warn(f"a branch can't be compared: {reason}")
         neighbours = tuple(_neighbours(atlas, branches, entry.name) for entry in atlas.entries)
         described = atlas.view().described if neighbours else "nothing"
-        Comparison(report.episode, report.task, described, neighbours).write(draft)
+        BranchComparison(report.episode, report.task, described, neighbours).write(draft)
         if len(atlas) > 1:
             with _harmless(warn, "no map was drawn"):
                 from lorax.atlas.page import save_map
@@ -79,7 +80,7 @@ def compare(folder: EpisodeFolder, warn: Callable[[str], None]) -> None:
                 save_map(atlas, draft)
 
 
-def keep(folder: EpisodeFolder, atlas_dir: Path, warn: Callable[[str], None]) -> int:
+def add_branches(folder: EpisodeFolder, atlas_dir: Path, warn: Callable[[str], None]) -> int:
     """Add what an atlas lacks of the branches of the episode's state; returns how many entries it has then.
 
     Raises:
@@ -109,15 +110,17 @@ def _harmless(warn: Callable[[str], None], what: str) -> Iterator[None]:
 def _neighbours(atlas: Atlas, branches: StateBranches, name: str) -> BranchNeighbours:
     """The branches that started as fresh ones do and are most similar to one that can be compared with them."""
     start = branches.starts.get(name)
-    near = atlas.nearest(name, len(atlas)) if start != "" else []
-    found = [Neighbour(n.name, n.label, round(n.similarity, _DIGITS)) for n in near if n.name not in branches.starts]
+    near = search(atlas, name, len(atlas)).neighbours if start != "" else []
+    found = [
+        SimilarBranch(n.name, n.label, round(n.similarity, _DIGITS)) for n in near if n.name not in branches.starts
+    ]
     return BranchNeighbours(name, branches.labels[name], start, tuple(found[:_NEAREST]))
 
 
-def _told(found: Comparison) -> str:
-    if found.nearest:
-        return f"nearest {found.nearest.task} {found.nearest.similarity:.2f}"
-    start = found.newest.start if found.newest else None
+def _told(comparison: BranchComparison) -> str:
+    if comparison.nearest:
+        return f"nearest {comparison.nearest.task} {comparison.nearest.similarity:.2f}"
+    start = comparison.newest.start if comparison.newest else None
     return f"started from {start}" if start else "nothing to compare with"
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from lorax import layer_similarity
+from lorax.atlas import layer_similarity
 from lorax.atlas.index import Atlas
+from lorax.learning.branch_similarity import BranchComparison
 from lorax.learning.folder import EpisodeFolder
 from lorax.learning.state import Branch, load_state, save_state
-from lorax.registry import Comparison
 from tests.atlas.made import made
 from tests.tiny_learner import Learned, learn_stream, tiny_params
 
@@ -24,7 +24,7 @@ MAP = {"map.png", "map.html"}
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory: pytest.TempPathFactory) -> list[Learned]:
     """alpha, beta, gamma."""
-    folder = tmp_path_factory.mktemp("likeness")
+    folder = tmp_path_factory.mktemp("similarity")
     return learn_stream(folder, tiny_params(folder), ["alpha", "beta", "gamma"])
 
 
@@ -41,10 +41,10 @@ def episode_of(learned: Learned, into: Path, branches: Sequence[Branch] | None =
     return folder
 
 
-def compared(folder: EpisodeFolder) -> Comparison:
+def compared(folder: EpisodeFolder) -> BranchComparison:
     found = layer_similarity.compared_dir(folder)
     assert found is not None
-    return Comparison.read(found)
+    return BranchComparison.read(found)
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -1,0 +1,76 @@
+"""Which branches of a learner state have similar weights: an episode's record of it, for its run and its version."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lorax.storage import canonical_json, write_whole
+
+NEIGHBOURS = "neighbours.json"
+"""The record's name in a folder of what an episode is to log of the atlas."""
+
+
+@dataclass(frozen=True)
+class SimilarBranch:
+    """The branch of another task, what that one is of, and how alike it is: a cosine in [-1, 1]."""
+
+    task: str
+    generators: str
+    similarity: float
+
+
+@dataclass(frozen=True)
+class BranchNeighbours:
+    """A branch and the others of its learner state, the most similar first, as far as they were looked up.
+
+    `start` is None for a branch that started as all fresh ones do. Else it names the task from whose weights it
+    started: such a branch is like its start whatever it learned, so it is nobody's neighbour, and its own ones make no
+    claim. Or it is "", of a branch from before there was a common start, which can't be compared at all.
+    """
+
+    task: str
+    generators: str
+    start: str | None
+    nearest: tuple[SimilarBranch, ...] = ()
+
+
+@dataclass(frozen=True)
+class BranchComparison:
+    """The branches of the state after an episode, compared with each other; one that could not be is not there.
+
+    `described` says by what they were compared, in words.
+    """
+
+    episode: int
+    task: str
+    described: str
+    branches: tuple[BranchNeighbours, ...]
+
+    @property
+    def newest(self) -> BranchNeighbours | None:
+        """Those of the branch that this episode added."""
+        return next((branch for branch in self.branches if branch.task == self.task), None)
+
+    @property
+    def nearest(self) -> SimilarBranch | None:
+        """The known generators that the episode's own are most like, where that can be said."""
+        newest = self.newest
+        return newest.nearest[0] if newest and newest.nearest and newest.start is None else None
+
+    def write(self, folder: Path) -> None:
+        """Write the record into `folder`."""
+        write_whole(folder / NEIGHBOURS, canonical_json(asdict(self)))
+
+    @classmethod
+    def read(cls, folder: Path) -> BranchComparison:
+        """The record in `folder`."""
+        record = json.loads((folder / NEIGHBOURS).read_text())
+        return cls(record["episode"], record["task"], record["described"], tuple(map(_parse, record["branches"])))
+
+
+def _parse(record: Mapping[str, Any]) -> BranchNeighbours:
+    return BranchNeighbours(**{**record, "nearest": tuple(SimilarBranch(**near) for near in record["nearest"])})
