@@ -1,4 +1,4 @@
-"""What a map of an atlas shows, laid out once for the picture and the page: places, colours, tree, similarities."""
+"""What a map of an atlas shows: places, colours, tree, similarities."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
-from lorax.atlas.clustering import MOST_CLUSTERED, Tree, find_families
+from lorax.atlas.clustering import MOST_CLUSTERED, find_families, grow_tree
 from lorax.atlas.entry import Entry
 from lorax.atlas.index import Atlas
 from lorax.atlas.space import LEAST_FITTED, similarity
@@ -106,10 +106,12 @@ class Arrangement:
 
 def arrange(atlas: Atlas, descriptor: str = "product", group: str = "all") -> Arrangement:
     """Lay out a map of an atlas of two entries or more."""
+    from scipy.cluster.hierarchy import dendrogram
+
     view = atlas.view(descriptor, group)
     shown = _shown(view.vectors)
-    tree = Tree.grow(view.vectors[shown])
-    rows = [shown[i] for i in tree.order()]
+    tree = dendrogram(grow_tree(view.vectors[shown]), no_plot=True)
+    rows = [shown[i] for i in tree["leaves"]]
     known = len({entry.label for entry in atlas.entries if entry.label})
     places, rule = places_of(view.vectors)
     groups = _groups(atlas.entries, view.vectors)
@@ -124,7 +126,7 @@ def arrange(atlas: Atlas, descriptor: str = "product", group: str = "all") -> Ar
         nearest=_nearest(atlas, view.vectors),
         shown=rows,
         heat=similarity(view.vectors[rows], view.vectors[rows]),
-        tree=_brackets(tree),
+        tree=((np.array(tree["icoord"]) - 5) / 10, np.array(tree["dcoord"])),  # scipy's leaves are at 5, 15, ...
         title=f"{len(atlas)} adapters, {f'{known} label' + 's' * (known != 1) if known else 'coloured by cluster'}",
         described=view.described,
     )
@@ -198,26 +200,14 @@ def _groups(entries: Sequence[Entry], vectors: Floats) -> list[Group]:
 
 def _shown(vectors: Floats) -> list[int]:
     """The numbers of the entries in the heatmap: all, or some drawn evenly along the tree of a sample."""
+    from scipy.cluster.hierarchy import leaves_list
+
     if len(vectors) <= MOST_SHOWN:
         return list(range(len(vectors)))
     sample = np.unique(np.linspace(0, len(vectors) - 1, min(len(vectors), MOST_CLUSTERED)).astype(int))
-    order = Tree.grow(vectors[sample]).order()
+    order = leaves_list(grow_tree(vectors[sample]))
     along = np.linspace(0, len(order) - 1, MOST_SHOWN).astype(int)
     return sorted(int(sample[order[i]]) for i in along)
-
-
-def _brackets(tree: Tree) -> tuple[Floats, Floats]:
-    """A tree over M entries as brackets: rows (M - 1, 4), in the order of its leaves, and distances (M - 1, 4)."""
-    row = {entry: float(place) for place, entry in enumerate(tree.order())}
-    height = dict.fromkeys(row, 0.0)
-    rows, heights = [], []
-    for number, ((one, other), top) in enumerate(
-        zip(tree.joins.tolist(), tree.heights.tolist(), strict=True), len(row)
-    ):
-        rows.append([row[one], row[one], row[other], row[other]])
-        heights.append([height[one], top, top, height[other]])
-        row[number], height[number] = (row[one] + row[other]) / 2, top
-    return np.array(rows), np.array(heights)
 
 
 def _nearest(atlas: Atlas, vectors: Floats) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from lorax.atlas.space import LEAST_FITTED, similarity
+from lorax.atlas.space import LEAST_FITTED, directions, similarity
 
 Floats = NDArray[np.floating]
 Numbers = NDArray[np.int64]
@@ -25,48 +25,25 @@ _DRAWS = {200: 20, MOST_CLUSTERED: 5}
 _QUANTILE = 0.95
 
 
-@dataclass(frozen=True)
-class Tree:
-    """What joins what, the most alike first.
+def grow_tree(vectors: Floats) -> Floats:
+    """Average linkage by cosine distance over vectors (N, d), N at least 2, as scipy gives it: (N - 1, 4)."""
+    from scipy.cluster.hierarchy import linkage
+    from scipy.spatial.distance import squareform
 
-    Args:
-        joins: (N - 1, 2); a number below N is an entry, N + i is what the i-th join made.
-        heights: (N - 1,), the mean cosine distance of the two.
-    """
+    return np.asarray(linkage(squareform(_distances(vectors), checks=False), "average"))
 
-    joins: Numbers
-    heights: Floats
 
-    @classmethod
-    def grow(cls, vectors: Floats) -> Tree:
-        """Average linkage by cosine distance over vectors (N, d)."""
-        from sklearn.cluster import AgglomerativeClustering
+def cut(tree: Floats, count: int) -> Numbers:
+    """The cluster of each of a tree's N entries (N,), for `count` clusters; the largest is 0."""
+    from scipy.cluster.hierarchy import fcluster, leaders
 
-        if len(vectors) < 2:
-            return cls(np.empty((0, 2), np.int64), np.empty(0))
-        found = AgglomerativeClustering(None, metric="precomputed", linkage="average", distance_threshold=0)
-        found.fit(_distances(vectors))
-        return cls(found.children_, found.distances_)
-
-    def cut(self, count: int) -> Numbers:
-        """The cluster of each entry (N,), for `count` clusters; the largest is 0."""
-        total = len(self.joins) + 1
-        found = np.arange(total)
-        made = dict(enumerate(np.arange(total)[:, None]))
-        for number, (one, other) in enumerate(self.joins[: total - count], total):
-            made[number] = np.concatenate([made.pop(int(one)), made.pop(int(other))])
-            found[made[number]] = number
-        names, sizes = np.unique(found, return_counts=True)
-        rank = {name: i for i, name in enumerate(names[np.argsort(-sizes, kind="stable")])}
-        return np.array([rank[name] for name in found])
-
-    def order(self) -> list[int]:
-        """The entries in an order in which joined ones lie side by side."""
-        made: dict[int, list[int]] = {number: [number] for number in range(len(self.joins) + 1)}
-        for number, (one, other) in enumerate(self.joins, len(self.joins) + 1):
-            made[number] = made.pop(int(one)) + made.pop(int(other))
-        [order] = made.values()
-        return order
+    joins = tree.copy()
+    joins[:, 2] = np.arange(len(tree))  # with heights, of which some may be equal, scipy would give fewer clusters
+    flat = fcluster(joins, len(tree) - count, "distance")
+    nodes, names = leaders(joins, flat)
+    rank = np.empty(count + 1, np.int64)
+    rank[names[np.lexsort((nodes, -np.bincount(flat)[names]))]] = np.arange(count)
+    return np.asarray(rank[flat])
 
 
 @dataclass(frozen=True)
@@ -114,17 +91,17 @@ def find_families(vectors: Floats, count: int | None = None, seed: int = 0) -> F
     """
     chosen = np.unique(np.linspace(0, len(vectors) - 1, min(len(vectors), MOST_CLUSTERED)).astype(int))
     sample = np.asarray(vectors[chosen], np.float32)
-    tree = Tree.grow(sample)
+    tree = grow_tree(sample) if len(sample) > 1 else np.empty((0, 4))
     enough = len(sample) >= LEAST_FITTED
     curve = silhouettes(sample, tree) if enough else {}
     if count is not None:
-        return Families(_all(vectors, chosen, tree.cut(count)), count, curve)
+        return Families(_all(vectors, chosen, cut(tree, count)), count, curve)
     if not enough:
         return Families(np.zeros(len(vectors), np.int64), 1)
     best, reached = max(curve.items(), key=lambda item: item[1])
     chance = _chance(sample, np.random.default_rng(seed))
-    found = best if reached > chance else 1
-    return Families(_all(vectors, chosen, tree.cut(found)), found, curve, chance)
+    clusters = best if reached > chance else 1
+    return Families(_all(vectors, chosen, cut(tree, clusters)), clusters, curve, chance)
 
 
 def most_clusters(entries: int) -> int:
@@ -146,7 +123,7 @@ def agreement(members: Numbers, labels: Sequence[str]) -> tuple[float, float] | 
     return float(normalized_mutual_info_score(theirs, ours)), float(adjusted_rand_score(theirs, ours))
 
 
-def silhouettes(vectors: Floats, tree: Tree) -> dict[int, float]:
+def silhouettes(vectors: Floats, tree: Floats) -> dict[int, float]:
     """Number of clusters, from 2 on -> mean silhouette of vectors (N, d); a cluster has two members or more on average.
 
     An entry's silhouette says how much nearer it lies to its own cluster than to the next one.
@@ -156,19 +133,19 @@ def silhouettes(vectors: Floats, tree: Tree) -> dict[int, float]:
     distances, most = _distances(vectors), max(2, len(vectors) // 2)
     counts = [*range(2, min(most, _EVERY) + 1), *np.geomspace(_EVERY, most, _SOME).astype(int)[1:]]
     tried = [n for n in dict.fromkeys(counts) if n <= most]
-    return {int(n): float(silhouette_score(distances, tree.cut(n), metric="precomputed")) for n in tried}
+    return {int(n): float(silhouette_score(distances, cut(tree, n), metric="precomputed")) for n in tried}
 
 
 def _chance(vectors: Floats, random: np.random.Generator) -> float:
     """The best silhouette that one cloud without families in twenty exceeds."""
     mean, total = vectors.mean(0), len(vectors)
     draws = next(draws for most, draws in _DRAWS.items() if total <= most)
-    found = []
+    reached = []
     for _ in range(draws):
         mix = random.standard_normal((total, total)) / np.sqrt(total)
         cloud = mix @ (vectors - mean) + mean
-        found.append(max(silhouettes(cloud, Tree.grow(cloud)).values()))
-    return float(np.quantile(found, _QUANTILE))
+        reached.append(max(silhouettes(cloud, grow_tree(cloud)).values()))
+    return float(np.quantile(reached, _QUANTILE))
 
 
 def _all(vectors: Floats, chosen: Numbers, members: Numbers) -> Numbers:
@@ -181,16 +158,14 @@ def _all(vectors: Floats, chosen: Numbers, members: Numbers) -> Numbers:
     """
     if len(chosen) == len(vectors):
         return members
-    sample = np.asarray(vectors[chosen], np.float32)
-    lengths = np.linalg.norm(sample, axis=1, keepdims=True)
-    units = sample / np.maximum(lengths, np.finfo(np.float32).tiny)
+    units = directions(vectors[chosen])
     middles = np.stack([units[members == number].mean(0) for number in range(members.max() + 1)])
-    found = np.asarray(np.argmax(vectors @ middles.T, axis=1))
-    found[chosen] = members
-    return found
+    joined = np.asarray(np.argmax(vectors @ middles.T, axis=1))
+    joined[chosen] = members
+    return joined
 
 
 def _distances(vectors: Floats) -> Floats:
     distances = 1 - similarity(vectors, vectors).astype(np.float64)
     np.fill_diagonal(distances, 0)
-    return np.maximum((distances + distances.T) / 2, 0)
+    return (distances + distances.T) / 2

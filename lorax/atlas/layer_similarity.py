@@ -75,7 +75,7 @@ def compare(folder: EpisodeFolder, warn: Callable[[str], None]) -> None:
         BranchComparison(report.episode, report.task, described, neighbours).write(draft)
         if len(atlas) > 1:
             with _harmless(warn, "no map was drawn"):
-                from lorax.atlas.page import save_map
+                from lorax.atlas.drawing import save_map
 
                 save_map(atlas, draft)
 

@@ -200,7 +200,7 @@ def draw(atlas: Atlas, out_dir: Path, descriptor: str, group: str) -> Record:
         AtlasError: there are fewer than two entries, or the atlas is damaged.
         StorageError: the disk is full.
     """
-    from lorax.atlas.page import save_map
+    from lorax.atlas.drawing import save_map
 
     paths = save_map(atlas, out_dir, descriptor, group)
     if not paths:

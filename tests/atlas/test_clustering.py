@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lorax.atlas import clustering
-from lorax.atlas.clustering import Tree, agreement, find_families, most_clusters, silhouettes
+from lorax.atlas.clustering import agreement, cut, find_families, grow_tree, most_clusters, silhouettes
 
 
 def clouds(families: int, members: int, spread: float = 0.3, seed: int = 0) -> np.ndarray:
@@ -48,13 +48,19 @@ def test_few_entries_are_one_cluster_unless_a_number_is_asked_for() -> None:
 
 def test_by_hand_the_tree_joins_the_smallest_angle_first() -> None:
     angles = np.radians([0, 10, 90, 120])
-    tree = Tree.grow(np.stack([np.cos(angles), np.sin(angles)], 1))
-    assert [set(join) for join in tree.joins.tolist()] == [{0, 1}, {2, 3}, {4, 5}]
-    assert tree.heights[:2] == pytest.approx([1 - np.cos(np.radians(d)) for d in (10, 30)], abs=1e-6)
-    assert tree.cut(4).tolist() == [0, 1, 2, 3]
-    assert tree.cut(3).tolist() == [0, 0, 1, 2]
-    assert tree.cut(2).tolist() == [0, 0, 1, 1]
-    assert {frozenset(tree.order()[:2]), frozenset(tree.order()[2:])} == {frozenset({0, 1}), frozenset({2, 3})}
+    tree = grow_tree(np.stack([np.cos(angles), np.sin(angles)], 1))
+    assert [set(join) for join in tree[:, :2].tolist()] == [{0, 1}, {2, 3}, {4, 5}]
+    assert tree[:2, 2] == pytest.approx([1 - np.cos(np.radians(d)) for d in (10, 30)], abs=1e-6)
+    assert cut(tree, 4).tolist() == [0, 1, 2, 3]
+    assert cut(tree, 3).tolist() == [0, 0, 1, 2]
+    assert cut(tree, 2).tolist() == [0, 0, 1, 1]
+
+
+def test_of_equal_heights_as_many_clusters_are_cut_as_are_asked_for() -> None:
+    tree = grow_tree(np.repeat(np.eye(3, dtype=np.float32), 4, axis=0))
+    for count in range(1, 13):
+        assert np.bincount(cut(tree, count)).tolist() == sorted(np.bincount(cut(tree, count)), reverse=True)
+        assert len(set(cut(tree, count).tolist())) == count
 
 
 def test_by_hand_the_silhouette_of_two_pairs() -> None:
@@ -64,7 +70,7 @@ def test_by_hand_the_silhouette_of_two_pairs() -> None:
     outer = np.mean([1 - np.cos(np.radians(d)) for d in (90, 100)])
     inner = np.mean([1 - np.cos(np.radians(d)) for d in (80, 90)])
     expected = np.mean([1 - own / outer, 1 - own / inner])
-    assert silhouettes(vectors, Tree.grow(vectors)) == {2: pytest.approx(expected, abs=1e-6)}
+    assert silhouettes(vectors, grow_tree(vectors)) == {2: pytest.approx(expected, abs=1e-6)}
 
 
 def test_of_a_large_collection_a_sample_is_clustered_and_the_others_join(monkeypatch: pytest.MonkeyPatch) -> None:

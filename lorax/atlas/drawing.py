@@ -1,23 +1,30 @@
-"""The map of an atlas as a PNG: entries in the plane, and their similarities beside the tree that orders them."""
+"""The map of an atlas: entries in the plane, and their similarities beside the tree that orders them.
+
+One figure, written as a PNG, and into a page that needs nothing else and tells more under the mouse.
+"""
 
 from __future__ import annotations
 
+import html
 import io
+import json
 import warnings
+from importlib.resources import files
 from pathlib import Path
+from string import Template
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from PIL import Image
 
-from lorax.atlas.arrangement import Arrangement, Floats, Group, Rest, clipped
+from lorax.atlas.arrangement import Arrangement, Floats, Group, Rest, arrange, clipped, text_of
+from lorax.atlas.index import Atlas
 from lorax.storage import write_whole
 
-MOST_NAMED = 80
+_MOST_NAMED = 80
 """Rows of the heatmap that have their names beside them, at most."""
 
 _DPI = 110
@@ -28,14 +35,37 @@ _PLANE, _TREE, _STRIP, _HEAT, _BAR = (
 )  # fmt: skip
 """Where the parts are: left, bottom, width, height, as shares of the figure."""
 
+_UNNAMED = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+"""Of what matplotlib writes about a drawing, nothing."""
+
 _GREY, _LIGHT_GREY = "#8a8a8a", "#c9c9c9"
 _SHAPES = "os^DvPXp<>"
 _FEW_COLOURS = [("tab10", i) for i in range(10) if i != 7]  # 7 is grey, which means "no label" here
 _MANY_COLOURS = [("tab20", i) for i in range(20)]
 
 
-def save_picture(arrangement: Arrangement, path: Path) -> None:
-    """Draw a map and write it."""
+def save_map(atlas: Atlas, directory: Path, descriptor: str = "product", group: str = "all") -> list[Path]:
+    """Write map.png and map.html into `directory`, which is made if need be.
+
+    Returns:
+        Both paths; none where there are fewer than two entries, of which there is no map.
+
+    Raises:
+        AtlasError: the atlas is damaged, or doesn't keep this descriptor.
+        AdapterError: there is no such group.
+        StorageError: the disk is full.
+    """
+    if len(atlas) < 2:
+        return []
+    arrangement = arrange(atlas, descriptor, group)
+    figure, picture, page = draw(arrangement), directory / "map.png", directory / "map.html"
+    write_whole(picture, _saved(figure, "png"))
+    write_whole(page, _page(figure, arrangement))
+    return [picture, page]
+
+
+def draw(arrangement: Arrangement) -> Figure:
+    """The map as a figure; its first axes are the plane."""
     figure = Figure(figsize=_SIZE_IN, dpi=_DPI)
     figure.text(0.03, 0.955, arrangement.title, fontsize=15, fontweight="bold")
     figure.text(0.03, 0.915, arrangement.described, fontsize=11, color="#555555")
@@ -45,13 +75,44 @@ def save_picture(arrangement: Arrangement, path: Path) -> None:
     _draw_heat(figure, arrangement)
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # a '$' in a name is a dollar
-    canvas = FigureCanvasAgg(figure)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # the page's fonts have it
-        canvas.draw()
+    return figure
+
+
+def _saved(figure: Figure, form: str, **how: Any) -> bytes:
     data = io.BytesIO()
-    Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").save(data, format="PNG")
-    write_whole(path, data.getvalue())
+    with warnings.catch_warnings(), matplotlib.rc_context({"svg.fonttype": "none"}):
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # the page's fonts have it
+        figure.savefig(data, format=form, **how)
+    return data.getvalue()
+
+
+def _page(figure: Figure, arrangement: Arrangement) -> str:
+    """The figure and what its parts tell under the mouse; names are anybody's, so none may end the script."""
+    places = figure.transFigure.inverted().transform(figure.axes[0].transData.transform(arrangement.places))
+    content: dict[str, Any] = {
+        "names": arrangement.names,
+        "entries": [_told(arrangement, i) for i in range(len(arrangement.names))],
+        "places": [[x, 1 - y] for x, y in places.round(5).tolist()],
+        "shown": arrangement.shown,
+        "similarities": arrangement.heat.astype(float).round(3).tolist(),
+        "strip": _from_above(_STRIP),
+        "heat": _from_above(_HEAT),
+    }
+    return Template((files("lorax") / "templates" / "map.html").read_text()).substitute(
+        title=html.escape(arrangement.title),
+        figure="<svg" + _saved(figure, "svg", metadata=_UNNAMED).decode().partition("<svg")[2],
+        content=json.dumps(content, ensure_ascii=False).replace("<", "\\u003c"),
+    )
+
+
+def _told(arrangement: Arrangement, number: int) -> str:
+    near = arrangement.nearest[number].replace(", ", "\n")
+    return f"{arrangement.names[number]}\n{text_of(arrangement.groups[number])}\n\nnearest:\n{near}"
+
+
+def _from_above(part: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+    left, bottom, width, height = part
+    return left, 1 - bottom - height, width, height
 
 
 def looks(arrangement: Arrangement) -> dict[Group, tuple[str, str]]:
@@ -119,7 +180,7 @@ def _draw_heat(figure: Figure, arrangement: Arrangement) -> None:
     total = len(arrangement.names)
     some = "" if rows == total else f": {rows} of the {total} entries, drawn evenly along their tree"
     axes.set_title(f"similarity{some}", fontsize=9, color="#555555", loc="left")
-    if rows <= MOST_NAMED:
+    if rows <= _MOST_NAMED:
         axes.yaxis.tick_right()
         names = [clipped(arrangement.names[i]) for i in arrangement.shown]
         axes.set_yticks(range(rows), names, fontsize=min(10.0, 400 / rows))

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from lorax.atlas import arrangement, picture
+from lorax.atlas import arrangement
 from lorax.atlas.arrangement import Rest, arrange
+from lorax.atlas.drawing import draw, looks, save_map
 from lorax.atlas.index import Atlas
-from lorax.atlas.page import save_map
-from lorax.atlas.picture import looks
 from lorax.atlas.searching import search
 from tests.atlas.made import made, zoo
+from tests.browser import browsing
+
+_HOVER = """
+const cell = (row, column) => [column, row].map(
+  (i, axis) => map.heat[axis] + (i + 0.5) / map.shown.length * map.heat[2 + axis]);
+const [x, y] = eval(arguments[0]);  // shares of the figure
+const at = new DOMPoint(x * whole[2], y * whole[3]).matrixTransform(svg.getScreenCTM());
+svg.dispatchEvent(new MouseEvent("mousemove", {clientX: at.x, clientY: at.y}));
+arguments[1](tip.textContent);
+"""
 
 
 @pytest.fixture(scope="module")
@@ -34,25 +42,36 @@ def atlas(tmp_path_factory: pytest.TempPathFactory) -> Atlas:
 def test_a_picture_and_a_page_are_written(atlas: Atlas, tmp_path: Path) -> None:
     picture, page = save_map(atlas, tmp_path / "new")
     assert (picture.name, page.name) == ("map.png", "map.html")
-    pixels = np.asarray(Image.open(picture))
+    pixels = np.asarray(Image.open(picture).convert("RGB"))
     assert pixels.shape[1] > 1500
     for colour, _ in (looks(arrange(atlas))[kind] for kind in ("f0", "f1", "f2", Rest.UNLABELLED)):
         rgb = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
         assert (np.abs(pixels.astype(int) - rgb).max(-1) <= 1).sum() > 50, colour
 
 
-def test_the_page_brings_its_scripts_and_asks_for_nothing(atlas: Atlas, tmp_path: Path) -> None:
+def test_the_page_needs_nothing_else_and_no_name_is_taken_for_markup(atlas: Atlas, tmp_path: Path) -> None:
     _, path = save_map(atlas, tmp_path)
     page = path.read_text()
-    own = re.sub(r"<script[^>]*>.*?</script>", "", page, flags=re.DOTALL)
-    assert "plotly.js v" in page
-    assert not re.search(r"""(src|href)=["'](?!data:)""", own)
-    assert not re.search(r"<script[^>]*src=", page)
-    [call] = re.findall(r"Plotly\.newPlot\((.*)\)", page, flags=re.DOTALL)
-    assert "https" not in call
-    assert '"modeBarButtons"' in call
-    assert "f1-2 0." in call
+    assert path.stat().st_size < 300_000
+    assert not re.search(r"""(src|href)=["'](?!data:|#)|url\((?!#)|@import|fetch\(""", page)
+    assert set(re.findall(r"https?://[^\s\"]*", page)) == {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
     assert "</script><b>x" not in page
+    content = json.loads(re.findall(r'id="map">(.*)</script>', page)[0])
+    assert content["names"][-1] == "</script><b>x"
+    assert "f1-2 0." in " ".join(content["entries"])
+
+
+def test_in_a_browser_entries_and_pairs_are_told_under_the_mouse(atlas: Atlas, tmp_path: Path) -> None:
+    _, path = save_map(atlas, tmp_path)
+    told = arrange(atlas)
+    with browsing(tmp_path) as browser:
+        browser.open(path.as_uri())
+        for entry in (0, len(told.names) - 1):
+            assert browser.run(_HOVER, f"map.places[{entry}]").startswith(f"{told.names[entry]}\n")
+        first, second, similarity = browser.run(_HOVER, "cell(2, 7)").split("\n")
+        assert (first, second) == (told.names[told.shown[2]], told.names[told.shown[7]])
+        assert float(similarity) == pytest.approx(told.heat[2, 7], abs=6e-4)
+        assert browser.run(_HOVER, "[0.99, 0.01]") == ""
 
 
 @pytest.mark.parametrize("count", [2, 3, 4])
@@ -65,19 +84,18 @@ def test_a_map_of_very_few_can_be_drawn_and_of_one_there_is_none(tmp_path: Path,
 
 
 @pytest.mark.filterwarnings("error")
-def test_any_text_may_be_a_name_or_a_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_text_may_be_a_name_or_a_label(tmp_path: Path) -> None:
     odd = ["$x_{$", "$\\frac$ $a^b$", "_hidden", "no label", "others", "中文 名字", "", "%s {} \\n"]
     atlas = Atlas.open(tmp_path / "atlas")
     adapters = [made(f"{text} {i}", i) for i, text in enumerate(odd)]
     atlas.add(adapters, {a.name: text for a, text in zip(adapters, odd, strict=True)})
     found = arrange(atlas)
     assert len(found.kinds) == len(looks(found)) - 1 == len(odd)
-    drawn: list[Figure] = []
-    monkeypatch.setattr(picture, "FigureCanvasAgg", lambda figure: drawn.append(figure) or FigureCanvasAgg(figure))
-    save_map(atlas, tmp_path)
-    [legend] = drawn[0].legends
+    assert len(save_map(atlas, tmp_path)) == 2
+    figure = draw(found)
+    [legend] = figure.legends
     assert sorted(text.get_text() for text in legend.get_texts()) == sorted([*filter(None, odd), "no label"])
-    assert not any(text.get_parse_math() for text in drawn[0].findobj(Text))
+    assert not any(text.get_parse_math() for text in figure.findobj(Text))
 
 
 def test_by_hand_rows_stand_in_the_order_of_the_tree(atlas: Atlas) -> None:
