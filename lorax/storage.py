@@ -116,12 +116,15 @@ def _place_errors(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def locked(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
+def locked(path: Path, on_wait: Callable[[], None] = lambda: None, *, is_inherited: bool = False) -> Iterator[None]:
     """Hold a lock file for the block; the kernel lets go of it when its holder dies, however it dies.
+
+    Who waits has the file open, too, so that it can be found.
 
     Args:
         path: of the file, in a folder that is there.
-        on_wait: called if another process holds it, before waiting.
+        on_wait: called if another process holds it, before waiting; what it raises ends that.
+        is_inherited: whether processes that are started in the block hold the lock for as long as they live.
 
     Raises:
         StorageError: the file can't be written.
@@ -129,6 +132,7 @@ def locked(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
     with storage_errors(path), _place_errors(path):
         file = path.open("w")
     with file:
+        os.set_inheritable(file.fileno(), is_inherited)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -1,15 +1,18 @@
-"""What is said of a file that can't be written."""
+"""What is said of a file that can't be written; who holds a lock."""
 
 from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from lorax.errors import StorageError
-from lorax.storage import storage_errors, whole_directory, write_whole
+from lorax.storage import locked, storage_errors, whole_directory, write_whole
 
 
 @pytest.mark.parametrize(
@@ -49,3 +52,39 @@ def test_modes_are_those_of_the_umask_which_other_threads_keep(tmp_path: Path, m
         os.umask(before)
     modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
     assert modes == {"file": 0o640, "secret": 0o600, "folder": 0o750}
+
+
+_HOLD = """
+import subprocess, sys, time; from pathlib import Path; from lorax.storage import locked
+with locked(Path(sys.argv[1]), is_inherited=sys.argv[2] == "True"):
+    print(subprocess.Popen(["sleep", "60"], close_fds=False, stdout=subprocess.DEVNULL).pid, flush=True)
+    time.sleep(60)
+"""
+
+
+def _give_up() -> None:
+    raise BlockingIOError
+
+
+@pytest.mark.parametrize("is_inherited", [False, True])
+def test_the_lock_of_a_killed_holder_is_free_unless_what_it_started_inherited_it(
+    is_inherited: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "lock"
+    command = [sys.executable, "-c", _HOLD, str(path), str(is_inherited)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        child = psutil.Process(int(holder.stdout.readline()))
+        with pytest.raises(BlockingIOError), locked(path, _give_up):
+            pass
+        holder.kill()
+    if is_inherited:
+        with pytest.raises(BlockingIOError), locked(path, _give_up):
+            pass
+    else:
+        with locked(path, _give_up):
+            pass
+    child.kill()
+    child.wait()
+    with locked(path, _give_up):
+        pass

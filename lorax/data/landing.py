@@ -6,8 +6,6 @@ Two landings run one after the other. See undo.py for how a landing that fails l
 from __future__ import annotations
 
 import errno
-import fcntl
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -22,6 +20,7 @@ from lorax.data.incoming import Incoming, checked_source, read_incoming
 from lorax.data.undo import all_or_nothing, is_noted, put_back
 from lorax.data.versions import LandedTask
 from lorax.errors import ContractError, DataVersionError, StorageError
+from lorax.storage import locked
 from lorax.stream import check_new_name
 from lorax.workspace import Workspace
 
@@ -93,9 +92,12 @@ def undo_killed(workspace: Workspace) -> None:
     if not is_noted(workspace):
         return
     path = workspace.work_dir / "landing.lock"
-    with _storage_errors(workspace), path.open("w") as lock, suppress(BlockingIOError):
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with _storage_errors(workspace), suppress(BlockingIOError), locked(path, _leave_it):
         put_back(workspace)
+
+
+def _leave_it() -> None:
+    raise BlockingIOError
 
 
 def _bring(
@@ -247,14 +249,9 @@ def one_at_a_time(workspace: Workspace, progress: Progress | None = None) -> Ite
     DVC inherits it: killed alone, a landing leaves a DVC at work, which would pin what is put back meanwhile.
     """
     workspace.work_dir.mkdir(exist_ok=True)
-    with (workspace.work_dir / "landing.lock").open("w") as lock:
-        os.set_inheritable(lock.fileno(), True)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if progress is not None:
-                progress(0, 1, "waiting for another landing")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    shown = progress or (lambda *_: None)
+    path = workspace.work_dir / "landing.lock"
+    with locked(path, lambda: shown(0, 1, "waiting for another landing"), is_inherited=True):
         yield
 
 

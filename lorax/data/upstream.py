@@ -52,7 +52,7 @@ def fetch(workspace: Workspace) -> None:
     """
     root = workspace.root
     workspace.work_dir.mkdir(exist_ok=True)
-    with locked(workspace.work_dir / "fetch.lock", lambda: None):  # of two at once, git lets one fail
+    with locked(workspace.work_dir / "fetch.lock"):  # of two at once, git lets one fail
         is_shallow = git(root, "rev-parse", "--is-shallow-repository") == "true"
         git(root, "fetch", "--quiet", *(["--unshallow"] if is_shallow else []))
 

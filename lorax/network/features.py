@@ -13,7 +13,6 @@ others take other batches, and the rest is in the file's name.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -35,7 +34,7 @@ from torch import Tensor
 from lorax.network.network import Network
 from lorax.network.split import Embedded
 from lorax.network.team import ALONE, Team
-from lorax.storage import storage_errors, write_whole
+from lorax.storage import locked, storage_errors, write_whole
 
 Views = NDArray[np.bytes_]
 """Names of views (N,), 24 bytes each."""
@@ -171,8 +170,7 @@ class FeatureStore:
         """Hold the directory against other processes that write to it."""
         with storage_errors(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
-            with (self.root / ".lock").open("w") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
+            with locked(self.root / ".lock"):
                 yield
 
     def _shelf(self, network: Network, branch: int, batch_size: int) -> _Shelf:

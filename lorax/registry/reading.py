@@ -192,7 +192,7 @@ class RegisteredModel:
             return final
         self._require_server()
         into.mkdir(parents=True, exist_ok=True)
-        with locked(into / ".lock", lambda: None):  # what another process has just fetched is being read
+        with locked(into / ".lock"):  # what another process has just fetched is being read
             if not is_whole(final, digest):
                 shutil.rmtree(final, ignore_errors=True)
                 self._fetch(version, digest, final)
