@@ -65,11 +65,12 @@ def foreseen(base: LearnerState, textures: Tensor, counts: Sequence[int], task: 
 
 def auroc(higher: Tensor, lower: Tensor) -> float | None:
     """The probability that one of `higher` exceeds one of `lower`, ties counting half; None where either is empty."""
+    from sklearn.metrics import roc_auc_score
+
     if not len(higher) or not len(lower):
         return None
-    order, higher = lower.sort().values, higher.contiguous()
-    below = torch.searchsorted(order, higher) + torch.searchsorted(order, higher, right=True)
-    return float(below.double().mean() / 2 / len(lower))
+    is_higher = [True] * len(higher) + [False] * len(lower)
+    return float(roc_auc_score(is_higher, torch.cat((higher, lower)).double().numpy()))
 
 
 def _share_above(values: Tensor, threshold: float) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -131,14 +130,11 @@ def save_figures(
 
 
 def _interval(share: float, images: int) -> tuple[float, float]:
-    """How far below and above a share of so many images the truth may lie, with 95 % confidence.
+    """How far below and above a share of so many images the truth may lie: Wilson's interval, with 95 % confidence."""
+    from scipy.stats import binomtest
 
-    Source: Wilson, Probable inference, the law of succession, and statistical inference (JASA, 1927).
-    """
-    z2 = 1.96**2 / images
-    middle = (share + z2 / 2) / (1 + z2)
-    half = math.sqrt(z2 * share * (1 - share) + z2**2 / 4) / (1 + z2)
-    return max(0.0, share - middle + half), max(0.0, middle + half - share)
+    found = binomtest(round(share * images), images).proportion_ci(method="wilson")
+    return max(0.0, share - found.low), max(0.0, found.high - share)
 
 
 def _range(numbers: Sequence[int]) -> str:
