@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import base64
-import json
 import os
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from http.client import HTTPException
 from typing import Any
+
+import httpx
 
 from lorax import addresses
 from lorax.errors import ServiceError
@@ -94,28 +92,22 @@ class PrefectApi:
         return dict(answer) if isinstance(answer, dict) else None
 
     def _ask(self, method: str, path: str, body: Any, tries: int = TRIES) -> Any:
-        data = None if body is None else json.dumps(body).encode()
-        headers = {"Content-Type": "application/json"}
-        if self.authorization:
-            headers["Authorization"] = self.authorization
-        request = urllib.request.Request(f"{self.url}/{path}", data, headers, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
-                text = answer.read()
-        except urllib.error.HTTPError as error:
-            if error.code == 404:
-                return None
-            if error.code == 503 and tries > 1:  # its database is locked by others: it has done nothing yet
-                time.sleep(AGAIN_S)
-                return self._ask(method, path, body, tries - 1)
-            said = error.read().decode(errors="replace")[:300] if error.code != 401 else _WHO_ASKS
-            raise ServiceError(f"Prefect's server at {self.url} refused {path}: {error.code} {said}") from error
-        except (OSError, HTTPException) as error:
+            answer = addresses.ask(method, f"{self.url}/{path}", PATIENCE_S, self.authorization, body)
+        except httpx.HTTPError as error:
             raise NoAnswerError(
-                f"Prefect's server at {self.url} does not answer: {getattr(error, 'reason', error)}."
+                f"Prefect's server at {self.url} does not answer: {str(error) or type(error).__name__}."
             ) from error
+        if answer.status_code == 404:
+            return None
+        if answer.status_code == 503 and tries > 1:  # its database is locked by others: it has done nothing yet
+            time.sleep(AGAIN_S)
+            return self._ask(method, path, body, tries - 1)
+        if not answer.is_success:
+            said = answer.text[:300] if answer.status_code != 401 else _WHO_ASKS
+            raise ServiceError(f"Prefect's server at {self.url} refused {path}: {answer.status_code} {said}")
         try:
-            return json.loads(text) if text else ""
+            return answer.json() if answer.content else ""
         except ValueError as error:
             raise ServiceError(
                 f"what answers at {self.url} is not Prefect's API: its address mostly ends with /api. Correct "

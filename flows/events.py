@@ -47,7 +47,7 @@ def emit(workspace: Workspace, task: str) -> None:
     _post(workspace, LANDED, f"lorax.dataset.{task}", task, payload)
 
 
-def emit_rise(workspace: Workspace, model: str, payload: Mapping[str, Any]) -> None:
+def emit_alert(workspace: Workspace, model: str, payload: Mapping[str, Any]) -> None:
     """Have Prefect's server take the event that unknown images are rising.
 
     Raises:

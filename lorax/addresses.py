@@ -6,9 +6,13 @@ from __future__ import annotations
 import base64
 import os
 import re
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from lorax.errors import ServiceError, printable
+
+if TYPE_CHECKING:
+    import httpx
 
 _DATABASE = re.compile(r"(sqlite|postgresql|mysql|mssql)(\+\w+)?://")
 _UNFIT = re.compile(r"[^!-~]|[\"'<>\\^`{|}]")
@@ -62,6 +66,25 @@ def parted(address: str) -> tuple[str, str]:
     secret = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
     bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
     return bare, f"Basic {base64.b64encode(secret.encode()).decode()}"
+
+
+def ask(method: str, address: str, patience_s: float, authorization: str = "", body: Any = None) -> httpx.Response:
+    """What a server answers, whatever that is.
+
+    Args:
+        method, address: of the request.
+        patience_s: how long it may take to connect, and to say the next word.
+        authorization: the header's value; '' for none.
+        body: a JSON value; None for none.
+
+    Raises:
+        httpx.HTTPError: it does not answer, or not in HTTP.
+    """
+    import httpx  # takes a quarter of a second
+
+    headers = {"Authorization": authorization} if authorization else {}
+    is_secret = address.startswith("https:")  # else no certificates are read, which takes longer than most answers
+    return httpx.request(method, address, json=body, headers=headers, timeout=patience_s, verify=is_secret)
 
 
 def unproxied() -> dict[str, str]:

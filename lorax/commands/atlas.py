@@ -170,10 +170,10 @@ def attribute(
     the version's branches. Example: `lorax atlas attribute ~/unknown`
     """
     from lorax import attribution
-    from lorax.commands import atlas_tables, running
+    from lorax.commands import access, atlas_tables
 
     workspace, params = opened()
-    _, state_dir = running.fetched(workspace, params, version, err)
+    _, state_dir = access.fetched(workspace, params, version)
     with err.status("learning a probe") as status:
         record = attribution.attribute(workspace, state_dir, params, folder, lambda what: status.update(what))
     _print(record, atlas_tables.print_attribution, as_json)

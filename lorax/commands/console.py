@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -41,6 +41,8 @@ err = Screen(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Preset = Annotated[str | None, typer.Option(help="Lay this preset of params.yaml over its values.")]
+Number = Annotated[int, typer.Argument(help="A model version's number; see `lorax history`.")]
+Version = Annotated[str, typer.Option(metavar="V|@ALIAS", help="A model version's number, @champion or @challenger.")]
 
 
 class Commands(TyperGroup):
@@ -108,6 +110,14 @@ def opened(preset: str | None = None) -> tuple[Workspace, Params]:
 
     found = here()
     return found, load_params(found.params_path, preset=preset)
+
+
+def print_record(record: Any, show: Callable[[Any, Console], None], as_json: bool) -> None:
+    """Print what a command found: as JSON, or as `show` tells it to people."""
+    if as_json:
+        print_json(record)
+    else:
+        show(record, out)
 
 
 def print_json(value: Any) -> None:

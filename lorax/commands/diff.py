@@ -3,32 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
 
-from lorax import reconcile
-from lorax.commands import running
+from lorax.commands import access
+from lorax.commands.console import Json, Number, opened, print_record
 from lorax.commands.records import nearest_line, nearest_record
-from lorax.commands.tables import HEADLINES, TRUST, print_table
-from lorax.learning.state import LearnerState, load_state
-from lorax.params import Params
-from lorax.registry import ModelVersion
-from lorax.workspace import Workspace
+from lorax.commands.tables import HEADLINES, TRUST, print_table, table
+from lorax.text import short
 
-_DIGITS = 12
+if TYPE_CHECKING:
+    from lorax.learning.state import LearnerState
+    from lorax.registry import ModelVersion
 
 
-def record(workspace: Workspace, params: Params, numbers: Sequence[int], console: Console) -> dict[str, Any]:
-    """Accuracy on each task, data, metrics, classes and parameters of two versions; of parameters only what differs.
+def diff(first: Number, second: Number, as_json: Json = False) -> None:
+    """Compare two model versions: accuracy on each task, classes, data, parameters.
 
-    Raises:
-        RegistryError: there is no such version, or MLflow doesn't answer.
+    Example: `lorax diff 2 3`
     """
+    print_record(_record((first, second)), print_differences, as_json)
+
+
+def _record(numbers: Sequence[int]) -> dict[str, Any]:
+    """Accuracy on each task, data, metrics, classes and parameters of two versions; of parameters only what differs."""
+    from lorax import reconcile
+    from lorax.learning.state import load_state
+
+    workspace, params = opened()
     registry = reconcile.look(workspace, params)
     versions = [registry.version(number) for number in numbers]
-    states = [load_state(running.fetched(workspace, params, str(number), console)[1]) for number in numbers]
+    states = [load_state(access.fetched(workspace, params, str(number))[1]) for number in numbers]
     parameters = [_flat(state.parameters) for state in states]
     return {
         "versions": list(numbers),
@@ -47,20 +53,17 @@ def record(workspace: Workspace, params: Params, numbers: Sequence[int], console
 def print_differences(found: Mapping[str, Any], out: Console) -> None:
     """The same for people: accuracies in percent, what is equal left out."""
     names = [f"version {number}" for number in found["versions"]]
-    table = Table()
-    table.add_column("accuracy, %")
-    for name in (*names, "difference"):
-        table.add_column(name, justify="right")
-    table.add_column("data")
+    numbers = (*names, "difference")
+    compared = table("accuracy, %", *numbers, "data", right=numbers)
     for task, row in found["tasks"].items():
-        contents = " -> ".join(digest[:_DIGITS] for digest in row["digests"] if digest)
+        contents = " -> ".join(short(digest) for digest in row["digests"] if digest)
         data = f"changed: {contents}" if row["data"] == "changed" else row["data"]
-        table.add_row(task, *_percent(row["accuracy"]), data)
-    table.add_section()
+        compared.add_row(task, *_percent(row["accuracy"]), data)
+    compared.add_section()
     for key, title in (HEADLINES | TRUST).items():
         if any(value is not None for value in found["metrics"][key]):
-            table.add_row(title, *_percent(found["metrics"][key]), "")
-    print_table(table, out)
+            compared.add_row(title, *_percent(found["metrics"][key]), "")
+    print_table(compared, out)
     for name, calibrated in zip(names, found["calibrated"], strict=True):
         if not calibrated:
             out.print(f"{name} is uncalibrated")
@@ -70,7 +73,7 @@ def print_differences(found: Mapping[str, Any], out: Console) -> None:
     for kind, labels in found["classes"].items():
         if labels:
             out.print(f"classes {kind}: {', '.join(labels)}", markup=False)
-    one, other = (f"{d['digest'] or 'none'} (commit {(d['commit'] or 'none')[:_DIGITS]})" for d in found["data"])
+    one, other = (f"{d['digest'] or 'none'} (commit {short(d['commit'])})" for d in found["data"])
     out.print(f"data revision: {one}" + (" in both" if one == other else f" -> {other}"), markup=False)
     for key, (before, after) in found["parameters"].items():
         out.print(f"{key}: {before} -> {after}", markup=False)

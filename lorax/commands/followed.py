@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-
-from lorax.commands import running
+from lorax.commands import access
+from lorax.commands.console import err
 from lorax.errors import LoraxError
-from lorax.params import Params
-from lorax.verdicts.predictor import Predictor
-from lorax.verdicts.watched import not_calibrated
-from lorax.workspace import Workspace
+
+if TYPE_CHECKING:
+    from lorax.params import Params
+    from lorax.verdicts.predictor import Predictor
+    from lorax.workspace import Workspace
 
 _LOOK_AGAIN_S = 30.0
 
@@ -22,8 +23,8 @@ AT_ONCE = 4
 class CalibratedVersions:
     """Versions that can tell what is like nothing known; those asked for last are held open."""
 
-    def __init__(self, workspace: Workspace, params: Params, err: Console) -> None:
-        self.workspace, self.params, self.err = workspace, params, err
+    def __init__(self, workspace: Workspace, params: Params) -> None:
+        self.workspace, self.params = workspace, params
         self._open: dict[int, Predictor] = {}
         self._named: int | None = None
         self._looked = -_LOOK_AGAIN_S
@@ -41,7 +42,7 @@ class CalibratedVersions:
             try:
                 self._named = self._opened(wanted)
             except LoraxError as error:
-                self.err.print(f"lorax: still watching by version {self._named}: {error}", markup=False)
+                err.print(f"lorax: still watching by version {self._named}: {error}", markup=False)
         else:
             return self.numbered(self._named), self._named
         self._looked = time.monotonic()
@@ -61,7 +62,10 @@ class CalibratedVersions:
 
     def _opened(self, wanted: str) -> int:
         """The number of a version that is open now."""
-        chosen, state_dir = running.fetched(self.workspace, self.params, wanted, self.err)
+        from lorax.verdicts.predictor import Predictor
+        from lorax.verdicts.watched import not_calibrated
+
+        chosen, state_dir = access.fetched(self.workspace, self.params, wanted)
         if chosen.version not in self._open:
             predictor = Predictor.open(state_dir, self.params.run.device)
             if predictor.calibration is None:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from lorax.commands.console import Json, opened, print_record
 from lorax.commands.records import brief, entry_record, hold_line, hold_record, nearest_line, version_record
-from lorax.commands.tables import print_table
+from lorax.commands.tables import PLAIN, print_table, table
 from lorax.errors import RegistryError
-from lorax.registry import CHAMPION, Look
+from lorax.text import minute, percent
+
+if TYPE_CHECKING:
+    from lorax.registry import Look
 
 _MOVES = {"promoted": "promoted", "rolled back": "rolled back to", "moved": "made champion"}
 _TRUST = {
@@ -27,7 +33,20 @@ _TRUST = {
 _STYLES = {"promoted": "green", "refused": "red", "waiting": "yellow"}
 
 
-def record(registry: Look) -> dict[str, Any]:
+def history(
+    gate: Annotated[bool, typer.Option("--gate", help="Show what the gate said of every task.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Draw the tree of model versions, and list what happened to the champion and the tasks.
+
+    A version hangs below the one that it grew from. Example: `lorax history --gate`
+    """
+    from lorax import reconcile
+
+    print_record(_record(reconcile.look(*opened())), partial(print_history, gate=gate), as_json)
+
+
+def _record(registry: Look) -> dict[str, Any]:
     """All versions, the journal and the held tasks; `broken` says what was deleted in MLflow itself.
 
     Raises:
@@ -52,7 +71,7 @@ def print_history(history: Mapping[str, Any], out: Console, *, gate: bool) -> No
     """The same for people.
 
     Args:
-        history: what `record` returned.
+        history: what `_record` returned.
         out: where it goes.
         gate: show the gate's verdicts on every task, not only those that refused.
     """
@@ -72,7 +91,7 @@ def print_history(history: Mapping[str, Any], out: Console, *, gate: bool) -> No
 def _last_moves(entries: Sequence[Mapping[str, Any]]) -> dict[int, str]:
     """How each version that ever was champion last became it."""
     return {
-        entry["version"]: f"{_MOVES[entry['kind']]} {_time(entry['at'])} by {entry['by']}: {entry['reason']}"
+        entry["version"]: f"{_MOVES[entry['kind']]} {minute(entry['at'])} by {entry['by']}: {entry['reason']}"
         for entry in entries
         if entry["kind"] in _MOVES
     }
@@ -112,6 +131,8 @@ def _heirs(versions: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
     It leads to the champion, else it was champion itself, else it has the most below it, else it is the newest.
     """
+    from lorax.registry import CHAMPION
+
     heirs, ranks = dict[str, str](), dict[str, tuple[bool, bool, int]]()
     below = defaultdict[str, list[str]](list)
     for version in reversed(versions):
@@ -138,22 +159,23 @@ def _place(version: Mapping[str, Any], moves: Mapping[int, str], gate: bool, whe
 
 def _label(version: Mapping[str, Any], outcome: str) -> Text:
     """A version in a line: number, task, aliases, accuracy, what its branch is like, and what became of it."""
+    from lorax.registry import CHAMPION
+
     metrics = version["metrics"]
     label = Text(f"version {version['version']} ")
     label.append(f"+{version['task']}", style="bold")
     for alias in version["aliases"]:
         label.append(f"  [{alias}]", style="bold green" if alias == CHAMPION else "yellow")
-    average, forgetting = 100 * metrics["average_accuracy"], 100 * metrics["forgetting"]
+    average, forgetting = percent(metrics["average_accuracy"]), percent(metrics["forgetting"])
     nearest = f", {near}" if (near := nearest_line(version)) else ""
-    label.append(f"  average {average:.1f} %, forgetting {forgetting:.1f} %{_trust(version)}{nearest}  ")
+    label.append(f"  average {average}, forgetting {forgetting}{_trust(version)}{nearest}  ")
     return label.append(outcome, style=_STYLES.get(version["outcome"], ""))
 
 
 def _trust(version: Mapping[str, Any]) -> str:
     """How far its verdicts can be trusted, as far as that was measured."""
-    told = [
-        f"{name} {100 * version['metrics'][key]:.1f} %" for key, name in _TRUST.items() if key in version["metrics"]
-    ]
+    metrics = version["metrics"]
+    told = [f"{name} {percent(metrics[key])}" for key, name in _TRUST.items() if key in metrics]
     return "".join(f", {part}" for part in [*([] if version["calibrated"] else ["uncalibrated"]), *told])
 
 
@@ -165,16 +187,9 @@ def _outcome(version: Mapping[str, Any]) -> str:
 
 
 def _journal(entries: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for name in ("when", "what", "version", "task", "by", "why"):
-        table.add_column(name, justify="right" if name == "version" else "left")
+    shown = table("when", "what", "version", "task", "by", "why", right=("version",), **PLAIN)
     for entry in entries:
         number = str(entry["version"] or "")
-        cells = (_time(entry["at"]), entry["kind"], number, entry["task"], entry["by"], brief(entry))
-        table.add_row(*(Text(cell) for cell in cells))
-    return table
-
-
-def _time(text: str) -> str:
-    """To the minute."""
-    return text[:16].replace("T", " ")
+        cells = (minute(entry["at"]), entry["kind"], number, entry["task"], entry["by"], brief(entry))
+        shown.add_row(*map(Text, cells))
+    return shown

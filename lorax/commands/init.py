@@ -1,23 +1,41 @@
-"""Making a workspace: its own git and DVC repository, params.yaml, dvc.yaml, and a first commit."""
+"""`lorax init`, a workspace made: its own git and DVC repository, params.yaml, dvc.yaml, and a first commit."""
 
 from __future__ import annotations
 
-import re
+import io
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import yaml
+import typer
 
-from lorax.data import repository
+from lorax.commands.console import out
 from lorax.errors import ParamsError
-from lorax.params import load_params
-from lorax.storage import write_whole
 from lorax.workspace import Workspace
 
 _FILES = {name: name.removeprefix(".") for name in ("params.yaml", "dvc.yaml", "prefect.yaml", ".gitignore")}
 _COMMITTED = (*_FILES, ".dvc/config", ".dvc/.gitignore", ".dvcignore")
+_LONGEST = 1000
+"""A line of params.yaml, which stays whole."""
+
+
+def init(
+    directory: Annotated[Path, typer.Argument(help="The folder to make a workspace of.")],
+    preset: Annotated[
+        str | None, typer.Option(help="Begin with the values of this preset, as in --preset paper.")
+    ] = None,
+    remote: Annotated[str | None, typer.Option(help="Where DVC pushes landed data: a folder, or s3://... .")] = None,
+    prefect_port: Annotated[int | None, typer.Option(help="The embedded Prefect server's port.")] = None,
+    mlflow_port: Annotated[int | None, typer.Option(help="The embedded MLflow server's port.")] = None,
+) -> None:
+    """Make a workspace: a folder with its own git and DVC repository and params.yaml.
+
+    Example: `lorax init detector --remote /mnt/backup/detector`
+    """
+    place = remote if remote is None or "://" in remote else str(Path(remote).resolve())
+    workspace = initialize(directory, preset=preset, remote=place, prefect_port=prefect_port, mlflow_port=mlflow_port)
+    out.print(f"workspace ready: {workspace.root}\nNext: cd there, then 'lorax land PATH --task NAME'.", markup=False)
 
 
 def initialize(
@@ -43,6 +61,10 @@ def initialize(
         ParamsError: unknown preset, or a port that can't be one.
         DataVersionError: git or DVC refused.
     """
+    from lorax.data import repository
+    from lorax.params import load_params
+    from lorax.storage import write_whole
+
     ports = {"prefect_port": prefect_port, "mlflow_port": mlflow_port}
     changes = {**(values or {}), "services": {key: port for key, port in ports.items() if port is not None}}
     texts = {name: (files("lorax") / "templates" / source).read_text() for name, source in _FILES.items()}
@@ -65,31 +87,44 @@ def with_values(text: str, changes: Mapping[str, Mapping[str, Any]]) -> str:
     """params.yaml's `text` with some values changed or added, comments and order kept.
 
     Args:
-        text: the file's content; every key of a section on a line of its own.
+        text: the file's content.
         changes: section -> key -> new value.
     """
+    import yaml
+    from ruamel.yaml import YAML
+    from ruamel.yaml.comments import CommentedMap
+
+    round_trip, written = YAML(), io.StringIO()
+    round_trip.preserve_quotes, round_trip.width = True, _LONGEST
+    round_trip.Representer = _representer()
+    tree = round_trip.load(text) or CommentedMap()
     for section, values in changes.items():
+        tree[section] = tree.get(section) or CommentedMap()
         for key, value in values.items():
-            text = _with_value(text, section, key, value)
-    return text
+            node = round_trip.load(yaml.safe_dump(value, default_flow_style=True, width=_LONGEST))  # in YAML 1.1
+            if key in tree[section]:
+                tree[section][key] = node
+            else:
+                tree[section].insert(0, key, node)
+    round_trip.dump(tree, written)
+    return written.getvalue()
 
 
-def _with_value(text: str, section: str, key: str, value: Any) -> str:
-    written = yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")
-    line = re.compile(rf"(?m)^(  {key}:)[^#\n]*?(\s*#.*)?$")
-    found = re.search(rf"(?m)^{section}:.*\n(?:(?:  .*)?\n)*", text)
-    if found is None:
-        return f"{text}\n{section}:\n  {key}: {written}\n"
-    block = found.group()
-    if line.search(block):
-        block = line.sub(lambda match: f"{match[1]} {written}{match[2] or ''}", block, count=1)
-    else:
-        head, rest = block.split("\n", 1)
-        block = f"{head}\n  {key}: {written}\n{rest}"
-    return text[: found.start()] + block + text[found.end() :]
+def _representer() -> type:
+    """What writes None as it stands in the template."""
+    from ruamel.yaml.representer import RoundTripRepresenter
+
+    class WithNull(RoundTripRepresenter):
+        def represent_none(self, data: Any) -> Any:
+            return self.represent_scalar("tag:yaml.org,2002:null", "null")
+
+    WithNull.add_representer(type(None), WithNull.represent_none)
+    return WithNull
 
 
 def _with_preset(text: str, preset: str | None) -> str:
+    import yaml
+
     if preset is None:
         return text
     presets = yaml.safe_load(text)["presets"]

@@ -1,52 +1,94 @@
-"""Landing as a person sees it: what the contract found, on the terminal and as JSON."""
+"""`lorax land`: a data set is checked and landed, or those that come into a drop folder; what was found is told."""
 
 from __future__ import annotations
 
 import json
 import signal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from flows import events
-from lorax import progress
-from lorax.commands.tables import print_table
-from lorax.data import landing
-from lorax.data.admission import LandingOptions, check_landing
-from lorax.data.contract import Finding, Report
-from lorax.data.layout import READY
-from lorax.data.versions import LandedTask
-from lorax.data.watch import DropFolder, Outcome
+from lorax.commands.console import Json, err, here, out, print_json
+from lorax.commands.tables import print_table, table
 from lorax.errors import ContractError, LoraxError
-from lorax.workspace import Workspace
+from lorax.text import short
+
+if TYPE_CHECKING:
+    from lorax.data.admission import LandingOptions
+    from lorax.data.contract import Finding, Report
+    from lorax.data.landing import OnReport
+    from lorax.data.versions import LandedTask
+    from lorax.data.watch import Outcome
+    from lorax.workspace import Workspace
 
 _SHOWN = 3  # paths in a table's row; JSON has them all
 _COLOURS = {"refused": "red", "warned": "yellow"}
 
 
+def land(
+    path: Annotated[
+        Path | None, typer.Argument(help="One task's folder: train/ and val/ with 0_real, 1_fake or 1_NAME, ...")
+    ] = None,
+    task: Annotated[str, typer.Option(help="The task's name: lower-case letters, digits, '_' and '-'.")] = "",
+    watch: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="A drop folder: DIR/NAME lands once it holds _READY; until Ctrl-C."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only report; exit code 1 if refused.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Take the place of what landed under this name.")] = False,
+    accept_leak: Annotated[
+        str,
+        typer.Option(metavar="WHY", help="Land although formats tell real from synthetic; kept with the task."),
+    ] = "",
+    split: Annotated[float | None, typer.Option(help="For data without val/: the share that goes to train/.")] = None,
+    commit: Annotated[bool, typer.Option(help="Commit data.dvc, and push where a remote is set.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Check a new data set, copy it to data/NAME, and pin it with DVC and git. Nothing changes on any error.
+
+    All that is wrong is told at once. Example: `lorax land ~/downloads/gaugan --task gaugan`
+    """
+    from lorax.data.admission import LandingOptions
+
+    options = LandingOptions(split=split, replace=replace, accept_leak=accept_leak)
+    if watch is not None:
+        if path or task or dry_run or accept_leak:
+            raise typer.BadParameter("--watch goes without PATH, --task, --dry-run and --accept-leak")
+        _watch(here(), watch, options, commit=commit, as_json=as_json)
+        return
+    if path is None or not task:
+        raise typer.BadParameter("expected PATH and --task NAME, or --watch DIR")
+    screen = None if as_json else out
+    if dry_run:
+        record = _try_out(here(), path, task, options, screen)
+    else:
+        record = land_one(here(), path, task, options, screen, commit=commit)
+    if as_json:
+        print_json(record)
+    if record["error"]:
+        err.print(f"lorax: error: {record['error']}", markup=False)
+        raise typer.Exit(1)
+
+
 def land_one(
-    workspace: Workspace,
-    source: Path,
-    task: str,
-    options: LandingOptions,
-    out: Console | None,
-    err: Console,
-    *,
-    commit: bool,
+    workspace: Workspace, source: Path, task: str, options: LandingOptions, out: Console | None, *, commit: bool
 ) -> dict[str, Any]:
     """Land a data set and print what the contract says of it.
 
     Args:
         workspace, source, task, options, commit: as for `lorax.data.landing.land`.
         out: where the report goes; None prints none.
-        err: where progress goes.
 
     Returns:
         For scripts: task, digest, landed, report (None if the same bytes had landed already), error ("" if none).
     """
+    from flows import events
+    from lorax import progress
+    from lorax.data import landing
+
     reports: list[Report] = []
     try:
         with progress.counting(err) as shown:
@@ -54,51 +96,43 @@ def land_one(
                 workspace, source, task, options=options, commit=commit, on_report=reports.append, progress=shown
             )
     except ContractError:
-        print_report(reports[-1], out)
+        _print_report(reports[-1], out)
         events.publish(workspace, reports[-1])
         return _record(reports[-1], landed=False)
     report = reports[-1] if reports else None
-    print_report(report, out)
+    _print_report(report, out)
     if out:
         known = "" if report else ": it had landed already; what was missing of it is back"
-        out.print(f"landed {done.name} ({done.digest[:12]}){known}", markup=False)
-    _tell(workspace, done.name, report, err, commit=commit)
+        out.print(f"landed {done.name} ({short(done.digest)}){known}", markup=False)
+    _tell(workspace, done.name, report, commit=commit)
     found = {"task": done.name, "digest": done.digest, "landed": True, "error": ""}
     return found | {"report": report.record() if report else None}
 
 
-def try_out(
-    workspace: Workspace, source: Path, task: str, options: LandingOptions, out: Console | None, err: Console
+def _try_out(
+    workspace: Workspace, source: Path, task: str, options: LandingOptions, out: Console | None
 ) -> dict[str, Any]:
     """Print what landing a data set would find; arguments and result as for `land_one`."""
+    from lorax import progress
+    from lorax.data.admission import check_landing
+
     with progress.counting(err) as shown:
         report = check_landing(workspace, source, task, options, shown)
-    print_report(report, out)
+    _print_report(report, out)
     if out and not report.refused:
-        out.print(f"{task} would land ({report.digest[:12]}); nothing was changed.", markup=False)
+        out.print(f"{task} would land ({short(report.digest)}); nothing was changed.", markup=False)
     return _record(report, landed=False)
 
 
-def watch(
-    workspace: Workspace,
-    drop_dir: Path,
-    options: LandingOptions,
-    out: Console,
-    err: Console,
-    *,
-    commit: bool,
-    as_json: bool,
-) -> None:
-    """Land what becomes complete in a drop folder, until Ctrl-C or a request to terminate.
+def _watch(workspace: Workspace, drop_dir: Path, options: LandingOptions, *, commit: bool, as_json: bool) -> None:
+    """Land what becomes complete in a drop folder, which holds one folder per task; until Ctrl-C or SIGTERM."""
+    from flows import events
+    from lorax import progress
+    from lorax.data import landing
+    from lorax.data.layout import READY
+    from lorax.data.watch import DropFolder
 
-    Args:
-        workspace, options, commit: as for `lorax.data.landing.land`.
-        drop_dir: the folder that holds one folder per task.
-        out: where reports go, as JSON (one line each) or for people.
-        err: where progress goes.
-    """
-
-    def bring(folder: Path, task: str, on_report: landing.OnReport) -> LandedTask:
+    def bring(folder: Path, task: str, on_report: OnReport) -> LandedTask:
         with progress.counting(err) as shown:
             return landing.land(
                 workspace, folder, task, options=options, commit=commit, on_report=on_report, progress=shown
@@ -108,10 +142,10 @@ def watch(
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a landing under way is undone
     try:
         for outcome in DropFolder(drop_dir, bring).watch():
-            _print_outcome(outcome, out, err, as_json)
+            _print_outcome(outcome, as_json)
             try:
                 if outcome.landed:
-                    _tell(workspace, outcome.task, outcome.report, err, commit=commit)
+                    _tell(workspace, outcome.task, outcome.report, commit=commit)
                 elif outcome.report:
                     events.publish(workspace, outcome.report)
             except LoraxError as error:  # a params.yaml that is being edited, say
@@ -120,8 +154,10 @@ def watch(
         err.print("no longer watching.")
 
 
-def _tell(workspace: Workspace, task: str, report: Report | None, err: Console, *, commit: bool) -> None:
+def _tell(workspace: Workspace, task: str, report: Report | None, *, commit: bool) -> None:
     """Tell Prefect's server of a landing, and the person whether it heard."""
+    from flows import events
+
     if report:
         events.publish(workspace, report)
     if commit:
@@ -130,13 +166,13 @@ def _tell(workspace: Workspace, task: str, report: Report | None, err: Console, 
         err.print("not announced, and not learned until data.dvc is committed: 'git add data.dvc', then 'git commit'.")
 
 
-def _print_outcome(outcome: Outcome, out: Console, err: Console, as_json: bool) -> None:
+def _print_outcome(outcome: Outcome, as_json: bool) -> None:
     if as_json:
         out.print(json.dumps(_outcome_record(outcome), ensure_ascii=False), markup=False)
         return
-    print_report(outcome.report, out)
+    _print_report(outcome.report, out)
     if outcome.landed:
-        out.print(f"landed {outcome.task} ({outcome.landed.digest[:12]})", markup=False)
+        out.print(f"landed {outcome.task} ({short(outcome.landed.digest)})", markup=False)
     else:
         when = "refused until it changes" if outcome.is_refused else "tried again in a minute"
         err.print(f"lorax: {outcome.task} ({when}): {outcome.error}", markup=False)
@@ -158,7 +194,7 @@ def _record(report: Report, *, landed: bool) -> dict[str, Any]:
     return found | {"report": report.record()}
 
 
-def print_report(report: Report | None, out: Console | None) -> None:
+def _print_report(report: Report | None, out: Console | None) -> None:
     """The contract's findings as a table, under a line that says how many images there are."""
     if out is None or report is None:
         return
@@ -169,13 +205,11 @@ def print_report(report: Report | None, out: Console | None) -> None:
     if not report.findings:
         out.print("nothing found.")
         return
-    table = Table()
-    for name in ("", "finding", "what", "such as"):
-        table.add_column(name)
+    shown = table("", "finding", "what", "such as")
     for finding in (*report.refused, *report.warned):
         severity = Text(finding.severity, style=_COLOURS[finding.severity])
-        table.add_row(severity, finding.kind, Text(finding.message), Text(_examples(finding)))
-    print_table(table, out)
+        shown.add_row(severity, finding.kind, Text(finding.message), Text(_examples(finding)))
+    print_table(shown, out)
 
 
 def _examples(finding: Finding) -> str:

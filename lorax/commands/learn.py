@@ -1,30 +1,69 @@
-"""`lorax learn`: what there is to learn is learned, and what became of each challenger is told."""
+"""`lorax learn` and `lorax scenario`: a flow run in this process, with its progress on the terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from rich.console import Console
 
-from lorax import reconcile
-from lorax.commands import running, tables
+from lorax.commands import access
+from lorax.commands.console import Json, Preset, err, opened, print_record
 from lorax.commands.records import hold_line, hold_record, version_record
-from lorax.params import Params
-from lorax.workspace import Workspace
+from lorax.commands.tables import print_accuracy
+
+if TYPE_CHECKING:
+    from lorax.params import Params
+    from lorax.workspace import Workspace
 
 
-def learn(workspace: Workspace, params: Params, preset: str | None, console: Console) -> dict[str, Any]:
+def learn(preset: Preset = None, as_json: Json = False) -> None:
+    """Learn every landed task that the champion does not know, one episode each, in landing order.
+
+    Interrupted at any point, the next `lorax learn` continues there. What the gate refused is told at the end; the exit
+    code is 0 all the same. Example: `lorax learn`
+    """
+    print_record(learn_waiting(*opened(preset), preset), print_outcomes, as_json)
+
+
+def scenario(
+    name: Annotated[str, typer.Argument(help="landed (all there is), or easy, hard, long (by CDDB's folder names).")],
+    preset: Preset = None,
+    as_json: Json = False,
+) -> None:
+    """Learn a whole scenario from scratch with today's params.yaml; registry and champion stay as they are.
+
+    Writes metrics, matrix and plots to work/scenario/, and a run to MLflow. Example: `lorax scenario landed`
+    """
+    from lorax import progress, reconcile
+
+    workspace, params = opened(preset)
+    reconcile.scenario_tasks(workspace, name)
+    access.serve(workspace, params)
+    from flows.scenario import scenario as flow  # not before: Prefect reads the environment
+
+    with progress.showing(err):
+        result = flow(str(workspace.root), name, preset)
+    print_record(result, _print_result, as_json)
+
+
+def learn_waiting(workspace: Workspace, params: Params, preset: str | None) -> dict[str, Any]:
     """Learn in this process, servers first if there is something to learn.
 
     Returns:
         `learned`: the versions registered; `outcomes`: what became of each; `champion`; `accuracy`: its rows;
         `held`; `approval`: the version that waits for it, or None.
     """
+    from lorax import progress, reconcile
+
     numbers: list[int] = []
     if reconcile.waiting_tasks(workspace, params):
-        running.serve(workspace, params, console)
-        numbers = running.learn(workspace, preset, console)
+        access.serve(workspace, params)
+        from flows.learn import learn as flow  # not before: Prefect reads the environment
+
+        with progress.showing(err):
+            numbers = flow(str(workspace.root), preset)
     registry = reconcile.look(workspace, params)
     champion, versions, waiting = registry.champion(), registry.versions(), registry.waiting()
     registered = [next(version for version in versions if version.version == number) for number in numbers]
@@ -48,8 +87,7 @@ def print_outcomes(record: Mapping[str, Any], out: Console) -> None:
     if champion is None:
         out.print("no champion yet: land a task first." if not record["held"] else "no champion yet.")
     else:
-        tables.print_table(tables.accuracy_matrix(champion["tasks"], record["accuracy"]), out)
-        tables.print_metrics(champion["metrics"], out)
+        print_accuracy(champion["tasks"], record["accuracy"], champion["metrics"], out)
     for found in record["outcomes"]:
         if found["outcome"] != "promoted":
             out.print(f"version {found['version']} ({found['task']}) {found['outcome']}:", style="yellow", markup=False)
@@ -67,3 +105,7 @@ def approval(version: int) -> str:
         f"version {version} waits for approval, and nothing is learned until then: 'lorax promote {version} "
         f"--reason TEXT' or 'lorax refuse {version} --reason TEXT'."
     )
+
+
+def _print_result(result: Mapping[str, Any], out: Console) -> None:
+    print_accuracy(result["tasks"], result["rows"], result["metrics"], out)

@@ -1,25 +1,58 @@
-"""Verdicts on image files, printed as they come: a line of text or of JSON for each, in the order of the files."""
+"""`lorax predict`: verdicts on image files as they come, a line of text or JSON each, in the files' order."""
 
 from __future__ import annotations
 
 import json
+import os
+import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from rich.console import Console
 
-from lorax import progress
-from lorax.data.container import Container
-from lorax.data.walk import Found
+from lorax.commands import access
+from lorax.commands.console import Json, Version, err, opened, out
 from lorax.errors import printable
-from lorax.learning.texture_head import CLEAN
-from lorax.verdicts.answers import Answer, answers
-from lorax.verdicts.predictor import REAL, UNDECIDED, UNKNOWN, Predictor, Verdict
+
+if TYPE_CHECKING:
+    from lorax.data.container import Container
+    from lorax.data.walk import Found
+    from lorax.verdicts.answers import Answer
+    from lorax.verdicts.predictor import Predictor, Verdict
 
 _AGAIN_S = 0.1
+
+_READER_GONE = 141
+"""128 and SIGPIPE's number: what a shell reports of any program whose reader leaves."""
+
+
+def predict(
+    paths: Annotated[list[str], typer.Argument(help="Image files, folders, patterns ('a/**/*.png'), or - for stdin.")],
+    version: Version = "@champion",
+    explain: Annotated[bool, typer.Option("--explain", help="Show what each branch adds to the verdict.")] = False,
+    null: Annotated[bool, typer.Option("--null", "-0", help="Names on stdin end with a null, not a line.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Say of each image whether it is real, and if not, which generator made it, or that it is one never seen.
+
+    Lines come in the order of the files, as they are judged; `-` reads files' names from stdin. A bad file is reported
+    and the rest goes on; the exit code is then 1. Example: `lorax predict photos/ --json`
+    """
+    from lorax.verdicts.predictor import Predictor
+
+    workspace, params = opened()
+    chosen, state_dir = access.fetched(workspace, params, version)
+    predictor = Predictor.open(state_dir, params.run.device)
+    of_version = version_record(predictor, chosen.version, chosen.state_digest)
+    with reader_may_leave():
+        bad = print_verdicts(predictor, of_version, _files(paths, null), out, err, as_json=as_json, explain=explain)
+    if bad:
+        raise typer.Exit(1)
 
 
 @dataclass
@@ -71,6 +104,9 @@ def print_verdicts(
     Raises:
         BrokenPipeError: who read the lines has gone.
     """
+    from lorax import progress
+    from lorax.verdicts.answers import answers
+
     tally, shown = Tally(), Printed(out, err, version, predictor)
     began = last = time.monotonic()
     with progress.counting(Console(quiet=True) if out.is_terminal else err) as count:
@@ -108,6 +144,8 @@ class Printed:
         self.out.file.flush()
 
     def _row(self, verdict: Verdict) -> str:
+        from lorax.verdicts.predictor import REAL, UNDECIDED, UNKNOWN
+
         labels = [f"synthetic:{e.label}" for e in self.predictor.classes.entries if not e.is_real]
         width = max(len(name) for name in (REAL, UNKNOWN, UNDECIDED, *labels))
         against = _of_threshold(verdict)
@@ -160,6 +198,8 @@ def _of_threshold(verdict: Verdict) -> str:
 
 
 def _reasons(answer: Answer) -> list[str]:
+    from lorax.learning.texture_head import CLEAN
+
     lines = []
     if answer.evidence is not None:
         parts = ", ".join(f"{task} {value:+.2f}" for task, value in answer.evidence.branches.items())
@@ -182,3 +222,26 @@ def _beside(container: Container) -> str:
     found += ["XMP"] if container.xmp else []
     found += ["a C2PA manifest (not checked)"] if container.c2pa else []
     return printable("; ".join(found))
+
+
+@contextmanager
+def reader_may_leave() -> Iterator[None]:
+    """End quietly when who reads stdout has gone, as `head` does."""
+    try:
+        yield
+    except BrokenPipeError:
+        # What Python still holds for stdout goes nowhere, or it would complain at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(_READER_GONE) from None
+
+
+def _files(paths: list[str], null: bool) -> Iterator[Found]:
+    from lorax.data.walk import files_named, names_from
+
+    for path in paths:
+        if path == "-":
+            # Not through Python's buffer: a thread that waits in it would abort the interpreter's end
+            names = names_from(lambda most: os.read(sys.stdin.fileno(), most), b"\0" if null else b"\n")
+            yield from files_named(names, patterns=False)
+        else:
+            yield from files_named([path])

@@ -1,6 +1,6 @@
-"""Moving the champion by hand from the command line: seen to work first, then moved, then told what follows.
+"""The champion moved by hand: `lorax rollback`, `promote`, `relearn`; and versions set aside: `refuse`, `delete`.
 
-Each function returns a record for scripts; the `print_` functions tell it to people.
+A version that becomes champion is seen to work first; what follows from the move is told.
 """
 
 from __future__ import annotations
@@ -9,168 +9,140 @@ import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from rich.console import Console
 
 from lorax.addresses import without_password
-from lorax.commands import running
+from lorax.commands import access
+from lorax.commands import learn as learning
+from lorax.commands.console import Json, Number, Preset, err, opened, out, print_json, print_record, who
 from lorax.commands.records import hold_line, hold_record, version_record
-from lorax.data import versions as data_versions
-from lorax.drafts import scratch
-from lorax.errors import DataVersionError, RegistryError
-from lorax.params import Params
-from lorax.registry import CHAMPION, ModelVersion, Registry, journal
-from lorax.registry.client import at_server
-from lorax.services import embedded
-from lorax.workspace import Workspace
+from lorax.errors import RegistryError
+from lorax.text import size
 
-_MEBIBYTE = 2**20
+if TYPE_CHECKING:
+    from lorax.params import Params
+    from lorax.registry import ModelVersion, Registry
+    from lorax.workspace import Workspace
+
+
+def _given(reason: str) -> str:
+    if not reason.strip():
+        raise typer.BadParameter("expected a text: it is all that will tell others why", param_hint="--reason")
+    return reason.strip()
+
+
+_WHY = "Why; kept in the registry's journal with who and when."
+Reason = Annotated[str, typer.Option(help=_WHY, show_default=False, callback=_given)]
+Why = Annotated[str, typer.Option(help=_WHY)]
 
 
 def rollback(
-    workspace: Workspace, params: Params, number: int | None, by: str, reason: str, console: Console
-) -> dict[str, Any]:
-    """Roll back to a version, None being the one that the champion grew from.
+    reason: Reason,
+    to: Annotated[int | None, typer.Option(metavar="VERSION", help="The version to go back to.")] = None,
+    previous: Annotated[bool, typer.Option("--previous", help="Go back to the one the champion grew from.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make a version that was champion before champion again, once it has been seen to load and predict.
 
-    Raises:
-        RegistryError: there is no such version, it never was champion, it is champion already, or another person has
-            moved the champion meanwhile.
-        StateError, BackboneError: it does not load, or does not predict.
+    What the champion of now knows beyond it is held: not learned again until it is released or lands with other bytes,
+    or a version that knows it is promoted. data.dvc stays as it is.
+
+    Example: `lorax rollback --previous --reason "bad data"`
     """
-    registry = running.served_registry(workspace, params, console)
+    if (to is None) != previous:
+        raise typer.BadParameter("expected one of --to VERSION and --previous")
+    workspace, params = opened()
+    registry = access.served_registry(workspace, params)
     seen, before = registry.finished_journal(), registry.champion()
-    version = registry.version(number) if number is not None else _parent(before, registry)
-    with _seen_to_work(registry, version, workspace, params, console):
-        after = registry.rollback(version.version, by=by, reason=reason, seen=seen)
-    return _moved(workspace, registry, before, after)
+    version = registry.version(to) if to is not None else _parent(before, registry)
+    with _seen_to_work(registry, version, workspace, params):
+        after = registry.rollback(version.version, by=who(), reason=reason, seen=seen)
+    print_record(_moved(workspace, registry, before, after), print_moved, as_json)
 
 
-def promote(
-    workspace: Workspace, params: Params, number: int, by: str, reason: str, console: Console
-) -> dict[str, Any]:
-    """Make a version champion by hand.
+def promote(version: Number, reason: Reason, as_json: Json = False) -> None:
+    """Make a version champion by hand, whatever the gate said, once it has been seen to load and predict.
 
-    Raises:
-        RegistryError: there is no such version, it is champion already, or another person has moved the champion
-            meanwhile.
-        StateError, BackboneError: it does not load, or does not predict.
+    Approves one that waits, overrules a refusal, and mends a champion's alias that was lost. What the champion of now
+    knows beyond it is held. Example: `lorax promote 4 --reason "the old task is retired"`
     """
-    registry = running.served_registry(workspace, params, console)
-    seen, before, version = registry.finished_journal(), _last_champion(registry), registry.version(number)
-    if before and number == before.version and CHAMPION in before.aliases and before.outcome == "promoted":
-        raise RegistryError(f"version {number} is the champion already; nothing was changed.")
-    with _seen_to_work(registry, version, workspace, params, console) as state_dir:
-        after = registry.promote(number, state_dir, by=by, reason=reason, seen=seen)
-    return _moved(workspace, registry, before, after)
+    from lorax.registry import CHAMPION
+
+    workspace, params = opened()
+    registry = access.served_registry(workspace, params)
+    seen, before, wanted = registry.finished_journal(), _last_champion(registry), registry.version(version)
+    if before and version == before.version and CHAMPION in before.aliases and before.outcome == "promoted":
+        raise RegistryError(f"version {version} is the champion already; nothing was changed.")
+    with _seen_to_work(registry, wanted, workspace, params) as state_dir:
+        after = registry.promote(version, state_dir, by=who(), reason=reason, seen=seen)
+    print_record(_moved(workspace, registry, before, after), print_moved, as_json)
 
 
-def relearn(workspace: Workspace, params: Params, task: str, by: str, reason: str, console: Console) -> dict[str, Any]:
-    """Go back to before a task was learned, such that it and what came after it is to be learned.
+def relearn(
+    task: Annotated[str, typer.Argument(help="A task that the champion knows.")],
+    reason: Why = "its data changed",
+    learn: Annotated[bool, typer.Option(help="Learn at once, in this terminal.")] = True,
+    preset: Preset = None,
+    as_json: Json = False,
+) -> None:
+    """Go back to before a task was learned, then learn it and what came after it from the data that is landed now.
 
-    Raises:
-        RegistryError: the champion does not know it, no version without it is left, or another person has moved the
-            champion meanwhile.
-        DataVersionError: it, or a task learned after it, has not landed in this workspace.
-        StateError, BackboneError: the version to go back to does not load, or does not predict.
+    Example: `lorax land ~/gaugan-mended --task gaugan --replace && lorax relearn gaugan`
     """
-    registry = running.served_registry(workspace, params, console)
+    workspace, params = opened(preset)
+    registry = access.served_registry(workspace, params)
     seen, before, version = registry.finished_journal(), registry.champion(), registry.version_before(task)
-    kept = {known.name for known in version.tasks}
-    for known in before.tasks if before else ():
-        if known.name not in kept:
-            data_versions.read_task(workspace, known.name)  # what could not be learned again would be lost
-    with _seen_to_work(registry, version, workspace, params, console):
-        after = registry.relearn(task, by=by, reason=f"to relearn {task}: {reason}", seen=seen)
-    return _moved(workspace, registry, before, after) | {"checkout": None}  # what is landed now is wanted
+    _check_landed(workspace, before, version)
+    with _seen_to_work(registry, version, workspace, params):
+        after = registry.relearn(task, by=who(), reason=f"to relearn {task}: {reason}", seen=seen)
+    moved = _moved(workspace, registry, before, after) | {"checkout": None}  # what is landed now is wanted
+    if not as_json:
+        print_moved(moved, out)
+    learned = learning.learn_waiting(workspace, params, preset) if learn else None
+    if as_json:
+        print_json(moved | {"learning": learned})
+    elif learned is None:
+        out.print("A worker learns it within two minutes, 'lorax learn' at once.")
+    else:
+        learning.print_outcomes(learned, out)
 
 
-def refuse(workspace: Workspace, params: Params, number: int, by: str, reason: str, console: Console) -> dict[str, Any]:
-    """Refuse a version that waits for approval.
+def refuse(version: Number, reason: Reason, as_json: Json = False) -> None:
+    """Refuse a version that waits for approval; its task is held.
 
-    Raises:
-        RegistryError: it does not wait.
+    Example: `lorax refuse 4 --reason "too many false alarms on our photos"`
     """
-    registry = running.served_registry(workspace, params, console)
-    version = registry.refuse(number, by=by, reason=reason)
-    return {"refused": version_record(version), "held": [hold_record(hold) for hold in registry.held()]}
-
-
-def hold(workspace: Workspace, params: Params, task: str, by: str, reason: str, console: Console) -> dict[str, Any]:
-    """Set a landed task aside, so that what landed behind it is learned.
-
-    Raises:
-        DataVersionError: it has not landed.
-        RegistryError: the champion knows it, or it is held already.
-    """
-    registry = running.served_registry(workspace, params, console)
-    champion, landed = registry.champion(), {known.name: known.digest for known in data_versions.landed(workspace)}
-    if task not in landed:
-        raise DataVersionError(
-            f"task {task!r} has not landed in {workspace.root}; landed are: {', '.join(landed) or 'none'}."
-        )
-    digest = landed[task]
-    if champion and task in {known.name for known in champion.tasks}:
-        raise RegistryError(
-            f"the champion knows task {task!r}, so there is nothing to set aside. To go back to before it: "
-            "'lorax rollback --to VERSION --reason TEXT'."
-        )
-    if any((held.task, held.digest) == (task, digest) for held in registry.held()):
-        raise RegistryError(f"task {task!r} is held already; see 'lorax status'. Nothing was changed.")
-    registry.hold(task, digest, by=by, reason=reason)
-    return {"held": [hold_record(held) for held in registry.held()]}
-
-
-def release(workspace: Workspace, params: Params, task: str, by: str, reason: str, console: Console) -> dict[str, Any]:
-    """Let a held task be learned again.
-
-    Raises:
-        RegistryError: it is not held, or its version waits for approval.
-    """
-    registry = running.served_registry(workspace, params, console)
-    waiting, held = registry.waiting(), registry.held()
-    if waiting and waiting.task == task:
-        number = waiting.version
-        raise RegistryError(
-            f"task {task!r} is held while version {number} waits for approval: 'lorax promote {number} --reason TEXT' "
-            f"or 'lorax refuse {number} --reason TEXT'."
-        )
-    lifted = registry.release(task, by=by, reason=reason)
-    if not lifted:
-        names = ", ".join(sorted({hold.task for hold in held})) or "none"
-        raise RegistryError(f"task {task!r} is not held; held are: {names}. Nothing was changed.")
-    landed = {known.name: known.digest for known in data_versions.landed(workspace)}
-    return {
-        "released": [hold_record(hold) for hold in lifted],
-        "is_landed": landed.get(task) in {hold.digest for hold in lifted},
-    }
-
-
-def deletion_at_stake(registry: Registry, number: int) -> dict[str, Any]:
-    """What deleting a version would take, for the question before it.
-
-    Raises:
-        RegistryError: it can't be deleted.
-    """
-    version = registry.check_deletable(number)
-    return {
-        "deleted": version_record(version),
-        "bytes": registry.stored_bytes(number),
-        "copies": registry.copies(number),
-    }
+    registry = access.served_registry(*opened())
+    refused = registry.refuse(version, by=who(), reason=reason)
+    record = {"refused": version_record(refused), "held": [hold_record(hold) for hold in registry.held()]}
+    print_record(record, _print_refused, as_json)
 
 
 def delete(
-    workspace: Workspace, params: Params, registry: Registry, number: int, by: str, reason: str
-) -> dict[str, Any]:
-    """Delete a version; of the record, `emptying` is the command that frees its room.
+    version: Number,
+    reason: Why = "deleted by hand",
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Delete a version that neither champion nor challenger grew from; its run with all figures stays.
 
-    Raises:
-        RegistryError: it can't be deleted.
+    Example: `lorax delete 4 --yes`
     """
-    record = deletion_at_stake(registry, number)
-    registry.delete(number, by=by, reason=reason)
-    return record | {"emptying": _emptying(workspace, params, registry)}
+    workspace, params = opened()
+    registry = access.served_registry(workspace, params)
+    record = {
+        "deleted": version_record(registry.check_deletable(version)),
+        "bytes": registry.stored_bytes(version),
+        "copies": registry.copies(version),
+    }
+    if not yes:
+        err.print(_at_stake(record), markup=False)
+        typer.confirm(f"Delete version {version} for good?", abort=True, err=True)
+    registry.delete(version, by=who(), reason=reason)
+    print_record(record | {"emptying": _emptying(workspace, params, registry)}, _print_deleted, as_json)
 
 
 def print_moved(record: Mapping[str, Any], out: Console) -> None:
@@ -188,8 +160,7 @@ def print_moved(record: Mapping[str, Any], out: Console) -> None:
     out.print(f"data.dvc was not rewritten.{checkout if record['checkout'] else ''}", markup=False)
 
 
-def print_refused(record: Mapping[str, Any], out: Console) -> None:
-    """What became of a version that waited."""
+def _print_refused(record: Mapping[str, Any], out: Console) -> None:
     version = record["refused"]
     out.print(
         f"version {version['version']} is refused; its task {version['task']} is held, and the next one grows from the "
@@ -198,64 +169,55 @@ def print_refused(record: Mapping[str, Any], out: Console) -> None:
     )
 
 
-def print_held(record: Mapping[str, Any], out: Console) -> None:
-    """What is held now."""
-    for held in record["held"]:
-        out.print(f"held: {hold_line(held)}", markup=False)
-    out.print("What landed behind is learned without it. 'lorax release TASK' lets it be learned again.")
-
-
-def print_released(record: Mapping[str, Any], out: Console) -> None:
-    """What may be learned now."""
-    for hold in record["released"]:
-        out.print(f"released: {hold_line(hold)}", markup=False)
-    if record["is_landed"]:
-        out.print(
-            "A worker learns it within two minutes, 'lorax learn' at once. With the same parameters on the same "
-            "champion it comes out the same."
-        )
-    else:
-        out.print("Other bytes have landed under this name, or none: nothing is learned until these land.")
-
-
-def print_deleted(record: Mapping[str, Any], out: Console) -> None:
+def _print_deleted(record: Mapping[str, Any], out: Console) -> None:
     """What is gone, and how the room is freed."""
     how = record["emptying"] or "'mlflow gc', where MLflow's server runs (docs/operations.md, \"Rolling back\")"
     room = f"lie in MLflow's trash. To empty it: {how}"
     if record["copies"]:
         room = f"stay, since they are those of {' and '.join(record['copies'])} too."
-    text = f"version {record['deleted']['version']} is deleted. Its {_size(record['bytes'])} {room}"
+    text = f"version {record['deleted']['version']} is deleted. Its {size(record['bytes'])} {room}"
     out.print(text, markup=False)
 
 
-def at_stake(record: Mapping[str, Any]) -> str:
+def _at_stake(record: Mapping[str, Any]) -> str:
     """What deleting a version would take, in words."""
     version = record["deleted"]
     return (
         f"version {version['version']} ({', '.join(version['tasks'])}; {version['outcome'] or 'unfinished'}), "
-        f"{_size(record['bytes'])}: it can't be promoted or rolled back to any more; its run with all figures stays."
+        f"{size(record['bytes'])}: it can't be promoted or rolled back to any more; its run with all figures stays."
     )
 
 
 @contextmanager
-def _seen_to_work(
-    registry: Registry, version: ModelVersion, workspace: Workspace, params: Params, console: Console
-) -> Iterator[Path]:
+def _seen_to_work(registry: Registry, version: ModelVersion, workspace: Workspace, params: Params) -> Iterator[Path]:
     """A version's learner state as the server has it now, whatever lies in the cache, once it has judged an image."""
+    from lorax.drafts import scratch
     from lorax.verdicts.predictor import Predictor, check_predicts
 
     workspace.work_dir.mkdir(exist_ok=True)
     with scratch(workspace.work_dir) as folder:
-        with console.status(f"looking whether version {version.version} predicts"):
+        with err.status(f"looking whether version {version.version} predicts"):
             state_dir = registry.download_state(version.version, folder)
             check_predicts(Predictor.open(state_dir, params.run.device))
         yield state_dir
 
 
+def _check_landed(workspace: Workspace, champion: ModelVersion | None, version: ModelVersion) -> None:
+    """Make sure that what the champion knows beyond `version` has landed: what can't be learned again would be lost."""
+    from lorax.data import versions
+
+    kept = {known.name for known in version.tasks}
+    for known in champion.tasks if champion else ():
+        if known.name not in kept:
+            versions.read_task(workspace, known.name)
+
+
 def _moved(
     workspace: Workspace, registry: Registry, before: ModelVersion | None, after: ModelVersion
 ) -> dict[str, Any]:
-    is_here = data_versions.revision(workspace).digest == after.data_digest
+    from lorax.data import versions
+
+    is_here = versions.revision(workspace).digest == after.data_digest
     return {
         "before": version_record(before) if before else None,
         "champion": version_record(after),
@@ -266,6 +228,9 @@ def _moved(
 
 def _emptying(workspace: Workspace, params: Params, registry: Registry) -> str | None:
     """The command that empties MLflow's trash; None where others run its server."""
+    from lorax.registry.client import at_server
+    from lorax.services import embedded
+
     if not embedded.status(workspace, params).mlflow.is_embedded:
         return None
     database = embedded.registry_uri_at_rest(workspace, params)
@@ -275,8 +240,10 @@ def _emptying(workspace: Workspace, params: Params, registry: Registry) -> str |
 
 def _checkout(workspace: Workspace, commit: str) -> str:
     """The command that brings back the data of a commit, from wherever it is typed."""
+    from lorax.data import versions
+
     here = "" if Path.cwd() == workspace.root else f"cd {shlex.quote(str(workspace.root))} && "
-    bring = "checkout" if data_versions.default_remote(workspace) is None else "pull"  # what the cache lacks, too
+    bring = "checkout" if versions.default_remote(workspace) is None else "pull"  # what the cache lacks, too
     return f"{here}git checkout {commit} -- data.dvc && dvc {bring} data.dvc"
 
 
@@ -297,6 +264,8 @@ def _parent(champion: ModelVersion | None, registry: Registry) -> ModelVersion:
 
 def _last_champion(registry: Registry) -> ModelVersion | None:
     """The champion; where its alias was lost, the version that the journal names, if that is still there."""
+    from lorax.registry import journal
+
     move = journal.last_move(registry.journal())
     try:
         return registry.champion()
@@ -306,7 +275,3 @@ def _last_champion(registry: Registry) -> ModelVersion | None:
 
 def _named(version: Mapping[str, Any] | None) -> str:
     return f"version {version['version']} ({', '.join(version['tasks'])})" if version else "none"
-
-
-def _size(count: int) -> str:
-    return f"{count / _MEBIBYTE:.1f} MiB"

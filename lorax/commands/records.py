@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lorax.registry import Entry, Hold, ModelVersion, TaskVerdict
-from lorax.registry.comparison import NEAREST_SIMILARITY
-from lorax.registry.journal import GATE
+from lorax.text import minute, short
+
+if TYPE_CHECKING:
+    from lorax.registry import Entry, Hold, ModelVersion, TaskVerdict
 
 
 def version_record(version: ModelVersion) -> dict[str, Any]:
@@ -40,6 +41,8 @@ def version_record(version: ModelVersion) -> dict[str, Any]:
 
 def nearest_record(version: ModelVersion) -> dict[str, Any] | None:
     """Which task's branch is most like the version's newest, and how much so; None where that was not looked up."""
+    from lorax.registry.comparison import NEAREST_SIMILARITY
+
     if not version.nearest:
         return None
     return {"task": version.nearest, "similarity": version.metrics.get(NEAREST_SIMILARITY)}
@@ -80,13 +83,14 @@ def nearest_line(version: Mapping[str, Any]) -> str:
 
 def hold_line(hold: Mapping[str, Any]) -> str:
     """A held task for people, in a line."""
-    by = f"{hold['by']}, {hold['at'][:16].replace('T', ' ')}"
     of = f", version {hold['version']}" if hold["version"] else ""
-    return f"{hold['task']} (bytes {hold['digest'][:12]}{of}): {brief(hold)} ({by})"
+    return f"{hold['task']} (bytes {short(hold['digest'])}{of}): {brief(hold)} ({hold['by']}, {minute(hold['at'])})"
 
 
 def brief(told: Mapping[str, Any]) -> str:
     """Why, for people: of the gate's reasons the first."""
+    from lorax.registry.journal import GATE
+
     first, *more = told["reason"].split("; ") if told["by"] == GATE else [told["reason"]]
     return f"{first}, and {len(more)} more" if more else str(first)
 

@@ -1,4 +1,4 @@
-"""The command that serves verdicts over HTTP."""
+"""`lorax serve`: verdicts over HTTP."""
 
 from __future__ import annotations
 
@@ -6,15 +6,11 @@ from typing import Annotated
 
 import typer
 
+from lorax.commands import access
 from lorax.commands.console import err, opened
-from lorax.origins import as_host
-
-serve_commands = typer.Typer()
-
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+from lorax.origins import LOOPBACK, as_host
 
 
-@serve_commands.command()
 def serve(
     host: Annotated[
         str, typer.Option(help="Where to listen. There is no authentication: beyond loopback, put a proxy in front.")
@@ -31,7 +27,6 @@ def serve(
 
     Example: `lorax serve --port 8000`, then `curl -F images=@photo.jpg http://127.0.0.1:8000/v1/verdicts`
     """
-    from lorax.commands import running
     from lorax.serving import server
     from lorax.serving.app import create_app
     from lorax.serving.model import Source, open_served
@@ -40,14 +35,14 @@ def serve(
     listener = server.listen(host, port)
     source = None
     if version.startswith("@"):
-        registry = running.served_registry(workspace, params, err)
+        registry = access.served_registry(workspace, params)
         source = Source(registry, version[1:], workspace.states_dir, params.run.device)
         found = source.find()
         with err.status("opening the model"):
             server.settle()
             model = source.open(found)
     else:
-        found, state_dir = running.fetched(workspace, params, version, err)
+        found, state_dir = access.fetched(workspace, params, version)
         with err.status("opening the model"):
             server.settle()
             model = open_served(params.registry.model, found, state_dir, params.run.device)
@@ -55,7 +50,7 @@ def serve(
 
     def tell() -> None:
         err.print(f"version {model.version} of {model.name} is served at {address} (try it at {address}/docs)")
-        if host not in _LOOPBACK:
+        if as_host(host) not in LOOPBACK:
             err.print("this is no loopback address, and there is no authentication: whoever reaches it may ask.")
 
     app = create_app(model, params.serving, source, params.run.threads, host)

@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from lorax import reconcile
-from lorax.commands import outlook
+from lorax.commands.console import Json, opened, print_record
 from lorax.commands.learn import approval
 from lorax.commands.records import hold_line, hold_record, version_record
-from lorax.commands.tables import HEADLINES, TRUST, print_table, way_in
-from lorax.data import memory, upstream
-from lorax.data import versions as data_versions
-from lorax.data.versions import LandedTask
-from lorax.errors import LoraxError
-from lorax.params import Params
-from lorax.registry import Look
-from lorax.registry.trust import FALSE_POSITIVES
-from lorax.services import embedded
-from lorax.services.embedded import Service
-from lorax.workspace import Workspace
+from lorax.commands.services import way_in
+from lorax.commands.tables import HEADLINES, TRUST, print_pairs
+from lorax.errors import LoraxError, ServiceError
+from lorax.text import minute, percent, short
+
+if TYPE_CHECKING:
+    from flows.client import PrefectApi, Row
+    from lorax.data.versions import LandedTask
+    from lorax.params import Params
+    from lorax.registry import Look
+    from lorax.services.embedded import Service, Services
+    from lorax.workspace import Workspace
+
+
+_QUEUE = "default"
+
+
+def status(as_json: Json = False) -> None:
+    """Show the champion, what is known, waiting, held, changed or broken, the data revision, and the servers.
+
+    It shows what it can, with exit code 0, where the registry does not answer. Example: `lorax status --json`
+    """
+    print_record(record(*opened()), print_status, as_json)
 
 
 def record(workspace: Workspace, params: Params) -> dict[str, Any]:
@@ -34,6 +43,10 @@ def record(workspace: Workspace, params: Params) -> dict[str, Any]:
     landed here and is in no upstream yet, and what the last push that failed said. `runs` is None while Prefect's
     server does not answer.
     """
+    from lorax.data import upstream
+    from lorax.data import versions as data_versions
+    from lorax.services import embedded
+
     landed, revision = data_versions.landed(workspace), data_versions.revision(workspace)
     found = embedded.status(workspace, params)
     known = _registry_record(workspace, params, found.mlflow, landed)
@@ -41,7 +54,7 @@ def record(workspace: Workspace, params: Params) -> dict[str, Any]:
         "workspace": str(workspace.root),
         "landed": [task.name for task in landed],
         **known,
-        "runs": outlook.record(workspace, params, found, is_waiting=bool(known["waiting"])),
+        "runs": _outlook(workspace, params, found, is_waiting=bool(known["waiting"])),
         "data": {"digest": revision.digest, "commit": revision.commit},
         "unpushed": {"tasks": upstream.unpushed(workspace), "why": upstream.why_unpushed(workspace)},
         "services": {s.name: _service(s) for s in (found.prefect, found.mlflow)},
@@ -59,31 +72,28 @@ def print_status(found: Mapping[str, Any], out: Console) -> None:
     if found["error"]:
         rows.append(("landed", ", ".join(found["landed"]) or "nothing yet"))
     else:
-        number = f"version {champion['version']} (state {champion['state_digest'][:12]})" if champion else "none yet"
+        number = f"version {champion['version']} (state {short(champion['state_digest'])})" if champion else "none yet"
         rows += [("champion", number), ("knows", ", ".join(found["known"]) or "nothing yet")]
         rows.append(("waiting", ", ".join(found["waiting"]) or "nothing to learn"))
-    rows += outlook.rows(found["runs"])
+    rows += _outlook_rows(found["runs"])
     rows += [("approval", approval(number)) for number in (found["approval"],) if number is not None]
     rows += [("held", _held(hold)) for hold in found["held"]]
     rows += [("changed", _changed(task)) for task in found["changed"]]
-    rows.append(("data", f"{found['data']['digest'] or 'nothing landed'} (commit {_short(found['data']['commit'])})"))
+    rows.append(("data", f"{found['data']['digest'] or 'nothing landed'} (commit {short(found['data']['commit'])})"))
     if found["unpushed"]["tasks"]:
         rows.append(("unpushed", _unpushed(**found["unpushed"])))
     if champion:
-        rows += [(title, f"{100 * champion['metrics'][key]:.1f} %") for key, title in HEADLINES.items()]
+        rows += [(title, percent(champion["metrics"][key])) for key, title in HEADLINES.items()]
         rows.append(("verdicts", "calibrated" if champion["calibrated"] else "uncalibrated"))
         known = {key: value for key, value in champion["metrics"].items() if key in TRUST}
-        rows += [(TRUST[key], f"{100 * value:.1f} %") for key, value in known.items()]
+        rows += [(TRUST[key], percent(value)) for key, value in known.items()]
         rows += _worst_slice(champion["metrics"])
     for name, service in found["services"].items():
         state = f"up{way_in(service['auth_path'])}" if service["ready"] else "down"
         rows.append((name, f"{service['address']} ({state})"))
     for name, pid in {"worker": 0, **found["helpers"]}.items():
         rows.append((name, f"up (process {pid})" if pid else "none here: 'lorax up' starts it"))
-    table = Table.grid(padding=(0, 3))
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    print_table(table, out)
+    print_pairs(rows, out)
 
 
 def _service(found: Service) -> dict[str, Any]:
@@ -94,6 +104,8 @@ def _service(found: Service) -> dict[str, Any]:
 def _registry_record(
     workspace: Workspace, params: Params, mlflow: Service, landed: tuple[LandedTask, ...]
 ) -> dict[str, Any]:
+    from lorax import reconcile
+
     told: dict[str, Any] = {
         "error": None, "broken": [], "champion": None, "known": [], "waiting": [], "approval": None,
         "changed": [], "held": [],
@@ -111,6 +123,9 @@ def _registry_record(
 
 def _lost_images(workspace: Workspace, champion: Mapping[str, Any] | None) -> list[str]:
     """A sentence, where images are gone that the next episode would show again."""
+    from lorax.data import memory
+    from lorax.data import versions as data_versions
+
     lost = data_versions.lost(workspace, champion["state_digest"]) if champion else []
     if not lost:
         return []
@@ -120,6 +135,8 @@ def _lost_images(workspace: Workspace, champion: Mapping[str, Any] | None) -> li
 
 
 def _champion_record(registry: Look, landed: tuple[LandedTask, ...]) -> dict[str, Any]:
+    from lorax import reconcile
+
     champion, held, approval = registry.champion(), registry.held(), registry.waiting()
     digests = {task.name: task.digest for task in landed}
     return {
@@ -147,12 +164,105 @@ def _unpushed(tasks: Sequence[str], why: str) -> str:
 
 def _worst_slice(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
     """Under what most of the other real photographs are called synthetic; nothing where none were looked at."""
+    from lorax.registry.trust import FALSE_POSITIVES
+
     slices = {name: value for name, value in metrics.items() if name.startswith(FALSE_POSITIVES)}
     if not slices:
         return []
     worst = max(slices, key=slices.__getitem__)
-    return [("their worst slice", f"{worst.removeprefix(FALSE_POSITIVES)} {100 * slices[worst]:.1f} %")]
+    return [("their worst slice", f"{worst.removeprefix(FALSE_POSITIVES)} {percent(slices[worst])}")]
 
 
-def _short(commit: str | None) -> str:
-    return (commit or "none")[:12]
+def _outlook(workspace: Workspace, params: Params, found: Services, *, is_waiting: bool) -> dict[str, Any] | None:
+    """What Prefect's server knows of the runs of `learn`; None where it does not answer.
+
+    Args:
+        workspace, params: whose server.
+        found: the servers and helpers as they are.
+        is_waiting: whether there is something to learn.
+
+    Returns:
+        `last`: the run that ended last, and how; `now`: the one under way; `paused`: what a person has stopped, and how
+        it goes on; `next`: what starts the next run.
+    """
+    from flows import runs
+    from flows.client import PrefectApi
+
+    if not found.prefect.is_ready:
+        return None
+    try:
+        api = PrefectApi.of(workspace, params)
+        last, alive, paused = runs.last_ended(api), runs.under_way(api), _paused(api)
+        return {
+            "last": _ended(last) if last else None,
+            "now": _under_way(alive[0]) if alive else None,
+            "paused": paused,
+            "next": _next(api, last, alive, found.helpers, is_waiting=is_waiting),
+        }
+    except ServiceError:
+        return None
+
+
+def _outlook_rows(found: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """The same for people: a title and a text each."""
+    if found is None:
+        return []
+    told = []
+    if last := found["last"]:
+        why = "" if last["state"] == "completed" or not last["message"] else f": {last['message']}"
+        told.append(("last run", f"{last['state']} {minute(last['at'])} ({last['name']}){why}"))
+    if now := found["now"]:
+        told.append(("this run", f"{now['state']} since {minute(now['since'])} ({now['name']})"))
+    told += [("paused", sentence) for sentence in found["paused"]]
+    return [*told, ("next run", found["next"])]
+
+
+def _ended(run: Row) -> dict[str, Any]:
+    message = (run["state"] or {}).get("message") or ""
+    return {"name": run["name"], "state": run["state_name"].lower(), "at": run["end_time"], "message": message}
+
+
+def _under_way(run: Row) -> dict[str, Any]:
+    since = (run["state"] or {}).get("timestamp") or run["created"]
+    return {"name": run["name"], "state": run["state_name"].lower(), "since": since}
+
+
+def _paused(api: PrefectApi) -> list[str]:
+    """What was paused on Prefect's page or by its commands."""
+    from flows import deployment, worker
+
+    known, pool = deployment.find(api), api.get(f"work_pools/{worker.POOL}")
+    queue = api.get(f"work_pools/{worker.POOL}/queues/{_QUEUE}")
+    told = []
+    if pool and pool["is_paused"]:
+        told.append(f"the work pool {worker.POOL!r}: no run begins until 'prefect work-pool resume {worker.POOL}'")
+    if queue and queue["is_paused"] and not (pool and pool["is_paused"]):
+        resume = f"prefect work-queue resume {_QUEUE} --pool {worker.POOL}"
+        told.append(f"the work queue {_QUEUE!r}: no run begins until '{resume}'")
+    if known and known["paused"]:
+        told.append(
+            f"the deployment {deployment.NAME!r}: its schedule makes no runs until it is resumed on Prefect's page"
+        )
+    return told
+
+
+def _next(api: PrefectApi, last: Row | None, alive: list[Row], helpers: Mapping[str, int], *, is_waiting: bool) -> str:
+    """What starts the next run, in a sentence."""
+    from flows import runs, worker
+
+    pool = api.get(f"work_pools/{worker.POOL}")
+    if pool is None or pool["status"] == "NOT_READY":
+        return "none before a worker runs: 'lorax up' starts one"
+    if alive:
+        return "after this one, where there is more to learn"
+    scheduled = runs.next_scheduled(api)
+    schedule = f"the schedule, {minute(scheduled['expected_start_time'])}" if scheduled else "no schedule"
+    if not is_waiting:
+        return f"the next landing; {schedule}"
+    if not helpers.get("announcer"):
+        return f"{schedule}; or 'lorax up'" if scheduled else "'lorax up'"
+    if last and last["state_type"] == "CANCELLED":
+        return f"{schedule}; the announcer makes none for what a cancelled run left, until there is more to learn"
+    if last and last["state_type"] == "FAILED":
+        return f"the announcer, after one to fifteen minutes, the longer the more have failed; {schedule}"
+    return f"the announcer, within two minutes; {schedule}"

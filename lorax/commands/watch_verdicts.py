@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from rich.console import Console
-from rich.status import Status
+import typer
 
-from flows import events
+from lorax.commands.console import Json, err, opened, out
 from lorax.commands.followed import AT_ONCE, CalibratedVersions
-from lorax.commands.predict import json_line
+from lorax.commands.predict import json_line, reader_may_leave
 from lorax.errors import ServiceError, printable
-from lorax.params import Params
-from lorax.verdicts import watched
-from lorax.verdicts.alert import Rise, report, sheet_name
-from lorax.verdicts.predictor import Predictor
 from lorax.verdicts.rate import Window
-from lorax.verdicts.watched import Sighting
-from lorax.workspace import Workspace
 
-STDIN = "-"
+if TYPE_CHECKING:
+    from rich.status import Status
+
+    from lorax.verdicts.alert import Alert
+    from lorax.verdicts.predictor import Predictor
+    from lorax.verdicts.watched import WatchedVerdict
+    from lorax.workspace import Workspace
+
+_STDIN = "-"
+_ROSE = 3
 
 _FALSE_ALARMS_TIMES = 3.0
 """The rate to watch for, unless one is given, by the version's stated false alarms. New images of known kinds are
@@ -34,65 +37,82 @@ _SUCH_AS = 3
 _EMPTY = Window(1, 1.0)
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What is watched for: a `rate` (None: see `_FALSE_ALARMS_TIMES`) over the last `window` images."""
+def watch_verdicts(
+    source: Annotated[
+        str, typer.Argument(metavar="FOLDER|JSONL", help="Where images come in, or what `predict --json` writes; or -.")
+    ],
+    version: Annotated[
+        str, typer.Option(metavar="V|@ALIAS", help="For a folder: as for `lorax predict`; @champion if not given.")
+    ] = "",
+    window: Annotated[int, typer.Option(min=1, help="How many of the last images count.")] = 200,
+    rate: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="The share of unknown images to warn of; three times the false alarms if not given."
+        ),
+    ] = None,
+    once: Annotated[
+        bool, typer.Option("--once", help="Look at what is there and end: exit code 3 if it rose.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Say when images that are like nothing known become more: a new generator is about, and an episode is due.
 
-    window: int
-    rate: float | None
-    once: bool
-
-    def fresh(self, predictor: Predictor) -> Window:
-        """An empty window for a version's verdicts."""
-        assert predictor.calibration is not None  # CalibratedVersions opens no other
-        usual = min(1.0, _FALSE_ALARMS_TIMES * predictor.calibration.false_alarms)
-        return Window(self.window, usual if self.rate is None else self.rate)
-
-
-def watch(workspace: Workspace, params: Params, source: str, version: str, settings: Settings, teller: Teller) -> int:
-    """Watch a stream of images or verdicts, and tell of every rise.
-
-    Args:
-        workspace, params: whose versions.
-        source: a folder of images, a file that `lorax predict --json` writes, or `-` for its lines on stdin.
-        version: which version judges a folder's images, as `lorax predict` takes it; lines name their own.
-        settings: what is watched for.
-        teller: who tells.
-
-    Returns:
-        How often it rose.
-
-    Raises:
-        RegistryError, StateError: the version can't be opened, or is not calibrated.
-        StorageError: a report can't be written.
+    Then `lorax.unknown.rising` goes to Prefect's server, and work/watch/ gets the images in clusters, with a contact
+    sheet each. Example: `lorax watch-verdicts ~/inbox`
     """
-    versions = CalibratedVersions(workspace, params, teller.err)
-    if source == STDIN:
-        found = watched.from_lines(iter(sys.stdin.buffer.readline, b""), teller.tell_bad)
-    elif Path(source).is_dir():
-        opened = lambda: versions.named(version)  # noqa: E731
-        found = watched.from_folder(Path(source), opened, teller.tell_bad, once=settings.once)
-    else:
-        found = watched.from_lines(watched.followed(Path(source), once=settings.once), teller.tell_bad)
-    watch = _Watch(versions, settings, teller, workspace.work_dir / "watch")
-    with teller.err.status("waiting for images") as status:
-        for batch in found:
-            for sighting in batch:
-                watch.take(sighting, status)
-            status.update(str(watch.window))
-    watch.end()
-    return watch.rises
+    if source != _STDIN and not Path(source).exists():
+        raise typer.BadParameter(
+            f"{source} does not exist: expected a folder, or a file of 'lorax predict PATH --json'."
+        )
+    if version and not Path(source).is_dir():
+        raise typer.BadParameter(
+            "--version goes with a folder: lines of 'lorax predict PATH --json' name their version."
+        )
+    workspace, params = opened()
+    versions = CalibratedVersions(workspace, params)
+    reporter = Reporter(workspace, params.registry.model, as_json)
+    watch = _Watch(versions, reporter, workspace.work_dir / "watch", window, rate)
+    with reader_may_leave():
+        watch.follow(_verdicts(source, version or "@champion", versions, reporter, once=once))
+    if watch.alerts and once:
+        raise typer.Exit(_ROSE)
+
+
+def _verdicts(
+    source: str, version: str, versions: CalibratedVersions, reporter: Reporter, *, once: bool
+) -> Iterator[list[WatchedVerdict]]:
+    """What is watched: a folder of images, a file that `lorax predict --json` writes, or `-` for its lines on stdin.
+
+    A folder's images are judged by `version`, as `lorax predict` takes it; lines name their own.
+    """
+    from lorax.verdicts import watched
+
+    if source == _STDIN:
+        return watched.from_lines(iter(sys.stdin.buffer.readline, b""), reporter.skip)
+    if Path(source).is_dir():
+        return watched.from_folder(Path(source), lambda: versions.named(version), reporter.skip, once=once)
+    return watched.from_lines(watched.followed(Path(source), once=once), reporter.skip)
 
 
 @dataclass
 class _Watch:
-    """What was seen so far: a window for each version, since another one's scores have another threshold."""
+    """What was seen so far: a window for each version, since another one's scores have another threshold.
+
+    Args:
+        versions: those that judge.
+        reporter: who tells.
+        watch_dir: where alerts are written.
+        size: how many of the last images count.
+        rate: the share to warn of; None: see `_FALSE_ALARMS_TIMES`.
+    """
 
     versions: CalibratedVersions
-    settings: Settings
-    teller: Teller
+    reporter: Reporter
     watch_dir: Path
-    rises: int = 0
+    size: int
+    rate: float | None
+    alerts: int = 0
     windows: dict[int, Window] = field(default_factory=dict)
     images: Counter[int] = field(default_factory=Counter)
 
@@ -101,119 +121,119 @@ class _Watch:
         """That of the version that judged last."""
         return next(reversed(self.windows.values()), _EMPTY)
 
-    def take(self, sighting: Sighting, status: Status) -> None:
+    def follow(self, batches: Iterator[list[WatchedVerdict]]) -> None:
+        """Take in verdicts as they come; tell of every alert, and in the end how it is by each version that judged."""
+        with err.status("waiting for images") as status:
+            for batch in batches:
+                for verdict in batch:
+                    self._take(verdict, status)
+                status.update(str(self.window))
+        for version, window in sorted(self.windows.items()):
+            if len(self.windows) > 1:
+                self.reporter.name_version(version)
+            self.reporter.tell("end", window, self.images[version])
+        if not self.windows:
+            self.reporter.tell("end", _EMPTY, 0)
+
+    def _take(self, verdict: WatchedVerdict, status: Status) -> None:
         """Take in one more verdict; tell what changes with it."""
-        version = sighting.version
+        version = verdict.version
         predictor = self.versions.numbered(version)
-        window = self.windows.pop(version, None) or self.settings.fresh(predictor)
+        window = self.windows.pop(version, None) or self._fresh(predictor)
         while len(self.windows) >= AT_ONCE:
             del self.windows[next(iter(self.windows))]
         self.windows[version] = window  # the last
         self.images[version] += 1
-        change = window.add(sighting)
+        change = window.add(verdict)
         if not change:
             return
+        from lorax.verdicts.alert import raise_alert
+
         status.stop()
         if change == "rising":
-            self.rises += 1
-            self.teller.tell_rise(report(window, predictor, self.watch_dir), str(window), self.images[version])
+            self.alerts += 1
+            alert = raise_alert(window, predictor, self.watch_dir)
+            self.reporter.alert(alert, str(window), self.images[version])
         else:
-            self.teller.tell(change, window)
+            self.reporter.tell(change, window)
         status.start()
 
-    def end(self) -> None:
-        """Tell how it is at the end, by each version that judged."""
-        for version, window in sorted(self.windows.items()):
-            if len(self.windows) > 1:
-                self.teller.tell_version(version)
-            self.teller.tell("end", window, self.images[version])
-        if not self.windows:
-            self.teller.tell("end", _EMPTY, 0)
+    def _fresh(self, predictor: Predictor) -> Window:
+        """An empty window for a version's verdicts."""
+        assert predictor.calibration is not None  # CalibratedVersions opens no other
+        usual = min(1.0, _FALSE_ALARMS_TIMES * predictor.calibration.false_alarms)
+        return Window(self.size, usual if self.rate is None else self.rate)
 
 
 @dataclass(frozen=True)
-class Teller:
+class Reporter:
     """Who tells people, scripts and Prefect's server.
 
     Args:
         workspace: whose server.
         model: the registered model's name.
-        out: where rises are told.
-        err: where bad files are told, and the share now while it is a terminal.
         as_json: lines of JSON.
     """
 
     workspace: Workspace
     model: str
-    out: Console
-    err: Console
     as_json: bool
 
-    def tell_bad(self, text: str) -> None:
+    def skip(self, text: str) -> None:
         """Tell of a file or line that is left out."""
-        self.err.print(f"lorax: skipped {printable(text)}", markup=False)
+        err.print(f"lorax: skipped {printable(text)}", markup=False)
 
     def tell(self, change: str, window: Window, count: int | None = None) -> None:
         """Tell that the share has fallen, or, with how many images there were, how it is at the end."""
         if self.as_json:
-            low, high = window.interval
-            of_window = {
-                "share": window.share,
-                "interval": [low, high],
-                "rate": window.rate,
-                "window": len(window.seen),
-            }
             counted = {} if count is None else {"images": count, "verdicts": window.verdicts}
             version = window.seen[-1].version if window.seen else None
-            self._write({"change": change, "at": _now(), "version": version} | of_window | counted)
+            self._write({"change": change, "at": _now(), "version": version} | window.record() | counted)
         elif count is None:
-            self.out.print(f"{_now()} fallen: {window}", markup=False)
+            out.print(f"{_now()} fallen: {window}", markup=False)
         else:
-            self.out.print(f"{count:,} images: {window}" if count else "no images", markup=False)
+            out.print(f"{count:,} images: {window}" if count else "no images", markup=False)
 
-    def tell_version(self, version: int) -> None:
+    def name_version(self, version: int) -> None:
         """Say to people whose window comes next; JSON names it in each line."""
         if not self.as_json:
-            self.out.print(f"by version {version}:", markup=False)
+            out.print(f"by version {version}:", markup=False)
 
-    def tell_rise(self, rise: Rise, share: str, count: int) -> None:
-        """Tell of a rise, after so many images; Prefect's server too."""
-        not_announced = self._announced(rise)
-        if self.as_json:
-            self._write({"change": "rising", **rise.summary, "images": count, "announced": not not_announced})
-        else:
-            self._print_rise(rise, share)
-        if not_announced:
-            self.err.print(f"lorax: {events.UNKNOWN_RISING} is not announced: {not_announced}", markup=False)
+    def alert(self, alert: Alert, share: str, count: int) -> None:
+        """Tell of an alert, after so many images; Prefect's server too."""
+        from flows import events
 
-    def _announced(self, rise: Rise) -> str:
-        """Why Prefect's server did not take the event; '' when it did."""
+        not_announced = ""
         try:
-            events.emit_rise(self.workspace, self.model, rise.summary)
+            events.emit_alert(self.workspace, self.model, alert.summary)
         except ServiceError as error:
-            return str(error)
-        return ""
+            not_announced = str(error)
+        if self.as_json:
+            self._write({"change": "rising", **alert.summary, "images": count, "announced": not not_announced})
+        else:
+            self._print_alert(alert, share)
+        if not_announced:
+            err.print(f"lorax: {events.UNKNOWN_RISING} is not announced: {not_announced}", markup=False)
 
-    def _print_rise(self, rise: Rise, share: str) -> None:
-        lines = [f"{rise.summary['at']} rising: {share}"]
-        for number, cluster in enumerate(rise.clusters):
+    def _print_alert(self, alert: Alert, share: str) -> None:
+        lines = [f"{alert.summary['at']} rising: {share}"]
+        for number, cluster in enumerate(alert.clusters):
             lines.append(
                 f"  cluster {number}: {len(cluster.members)} images, cohesion {cluster.cohesion:.2f}, "
-                f"furthest from usual in branch {cluster.branch}: "
-                f"{rise.folder / sheet_name(number)}"
+                f"furthest from usual in branch {cluster.branch}: {alert.sheet_path(number)}"
             )
-            lines += [f"    {printable(sighting.file)}" for sighting in cluster.members[:_SUCH_AS]]
-        lines.append(f"  {rise.summary['unclustered']} in no cluster; all of it: {rise.summary['report']}")
+            lines += [f"    {printable(verdict.file)}" for verdict in cluster.members[:_SUCH_AS]]
+        lines.append(f"  {alert.summary['unclustered']} in no cluster; all of it: {alert.summary['report']}")
         lines.append(
             "Next: look at the sheets. Is a cluster one new generator? Then gather its images in NAME/train/1_fake and "
             "NAME/val/1_fake, and real ones in 0_real beside them; 'lorax land NAME --task NAME' has it learned."
         )
         for line in lines:
-            self.out.print(line, markup=False)
+            out.print(line, markup=False)
 
     def _write(self, value: dict[str, Any]) -> None:
-        self.out.file.write(json_line(value) + "\n")
-        self.out.file.flush()
+        out.file.write(json_line(value) + "\n")
+        out.file.flush()
 
 
 def _now() -> str:

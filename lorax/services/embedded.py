@@ -8,12 +8,9 @@ Nothing here imports Prefect or MLflow: `environment` is what a process sets bef
 from __future__ import annotations
 
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.client import HTTPException
 from pathlib import Path
 
 from lorax import addresses
@@ -260,14 +257,13 @@ def _answers(url: str, patience_s: float) -> bool:
     if not url.startswith(("http://", "https://")):
         return True
     url, authorization = addresses.parted(url)
-    headers = {"Authorization": authorization} if authorization else {}
+    from httpx import HTTPError
+
     try:
-        urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=patience_s).close()
-    except urllib.error.HTTPError as error:
-        return error.code in (401, 403)  # it is there, and wants to know who asks
-    except (OSError, HTTPException):  # the second: what answers there does not speak HTTP
+        code = addresses.ask("GET", url, patience_s, authorization).status_code
+    except HTTPError:
         return False
-    return True
+    return code < 400 or code in (401, 403)  # it is there, and wants to know who asks
 
 
 @contextmanager
@@ -292,7 +288,7 @@ def _lock(workspace: Workspace) -> Iterator[None]:
     """One change at a time to what runs in a workspace; the kernel lets go of the lock when its holder dies."""
     with _writing(workspace.services_dir):
         workspace.services_dir.mkdir(parents=True, exist_ok=True)
-        with locked(workspace.services_dir / "lock", lambda: None):
+        with locked(workspace.services_dir / "lock"):
             yield
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import configparser
 import hashlib
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -257,7 +258,8 @@ def _section(folder: Path, program: Program) -> dict[str, str]:
     variables = {SERVICE_VARIABLE: _escaped(program.name)}
     variables |= {name: f"%(ENV_{source})s" for name, source in program.environment.items()}
     return {
-        "command": _escaped(shlex.join(command)),
+        # inside quotes, where they must be, these two would begin a comment behind a space
+        "command": _escaped(re.sub(r"(?<=\s)([#;])", r"''\1", shlex.join(command))),
         "directory": program.folder.name,
         "environment": ",".join(f'{name}="{value}"' for name, value in variables.items()),
         "priority": str(program.priority),

@@ -1,4 +1,4 @@
-"""What is told of a rise: the strange images in clusters, with a contact sheet each, below work/watch."""
+"""What is told when unknown images become more: they in clusters, with a contact sheet each, below work/watch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lorax.storage import whole_directory
 from lorax.verdicts.novelty import clusters, cohesion, responses, standardized
 from lorax.verdicts.predictor import Judged, Predictor
 from lorax.verdicts.rate import Window
-from lorax.verdicts.watched import Sighting
+from lorax.verdicts.watched import WatchedVerdict
 
 REPORT = "clusters.json"
 
@@ -39,7 +39,7 @@ class Cluster:
     `responses` has each branch's task, and how far its features are from usual.
     """
 
-    members: tuple[Sighting, ...]
+    members: tuple[WatchedVerdict, ...]
     cohesion: float
     responses: dict[str, float]
 
@@ -56,15 +56,19 @@ class Cluster:
 
 
 @dataclass(frozen=True)
-class Rise:
-    """A rise, as it is told: `summary` is the event's payload, `folder` holds the report and the sheets."""
+class Alert:
+    """What is told of it: `summary` is the event's payload, `folder` holds the report and the sheets."""
 
     clusters: tuple[Cluster, ...]
     summary: dict[str, Any]
     folder: Path
 
+    def sheet_path(self, number: int) -> Path:
+        """Of a cluster's contact sheet."""
+        return self.folder / _sheet_name(number)
 
-def report(window: Window, predictor: Predictor, watch_dir: Path) -> Rise:
+
+def raise_alert(window: Window, predictor: Predictor, watch_dir: Path) -> Alert:
     """Cluster the strange images of a window and write what was found to a new folder below `watch_dir`.
 
     Args:
@@ -80,10 +84,7 @@ def report(window: Window, predictor: Predictor, watch_dir: Path) -> Rise:
     folder = _free(watch_dir, at.strftime("%Y%m%d-%H%M%S"))
     summary = {
         "at": at.isoformat(timespec="seconds"),
-        "share": window.share,
-        "interval": list(window.interval),
-        "rate": window.rate,
-        "window": len(window.seen),
+        **window.record(),
         "verdicts": window.verdicts,
         "version": window.seen[-1].version,
         "unclustered": len(window.strange) - sum(len(cluster.members) for cluster in found),
@@ -94,12 +95,11 @@ def report(window: Window, predictor: Predictor, watch_dir: Path) -> Rise:
         whole = summary | {"clusters": [cluster.record() for cluster in found]}
         (draft / REPORT).write_text(json.dumps(whole, indent=1))
         for number, cluster in enumerate(found):
-            _sheet(cluster.members).save(draft / sheet_name(number))
-    return Rise(tuple(found), summary | {"clusters": [cluster.record(_IN_EVENT) for cluster in found]}, folder)
+            _sheet(cluster.members).save(draft / _sheet_name(number))
+    return Alert(tuple(found), summary | {"clusters": [cluster.record(_IN_EVENT) for cluster in found]}, folder)
 
 
-def sheet_name(number: int) -> str:
-    """The file name of a cluster's contact sheet."""
+def _sheet_name(number: int) -> str:
     return f"cluster-{number}.png"
 
 
@@ -139,7 +139,7 @@ def _deviations(strange: Sequence[Tensor], usual: Sequence[Tensor]) -> Tensor:
     return standardized(torch.stack([*strange]), torch.stack([*usual]) if usual else strange[0].new_zeros(0, 0))
 
 
-def _judged(seen: Sequence[Sighting], predictor: Predictor) -> dict[str, Judged]:
+def _judged(seen: Sequence[WatchedVerdict], predictor: Predictor) -> dict[str, Judged]:
     """What verdicts were made from, by sha256; of images judged elsewhere, if their files are here as they were."""
     known = {s.sha256: s.judged for s in seen if s.judged is not None}
     readings = [read_image(Found(Path(s.file)), predictor.network.crop) for s in seen if s.sha256 not in known]
@@ -149,7 +149,7 @@ def _judged(seen: Sequence[Sighting], predictor: Predictor) -> dict[str, Judged]
     return known | dict(zip(same, judged, strict=True))
 
 
-def _sheet(members: Sequence[Sighting]) -> Image.Image:
+def _sheet(members: Sequence[WatchedVerdict]) -> Image.Image:
     """A contact sheet of the first members whose files are still there."""
     shown = members[: _COLUMNS * _ROWS]
     step = _TILE + _GAP

@@ -8,9 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Z = 2.576
-"""Of an interval that holds the true share 99 times in 100: it is looked at after every image, not once."""
-
 LEAST_TOGETHER = 5
 """Images that make a cluster; fewer may be alike by chance."""
 
@@ -18,22 +15,6 @@ _MOST_CLUSTERS = 6
 _NO_SPREAD = 1e-6
 _EQUAL = 1e-4
 """Deviations as long as this, and directions that differ by so little, are those of images with equal pixels."""
-
-
-def wilson(found: int, total: int) -> tuple[float, float]:
-    """Where the true share lies when `found` of `total` were found; (0, 1) when nothing was looked at.
-
-    Wilson's interval: unlike the plain one it does not shrink to a point at 0 or at all of few images.
-
-    Source: Wilson, Probable Inference (Journal of the American Statistical Association, 1927).
-    """
-    if total == 0:
-        return 0.0, 1.0
-    share, square = found / total, Z * Z
-    middle = share + square / (2 * total)
-    reach = Z * math.sqrt(share * (1 - share) / total + square / (4 * total * total))
-    scale = 1 + square / total
-    return max(0.0, (middle - reach) / scale), min(1.0, (middle + reach) / scale)
 
 
 def standardized(values: Tensor, usual: Tensor) -> Tensor:

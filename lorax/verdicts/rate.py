@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from lorax.verdicts.novelty import wilson
-from lorax.verdicts.watched import Sighting
+if TYPE_CHECKING:
+    from lorax.verdicts.watched import WatchedVerdict
 
 LEAST_SEEN = 20
 """Images before anything is said: a few strange ones in a row are no rise."""
+
+CONFIDENCE = math.erf(2.576 / math.sqrt(2))
+"""Of the share's interval, 99 in 100: it is looked at after every image, not once."""
 
 Change = Literal["rising", "fallen", ""]
 
@@ -30,16 +34,17 @@ class Window:
     size: int
     rate: float
     is_rising: bool = False
-    seen: deque[Sighting] = field(default_factory=deque)
+    seen: deque[WatchedVerdict] = field(default_factory=deque)
 
-    def add(self, sighting: Sighting) -> Change:
+    def add(self, verdict: WatchedVerdict) -> Change:
         """Take in one more verdict and say what changed; a file that is among the last already is no news."""
-        if any(sighting.sha256 == other.sha256 for other in self.seen):
+        if any(verdict.sha256 == other.sha256 for other in self.seen):
             return ""
-        self.seen.append(sighting)
+        self.seen.append(verdict)
         if len(self.seen) > self.size:
             self.seen.popleft()
-        if not self.is_rising and len(self.seen) >= min(LEAST_SEEN, self.size) and self.interval[0] > self.rate:
+        is_enough = len(self.seen) >= min(LEAST_SEEN, self.size)
+        if not self.is_rising and is_enough and self.share > self.rate and self.interval[0] > self.rate:
             self.is_rising = True
             return "rising"
         if self.is_rising and self.share < self.rate:
@@ -48,8 +53,8 @@ class Window:
         return ""
 
     @property
-    def strange(self) -> list[Sighting]:
-        return [sighting for sighting in self.seen if sighting.is_strange]
+    def strange(self) -> list[WatchedVerdict]:
+        return [verdict for verdict in self.seen if verdict.is_strange]
 
     @property
     def share(self) -> float:
@@ -57,13 +62,23 @@ class Window:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Where the true share lies; see `wilson`."""
-        return wilson(len(self.strange), len(self.seen))
+        """Where the true share lies by Wilson's interval; (0, 1) when nothing was looked at."""
+        from scipy.stats import binomtest
+
+        if not self.seen:
+            return 0.0, 1.0
+        found = binomtest(len(self.strange), len(self.seen)).proportion_ci(CONFIDENCE, method="wilson")
+        return float(found.low), float(found.high)
 
     @property
     def verdicts(self) -> dict[str, int]:
         """How many there are of each verdict."""
-        return dict(Counter(sighting.verdict for sighting in self.seen).most_common())
+        return dict(Counter(verdict.verdict for verdict in self.seen).most_common())
+
+    def record(self) -> dict[str, Any]:
+        """The share now, for scripts."""
+        at = {"share": self.share, "interval": list(self.interval)}
+        return at | {"rate": self.rate, "window": len(self.seen)}
 
     def __str__(self) -> str:
         low, high = self.interval

@@ -23,7 +23,7 @@ OnBad = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Sighting:
+class WatchedVerdict:
     """A verdict in the stream. `judged` has what it was made from, where it was made here."""
 
     file: str
@@ -68,7 +68,7 @@ class Inbox:
 
 def from_folder(
     folder: Path, opened: Callable[[], tuple[Predictor, int]], on_bad: OnBad, *, once: bool
-) -> Iterator[list[Sighting]]:
+) -> Iterator[list[WatchedVerdict]]:
     """Verdicts on the images in a folder, in lists; an empty one when nothing new has come.
 
     Args:
@@ -88,7 +88,7 @@ def from_folder(
         time.sleep(POLL_S)
 
 
-def from_lines(lines: Iterable[bytes | None], on_bad: OnBad) -> Iterator[list[Sighting]]:
+def from_lines(lines: Iterable[bytes | None], on_bad: OnBad) -> Iterator[list[WatchedVerdict]]:
     """Verdicts as `lorax predict --json` wrote them, in lists; an empty one for None, that is when no more are there.
 
     Raises:
@@ -149,22 +149,22 @@ def _status(path: Path) -> os.stat_result | None:
     return None
 
 
-def _judged(answer: Answer, version: int, on_bad: OnBad) -> list[Sighting]:
+def _judged(answer: Answer, version: int, on_bad: OnBad) -> list[WatchedVerdict]:
     reading = answer.reading
     if answer.judged is None:
         on_bad(reading.error)
         return []
     verdict = answer.judged.verdict
-    return [Sighting(reading.name, reading.sha256, verdict.verdict, verdict.is_strange, version, answer.judged)]
+    return [WatchedVerdict(reading.name, reading.sha256, verdict.verdict, verdict.is_strange, version, answer.judged)]
 
 
-def _parsed(record: Mapping[str, Any]) -> Sighting:
+def _parsed(record: Mapping[str, Any]) -> WatchedVerdict:
     version = int(record["version"])
     if not record["calibrated"]:
         raise not_calibrated(version)
     verdict = str(record["verdict"])
     is_strange = verdict != TOO_LITTLE and float(record["strangeness"]) > float(record["threshold"])
-    return Sighting(str(record["file"]), str(record["sha256"]), verdict, is_strange, version)
+    return WatchedVerdict(str(record["file"]), str(record["sha256"]), verdict, is_strange, version)
 
 
 def _is_another(path: Path, opened: int, read: int) -> bool:

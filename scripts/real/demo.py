@@ -12,8 +12,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from lorax.commands import demo
 from lorax.errors import LoraxError
 from lorax.storage import whole_directory
@@ -35,7 +33,7 @@ def main() -> None:
         is_there = all(manifest.table_path(_WHOLE, task).exists() for task in TASKS)
         take(_WHOLE if is_there else _made(), taken)
     try:
-        demo.run(_HOME / "workspace", None, None, Console(), Console(stderr=True), raw=taken, names=TASKS)
+        demo.run(_HOME / "workspace", None, None, raw=taken, names=TASKS)
     except LoraxError as error:
         sys.exit(f"error: {error}")
 

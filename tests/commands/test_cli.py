@@ -212,7 +212,7 @@ def test_the_template_names_every_parameter() -> None:
 def test_values_are_changed_in_place_and_comments_stay() -> None:
     text = "a:\n  x: 1   # why\n  y: [1, 2]\n\nb:\n  x: 2\n"
     assert with_values(text, {"b": {"x": "no"}, "a": {"x": 3.5, "z": {"q": 1}}}) == (
-        "a:\n  z: {q: 1}\n  x: 3.5   # why\n  y: [1, 2]\n\nb:\n  x: 'no'\n"
+        "a:\n  z: {q: 1}\n  x: 3.5 # why\n  y: [1, 2]\n\nb:\n  x: 'no'\n"
     )
     assert yaml.safe_load(with_values(text, {"c": {"d": 1}}))["c"] == {"d": 1}
 

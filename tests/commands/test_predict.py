@@ -177,7 +177,7 @@ def test_the_program_ends_quietly_when_its_reader_leaves(learned: Learned, photo
     code = (
         "import itertools, sys; from pathlib import Path; from rich.console import Console; import typer\n"
         "from lorax.commands.predict import print_verdicts; from lorax.data.walk import Found\n"
-        "from lorax.verdicts.predictor import Predictor; from lorax.commands.verdicts import reader_may_leave\n"
+        "from lorax.verdicts.predictor import Predictor; from lorax.commands.predict import reader_may_leave\n"
         "p, file = Predictor.open(Path(sys.argv[1]), 'cpu'), Found(Path(sys.argv[2]))\n"
         "out, err, sys.argv = Console(), Console(stderr=True), sys.argv[:1]\n"
         "def run():\n"

@@ -16,7 +16,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from lorax.cli import app
-from lorax.commands import running
+from lorax.commands import access
 from lorax.data.walk import Found
 from lorax.errors import StateError
 from lorax.learning.state import load_state, save_state
@@ -65,7 +65,7 @@ def prefect() -> Iterator[list[dict[str, Any]]]:
 def watch(workspace: Workspace, state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """Run the command in a workspace whose version 7 is the calibrated learner."""
     monkeypatch.chdir(workspace.root)
-    monkeypatch.setattr(running, "fetched", lambda *_: (SimpleNamespace(version=7, state_digest="d"), state_dir))
+    monkeypatch.setattr(access, "fetched", lambda *_: (SimpleNamespace(version=7, state_digest="d"), state_dir))
     return lambda *arguments, **options: runner.invoke(app, ["watch-verdicts", *map(str, arguments)], **options)
 
 
@@ -146,11 +146,11 @@ def test_in_lines_of_two_versions_by_turns_each_has_a_window_of_its_own(
 ) -> None:
     opened: list[int] = []
 
-    def fetched(_: Workspace, __: object, wanted: str, ___: object) -> tuple[SimpleNamespace, Path]:
+    def fetched(_: Workspace, __: object, wanted: str) -> tuple[SimpleNamespace, Path]:
         opened.append(int(wanted))
         return SimpleNamespace(version=int(wanted)), state_dir
 
-    monkeypatch.setattr(running, "fetched", fetched)
+    monkeypatch.setattr(access, "fetched", fetched)
     usual = {"file": "gone.png", "verdict": "undecided", "calibrated": True, "threshold": 0.5}
     lines = tmp_path / "verdicts.jsonl"
     with lines.open("w") as file:
@@ -172,7 +172,7 @@ def test_a_version_that_is_not_calibrated_can_t_be_watched_by(
     watch: Callable[..., Result], learned: Learned, inbox: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_state(replace(load_state(learned.state_dir), calibration=None), tmp_path / "plain")
-    monkeypatch.setattr(running, "fetched", lambda *_: (SimpleNamespace(version=2), tmp_path / "plain"))
+    monkeypatch.setattr(access, "fetched", lambda *_: (SimpleNamespace(version=2), tmp_path / "plain"))
     done = watch(inbox, "--once")
     assert done.exit_code == 1
     assert "version 2 is not calibrated" in done.stderr

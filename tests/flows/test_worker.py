@@ -25,9 +25,9 @@ from flows.client import PrefectApi, Row
 from flows.runs import under_way
 from lorax import reconcile
 from lorax.commands import land as landing
-from lorax.commands import running, status
+from lorax.commands import services, status
 from lorax.commands.init import initialize, with_values
-from lorax.data.admission import USUAL
+from lorax.data.admission import DEFAULTS
 from lorax.data.landing import land as land_silently
 from lorax.errors import ServiceError
 from lorax.params import Params, load_params
@@ -41,7 +41,6 @@ from tests.tiny_learner import tiny_params
 pytestmark = pytest.mark.timeout(900)  # the servers alone take minutes to come up on a machine that is busy
 
 PATIENCE_S = 600.0
-QUIET = Console(quiet=True)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +59,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "LORAX_EMBEDDED"):
         os.environ.pop(name, None)
     try:
-        running.up(workspace, params_of(workspace), QUIET)
+        services.start(workspace, params_of(workspace))
         yield workspace
     finally:
         embedded.down(workspace)
@@ -89,7 +88,7 @@ def params_of(workspace: Workspace) -> Params:
 
 def land(workspace: Workspace, name: str, seed: int) -> None:
     source = write_task_files(workspace.root.parent / "raw" / name, {"0_real": 3, "1_fake": 3}, seed=seed, side=20)
-    assert landing.land_one(workspace, source, name, USUAL, None, QUIET, commit=True)["landed"]
+    assert landing.land_one(workspace, source, name, DEFAULTS, None, commit=True)["landed"]
 
 
 def known(workspace: Workspace) -> list[str]:
@@ -175,7 +174,7 @@ def test_a_burst_of_landings_the_last_by_the_drop_folder_learns_each_task_once_a
 
 def test_up_again_deploys_nothing_and_starts_nothing(workspace: Workspace, api: PrefectApi) -> None:
     before = deployment.find(api), len(runs(api)), embedded.status(workspace, params_of(workspace)).helpers
-    found = running.up(workspace, params_of(workspace), QUIET)
+    found = services.start(workspace, params_of(workspace))
     after = deployment.find(api)
     assert after is not None
     assert (after["updated"], len(runs(api)), found.helpers) == (before[0]["updated"], *before[1:])
@@ -315,7 +314,7 @@ def test_up_waits_for_a_server_that_leaves_questions_unanswered_for_a_while(
     later = threading.Timer(2.0, server.resume)
     later.start()
     try:
-        running.have_work_done(workspace, params_of(workspace), api)
+        services.have_work_done(workspace, params_of(workspace), api)
         assert not later.is_alive()
     finally:
         later.cancel()
@@ -323,15 +322,14 @@ def test_up_waits_for_a_server_that_leaves_questions_unanswered_for_a_while(
 
 
 def test_down_ends_worker_and_flow_and_what_was_landed_meanwhile_is_learned_at_the_next_up(
-    workspace: Workspace, api: PrefectApi, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, api: PrefectApi, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     down_in_the_middle_of_up(workspace, monkeypatch)
     assert orphans.find(str(workspace.services_dir)) == []
-    said = Console(record=True, quiet=False, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123
     source = write_task_files(workspace.root.parent / "raw" / "zeta", {"0_real": 3, "1_fake": 3}, seed=6, side=20)
-    landing.land_one(workspace, source, "zeta", USUAL, None, said, commit=True)
-    assert "not announced: Prefect's server at" in said.export_text()
-    running.up(workspace, params_of(workspace), QUIET)
+    landing.land_one(workspace, source, "zeta", DEFAULTS, None, commit=True)
+    assert "not announced: Prefect's server at" in capsys.readouterr().err
+    services.start(workspace, params_of(workspace))
     until(lambda: known(workspace)[-2:] == ["eta", "zeta"])
     until(lambda: is_idle(api))  # a flow that is ended in its middle takes longer than its end
 
@@ -343,13 +341,13 @@ def end(api: PrefectApi, run: Row, state: str) -> None:
 def test_the_schedule_starts_a_run_with_no_event(workspace: Workspace, api: PrefectApi) -> None:
     path = workspace.root / "prefect.yaml"
     path.write_text(path.read_text().replace("interval: 900", "interval: 5"))
-    running.up(workspace, params_of(workspace), QUIET)
+    services.start(workspace, params_of(workspace))
     until(lambda: [run for run in runs(api) if run["auto_scheduled"] and run["state_type"] == "COMPLETED"])
 
 
 def down_in_the_middle_of_up(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """`lorax down` as `lorax up` is between the servers and the worker, which it would leave without them."""
-    down, keep = threading.Thread(target=running.down, args=(workspace, QUIET)), embedded.keep
+    down, keep = threading.Thread(target=services.stop, args=(workspace,)), embedded.keep
 
     def keep_late(*arguments: Any) -> None:
         down.start()
@@ -358,7 +356,7 @@ def down_in_the_middle_of_up(workspace: Workspace, monkeypatch: pytest.MonkeyPat
 
     with monkeypatch.context() as patched:
         patched.setattr(embedded, "keep", keep_late)
-        running.up(workspace, params_of(workspace), QUIET)
+        services.start(workspace, params_of(workspace))
     down.join()
 
 

@@ -1,14 +1,28 @@
 from __future__ import annotations
 
+import pytest
+
 from lorax.verdicts.rate import Window
-from lorax.verdicts.watched import Sighting
+from lorax.verdicts.watched import WatchedVerdict
 
 
 def feed(window: Window, kinds: str, start: int = 0) -> list[str]:
     """Take in images, of which those marked x are strange; what changed with each."""
     return [
-        window.add(Sighting(f"{i}.png", str(i), "undecided", kind == "x", 1)) for i, kind in enumerate(kinds, start)
+        window.add(WatchedVerdict(f"{i}.png", str(i), "undecided", kind == "x", 1))
+        for i, kind in enumerate(kinds, start)
     ]
+
+
+def test_the_interval_is_wilson_s() -> None:
+    """Its ends are where the test of that share just fails."""
+    window = Window(50, 0.1)
+    assert window.interval == (0, 1)
+    feed(window, "x" * 10 + "." * 40)
+    assert [abs(0.2 - share) / (share * (1 - share) / 50) ** 0.5 for share in window.interval] == (
+        pytest.approx([2.576, 2.576], abs=1e-9)
+    )
+    assert window.interval[0] < 0.2 < window.interval[1]
 
 
 def test_known_images_with_false_alarms_are_no_rise() -> None:
@@ -38,13 +52,13 @@ def test_a_few_strange_images_at_the_beginning_are_not_enough() -> None:
 
 def test_the_same_file_again_counts_once() -> None:
     window = Window(200, 0.1)
-    assert {window.add(Sighting("a.png", "same", "synthetic:unknown", True, 1)) for _ in range(50)} == {""}
+    assert {window.add(WatchedVerdict("a.png", "same", "synthetic:unknown", True, 1)) for _ in range(50)} == {""}
     assert len(window.seen) == 1
 
 
 def test_an_image_undecided_between_known_classes_is_not_strange() -> None:
     window = Window(30, 0.1)
     for i in range(30):
-        window.add(Sighting("", str(i), "undecided", False, 1))
+        window.add(WatchedVerdict("", str(i), "undecided", False, 1))
     assert window.share == 0
     assert window.verdicts == {"undecided": 30}
