@@ -122,7 +122,6 @@ def one_at_a_time(workspace: Workspace, on_wait: Callable[[], None]) -> Iterator
         workspace: whose lock.
         on_wait: called if another process holds it, before waiting.
     """
-    workspace.work_dir.mkdir(exist_ok=True)
     with locked(workspace.learning_lock_path, on_wait):
         yield
 

@@ -122,7 +122,7 @@ def locked(path: Path, on_wait: Callable[[], None] = lambda: None, *, is_inherit
     Who waits has the file open, too, so that it can be found.
 
     Args:
-        path: of the file, in a folder that is there.
+        path: of the file; its folder is made.
         on_wait: called if another process holds it, before waiting; what it raises ends that.
         is_inherited: whether processes that are started in the block hold the lock for as long as they live.
 
@@ -130,6 +130,7 @@ def locked(path: Path, on_wait: Callable[[], None] = lambda: None, *, is_inherit
         StorageError: the file can't be written.
     """
     with storage_errors(path), _place_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("w")
     with file:
         os.set_inheritable(file.fileno(), is_inherited)

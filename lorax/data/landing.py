@@ -248,7 +248,6 @@ def one_at_a_time(workspace: Workspace, progress: Progress | None = None) -> Ite
 
     DVC inherits it: killed alone, a landing leaves a DVC at work, which would pin what is put back meanwhile.
     """
-    workspace.work_dir.mkdir(exist_ok=True)
     shown = progress or (lambda *_: None)
     path = workspace.work_dir / "landing.lock"
     with locked(path, lambda: shown(0, 1, "waiting for another landing"), is_inherited=True):

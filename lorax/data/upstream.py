@@ -51,7 +51,6 @@ def fetch(workspace: Workspace) -> None:
         DataVersionError: git refused, or the upstream can't be reached.
     """
     root = workspace.root
-    workspace.work_dir.mkdir(exist_ok=True)
     with locked(workspace.work_dir / "fetch.lock"):  # of two at once, git lets one fail
         is_shallow = git(root, "rev-parse", "--is-shallow-repository") == "true"
         git(root, "fetch", "--quiet", *(["--unshallow"] if is_shallow else []))

@@ -168,10 +168,8 @@ class FeatureStore:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Hold the directory against other processes that write to it."""
-        with storage_errors(self.root):
-            self.root.mkdir(parents=True, exist_ok=True)
-            with locked(self.root / ".lock"):
-                yield
+        with storage_errors(self.root), locked(self.root / ".lock"):
+            yield
 
     def _shelf(self, network: Network, branch: int, batch_size: int) -> _Shelf:
         on_gpu = network.device.type == "cuda"

@@ -191,7 +191,6 @@ class RegisteredModel:
         if is_whole(final, digest):
             return final
         self._require_server()
-        into.mkdir(parents=True, exist_ok=True)
         with locked(into / ".lock"):  # what another process has just fetched is being read
             if not is_whole(final, digest):
                 shutil.rmtree(final, ignore_errors=True)

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from lorax import addresses
-from lorax.errors import ServiceError, StorageError
+from lorax.errors import ServiceError
 from lorax.params import Params
 from lorax.services import databases, homes, orphans, servers, supervision
 from lorax.services.servers import AUTH_VARIABLE as AUTH_VARIABLE  # for readers of this room's interface
@@ -23,7 +23,7 @@ from lorax.services.servers import Server
 from lorax.services.servers import environment as environment  # likewise
 from lorax.services.servers import known as known  # likewise
 from lorax.services.supervision import Program
-from lorax.storage import locked
+from lorax.storage import locked, storage_errors
 from lorax.workspace import Workspace
 
 PATIENCE_S = 600.0
@@ -266,8 +266,7 @@ def _answers(url: str, patience_s: float) -> bool:
     return code < 400 or code in (401, 403)  # it is there, and wants to know who asks
 
 
-@contextmanager
-def in_turn(workspace: Workspace, on_wait: Callable[[], None]) -> Iterator[None]:
+def in_turn(workspace: Workspace, on_wait: Callable[[], None]) -> AbstractContextManager[None]:
     """Hold off every other `lorax up` and `lorax down` of the workspace for the block, which does several things here.
 
     Args:
@@ -277,30 +276,14 @@ def in_turn(workspace: Workspace, on_wait: Callable[[], None]) -> Iterator[None]
     Raises:
         StorageError: the lock can't be written.
     """
-    with _writing(workspace.services_dir):
-        workspace.services_dir.mkdir(parents=True, exist_ok=True)
-    with locked(workspace.services_dir / "turn.lock", on_wait):
-        yield
+    return locked(workspace.services_dir / "turn.lock", on_wait)
 
 
 @contextmanager
 def _lock(workspace: Workspace) -> Iterator[None]:
-    """One change at a time to what runs in a workspace; the kernel lets go of the lock when its holder dies."""
-    with _writing(workspace.services_dir):
-        workspace.services_dir.mkdir(parents=True, exist_ok=True)
-        with locked(workspace.services_dir / "lock"):
-            yield
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """Turn what is raised where `folder` can't be written into a StorageError that names it."""
-    try:
+    """One change at a time to what runs in a workspace."""
+    with storage_errors(workspace.services_dir), locked(workspace.services_dir / "lock"):
         yield
-    except StorageError:
-        raise
-    except OSError as error:
-        raise StorageError(error.errno, f"{folder} can't be written: {error.strerror}.") from error
 
 
 def _silent(_: str) -> None:

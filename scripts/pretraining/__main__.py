@@ -34,7 +34,6 @@ docs/backbone.md has the card of what comes out.
 def main() -> None:
     options = _options()
     root: Path = options.root.absolute()
-    root.mkdir(parents=True, exist_ok=True)
     with locked(root / ".lock", lambda: print(f"waiting for another run in {root}", flush=True)):
         try:
             bank.make(options.photographs, root / "bank", options.pipelines, options.processes, _Progress("shards"))

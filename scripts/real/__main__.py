@@ -29,7 +29,6 @@ A task that is finished is not made again, so a run that was stopped goes on whe
 def main() -> None:
     options = _options()
     root = options.root.absolute()
-    root.mkdir(parents=True, exist_ok=True)
     with locked(root / ".lock", lambda: print(f"waiting for another run in {root}", flush=True)):
         packages.clear_drafts(root)
         if options.reals:
