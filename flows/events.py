@@ -15,9 +15,10 @@ from uuid import uuid4
 
 from flows.client import PrefectApi
 from lorax.data import versions
-from lorax.data.contract import Finding, Report
+from lorax.data.contract import Report
 from lorax.errors import ServiceError
 from lorax.params import load_params
+from lorax.text import short, some
 from lorax.workspace import Workspace
 
 LANDED = "lorax.dataset.landed"
@@ -73,7 +74,7 @@ def publish(workspace: Workspace, report: Report) -> None:
     artifact = {
         "key": f"landing-{report.task.replace('_', '-')}",  # Prefect takes no '_' here
         "type": "markdown",
-        "description": f"the landing contract's report on {report.task} ({report.digest[:12]})",
+        "description": f"the landing contract's report on {report.task} ({short(report.digest)})",
         "data": _markdown(report),
     }
     with suppress(ServiceError):
@@ -87,14 +88,9 @@ def _markdown(report: Report) -> str:
     if not report.findings:
         return head + "Nothing found."
     rows = "".join(
-        f"| {f.severity} | {f.kind} | {_cell(f.message)} | {_cell(_such_as(f))} |\n" for f in report.findings
+        f"| {f.severity} | {f.kind} | {_cell(f.message)} | {_cell(some(f.paths, _SHOWN))} |\n" for f in report.findings
     )
     return f"{head}| | finding | what | such as |\n|---|---|---|---|\n{rows}"
-
-
-def _such_as(finding: Finding) -> str:
-    more = len(finding.paths) - _SHOWN
-    return ", ".join(finding.paths[:_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _cell(text: str) -> str:

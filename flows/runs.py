@@ -8,8 +8,8 @@ from typing import Any
 from flows import deployment
 from flows.client import PrefectApi, Row
 
-_ALIVE = ["SCHEDULED", "PENDING", "RUNNING", "CANCELLING", "PAUSED"]
-_ENDED = ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]
+_BEGUN = ["PENDING", "RUNNING", "CANCELLING", "PAUSED"]
+ENDED = ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]
 _MANY = 200
 
 
@@ -19,7 +19,7 @@ def under_way(api: PrefectApi) -> list[Row]:
     Raises:
         ServiceError: the server does not answer.
     """
-    return [run for run in _of(api, _ALIVE, "EXPECTED_START_TIME_ASC") if not _is_for_later(run)]
+    return [run for run in _of(api, ["SCHEDULED", *_BEGUN], "EXPECTED_START_TIME_ASC") if not _is_for_later(run)]
 
 
 def next_scheduled(api: PrefectApi) -> Row | None:
@@ -37,7 +37,16 @@ def last_ended(api: PrefectApi) -> Row | None:
     Raises:
         ServiceError: the server does not answer.
     """
-    return next(iter(_of(api, _ENDED, "END_TIME_DESC", limit=1)), None)
+    return next(iter(_of(api, ENDED, "END_TIME_DESC", limit=1)), None)
+
+
+def last_begun(api: PrefectApi) -> list[Row]:
+    """Those that were begun last, the newest first.
+
+    Raises:
+        ServiceError: the server does not answer.
+    """
+    return _of(api, [*_BEGUN, *ENDED], "EXPECTED_START_TIME_DESC", limit=20)
 
 
 def time_of(text: Any) -> datetime:

@@ -105,18 +105,18 @@ def _learn_on_a_worker(
     """Land one data set after the other and show how each landing has a worker learn; Ctrl-C only stops the showing."""
     from flows.client import PrefectApi
     from lorax import reconcile
-    from lorax.commands.following import Follower
+    from lorax.commands.run_display import RunDisplay
 
     since = datetime.now(UTC)
     services.start(workspace, params)
     api = PrefectApi.of(workspace, params)  # not before: a new workspace has its auth string from 'up'
-    follower = Follower(api, err, is_done=lambda: not reconcile.waiting_tasks(workspace, params))
+    display = RunDisplay(api, err, is_done=lambda: not reconcile.waiting_tasks(workspace, params))
     try:
         if is_waiting:
-            follower.follow(since)
+            display.follow(since)
         for name in to_land:
             _land(workspace, raw or _simulated(workspace), name)
-            follower.follow(since=datetime.now(UTC))
+            display.follow(since=datetime.now(UTC))
     except KeyboardInterrupt:
         err.print("the worker goes on with what has landed; 'lorax status' shows it, 'lorax down' ends it.")
         raise

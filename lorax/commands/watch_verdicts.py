@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lorax.commands import access
 from lorax.commands.console import Json, err, opened, out
-from lorax.commands.followed import AT_ONCE, CalibratedVersions
 from lorax.commands.predict import json_line, reader_may_leave
-from lorax.errors import ServiceError, printable
+from lorax.errors import LoraxError, ServiceError, printable
 from lorax.verdicts.rate import Window
 
 if TYPE_CHECKING:
     from rich.status import Status
 
+    from lorax.params import Params
     from lorax.verdicts.alert import Alert
     from lorax.verdicts.predictor import Predictor
     from lorax.verdicts.watched import WatchedVerdict
@@ -33,6 +36,10 @@ _FALSE_ALARMS_TIMES = 3.0
 """The rate to watch for, unless one is given, by the version's stated false alarms. New images of known kinds are
 called strange more often than calibration images were, twice as often and more (docs/log.md)."""
 
+_AT_ONCE = 4
+"""Versions that are held open, and watched, at once: while one takes over from another, lines of both come."""
+
+_LOOK_AGAIN_S = 30.0
 _SUCH_AS = 3
 _EMPTY = Window(1, 1.0)
 
@@ -95,6 +102,51 @@ def _verdicts(
     return watched.from_lines(watched.followed(Path(source), once=once), reporter.skip)
 
 
+class CalibratedVersions:
+    """Versions that can tell what is like nothing known; those asked for last are held open."""
+
+    def __init__(self, workspace: Workspace, params: Params) -> None:
+        self.workspace, self.params = workspace, params
+        self.numbered = lru_cache(_AT_ONCE)(self._opened)
+        self._named: int | None = None
+        self._looked = -_LOOK_AGAIN_S
+
+    def named(self, wanted: str) -> tuple[Predictor, int]:
+        """The version that is called so now, and its number; looked up again twice a minute, since an alias moves.
+
+        Raises:
+            RegistryError: there is none; once one was found it stays while the registry can't be asked.
+            StateError: it is not calibrated.
+        """
+        if self._named is None or time.monotonic() >= self._looked + _LOOK_AGAIN_S:
+            try:
+                found = int(access.fetched(self.workspace, self.params, wanted)[0].version)
+                self.numbered(found)
+                self._named = found
+            except LoraxError as error:
+                if self._named is None:
+                    raise
+                err.print(f"lorax: still watching by version {self._named}: {error}", markup=False)
+            self._looked = time.monotonic()
+        return self.numbered(self._named), self._named
+
+    def _opened(self, number: int) -> Predictor:
+        """The version with this number.
+
+        Raises:
+            RegistryError: there is none.
+            StateError: it is not calibrated.
+        """
+        from lorax.verdicts.predictor import Predictor
+        from lorax.verdicts.watched import not_calibrated
+
+        _, state_dir = access.fetched(self.workspace, self.params, str(number))
+        predictor = Predictor.open(state_dir, self.params.run.device)
+        if predictor.calibration is None:
+            raise not_calibrated(number)
+        return predictor
+
+
 @dataclass
 class _Watch:
     """What was seen so far: a window for each version, since another one's scores have another threshold.
@@ -140,7 +192,7 @@ class _Watch:
         version = verdict.version
         predictor = self.versions.numbered(version)
         window = self.windows.pop(version, None) or self._fresh(predictor)
-        while len(self.windows) >= AT_ONCE:
+        while len(self.windows) >= _AT_ONCE:
             del self.windows[next(iter(self.windows))]
         self.windows[version] = window  # the last
         self.images[version] += 1

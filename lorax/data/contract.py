@@ -12,10 +12,11 @@ from typing import Any, Literal
 
 from lorax.data.examine import Examined
 from lorax.data.incoming import Incoming
-from lorax.data.layout import SPLITS, class_folder, class_index, some
+from lorax.data.layout import SHOWN, SPLITS, class_folder, class_index
 from lorax.data.leaks import LEAST, leak_accuracy
 from lorax.data.near_duplicates import nearest_within
 from lorax.params import LandingParams
+from lorax.text import some
 
 Severity = Literal["refused", "warned"]
 
@@ -32,7 +33,7 @@ class Finding:
     @property
     def text(self) -> str:
         """The message and the first paths."""
-        return f"{self.kind}: {self.message}" + (f" ({some(self.paths)})" if self.paths else "")
+        return f"{self.kind}: {self.message}" + (f" ({some(self.paths, SHOWN)})" if self.paths else "")
 
 
 @dataclass(frozen=True)

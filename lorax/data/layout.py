@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path, PurePosixPath
 
@@ -21,6 +21,7 @@ from PIL import Image
 from lorax.data.images import FORMATS
 from lorax.errors import LayoutError
 from lorax.stream import Sample, Task, TaskClass, check_task_name
+from lorax.text import some
 
 SPLITS = ("train", "val")
 
@@ -29,7 +30,7 @@ READY = "_READY"
 """The file that says, in a drop folder, that a data set is complete; never part of the data."""
 
 _NOT_DATA = {"thumbs.db", "desktop.ini", "__macosx", READY.lower()}
-_SHOWN = 20  # paths named in one complaint; a whole misplaced data set would fill the screen
+SHOWN = 20  # paths named in one complaint; a whole misplaced data set would fill the screen
 
 
 def parse_task(name: str, digest: str, files: Mapping[str, str]) -> Task:
@@ -56,7 +57,7 @@ def parse_task(name: str, digest: str, files: Mapping[str, str]) -> Task:
         else:
             good.append(path)
     classes = sorted({_task_class(class_folder(path), name) for path in good})
-    problems = [f"{text}: {some(paths)}" for text, paths in complaints.items()] + _class_problems(name, good)
+    problems = [f"{text}: {some(paths, SHOWN)}" for text, paths in complaints.items()] + _class_problems(name, good)
     if problems:
         raise LayoutError(_message(name, files, problems))
     samples = {
@@ -116,12 +117,6 @@ def class_folder(path: str) -> str:
 def class_index(path: str) -> int:
     """The number of the class that an image of a task belongs to; 0 is real."""
     return int(class_folder(path).partition("_")[0])
-
-
-def some(paths: Sequence[str]) -> str:
-    """The first of `paths`, and how many more there are."""
-    more = len(paths) - _SHOWN
-    return ", ".join(paths[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def split_by_content(files: Mapping[str, str], fraction: float) -> dict[str, str]:
@@ -229,7 +224,7 @@ def _class_problems(task: str, paths: Iterable[str]) -> list[str]:
             alike[key(task_class)].append(folder)
         for value, folders in alike.items():
             if len(folders) > 1:
-                where = "; ".join(f"{folder} in {some(sorted(seen[folder]))}" for folder in folders)
+                where = "; ".join(f"{folder} in {some(sorted(seen[folder]), SHOWN)}" for folder in folders)
                 problems.append(f"class {what} {value!r} belongs to several class folders: {where}")
     for folder in classes:
         splits = {place.partition("/")[0] for place in seen[folder]}

@@ -20,6 +20,7 @@ from typing import Any
 
 from lorax.storage import storage_errors, write_whole
 from lorax.stream import Sample
+from lorax.text import some
 from lorax.workspace import Workspace
 
 _REMOTE_FOLDER = "lorax-memory"
@@ -93,8 +94,7 @@ def are_remote(remote: Any, md5s: Iterable[str]) -> set[str]:
 
 def named(samples: Sequence[Sample]) -> str:
     """Some of the samples, for people."""
-    paths = sorted(sample.path for sample in samples)
-    return ", ".join(paths[:5]) + (f" and {len(paths) - 5} more" if len(paths) > 5 else "")
+    return some(sorted(sample.path for sample in samples), 5)
 
 
 def copy(source: Path, target: Path) -> None:

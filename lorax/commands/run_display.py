@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
 
-from flows import deployment
+from flows import runs
 from flows.client import PrefectApi, Row
+from flows.runs import time_of
 from lorax.errors import ServiceError
 
 POLL_S = 1.0
-_ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 _END = "Finished in state"
 _LOGS_LATE_S = 6.0  # logs are sent in batches, and come after the state that they tell of
 _NO_ONE_S = 60.0  # how long nothing may begin until it is said that something is wrong
@@ -28,7 +28,7 @@ _EPISODE = "episode "
 
 
 @dataclass
-class Follower:
+class RunDisplay:
     """Shows the runs of the deployment `learn` until there is nothing left to learn.
 
     Args:
@@ -68,7 +68,7 @@ class Follower:
                 for run in self._runs(since):
                     if run["id"] not in self._seen and run["start_time"]:
                         self._seen.add(run["id"])
-                        after_s = (_time(run["start_time"]) - since).total_seconds()
+                        after_s = (time_of(run["start_time"]) - since).total_seconds()
                         late = f"began {after_s:.1f} s after that" if after_s > 0 else "runs already"
                         self.console.print(f"  flow run [bold]{escape(run['name'])}[/bold] {late}: {self._page(run)}")
                         return run
@@ -79,16 +79,8 @@ class Follower:
 
     def _runs(self, since: datetime) -> list[Row]:
         """Runs of the deployment that learn now, or that were made after `since`; the oldest first."""
-        flow, name = deployment.NAME.split("/")
-        query = {
-            "flows": {"name": {"any_": [flow]}},
-            "deployments": {"name": {"any_": [name]}},
-            "flow_runs": {"state": {"type": {"not_any_": ["SCHEDULED"]}}},
-            "sort": "EXPECTED_START_TIME_DESC",
-            "limit": 20,
-        }
-        found = self.api.rows("flow_runs/filter", query)
-        return [run for run in reversed(found) if run["state_type"] not in _ENDED or _time(run["created"]) > since]
+        found = runs.last_begun(self.api)
+        return [r for r in reversed(found) if r["state_type"] not in runs.ENDED or time_of(r["created"]) > since]
 
     def _show(self, run: Row, status: Status) -> Row:
         """Print each step as it ends, until the run does; returns it as it ended."""
@@ -105,7 +97,7 @@ class Follower:
                     printed.add(part["id"])
                     self.console.print(f"  [bold]{escape(part['name'])}[/bold]")
                 is_whole = self._show_steps(part, printed, status) and is_whole
-            if now["state_type"] in _ENDED and (is_whole or _age_s(now["end_time"]) > _LOGS_LATE_S):
+            if now["state_type"] in runs.ENDED and (is_whole or _age_s(now["end_time"]) > _LOGS_LATE_S):
                 return now
             time.sleep(POLL_S)
 
@@ -117,7 +109,7 @@ class Follower:
                 continue
             name = step["name"].rsplit("-", 1)[0]
             said, is_whole = self._last_words(step)
-            if step["state_type"] not in _ENDED or not (is_whole or _age_s(step["end_time"]) > _LOGS_LATE_S):
+            if step["state_type"] not in runs.ENDED or not (is_whole or _age_s(step["end_time"]) > _LOGS_LATE_S):
                 status.update(f"{name}  {said}")
                 return False
             printed.add(step["id"])
@@ -135,9 +127,5 @@ class Follower:
         return f"{self.api.url.removesuffix('/api')}/runs/flow-run/{run['id']}"
 
 
-def _time(text: Any) -> datetime:
-    return datetime.fromisoformat(str(text))
-
-
 def _age_s(time: Any) -> float:
-    return (datetime.now(UTC) - _time(time)).total_seconds() if time else 0.0
+    return (datetime.now(UTC) - time_of(time)).total_seconds() if time else 0.0
