@@ -41,8 +41,10 @@ err = Screen(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Preset = Annotated[str | None, typer.Option(help="Lay this preset of params.yaml over its values.")]
-Number = Annotated[int, typer.Argument(help="A model version's number; see `lorax history`.")]
-Version = Annotated[str, typer.Option(metavar="V|@ALIAS", help="A model version's number, @champion or @challenger.")]
+VersionNumber = Annotated[int, typer.Argument(help="A model version's number; see `lorax history`.")]
+VersionName = Annotated[
+    str, typer.Option(metavar="V|@ALIAS", help="A model version's number, @champion or @challenger.")
+]
 
 
 class Commands(TyperGroup):

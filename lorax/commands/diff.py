@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from lorax.commands import access
-from lorax.commands.console import Json, Number, opened, print_record
+from lorax.commands.console import Json, VersionNumber, opened, print_record
 from lorax.commands.records import nearest_line, nearest_record
 from lorax.commands.tables import HEADLINES, TRUST, print_table, table
 from lorax.text import short
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lorax.registry import ModelVersion
 
 
-def diff(first: Number, second: Number, as_json: Json = False) -> None:
+def diff(first: VersionNumber, second: VersionNumber, as_json: Json = False) -> None:
     """Compare two model versions: accuracy on each task, classes, data, parameters.
 
     Example: `lorax diff 2 3`

@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 
 from lorax.commands import access
-from lorax.commands.console import Json, Version, err, opened, out
+from lorax.commands.console import Json, VersionName, err, opened, out
 from lorax.errors import printable
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ _READER_GONE = 141
 
 def predict(
     paths: Annotated[list[str], typer.Argument(help="Image files, folders, patterns ('a/**/*.png'), or - for stdin.")],
-    version: Version = "@champion",
+    version: VersionName = "@champion",
     explain: Annotated[bool, typer.Option("--explain", help="Show what each branch adds to the verdict.")] = False,
     null: Annotated[bool, typer.Option("--null", "-0", help="Names on stdin end with a null, not a line.")] = False,
     as_json: Json = False,

@@ -17,7 +17,7 @@ from rich.console import Console
 from lorax.addresses import without_password
 from lorax.commands import access
 from lorax.commands import learn as learning
-from lorax.commands.console import Json, Number, Preset, err, opened, out, print_json, print_record, who
+from lorax.commands.console import Json, Preset, VersionNumber, err, opened, out, print_json, print_record, who
 from lorax.commands.records import hold_line, hold_record, version_record
 from lorax.errors import RegistryError
 from lorax.text import size
@@ -63,7 +63,7 @@ def rollback(
     print_record(_moved(workspace, registry, before, after), print_moved, as_json)
 
 
-def promote(version: Number, reason: Reason, as_json: Json = False) -> None:
+def promote(version: VersionNumber, reason: Reason, as_json: Json = False) -> None:
     """Make a version champion by hand, whatever the gate said, once it has been seen to load and predict.
 
     Approves one that waits, overrules a refusal, and mends a champion's alias that was lost. What the champion of now
@@ -110,7 +110,7 @@ def relearn(
         learning.print_outcomes(learned, out)
 
 
-def refuse(version: Number, reason: Reason, as_json: Json = False) -> None:
+def refuse(version: VersionNumber, reason: Reason, as_json: Json = False) -> None:
     """Refuse a version that waits for approval; its task is held.
 
     Example: `lorax refuse 4 --reason "too many false alarms on our photos"`
@@ -122,7 +122,7 @@ def refuse(version: Number, reason: Reason, as_json: Json = False) -> None:
 
 
 def delete(
-    version: Number,
+    version: VersionNumber,
     reason: Why = "deleted by hand",
     yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
     as_json: Json = False,

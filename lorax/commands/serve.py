@@ -54,5 +54,5 @@ def serve(
             err.print("this is no loopback address, and there is no authentication: whoever reaches it may ask.")
 
     app = create_app(model, params.serving, source, params.run.threads, host)
-    server.run(server.Server(app, params.serving.timeout_s, on_ready=tell), listener)
+    server.run(server.VerdictServer(app, params.serving.timeout_s, on_ready=tell), listener)
     err.print("stopped; what was begun was answered.")

@@ -42,7 +42,7 @@ WORKER = "worker"
 FLOW = "flow"
 """How prefect.yaml marks the processes of flows (LORAX_SERVICE), which outlive their worker."""
 
-Progress = Callable[[str], None]
+OnWaiting = Callable[[str], None]
 """Called with one line for people, again and again while something is waited for."""
 
 
@@ -75,7 +75,7 @@ class Services:
         return self.prefect.is_ready and self.mlflow.is_ready
 
 
-def up(workspace: Workspace, params: Params, progress: Progress | None = None) -> Services:
+def up(workspace: Workspace, params: Params, progress: OnWaiting | None = None) -> Services:
     """Start the embedded servers that are not running yet and wait until all answer; doing it again is harmless.
 
     Args:
@@ -192,7 +192,7 @@ def registry_uri_at_rest(workspace: Workspace, params: Params) -> str:
     return databases.given("mlflow") or f"sqlite:///{workspace.services_dir / 'mlflow' / 'mlflow.db'}"
 
 
-def _start(workspace: Workspace, params: Params, wanted: list[Server], progress: Progress) -> None:
+def _start(workspace: Workspace, params: Params, wanted: list[Server], progress: OnWaiting) -> None:
     """Bring `wanted` up under the supervisor and wait for them; the caller holds the lock."""
     folder = workspace.services_dir
     programs = [servers.program(workspace, server) for server in wanted]
@@ -215,7 +215,7 @@ def _start(workspace: Workspace, params: Params, wanted: list[Server], progress:
         databases.remember(workspace, server.name)
 
 
-def _wait(workspace: Workspace, wanted: list[Server], progress: Progress) -> None:
+def _wait(workspace: Workspace, wanted: list[Server], progress: OnWaiting) -> None:
     """Return once every server answers.
 
     Raises:

@@ -25,7 +25,7 @@ from lorax.serving.json_body import DATA, LONGEST_NAME, NAME
 from lorax.serving.meters import Meters
 from lorax.serving.model import Served, Source
 from lorax.serving.refusal import RefusalError, overloaded
-from lorax.serving.service import Outcome, Service, status_of
+from lorax.serving.service import UploadOutcome, VerdictService, status_of
 from lorax.serving.uploads import JSON, MULTIPART, Body
 
 VERDICTS = "/v1/verdicts"
@@ -69,7 +69,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        service = Service(model, params, meters, threads)
+        service = VerdictService(model, params, meters, threads)
         follower = Follower(source, model, service.swap, meters, params.poll_s) if source else None
         app.state.service, app.state.follower = service, follower
         following = asyncio.create_task(follower.run()) if follower else None
@@ -126,7 +126,7 @@ def _add_verdicts(app: FastAPI, params: ServingParams) -> None:
         openapi_extra={"requestBody": {"required": True, "content": _bodies(params)}},
     )
     async def verdicts(request: Request) -> Response:
-        service: Service = request.app.state.service
+        service: VerdictService = request.app.state.service
         with service.meters.seconds.time():
             outcomes = await _judged(request, service)
         records = [outcome.record() for outcome in outcomes]
@@ -142,7 +142,7 @@ def _add_looks(app: FastAPI) -> None:
     @app.get("/health", tags=["server"], summary="Is it alive, does it judge?", response_model=answers.Health,
              responses={503: {"model": answers.Health, "description": "It does not judge."}})  # fmt: skip
     async def health(request: Request, response: Response) -> answers.Health:
-        service: Service = request.app.state.service
+        service: VerdictService = request.app.state.service
         follower: Follower | None = request.app.state.follower
         is_ready = service.is_alive
         response.status_code = 200 if is_ready else 503
@@ -156,7 +156,7 @@ def _add_looks(app: FastAPI) -> None:
 
     @app.get("/version", tags=["server"], summary="Which model version judges?", response_model=answers.Version)
     async def version(request: Request) -> answers.Version:
-        service: Service = request.app.state.service
+        service: VerdictService = request.app.state.service
         follower: Follower | None = request.app.state.follower
         model = service.model
         classes = [
@@ -175,11 +175,11 @@ def _add_looks(app: FastAPI) -> None:
     @app.get("/metrics", tags=["server"], summary="For Prometheus", response_class=Response,
              responses={200: {"content": {"text/plain": {}}, "description": "Prometheus' text format."}})  # fmt: skip
     async def metrics(request: Request) -> Response:
-        service: Service = request.app.state.service
+        service: VerdictService = request.app.state.service
         return Response(service.meters.text(), media_type=CONTENT_TYPE_LATEST)
 
 
-async def _judged(request: Request, service: Service) -> list[Outcome]:
+async def _judged(request: Request, service: VerdictService) -> list[UploadOutcome]:
     """Read, take apart and judge a request, within its time.
 
     Raises:
@@ -212,7 +212,7 @@ async def _judged(request: Request, service: Service) -> list[Outcome]:
         body.close()
 
 
-def _overall(outcomes: list[Outcome]) -> dict[str, str]:
+def _overall(outcomes: list[UploadOutcome]) -> dict[str, str]:
     """What a request is told of which no image could be judged."""
     refusals = [outcome.refusal for outcome in outcomes if outcome.refusal]
     if len(refusals) == 1:
@@ -222,7 +222,7 @@ def _overall(outcomes: list[Outcome]) -> dict[str, str]:
 
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, RefusalError)
-    service: Service = request.app.state.service
+    service: VerdictService = request.app.state.service
     service.meters.refused.labels(error.code).inc()
     headers = {"Retry-After": str(error.retry_after_s)} if error.retry_after_s else {}
     if error.status in (408, 413, 503):  # the rest of the body may still be on its way

@@ -21,7 +21,7 @@ from lorax.verdicts.predictor import Verdict
 
 
 @dataclass(frozen=True)
-class Answer:
+class ServedVerdict:
     """A verdict, and the model version that gave it."""
 
     verdict: Verdict
@@ -31,7 +31,7 @@ class Answer:
 @dataclass(frozen=True)
 class _Waiting:
     crops: Pixels
-    answer: asyncio.Future[Answer]
+    answer: asyncio.Future[ServedVerdict]
 
 
 class Batcher:
@@ -59,7 +59,7 @@ class Batcher:
     def is_alive(self) -> bool:
         return all(thread.is_alive() for thread in self._threads)
 
-    def add(self, crops: Pixels, answer: asyncio.Future[Answer]) -> None:
+    def add(self, crops: Pixels, answer: asyncio.Future[ServedVerdict]) -> None:
         """Have an image judged, by its crops; from any thread. Nothing is done where nobody waits any more."""
         with self._change:
             self._waiting.append(_Waiting(crops, answer))
@@ -99,17 +99,17 @@ class Batcher:
             self._loop.call_soon_threadsafe(_fail, [entry.answer for entry in wanted], error)
             return
         self._on_batch(len(wanted))
-        judged = [Answer(one.verdict, model) for one in found]
+        judged = [ServedVerdict(one.verdict, model) for one in found]
         self._loop.call_soon_threadsafe(_deliver, [entry.answer for entry in wanted], judged)
 
 
-def _deliver(answers: Sequence[asyncio.Future[Answer]], judged: Sequence[Answer]) -> None:
+def _deliver(answers: Sequence[asyncio.Future[ServedVerdict]], judged: Sequence[ServedVerdict]) -> None:
     for answer, one in zip(answers, judged, strict=True):
         if not answer.done():
             answer.set_result(one)
 
 
-def _fail(answers: Sequence[asyncio.Future[Answer]], error: Exception) -> None:
+def _fail(answers: Sequence[asyncio.Future[ServedVerdict]], error: Exception) -> None:
     for answer in answers:
         if not answer.done():
             answer.set_exception(error)

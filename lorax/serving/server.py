@@ -55,7 +55,7 @@ def settle() -> None:
     gc.freeze()
 
 
-class Server(uvicorn.Server):
+class VerdictServer(uvicorn.Server):
     """The HTTP server; finishes what was begun before it ends.
 
     Args:
@@ -84,7 +84,7 @@ class Server(uvicorn.Server):
         self._on_ready()
 
 
-def run(server: Server, listener: socket.socket) -> None:
+def run(server: VerdictServer, listener: socket.socket) -> None:
     """Serve until SIGTERM or Ctrl-C.
 
     Args:

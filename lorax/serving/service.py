@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorax.params import ServingParams
-from lorax.serving.batching import Answer, Batcher
+from lorax.serving.batching import Batcher, ServedVerdict
 from lorax.serving.decoding import Room, decode, encoded, sha256
 from lorax.serving.meters import Meters
 from lorax.serving.model import Served
@@ -33,17 +33,17 @@ class _Case:
     """One image on its way."""
 
     upload: Upload
-    answer: asyncio.Future[Answer]
+    answer: asyncio.Future[ServedVerdict]
     sha256: str | None = None
 
 
 @dataclass(frozen=True)
-class Outcome:
+class UploadOutcome:
     """What became of one image: an answer, or why there is none."""
 
     name: str
     sha256: str | None
-    answer: Answer | None
+    answer: ServedVerdict | None
     refusal: RefusalError | None
 
     def record(self) -> dict[str, Any]:
@@ -56,7 +56,7 @@ class Outcome:
         return head | verdict | {"model": self.answer.model.record}
 
 
-class Service:
+class VerdictService:
     """All of the server but HTTP; made inside the event loop that it serves.
 
     Args:
@@ -102,7 +102,7 @@ class Service:
             return parse(body, content_type, self.params)
         return await self._loop.run_in_executor(self._pool, parse, body, content_type, self.params)
 
-    async def judge(self, uploads: Sequence[Upload], gone: asyncio.Future[Any]) -> list[Outcome]:
+    async def judge(self, uploads: Sequence[Upload], gone: asyncio.Future[Any]) -> list[UploadOutcome]:
         """Judge images; what is wrong with one of them is told in its place.
 
         Args:
@@ -149,19 +149,19 @@ class Service:
         else:
             self._batcher.add(crops, case.answer)
 
-    def _outcome(self, case: _Case, found: Answer | BaseException) -> Outcome:
+    def _outcome(self, case: _Case, found: ServedVerdict | BaseException) -> UploadOutcome:
         name = case.upload.name
-        if isinstance(found, Answer):
+        if isinstance(found, ServedVerdict):
             self.meters.images.labels(found.verdict.verdict).inc()
-            return Outcome(name, case.sha256, found, None)
+            return UploadOutcome(name, case.sha256, found, None)
         if not isinstance(found, RefusalError):
             _log.error("an image (sha256 %s) could not be judged", case.sha256, exc_info=found)
             found = RefusalError(500, "internal", "the server failed at this image; its log says why.")
         self.meters.refused.labels(found.code).inc()
-        return Outcome(name, case.sha256, None, found)
+        return UploadOutcome(name, case.sha256, None, found)
 
 
-def status_of(outcomes: Sequence[Outcome]) -> int:
+def status_of(outcomes: Sequence[UploadOutcome]) -> int:
     """200 if any image was judged; else the status that all refusals share, 500 if there is one, or 422."""
     if any(outcome.answer for outcome in outcomes):
         return 200
@@ -169,6 +169,6 @@ def status_of(outcomes: Sequence[Outcome]) -> int:
     return found.pop() if len(found) == 1 else max(_UNPROCESSABLE, *(status for status in found if status >= 500), 0)
 
 
-def _fail(answer: asyncio.Future[Answer], error: Exception) -> None:
+def _fail(answer: asyncio.Future[ServedVerdict], error: Exception) -> None:
     if not answer.done():
         answer.set_exception(error)

@@ -21,7 +21,7 @@ from lorax.params import ServingParams
 from lorax.registry import KnownTask, ModelVersion
 from lorax.serving.app import VERDICTS, create_app
 from lorax.serving.model import Served, Source, open_served
-from lorax.serving.server import Server, listen
+from lorax.serving.server import VerdictServer, listen
 from lorax.verdicts.predictor import Judged, Predictor
 from tests.tiny_learner import Learned, learn_stream, tiny_params
 
@@ -71,7 +71,7 @@ class Running:
     """A server that answers."""
 
     http: httpx.Client
-    server: Server
+    server: VerdictServer
     app: Any
 
     def post(self, *images: bytes) -> httpx.Response:
@@ -132,7 +132,7 @@ def running() -> Iterator[Start]:
     def begin(model: Served, params: ServingParams = SMALL, shelf: Shelf | None = None, threads: int = 1) -> Running:
         source = Source(shelf, "champion", Path("unused"), "cpu") if shelf else None
         app, listener, is_ready = create_app(model, params, source, threads), listen("127.0.0.1", 0), threading.Event()
-        server = Server(app, params.timeout_s, is_ready.set)
+        server = VerdictServer(app, params.timeout_s, is_ready.set)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         assert is_ready.wait(30)
