@@ -72,7 +72,7 @@ def ask(method: str, address: str, patience_s: float, authorization: str = "", b
     """What a server answers, whatever that is.
 
     Args:
-        method, address: of the request.
+        method, address: of the request; a user and password in the address are sent, too.
         patience_s: how long it may take to connect, and to say the next word.
         authorization: the header's value; '' for none.
         body: a JSON value; None for none.

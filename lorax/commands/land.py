@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -86,27 +87,21 @@ def land_one(
         For scripts: task, digest, landed, report (None if the same bytes had landed already), error ("" if none).
     """
     from flows import events
-    from lorax import progress
-    from lorax.data import landing
 
     reports: list[Report] = []
     try:
-        with progress.counting(err) as shown:
-            done = landing.land(
-                workspace, source, task, options=options, commit=commit, on_report=reports.append, progress=shown
-            )
+        landed = _bring(workspace, options, commit, source, task, reports.append)
     except ContractError:
         _print_report(reports[-1], out)
         events.publish(workspace, reports[-1])
-        return _record(reports[-1], landed=False)
+        return _record(task, None, reports[-1], _refusal(reports[-1]))
     report = reports[-1] if reports else None
     _print_report(report, out)
     if out:
         known = "" if report else ": it had landed already; what was missing of it is back"
-        out.print(f"landed {done.name} ({short(done.digest)}){known}", markup=False)
-    _tell(workspace, done.name, report, commit=commit)
-    found = {"task": done.name, "digest": done.digest, "landed": True, "error": ""}
-    return found | {"report": report.record() if report else None}
+        out.print(f"landed {task} ({short(landed.digest)}){known}", markup=False)
+    _tell(workspace, task, report, commit=commit)
+    return _record(task, landed, report)
 
 
 def _try_out(
@@ -121,27 +116,19 @@ def _try_out(
     _print_report(report, out)
     if out and not report.refused:
         out.print(f"{task} would land ({short(report.digest)}); nothing was changed.", markup=False)
-    return _record(report, landed=False)
+    return _record(task, None, report, _refusal(report))
 
 
 def _watch(workspace: Workspace, drop_dir: Path, options: LandingOptions, *, commit: bool, as_json: bool) -> None:
     """Land what becomes complete in a drop folder, which holds one folder per task; until Ctrl-C or SIGTERM."""
     from flows import events
-    from lorax import progress
-    from lorax.data import landing
     from lorax.data.layout import READY
     from lorax.data.watch import DropFolder
-
-    def bring(folder: Path, task: str, on_report: OnReport) -> LandedTask:
-        with progress.counting(err) as shown:
-            return landing.land(
-                workspace, folder, task, options=options, commit=commit, on_report=on_report, progress=shown
-            )
 
     err.print(f"watching {drop_dir.resolve()}: a folder NAME/ lands as task NAME once it holds {READY}.", markup=False)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a landing under way is undone
     try:
-        for outcome in DropFolder(drop_dir, bring).watch():
+        for outcome in DropFolder(drop_dir, partial(_bring, workspace, options, commit)).watch():
             _print_outcome(outcome, as_json)
             try:
                 if outcome.landed:
@@ -152,6 +139,18 @@ def _watch(workspace: Workspace, drop_dir: Path, options: LandingOptions, *, com
                 err.print(f"lorax: {outcome.task}: not told to Prefect: {error}", markup=False)
     except KeyboardInterrupt:
         err.print("no longer watching.")
+
+
+def _bring(
+    workspace: Workspace, options: LandingOptions, commit: bool, folder: Path, task: str, on_report: OnReport
+) -> LandedTask:
+    from lorax import progress
+    from lorax.data import landing
+
+    with progress.counting(err) as shown:
+        return landing.land(
+            workspace, folder, task, options=options, commit=commit, on_report=on_report, progress=shown
+        )
 
 
 def _tell(workspace: Workspace, task: str, report: Report | None, *, commit: bool) -> None:
@@ -168,7 +167,8 @@ def _tell(workspace: Workspace, task: str, report: Report | None, *, commit: boo
 
 def _print_outcome(outcome: Outcome, as_json: bool) -> None:
     if as_json:
-        out.print(json.dumps(_outcome_record(outcome), ensure_ascii=False), markup=False)
+        record = _record(outcome.task, outcome.landed, outcome.report, outcome.error)
+        out.print(json.dumps(record, ensure_ascii=False), markup=False)
         return
     _print_report(outcome.report, out)
     if outcome.landed:
@@ -178,20 +178,16 @@ def _print_outcome(outcome: Outcome, as_json: bool) -> None:
         err.print(f"lorax: {outcome.task} ({when}): {outcome.error}", markup=False)
 
 
-def _outcome_record(outcome: Outcome) -> dict[str, Any]:
-    report = outcome.report.record() if outcome.report else None
-    digest = outcome.landed.digest if outcome.landed else (outcome.report.digest if outcome.report else "")
-    found = {"task": outcome.task, "digest": digest, "landed": outcome.landed is not None, "error": outcome.error}
-    return found | {"report": report}
+def _record(task: str, landed: LandedTask | None, report: Report | None, error: str = "") -> dict[str, Any]:
+    known = landed or report
+    found = {"task": task, "digest": known.digest if known else "", "landed": landed is not None, "error": error}
+    return found | {"report": report.record() if report else None}
 
 
-def _record(report: Report, *, landed: bool) -> dict[str, Any]:
-    error = ""
-    if report.refused:
-        kinds = ", ".join(dict.fromkeys(finding.kind for finding in report.refused))
-        error = f"task {report.task!r} does not fulfil the landing contract ({kinds}); nothing was changed."
-    found = {"task": report.task, "digest": report.digest, "landed": landed, "error": error}
-    return found | {"report": report.record()}
+def _refusal(report: Report) -> str:
+    """Why it can't land, in a line; '' where it can."""
+    kinds = ", ".join(dict.fromkeys(finding.kind for finding in report.refused))
+    return f"task {report.task!r} does not fulfil the landing contract ({kinds}); nothing was changed." if kinds else ""
 
 
 def _print_report(report: Report | None, out: Console | None) -> None:

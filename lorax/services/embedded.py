@@ -75,7 +75,7 @@ class Services:
         return self.prefect.is_ready and self.mlflow.is_ready
 
 
-def up(workspace: Workspace, params: Params, progress: OnWaiting | None = None) -> Services:
+def up(workspace: Workspace, params: Params, progress: OnWaiting = lambda _: None) -> Services:
     """Start the embedded servers that are not running yet and wait until all answer; doing it again is harmless.
 
     Args:
@@ -98,7 +98,7 @@ def up(workspace: Workspace, params: Params, progress: OnWaiting | None = None) 
     embedded = [server for server in wanted if server.is_embedded]
     if embedded:
         with _lock(workspace):
-            _start(workspace, params, embedded, progress or _silent)
+            _start(workspace, params, embedded, progress)
     return status(workspace, params)
 
 
@@ -256,11 +256,10 @@ def _answers(url: str, patience_s: float) -> bool:
     """Whether a server answers there at all; an address that is not http (a bare database) counts as answering."""
     if not url.startswith(("http://", "https://")):
         return True
-    url, authorization = addresses.parted(url)
     from httpx import HTTPError
 
     try:
-        code = addresses.ask("GET", url, patience_s, authorization).status_code
+        code = addresses.ask("GET", url, patience_s).status_code
     except HTTPError:
         return False
     return code < 400 or code in (401, 403)  # it is there, and wants to know who asks
@@ -284,7 +283,3 @@ def _lock(workspace: Workspace) -> Iterator[None]:
     """One change at a time to what runs in a workspace."""
     with storage_errors(workspace.services_dir), locked(workspace.services_dir / "lock"):
         yield
-
-
-def _silent(_: str) -> None:
-    return

@@ -61,10 +61,12 @@ def holders(path: Path) -> list[psutil.Process]:
 
 def stop(processes: list[psutil.Process], patience_s: float = 10.0) -> None:
     """Ask `processes` to end, wait `patience_s` seconds, then end those that have not."""
-    _signal(processes, kill=False)
-    _, alive = psutil.wait_procs(processes, timeout=patience_s)
-    _signal(alive, kill=True)
-    psutil.wait_procs(alive, timeout=patience_s)
+    left = processes
+    for end in (psutil.Process.terminate, psutil.Process.kill):
+        for process in left:
+            with suppress(psutil.NoSuchProcess):
+                end(process)
+        _, left = psutil.wait_procs(left, timeout=patience_s)
 
 
 def stop_all(folder: str, service: str | None = None, patience_s: float = 10.0) -> None:
@@ -84,14 +86,6 @@ def _marked() -> Iterator[tuple[psutil.Process, dict[str, str]]]:
             continue
         if FOLDER_VARIABLE in marks:
             yield process, marks
-
-
-def _signal(processes: list[psutil.Process], *, kill: bool) -> None:
-    for process in processes:
-        try:
-            process.kill() if kill else process.terminate()
-        except psutil.NoSuchProcess:
-            continue
 
 
 if __name__ == "__main__":

@@ -113,9 +113,8 @@ def _clusters(window: Window, predictor: Predictor) -> tuple[list[Cluster], int]
     here = [s for s in window.strange if s.sha256 in judged]
     usual = [judged[s.sha256] for s in window.seen if not s.is_strange and s.sha256 in judged]
     strange = [judged[s.sha256] for s in here]
-    textures, features = (
-        _deviations([part(j) for j in strange], [part(j) for j in usual]) for part in (_texture, _said)
-    )
+    textures = _deviations([j.texture for j in strange], [j.texture for j in usual])
+    features = _deviations([j.features for j in strange], [j.features for j in usual])
     names = [branch.task for branch in predictor.state.branches]
     found = []
     for rows in clusters(textures):
@@ -123,14 +122,6 @@ def _clusters(window: Window, predictor: Predictor) -> tuple[list[Cluster], int]
         members = tuple(here[row] for row in rows)
         found.append(Cluster(members, cohesion(textures[rows]), dict(zip(names, shares, strict=True))))
     return found, len(window.strange) - len(here)
-
-
-def _texture(judged: Judged) -> Tensor:
-    return judged.texture
-
-
-def _said(judged: Judged) -> Tensor:
-    return judged.features
 
 
 def _deviations(strange: Sequence[Tensor], usual: Sequence[Tensor]) -> Tensor:
@@ -155,9 +146,9 @@ def _sheet(members: Sequence[WatchedVerdict]) -> Image.Image:
     step = _TILE + _GAP
     rows = -(-len(shown) // _COLUMNS)
     sheet = Image.new("RGB", (min(len(shown), _COLUMNS) * step + _GAP, rows * step + _GAP), "white")
-    for number, sighting in enumerate(shown):
+    for number, member in enumerate(shown):
         try:
-            image = Image.fromarray(decode(Path(sighting.file)))
+            image = Image.fromarray(decode(Path(member.file)))
         except ImageError:
             continue
         scale = _TILE / max(image.size)
@@ -173,7 +164,7 @@ def _text(name: str) -> str:
 
 
 def _free(watch_dir: Path, name: str) -> Path:
-    """A folder that does not exist yet; two rises may come within a second."""
+    """A folder that does not exist yet; two alerts may come within a second."""
     watch_dir.mkdir(parents=True, exist_ok=True)
     number, folder = 1, watch_dir / name
     while folder.exists():
