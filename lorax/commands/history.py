@@ -14,7 +14,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from lorax.commands.console import Json, opened, print_record
-from lorax.commands.records import brief, entry_record, hold_line, hold_record, nearest_line, version_record
+from lorax.commands.records import brief, entry_record, hold_record, nearest_line, print_holds, version_record
 from lorax.commands.tables import PLAIN, print_table, table
 from lorax.errors import RegistryError
 from lorax.text import minute, percent
@@ -84,8 +84,7 @@ def print_history(history: Mapping[str, Any], out: Console, *, gate: bool) -> No
         out.print(line, soft_wrap=False)  # else what is wider than the console would be cut off
     out.print("\nchampion and tasks over time:")
     print_table(_journal(history["journal"]), out)
-    for hold in history["held"]:
-        out.print(f"held: {hold_line(hold)}", markup=False)
+    print_holds(history["held"], out)
 
 
 def _last_moves(entries: Sequence[Mapping[str, Any]]) -> dict[int, str]:

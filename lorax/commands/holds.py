@@ -11,7 +11,7 @@ from rich.console import Console
 from lorax.commands import access
 from lorax.commands.console import Json, opened, print_record, who
 from lorax.commands.promotion import Reason, Why
-from lorax.commands.records import hold_line, hold_record
+from lorax.commands.records import hold_record, print_holds
 from lorax.errors import DataVersionError, RegistryError
 
 
@@ -77,14 +77,12 @@ def release(
 
 
 def _print_held(record: Mapping[str, Any], out: Console) -> None:
-    for held in record["held"]:
-        out.print(f"held: {hold_line(held)}", markup=False)
+    print_holds(record["held"], out)
     out.print("What landed behind is learned without it. 'lorax release TASK' lets it be learned again.")
 
 
 def _print_released(record: Mapping[str, Any], out: Console) -> None:
-    for hold in record["released"]:
-        out.print(f"released: {hold_line(hold)}", markup=False)
+    print_holds(record["released"], out, "released")
     if record["is_landed"]:
         out.print(
             "A worker learns it within two minutes, 'lorax learn' at once. With the same parameters on the same "

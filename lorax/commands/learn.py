@@ -10,7 +10,7 @@ from rich.console import Console
 
 from lorax.commands import access
 from lorax.commands.console import Json, Preset, err, opened, print_record
-from lorax.commands.records import hold_line, hold_record, version_record
+from lorax.commands.records import hold_record, print_holds, version_record
 from lorax.commands.tables import print_accuracy
 
 if TYPE_CHECKING:
@@ -93,8 +93,7 @@ def print_outcomes(record: Mapping[str, Any], out: Console) -> None:
             out.print(f"version {found['version']} ({found['task']}) {found['outcome']}:", style="yellow", markup=False)
             for reason in found["reason"].split("; "):
                 out.print(f"  {reason}", style="yellow", markup=False)
-    for hold in record["held"]:
-        out.print(f"held: {hold_line(hold)}", markup=False)
+    print_holds(record["held"], out)
     if record["approval"] is not None:
         out.print(approval(record["approval"]), markup=False)
 

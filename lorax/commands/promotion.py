@@ -18,7 +18,7 @@ from lorax.addresses import without_password
 from lorax.commands import access
 from lorax.commands import learn as learning
 from lorax.commands.console import Json, Preset, VersionNumber, err, opened, out, print_json, print_record, who
-from lorax.commands.records import hold_line, hold_record, version_record
+from lorax.commands.records import hold_record, print_holds, version_record
 from lorax.errors import RegistryError
 from lorax.text import size
 
@@ -149,8 +149,7 @@ def print_moved(record: Mapping[str, Any], out: Console) -> None:
     """Which version is champion now, what is held, and which data belongs to it."""
     before, now = record["before"], record["champion"]
     out.print(f"champion: {_named(before)} -> {_named(now)}", markup=False)
-    for hold in record["held"]:
-        out.print(f"held: {hold_line(hold)}", markup=False)
+    print_holds(record["held"], out)
     if record["held"]:
         out.print(
             "A held task is learned again after 'lorax release TASK', or once it lands with other bytes; or make a "

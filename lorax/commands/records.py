@@ -1,11 +1,13 @@
-"""What the registry knows as plain JSON values, for scripts and for whoever prints them."""
+"""What the registry knows as plain JSON values, for scripts; and as lines, for people."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
 
 from lorax.text import minute, short
 
@@ -85,6 +87,12 @@ def hold_line(hold: Mapping[str, Any]) -> str:
     """A held task for people, in a line."""
     of = f", version {hold['version']}" if hold["version"] else ""
     return f"{hold['task']} (bytes {short(hold['digest'])}{of}): {brief(hold)} ({hold['by']}, {minute(hold['at'])})"
+
+
+def print_holds(holds: Iterable[Mapping[str, Any]], out: Console, what: str = "held") -> None:
+    """Tell what is held, or was, a line each."""
+    for hold in holds:
+        out.print(f"{what}: {hold_line(hold)}", markup=False)
 
 
 def brief(told: Mapping[str, Any]) -> str:
