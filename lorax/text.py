@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-_MEBIBYTE = 2**20
+_MEBIBYTE, _GIBIBYTE = 2**20, 2**30
 _DIGITS = 12
 
 
@@ -15,7 +15,7 @@ def percent(share: float | None) -> str:
 
 def size(count: int) -> str:
     """Of so many bytes."""
-    return f"{count / _MEBIBYTE:.1f} MiB"
+    return f"{count / _GIBIBYTE:.1f} GiB" if count >= _GIBIBYTE else f"{count / _MEBIBYTE:.1f} MiB"
 
 
 def minute(at: str) -> str:

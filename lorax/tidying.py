@@ -1,9 +1,11 @@
-"""Room in work/: before a run, what kills left half-made goes, and of learner states stays what is in use."""
+"""Room in work/: before a run, what kills left half-made goes; of learner states and episodes those used last stay."""
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from lorax import drafts
@@ -12,8 +14,11 @@ from lorax.workspace import Workspace
 STATES_KEPT = 4
 """Learner states that stay however long ago they were used; each holds every branch."""
 
+EPISODES_KEPT = 8
+"""Episodes' folders that stay however long ago they were worked on; older ones are registered, or would begin anew."""
+
 _USED_LATELY_S = 3600.0
-"""Somebody may read a state that was asked for within this time."""
+"""Somebody may read what was asked for within this time."""
 
 
 def tidy(workspace: Workspace) -> None:
@@ -23,7 +28,8 @@ def tidy(workspace: Workspace) -> None:
     for folder in (*folders, *_nested(workspace.episodes_dir), *_nested(work / "scenarios"), *_nested(work / "probes")):
         drafts.sweep(folder)
     drafts.sweep_temporary()
-    shrink(workspace.states_dir)
+    _shrink(workspace.states_dir.glob("[!.]*/"), STATES_KEPT)
+    _shrink((plan.parent for plan in workspace.episodes_dir.glob("[!.]*/plan.json")), EPISODES_KEPT)
 
 
 def used(state_dir: Path) -> Path:
@@ -32,10 +38,19 @@ def used(state_dir: Path) -> Path:
     return state_dir
 
 
-def shrink(states_dir: Path) -> None:
-    """Remove all learner states but those used last; the registry has them."""
-    found = [path for path in states_dir.glob("[!.]*") if path.is_dir()]
-    for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)[STATES_KEPT:]:
+def size(folder: Path) -> int:
+    """Bytes of all files in and below a folder."""
+    found = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):  # gone meanwhile
+                found += Path(parent, name).lstat().st_size
+    return found
+
+
+def _shrink(folders: Iterable[Path], count: int) -> None:
+    """Remove all of these but those used last."""
+    for path in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True)[count:]:
         if time.time() - path.stat().st_mtime > _USED_LATELY_S:
             drafts.discard(path)
 

@@ -28,6 +28,20 @@ def test_of_learner_states_those_used_last_and_lately_stay(tmp_path: Path) -> No
     assert len(set(workspace.states_dir.iterdir())) == tidying.STATES_KEPT
 
 
+def test_of_episodes_those_worked_on_last_stay_and_what_they_share(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    shared = made(workspace.episodes_dir / "features", 99)
+    episodes = [workspace.episodes_dir / f"{age:016x}" for age in range(2, 14)]
+    for age, folder in enumerate(episodes, 2):
+        made(folder, age)
+        (folder / "plan.json").write_text("{}")
+        os.utime(folder, (time.time() - 3600 * age,) * 2)
+    before = tidying.size(workspace.work_dir)
+    tidying.tidy(workspace)
+    assert set(workspace.episodes_dir.iterdir()) == {shared, *episodes[: tidying.EPISODES_KEPT]}
+    assert before - tidying.size(workspace.work_dir) == 4 * len("{}{}")
+
+
 def test_half_made_things_go_wherever_a_kill_left_them(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     places = (

@@ -13,7 +13,7 @@ from lorax.commands.records import hold_line, hold_record, version_record
 from lorax.commands.services import way_in
 from lorax.commands.tables import HEADLINES, TRUST, print_pairs
 from lorax.errors import LoraxError, ServiceError
-from lorax.text import minute, percent, short
+from lorax.text import minute, percent, short, size
 
 if TYPE_CHECKING:
     from flows.client import PrefectApi, Row
@@ -43,6 +43,7 @@ def record(workspace: Workspace, params: Params) -> dict[str, Any]:
     landed here and is in no upstream yet, and what the last push that failed said. `runs` is None while Prefect's
     server does not answer.
     """
+    from lorax import tidying
     from lorax.data import upstream
     from lorax.data import versions as data_versions
     from lorax.services import embedded
@@ -57,6 +58,7 @@ def record(workspace: Workspace, params: Params) -> dict[str, Any]:
         "runs": _outlook(workspace, params, found, is_waiting=bool(known["waiting"])),
         "data": {"digest": revision.digest, "commit": revision.commit},
         "unpushed": {"tasks": upstream.unpushed(workspace), "why": upstream.why_unpushed(workspace)},
+        "work": {"bytes": tidying.size(workspace.work_dir)},
         "services": {s.name: _service(s) for s in (found.prefect, found.mlflow)},
         "helpers": dict(found.helpers),
     }
@@ -88,6 +90,7 @@ def print_status(found: Mapping[str, Any], out: Console) -> None:
         known = {key: value for key, value in champion["metrics"].items() if key in TRUST}
         rows += [(TRUST[key], percent(value)) for key, value in known.items()]
         rows += _worst_slice(champion["metrics"])
+    rows.append(("work/", size(found["work"]["bytes"])))
     for name, service in found["services"].items():
         state = f"up{way_in(service['auth_path'])}" if service["ready"] else "down"
         rows.append((name, f"{service['address']} ({state})"))

@@ -54,12 +54,13 @@ def test_status_says_what_to_do_about_changed_data_and_which_holds_are_of_bytes_
         "workspace": "/w", "landed": ["tiles"], "error": None, "broken": [], "champion": None, "known": [],
         "waiting": [], "approval": None, "changed": ["tiles"], "held": [HOLD | {"is_landed": False}],
         "data": {"digest": "", "commit": None}, "services": {}, "helpers": {}, "runs": None,
-        "unpushed": {"tasks": ["tiles"], "why": "because"},
+        "work": {"bytes": 3 * 2**29}, "unpushed": {"tasks": ["tiles"], "why": "because"},
     }  # fmt: skip
     said = "\n".join(printed(status.print_status, record))
     assert "tiles: landed here, not in the upstream" in said
     assert "tiles landed with other bytes than were learned; to learn these: 'lorax relearn tiles'" in said
     assert "other bytes have landed since, or none" in said
+    assert "1.5 GiB" in said
 
 
 def test_status_tells_the_champion_s_false_positives_and_their_worst_slice() -> None:
@@ -69,7 +70,8 @@ def test_status_tells_the_champion_s_false_positives_and_their_worst_slice() -> 
     record = {
         "workspace": "/w", "landed": [], "error": None, "broken": [], "champion": champion, "known": ["tiles"],
         "waiting": [], "approval": None, "changed": [], "held": [], "data": {"digest": "", "commit": None},
-        "services": {}, "helpers": {}, "runs": None, "unpushed": {"tasks": [], "why": ""},
+        "services": {}, "helpers": {}, "runs": None, "work": {"bytes": 0},
+        "unpushed": {"tasks": [], "why": ""},
     }  # fmt: skip
     said = [" ".join(line.split()) for line in printed(status.print_status, record)]
     place = said.index("false positives on other real photographs 1.0 %")
