@@ -21,13 +21,7 @@ from lorax.data.walk import Found, files_named
 from lorax.errors import printable
 from lorax.learning.relatives import Relatives
 from lorax.verdicts.predictor import Predictor
-from tests.tiny_learner import Learned, calibrated, learn_stream, tiny_params
-
-
-@pytest.fixture(scope="module")
-def learned(tmp_path_factory: pytest.TempPathFactory) -> Learned:
-    folder = tmp_path_factory.mktemp("learned")
-    return learn_stream(folder, tiny_params(folder), ["alpha", "beta"])[-1]
+from tests.tiny_learner import Learned, calibrated
 
 
 @pytest.fixture(scope="module")

@@ -23,15 +23,9 @@ from lorax.learning.state import load_state, save_state
 from lorax.verdicts import watched
 from lorax.verdicts.watched import Inbox, followed, from_lines
 from lorax.workspace import Workspace
-from tests.tiny_learner import Learned, calibrated, learn_stream, tiny_params
+from tests.tiny_learner import Learned, calibrated
 
 runner = CliRunner()
-
-
-@pytest.fixture(scope="module")
-def learned(tmp_path_factory: pytest.TempPathFactory) -> Learned:
-    folder = tmp_path_factory.mktemp("learned")
-    return learn_stream(folder, tiny_params(folder), ["alpha", "beta"])[-1]
 
 
 @pytest.fixture(scope="module")
