@@ -7,7 +7,9 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
+from uuid import uuid4
 
 import httpx
 
@@ -84,6 +86,15 @@ class PrefectApi:
             ServiceError: as for `post`.
         """
         self._changed("PATCH", path, body)
+
+    def emit(self, event: str, resource: Mapping[str, str], **more: Any) -> None:
+        """Have the server take an event, of now and of one resource.
+
+        Raises:
+            ServiceError: as for `post`.
+        """
+        told = {"id": str(uuid4()), "event": event, "occurred": datetime.now(UTC).isoformat()}
+        self.post("events", [{**told, "resource": resource, **more}])
 
     def _changed(self, method: str, path: str, body: Mapping[str, Any] | Sequence[Any]) -> Row | None:
         answer = self._ask(method, path, body)

@@ -10,10 +10,8 @@ import json
 import os
 import subprocess
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from flows import prefect_yaml
 from flows.client import PrefectApi, Row
@@ -182,14 +180,8 @@ def vouch_for(api: PrefectApi, run: Row) -> None:
 def _tell_of(api: PrefectApi, run: Row, flow: str, event: str) -> None:
     """Post one of the events that Prefect itself posts of flow runs."""
     related = {"prefect.resource.role": "flow", "prefect.resource.id": f"prefect.flow.{run['flow_id']}"}
-    told = {
-        "id": str(uuid4()),
-        "event": f"prefect.flow-run.{event}",
-        "occurred": datetime.now(UTC).isoformat(),
-        "resource": {"prefect.resource.id": f"prefect.flow-run.{run['id']}"},
-        "related": [{**related, "prefect.resource.name": flow}],
-    }
-    api.post("events", [told])
+    of = {"prefect.resource.id": f"prefect.flow-run.{run['id']}"}
+    api.emit(f"prefect.flow-run.{event}", of, related=[{**related, "prefect.resource.name": flow}])
 
 
 def _automation(

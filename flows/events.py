@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Any
-from uuid import uuid4
 
 from flows.client import PrefectApi
 from lorax.data import versions
@@ -58,14 +56,8 @@ def emit_alert(workspace: Workspace, model: str, payload: Mapping[str, Any]) -> 
 
 
 def _post(workspace: Workspace, event: str, resource: str, name: str, payload: Mapping[str, Any]) -> None:
-    record = {
-        "id": str(uuid4()),
-        "event": event,
-        "occurred": datetime.now(UTC).isoformat(),
-        "resource": {"prefect.resource.id": resource, "prefect.resource.name": name},
-        "payload": dict(payload),
-    }
-    PrefectApi.of(workspace, load_params(workspace.params_path)).post("events", [record])
+    of = {"prefect.resource.id": resource, "prefect.resource.name": name}
+    PrefectApi.of(workspace, load_params(workspace.params_path)).emit(event, of, payload=payload)
 
 
 def publish(workspace: Workspace, report: Report) -> None:

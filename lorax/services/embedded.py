@@ -17,12 +17,12 @@ from lorax import addresses
 from lorax.errors import ServiceError
 from lorax.params import Params
 from lorax.services import databases, homes, orphans, servers, supervision
+from lorax.services.configuration import Program
 from lorax.services.servers import AUTH_VARIABLE as AUTH_VARIABLE  # for readers of this room's interface
 from lorax.services.servers import HOST as HOST  # likewise
 from lorax.services.servers import Server
 from lorax.services.servers import environment as environment  # likewise
 from lorax.services.servers import known as known  # likewise
-from lorax.services.supervision import Program
 from lorax.storage import locked, storage_errors
 from lorax.workspace import Workspace
 

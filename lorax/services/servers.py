@@ -16,9 +16,9 @@ from lorax.errors import ServiceError
 from lorax.origins import LOOPBACK
 from lorax.params import Params
 from lorax.services import databases, homes, orphans
+from lorax.services.configuration import Program
 from lorax.services.homes import EMBEDDED_VARIABLE as EMBEDDED_VARIABLE  # for readers of this room's interface
 from lorax.services.homes import VARIABLES as VARIABLES  # likewise
-from lorax.services.supervision import Program
 from lorax.storage import write_whole
 from lorax.workspace import Workspace
 

@@ -7,47 +7,26 @@ is also where all that run under supervisord keep their temporary files: what a 
 
 from __future__ import annotations
 
-import configparser
-import hashlib
 import os
-import re
-import shlex
 import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from lorax.errors import ServiceError
-from lorax.services import orphans
-from lorax.services.orphans import FOLDER_VARIABLE, SERVICE_VARIABLE
+from lorax.services import configuration, orphans
+from lorax.services.configuration import Program
+from lorax.services.orphans import FOLDER_VARIABLE
 
 PATIENCE_S = 30.0
-
-
-@dataclass(frozen=True)
-class Program:
-    """What supervisord keeps alive: this Python with `arguments`, in `folder`.
-
-    `environment` is what it has beyond the others: variable -> the variable of supervisord's own environment that holds
-    its value, since addresses have passwords in them and the configuration is a file. What has the higher `priority` is
-    started later and stopped earlier, before what it needs; `stop_signal` is how it is asked to stop.
-    """
-
-    name: str
-    arguments: tuple[str, ...]
-    folder: Path
-    environment: Mapping[str, str] = field(default_factory=dict)
-    priority: int = 100
-    stop_signal: str = "TERM"
 
 
 @dataclass(frozen=True)
@@ -92,17 +71,17 @@ def apply(
     Raises:
         ServiceError: supervisord refuses its configuration, does not answer, or was started with other addresses.
     """
-    config, programs = _read_config(folder), tuple(programs)
+    config, programs = configuration.read_config(folder), tuple(programs)
     is_fresh = not processes(folder)
     if is_fresh:
-        config = _base_config(folder)
+        config = configuration.base_config(folder)
     else:
         _check_values(folder, programs, environment)
     for program in programs:
-        config[f"program:{program.name}"] = _section(folder, program)
+        config[f"program:{program.name}"] = configuration.section(program)
     for name in unwanted:
         config.remove_section(f"program:{name}")
-    _write_config(folder, config)
+    configuration.write_config(folder, config)
     if is_fresh:
         _launch(folder, environment)
     else:
@@ -143,7 +122,7 @@ def stop(folder: Path) -> None:
     if left:
         raise ServiceError(f"processes {[p.pid for p in left]} of {folder} do not end; end them by hand.")
     (folder / "supervisord.pid").unlink(missing_ok=True)
-    shutil.rmtree(_socket_path(folder).parent, ignore_errors=True)
+    shutil.rmtree(configuration.socket_path(folder).parent, ignore_errors=True)
 
 
 def check_port(host: str, port: int, whose: str, params_key: str) -> None:
@@ -190,7 +169,7 @@ def _control(folder: Path) -> Any:
 
     from supervisor.xmlrpc import SupervisorTransport
 
-    path = _socket_path(folder)
+    path = configuration.socket_path(folder)
     transport = SupervisorTransport(None, None, f"unix://{path}")
     try:
         if not path.exists():
@@ -221,7 +200,7 @@ def _update(folder: Path) -> None:
 def _launch(folder: Path, environment: Mapping[str, str]) -> None:
     """Start supervisord as a daemon and wait for its socket."""
     (folder / "logs").mkdir(exist_ok=True)
-    own = _socket_path(folder).parent
+    own = configuration.socket_path(folder).parent
     _make_own_dir(own)
     command = [sys.executable, "-P", "-m", "supervisor.supervisord", "-c", "supervisord.conf"]
     marked = {**environment, FOLDER_VARIABLE: str(folder), "TMPDIR": str(own)}
@@ -233,80 +212,6 @@ def _launch(folder: Path, environment: Mapping[str, str]) -> None:
         if time.monotonic() > deadline:
             raise ServiceError(f"supervisord of {folder} does not answer. {last_words(folder, 'supervisord')}")
         time.sleep(0.05)
-
-
-def _base_config(folder: Path) -> configparser.RawConfigParser:
-    config = configparser.RawConfigParser()
-    config["supervisord"] = {
-        "logfile": "logs/supervisord.log",  # relative: supervisord is started inside the folder, whatever its name
-        "logfile_maxbytes": "1MB",
-        "logfile_backups": "2",
-        "pidfile": "supervisord.pid",
-        "childlogdir": "logs",
-        **({"user": "root"} if os.getuid() == 0 else {}),  # or it warns
-    }
-    config["unix_http_server"] = {"file": _escaped(str(_fresh_socket_path(folder))), "chmod": "0700"}
-    factory = "supervisor.rpcinterface:make_main_rpcinterface"
-    config["rpcinterface:supervisor"] = {"supervisor.rpcinterface_factory": factory}
-    return config
-
-
-def _section(folder: Path, program: Program) -> dict[str, str]:
-    """One program; a crash loop is slowed down, and given up after half an hour."""
-    guard = (sys.executable, "-P", str(Path(orphans.__file__).resolve()))
-    command = (*guard, sys.executable, *program.arguments)
-    variables = {SERVICE_VARIABLE: _escaped(program.name)}
-    variables |= {name: f"%(ENV_{source})s" for name, source in program.environment.items()}
-    return {
-        # inside quotes, where they must be, these two would begin a comment behind a space
-        "command": _escaped(re.sub(r"(?<=\s)([#;])", r"''\1", shlex.join(command))),
-        "directory": program.folder.name,
-        "environment": ",".join(f'{name}="{value}"' for name, value in variables.items()),
-        "priority": str(program.priority),
-        "autorestart": "true",
-        "startsecs": "10",
-        "startretries": "60",
-        "stopasgroup": "true",
-        "killasgroup": "true",
-        "stopsignal": program.stop_signal,
-        "stopwaitsecs": "15",
-        "redirect_stderr": "true",
-        "stdout_logfile": f"logs/{program.name}.log",
-        "stdout_logfile_maxbytes": "5MB",
-        "stdout_logfile_backups": "3",
-    }
-
-
-def _escaped(text: str) -> str:
-    """As supervisord's configuration wants it, where '%' begins an expansion."""
-    return text.replace("%", "%%")
-
-
-def _read_config(folder: Path) -> configparser.RawConfigParser:
-    config = configparser.RawConfigParser()
-    config.read(folder / "supervisord.conf")
-    return config
-
-
-def _write_config(folder: Path, config: configparser.RawConfigParser) -> None:
-    temporary = folder / "supervisord.conf.tmp"
-    with temporary.open("w") as file:
-        config.write(file)
-    temporary.replace(folder / "supervisord.conf")
-
-
-def _socket_path(folder: Path) -> Path:
-    """The socket that the configuration names, whatever TMPDIR is by now; not that of a folder it was copied from."""
-    fresh = _fresh_socket_path(folder)
-    config = _read_config(folder)
-    written = Path(config.get("unix_http_server", "file", fallback=str(fresh)).replace("%%", "%"))
-    return written if written.parent.name == fresh.parent.name else fresh
-
-
-def _fresh_socket_path(folder: Path) -> Path:
-    digest = hashlib.sha256(str(folder).encode()).hexdigest()[:12]
-    base = tempfile.gettempdir()
-    return Path(base if len(base) < 60 else "/tmp") / f"lorax-{os.getuid()}-{digest}" / "control"
 
 
 def _make_own_dir(path: Path) -> None:
