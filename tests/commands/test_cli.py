@@ -214,7 +214,9 @@ def test_values_are_changed_in_place_and_comments_stay() -> None:
     assert with_values(text, {"b": {"x": "no"}, "a": {"x": 3.5, "z": {"q": 1}}}) == (
         "a:\n  z: {q: 1}\n  x: 3.5 # why\n  y: [1, 2]\n\nb:\n  x: 'no'\n"
     )
-    assert yaml.safe_load(with_values(text, {"c": {"d": 1}}))["c"] == {"d": 1}
+    new = {"d": 1, "e": 1e-5, "f": "yes", "g": None, "h": "a 'b' # c"}
+    assert yaml.safe_load(with_values(text, {"c": new}))["c"] == new
+    assert with_values(TEMPLATE.read_text(), {"gate": {"false_positives": None}}) == TEMPLATE.read_text()
 
 
 def test_outside_a_workspace_one_line_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
