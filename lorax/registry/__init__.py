@@ -3,8 +3,8 @@
 from lorax.registry.gate import TaskVerdict
 from lorax.registry.journal import Entry, Hold
 from lorax.registry.look import Look
-from lorax.registry.reading import CHALLENGER, CHAMPION
 from lorax.registry.registry import Registry
+from lorax.registry.store import CHALLENGER, CHAMPION
 from lorax.registry.versions import KnownTask, ModelVersion
 
 __all__ = [

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import lorax
 from lorax.learning.assessment import ALL, Assessment, CardRow
@@ -13,10 +12,8 @@ from lorax.learning.branch_similarity import BranchComparison
 from lorax.learning.false_positives import Slice
 from lorax.learning.state import LearnerState
 from lorax.network.backbone import BackboneIdentity, import_timm
+from lorax.registry.candidate import Candidate
 from lorax.registry.limits import limits
-
-if TYPE_CHECKING:
-    from lorax.registry.candidate import Candidate
 
 _PARAMETERS = {
     "lora": ("rank", "alpha"),

@@ -8,24 +8,22 @@ mover was cut off is carried out by whoever finds it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lorax.errors import RegistryError
 from lorax.registry import journal, tracking
 from lorax.registry.client import is_missing
 from lorax.registry.journal import Entry
-
-if TYPE_CHECKING:
-    from lorax.registry.registry import Registry
+from lorax.registry.store import Store
 
 _PARAMETER = "lorax.after"
 
 
-def claim(registry: Registry, base: Entry | None, new: Entry) -> Entry:
+def claim(store: Store, base: Entry | None, new: Entry) -> Entry:
     """Have a move follow another.
 
     Args:
-        registry: whose champion is to be moved.
+        store: of the model whose champion is to be moved.
         base: the move that it was decided on, None where there never was one.
         new: the move, numbered.
 
@@ -37,30 +35,30 @@ def claim(registry: Registry, base: Entry | None, new: Entry) -> Entry:
     """
     from mlflow.exceptions import MlflowException
 
-    run, key = _place(registry, base)
+    run, key = _place(store, base)
     try:
-        registry._client.log_param(run.info.run_id, key, f"{new.key} {journal.text_of(new)}")
+        store.client.log_param(run.info.run_id, key, f"{new.key} {journal.text_of(new)}")
     except MlflowException as error:
         if error.error_code != "INVALID_PARAMETER_VALUE":  # another's claim
             raise
-    return _read(registry._client.get_run(run.info.run_id), key) or new
+    return _read(store.client.get_run(run.info.run_id), key) or new
 
 
-def following(registry: Registry, base: Entry | None) -> Entry | None:
+def following(store: Store, base: Entry | None) -> Entry | None:
     """The move that has claimed to follow `base`, whether it was carried out or not."""
-    return _read(*_place(registry, base))
+    return _read(*_place(store, base))
 
 
-def _place(registry: Registry, base: Entry | None) -> tuple[Any, str]:
+def _place(store: Store, base: Entry | None) -> tuple[Any, str]:
     """The run and the parameter that say what follows `base`: the same for all who ask, unless runs are deleted."""
-    versions = registry.versions()
-    name = base.key if base else f"{registry.name} {registry._model().creation_timestamp}"
+    versions = store.versions()
+    name = base.key if base else f"{store.name} {store.registered_model().creation_timestamp}"
     for version in (*(v for v in versions if base and v.version == base.version), *versions):
-        if run := _active(registry._client, version.run_id):
+        if run := _active(store.client, version.run_id):
             return run, f"{_PARAMETER}/{name}"
-    tracking.find_experiment(registry._client, registry.uri, registry.name)
+    tracking.find_experiment(store.client, store.uri, store.name)
     raise RegistryError(
-        f"all runs of the versions of {registry.name!r} were deleted in MLflow, and without one the champion can't be "
+        f"all runs of the versions of {store.name!r} were deleted in MLflow, and without one the champion can't be "
         "moved. Restore one on the experiment's page in MLflow ('Deleted' runs), and run the command again."
     )
 

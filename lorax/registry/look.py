@@ -11,29 +11,31 @@ from lorax.registry.reading import RegisteredModel
 class Look(RegisteredModel):
     """What MLflow said once is kept: all that a command tells takes two requests, and is of one moment.
 
-    What changes the registry must not decide on this: it looks anew each time, see `moves`.
+    What changes the registry must not decide on this: it looks anew each time, see `promotion`.
     """
 
-    def _is_unused(self) -> bool:
+    def is_unused(self) -> bool:
         return self._kept_unused
 
-    def _model(self) -> Any:
+    def registered_model(self) -> Any:
         return self._kept_model
 
-    def _search(self) -> list[Any]:
+    def registered_versions(self) -> list[Any]:
         return self._kept_versions
 
-    def _get(self, number: str) -> Any:
-        return next((v for v in self._search() if str(v.version) == number), None) or super()._get(number)
+    def registered_version(self, number: str) -> Any:
+        return next(
+            (v for v in self.registered_versions() if str(v.version) == number), None
+        ) or super().registered_version(number)
 
     @cached_property
     def _kept_unused(self) -> bool:
-        return super()._is_unused()
+        return super().is_unused()
 
     @cached_property
     def _kept_model(self) -> Any:
-        return super()._model()
+        return super().registered_model()
 
     @cached_property
     def _kept_versions(self) -> list[Any]:
-        return super()._search()
+        return super().registered_versions()

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from lorax.errors import RegistryError
 from lorax.params import GateParams
-from lorax.registry import journal, moves, tracking
+from lorax.registry import journal, promotion, tracking
 from lorax.registry.journal import Entry, Hold
 from lorax.registry.lineage import ancestors, detected_first
 from lorax.registry.package import copies, delete_model, stored_bytes
 from lorax.registry.reading import RegisteredModel
-from lorax.registry.versions import MODEL_DESCRIPTION, ModelVersion
+from lorax.registry.versions import ModelVersion
 
 if TYPE_CHECKING:  # these import torch, which a look-up can do without
     from lorax.learning.assessment import Assessment
@@ -54,20 +54,21 @@ class Registry(RegisteredModel):
             StateError: the state is damaged, or what was measured belongs to another episode.
             RegistryError: MLflow doesn't answer or refuses.
         """
-        from lorax.registry.candidate import make_version, measured_anew, open_candidate
+        from lorax.registry.candidate import open_candidate
+        from lorax.registry.registration import make_version, measured_anew
 
-        self._require_server()
+        self.require_server()
         candidate = open_candidate(state_dir, report, assessment, git_commit, atlas_dir)
-        with self._talking(f"register the state after {report.task!r}"):
+        with self.talking(f"register the state after {report.task!r}"):
             found = self.find(candidate.digest)
             if found is None:
                 found = make_version(self, candidate, gate)
             elif not found.outcome or found.outcome == journal.REFUSED:
                 found = measured_anew(self, found, candidate)
                 first = detected_first(candidate.state.parent, self.versions())
-                found = moves.judge_again(self, found, candidate.judged(gate, first))
-            moves.decide(self, found, candidate.state, gate)
-        return self._version(found.version)
+                found = promotion.judge_again(self, found, candidate.judged(gate, first))
+            promotion.decide(self, found, candidate.state, gate)
+        return self.version(found.version)
 
     def settle(self) -> ModelVersion | None:
         """Take note of what was done to the champion's alias in MLflow itself; returns the champion.
@@ -84,9 +85,9 @@ class Registry(RegisteredModel):
         self._check_experiment(self.name)
         if champion is None:
             return None
-        self._require_server()
-        with self._talking("take note of the champion"):
-            moves.take_note(self, champion)
+        self.require_server()
+        with self.talking("take note of the champion"):
+            promotion.take_note(self, champion)
         return self.champion()
 
     def finished_journal(self) -> list[Entry]:
@@ -95,11 +96,11 @@ class Registry(RegisteredModel):
         Raises:
             RegistryError: no run is left that a move could be written to, or MLflow doesn't answer.
         """
-        if self._is_unused():
+        if self.is_unused():
             return []
-        self._require_server()
-        with self._talking("carry out a move that was cut off"):
-            return moves.finished_journal(self)
+        self.require_server()
+        with self.talking("carry out a move that was cut off"):
+            return promotion.finished_journal(self)
 
     def check_scenarios(self) -> None:
         """Make sure that a scenario's end can be tracked.
@@ -128,13 +129,13 @@ class Registry(RegisteredModel):
         """
         from lorax.learning.state import load_state
 
-        self._require_server()
+        self.require_server()
         version = self.version(number)
         state = load_state(state_dir)
-        with self._talking(f"promote version {number}"):
+        with self.talking(f"promote version {number}"):
             new = journal.entry(journal.PROMOTED, version.version, by=by, reason=reason)
-            moves.move_by_hand(self, new, seen, state)
-        return self._version(number)
+            promotion.move_by_hand(self, new, seen, state)
+        return self.version(number)
 
     def rollback(self, number: int, *, by: str, reason: str, seen: Sequence[Entry] | None = None) -> ModelVersion:
         """Make a version that was champion before champion again, and hold what the present one knows beyond it.
@@ -148,7 +149,7 @@ class Registry(RegisteredModel):
             RegistryError: there is no such version, it never was champion, it is champion already, or another person
                 has moved the champion since.
         """
-        self._require_server()
+        self.require_server()
         version, champion = self.version(number), self.champion()
         if champion and champion.version == number:
             raise RegistryError(f"version {number} is the champion already; nothing was changed.")
@@ -157,9 +158,9 @@ class Registry(RegisteredModel):
                 f"version {number} never was champion ({version.outcome}: {version.reason}), so there is nothing to "
                 f"roll back to. To overrule the gate: 'lorax promote {number} --reason TEXT'."
             )
-        with self._talking(f"roll back to version {number}"):
-            moves.move_by_hand(self, journal.entry(journal.ROLLED_BACK, number, by=by, reason=reason), seen)
-        return self._version(number)
+        with self.talking(f"roll back to version {number}"):
+            promotion.move_by_hand(self, journal.entry(journal.ROLLED_BACK, number, by=by, reason=reason), seen)
+        return self.version(number)
 
     def relearn(self, task: str, *, by: str, reason: str, seen: Sequence[Entry] | None = None) -> ModelVersion:
         """Go back to before the champion learned a task, and hold nothing: what it knew beyond that is learned again.
@@ -176,12 +177,12 @@ class Registry(RegisteredModel):
             RegistryError: the champion does not know the task, no version without it is left to go back to, or another
                 person has moved the champion since.
         """
-        self._require_server()
+        self.require_server()
         version = self.version_before(task)
-        with self._talking(f"go back to version {version.version}"):
+        with self.talking(f"go back to version {version.version}"):
             new = journal.entry(journal.ROLLED_BACK, version.version, by=by, reason=reason, task=task)
-            moves.move_by_hand(self, new, seen)
-        return self._version(version.version)
+            promotion.move_by_hand(self, new, seen)
+        return self.version(version.version)
 
     def hold(self, task: str, digest: str, *, by: str, reason: str) -> None:
         """Have a task not learned while it has these bytes, until it is released.
@@ -189,18 +190,18 @@ class Registry(RegisteredModel):
         Raises:
             RegistryError: MLflow doesn't answer or refuses.
         """
-        self._require_server()
-        with self._talking(f"hold {task!r}"):
+        self.require_server()
+        with self.talking(f"hold {task!r}"):
             self.ensure_model()
-            self._note(journal.HELD, journal.NO_VERSION, by, reason, task, digest)
+            self.note(journal.HELD, journal.NO_VERSION, by, reason, task, digest)
 
     def release(self, task: str, *, by: str, reason: str) -> list[Hold]:
         """Let a held task be learned again; returns the holds that were lifted, none if it was not held."""
-        self._require_server()
+        self.require_server()
         lifted = [hold for hold in self.held() if hold.task == task]
-        with self._talking(f"release {task!r}"):
+        with self.talking(f"release {task!r}"):
             for hold in lifted:
-                self._note(journal.RELEASED, hold.version, by, reason, task, hold.digest)
+                self.note(journal.RELEASED, hold.version, by, reason, task, hold.digest)
         return lifted
 
     def refuse(self, number: int, *, by: str, reason: str) -> ModelVersion:
@@ -209,16 +210,16 @@ class Registry(RegisteredModel):
         Raises:
             RegistryError: it does not wait.
         """
-        self._require_server()
+        self.require_server()
         version = self.version(number)
         if version.outcome != journal.WAITING:
             raise RegistryError(
                 f"version {number} does not wait for approval (it is {version.outcome or 'unfinished'}). "
                 "To take a champion back: 'lorax rollback --to VERSION --reason TEXT'."
             )
-        with self._talking(f"refuse version {number}"):
-            moves.refuse(self, version, by, reason)
-        return self._version(number)
+        with self.talking(f"refuse version {number}"):
+            promotion.refuse(self, version, by, reason)
+        return self.version(number)
 
     def delete(self, number: int, *, by: str, reason: str) -> ModelVersion:
         """Delete a version with its artifacts; its runs, with their figures, stay. Its task stays held if it is.
@@ -227,9 +228,9 @@ class Registry(RegisteredModel):
             RegistryError: an alias is on it, or the champion's or challenger's line of descent needs it.
         """
         version = self.check_deletable(number)
-        with self._talking(f"delete version {number}"):
-            self._note(journal.DELETED, number, by, reason)
-            delete_model(self._client, self.name, number)
+        with self.talking(f"delete version {number}"):
+            self.note(journal.DELETED, number, by, reason)
+            delete_model(self.client, self.name, number)
         return version
 
     def check_deletable(self, number: int) -> ModelVersion:
@@ -238,7 +239,7 @@ class Registry(RegisteredModel):
         Raises:
             RegistryError: as `delete`.
         """
-        self._require_server()
+        self.require_server()
         version, versions = self.version(number), self.versions()
         for other in (v for v in versions if v.aliases):
             if number in {a.version for a in ancestors(other, versions)}:
@@ -251,13 +252,13 @@ class Registry(RegisteredModel):
 
     def stored_bytes(self, version: int) -> int:
         """How much room a version's artifacts take on the server."""
-        with self._talking(f"look at the artifacts of version {version}"):
-            return stored_bytes(self._client, self.name, version)
+        with self.talking(f"look at the artifacts of version {version}"):
+            return stored_bytes(self.client, self.name, version)
 
     def copies(self, version: int) -> list[str]:
         """Versions of other models that MLflow made as copies of this one, or that this is a copy of."""
-        with self._talking(f"look for copies of version {version}"):
-            return copies(self._client, self.name, version)
+        with self.talking(f"look for copies of version {version}"):
+            return copies(self.client, self.name, version)
 
     def track_scenario(
         self,
@@ -290,28 +291,19 @@ class Registry(RegisteredModel):
         from lorax.learning.state import load_state
         from lorax.registry.candidate import check_fits
 
-        self._require_server()
+        self.require_server()
         state = load_state(state_dir)
         check_fits(state, reports[-1])
-        with self._talking(f"track scenario {scenario!r}"):
-            experiment = tracking.experiment_id(self._client, self.uri, _scenarios_of(self.name))
-            run_id = run_id or tracking.scenario_run(self._client, experiment, scenario, git_commit)
-            tracking.write_scenario(self._client, run_id, state, reports, files)
-            tracking.finish_run(self._client, run_id)
+        with self.talking(f"track scenario {scenario!r}"):
+            experiment = tracking.experiment_id(self.client, self.uri, _scenarios_of(self.name))
+            run_id = run_id or tracking.scenario_run(self.client, experiment, scenario, git_commit)
+            tracking.write_scenario(self.client, run_id, state, reports, files)
+            tracking.finish_run(self.client, run_id)
         return run_id
 
-    def ensure_model(self) -> None:
-        """Make the registered model, unless it is there: versions and the journal hang on it."""
-        if self._model() is None:
-            self._client.create_registered_model(self.name, description=MODEL_DESCRIPTION)
-
-    def _note(self, kind: str, version: int, by: str, reason: str, task: str = "", digest: str = "") -> None:
-        new = journal.entry(kind, version, by=by, reason=reason, task=task, digest=digest)
-        journal.write(self._client, self.name, new)
-
     def _check_experiment(self, name: str) -> None:
-        with self._talking("look for the experiment"):
-            tracking.find_experiment(self._client, self.uri, name)
+        with self.talking("look for the experiment"):
+            tracking.find_experiment(self.client, self.uri, name)
 
 
 def _scenarios_of(model: str) -> str:

@@ -256,7 +256,7 @@ def test_diff_sets_two_versions_side_by_side(workspace: Workspace, registry: Reg
 
 
 def test_a_lost_alias_is_shown_and_mended_by_promoting(workspace: Workspace, registry: Registry) -> None:
-    registry._client.delete_registered_model_alias(registry.name, CHAMPION)
+    registry.client.delete_registered_model_alias(registry.name, CHAMPION)
     status = lorax_json("status")
     assert (status["champion"], len(status["broken"])) == (None, 1)
     assert "lorax promote VERSION --reason TEXT" in status["error"]
@@ -305,7 +305,7 @@ def test_a_version_whose_artifacts_are_damaged_does_not_become_champion_though_a
     workspace: Workspace, server: Server, registry: Registry
 ) -> None:
     registry.download_state(4, workspace.states_dir)
-    model = registry._client.get_model_version(registry.name, "4").source.removeprefix("models:/")
+    model = registry.client.get_model_version(registry.name, "4").source.removeprefix("models:/")
     [head] = [path for path in server.folder.rglob("head.safetensors") if model in path.parts]
     head.write_bytes(b"")
     entries = registry.journal()

@@ -39,9 +39,9 @@ def test_a_look_tells_what_the_registry_tells_in_two_requests(filled: Registry, 
 
 
 def test_a_look_stays_as_it_was_and_the_next_one_is_of_now(registry: Registry) -> None:
-    registry._client.create_registered_model(registry.name)
+    registry.client.create_registered_model(registry.name)
     look = Look(registry.uri, registry.name)
     assert look.journal() == []
-    registry._note("released", 1, "somebody", "why")
+    registry.note("released", 1, "somebody", "why")
     assert look.journal() == []
     assert len(Look(registry.uri, registry.name).journal()) == 1

@@ -52,14 +52,14 @@ class CutClient:
 
 
 def runs(registry: Registry, role: str, name: str | None = None) -> list[Any]:
-    client = registry._client
+    client = registry.client
     experiment = client.get_experiment_by_name(name or registry.name).experiment_id
     return list(client.search_runs([experiment], f"tags.`lorax.role` = '{role}'", order_by=["attributes.run_name ASC"]))
 
 
 def curves(registry: Registry, run: Any) -> dict[str, list[tuple[int, float]]]:
     return {
-        key: sorted((m.step, m.value) for m in registry._client.get_metric_history(run.info.run_id, key))
+        key: sorted((m.step, m.value) for m in registry.client.get_metric_history(run.info.run_id, key))
         for key in run.data.metrics
     }
 
@@ -72,12 +72,12 @@ def parameters(run: Any) -> dict[str, str]:
 def table_of(registry: Registry, run: Any, name: str) -> Any:
     """A table as MLflow itself finds and reads it."""
     mlflow.set_tracking_uri(registry.uri)  # which it searches, whatever the client's is
-    return registry._client.load_table(run.info.experiment_id, name, [run.info.run_id])
+    return registry.client.load_table(run.info.experiment_id, name, [run.info.run_id])
 
 
 def contents(registry: Registry) -> dict[str, Any]:
     """All that the registry holds, without what differs between any two: ids and times."""
-    client = registry._client
+    client = registry.client
     found: dict[str, Any] = {}
     for role in ("timeline", "episode"):
         found[role] = [
@@ -163,7 +163,7 @@ def test_an_episode_s_run_lies_below_the_timeline_and_holds_curves_parameters_an
 
 def test_figures_and_report_are_kept_with_the_run(filled: Registry, tmp_path: Path) -> None:
     run = runs(filled, "episode")[-1]
-    filled._client.download_artifacts(run.info.run_id, "", str(tmp_path))
+    filled.client.download_artifacts(run.info.run_id, "", str(tmp_path))
     figures = [f"figures/{name}.png" for name in ("accuracy_matrix", "confusion_matrix", "task_accuracy")]
     names = [*figures, "model_card.md", "report.json"]
     assert sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()) == names
@@ -189,7 +189,7 @@ def test_a_register_killed_after_any_of_its_writes_is_completed_by_the_next(
         cuts -= {(name, 1) for name in ("create_run", "finalize_logged_model", "create_model_version")}
         while True:
             attempt = Registry(server.uri, registry.name)
-            attempt.__dict__["_client"] = CutClient(attempt._client, cuts)
+            attempt.__dict__["client"] = CutClient(attempt.client, cuts)
             try:
                 attempt.register(episode.state_dir, episode.report, gate=OPEN, assessment=given)
                 break
@@ -216,8 +216,8 @@ def test_an_answer_that_is_lost_makes_nothing_twice(
     assert [(v.version, v.outcome, v.aliases) for v in registry.versions()] == [(1, "promoted", (CHAMPION,))]
     assert not front.lost and lost == len(making)
     assert [len(runs(registry, role)) for role in ("timeline", "episode")] == [1, 1]
-    experiment = registry._client.get_experiment_by_name(name).experiment_id
-    assert [model.status for model in registry._client.search_logged_models([experiment])] == ["READY"]
+    experiment = registry.client.get_experiment_by_name(name).experiment_id
+    assert [model.status for model in registry.client.search_logged_models([experiment])] == ["READY"]
 
 
 def test_a_second_child_of_a_version_starts_a_timeline_with_its_ancestor_s_points(
@@ -239,7 +239,7 @@ def test_a_deleted_alias_is_an_error_that_names_the_version_it_was_on(
     registry: Registry, stream: list[Learned]
 ) -> None:
     registry.register(stream[0].state_dir, stream[0].report, gate=OPEN)
-    registry._client.delete_registered_model_alias(registry.name, CHAMPION)
+    registry.client.delete_registered_model_alias(registry.name, CHAMPION)
     with pytest.raises(RegistryError, match="no alias 'champion' any more: it was on version 1"):
         registry.champion()
     assert [v.aliases for v in registry.versions()] == [()]
@@ -247,13 +247,13 @@ def test_a_deleted_alias_is_an_error_that_names_the_version_it_was_on(
 
 def test_a_deleted_champion_is_an_error_and_not_an_empty_registry(registry: Registry, stream: list[Learned]) -> None:
     registry.register(stream[0].state_dir, stream[0].report, gate=OPEN)
-    registry._client.delete_model_version(registry.name, "1")
+    registry.client.delete_model_version(registry.name, "1")
     with pytest.raises(RegistryError, match="deleted in MLflow"):
         registry.champion()
 
 
 def test_a_version_made_by_others_is_left_out_and_refused_as_champion(registry: Registry) -> None:
-    client = registry._client
+    client = registry.client
     run_id = client.create_run(client.create_experiment(registry.name)).info.run_id
     client.create_registered_model(registry.name)
     client.create_model_version(registry.name, source=f"runs:/{run_id}/theirs", run_id=run_id)
@@ -308,9 +308,9 @@ def test_a_version_copied_to_another_model_opens_and_outlives_what_it_was_copied
         registry.register(episode.state_dir, episode.report, gate=OPEN)
     registry.rollback(1, by="ann", reason="to have one that may go")
     prod = Registry(server.uri, f"{registry.name}-prod")
-    registry._client.copy_model_version(f"models:/{registry.name}/2", prod.name)
-    registry._client.copy_model_version(f"models:/{prod.name}/1", f"{prod.name}-too")
-    prod._client.set_registered_model_alias(prod.name, CHAMPION, "1")
+    registry.client.copy_model_version(f"models:/{registry.name}/2", prod.name)
+    registry.client.copy_model_version(f"models:/{prod.name}/1", f"{prod.name}-too")
+    prod.client.set_registered_model_alias(prod.name, CHAMPION, "1")
     champion = prod.settle()
     assert champion is not None
     assert champion.state_digest == stream[1].digest
@@ -334,9 +334,9 @@ def test_a_deleted_experiment_is_told_before_anything_is_learned_with_the_comman
     registry.register(stream[0].state_dir, stream[0].report, gate=OPEN)
     registry.track_scenario("demo", stream[0].state_dir, [stream[0].report])
     for name, ask in ((registry.name, registry.settle), (f"{registry.name}-scenarios", registry.check_scenarios)):
-        experiment = registry._client.get_experiment_by_name(name)
+        experiment = registry.client.get_experiment_by_name(name)
         assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
-        registry._client.delete_experiment(experiment.experiment_id)
+        registry.client.delete_experiment(experiment.experiment_id)
         with pytest.raises(RegistryError, match=f"experiment '{name}' was deleted") as caught:
             ask()
         command = str(caught.value).split("'")[3]
@@ -352,11 +352,11 @@ def test_the_journal_stands_where_mlflow_s_page_does_not_show_it_and_older_entri
     registry: Registry, stream: list[Learned]
 ) -> None:
     registry.register(stream[0].state_dir, stream[0].report, gate=OPEN)
-    [(key, text)] = registry._model().tags.items()
+    [(key, text)] = registry.registered_model().tags.items()
     assert key.startswith("mlflow.")
     [entry] = registry.journal()
-    registry._client.delete_registered_model_tag(registry.name, key)
-    registry._client.set_registered_model_tag(registry.name, key.removeprefix("mlflow."), text)
+    registry.client.delete_registered_model_tag(registry.name, key)
+    registry.client.set_registered_model_tag(registry.name, key.removeprefix("mlflow."), text)
     assert registry.journal() == [replace(entry, key=key.removeprefix("mlflow."))]
     assert registry.register(stream[1].state_dir, stream[1].report, gate=OPEN).outcome == "promoted"
 
@@ -369,7 +369,7 @@ def test_artifacts_changed_on_the_server_are_refused(
     server: Server, registry: Registry, stream: list[Learned], tmp_path: Path
 ) -> None:
     registry.register(stream[0].state_dir, stream[0].report, gate=OPEN)
-    model_id = registry._client.get_model_version(registry.name, "1").source.removeprefix("models:/")
+    model_id = registry.client.get_model_version(registry.name, "1").source.removeprefix("models:/")
     (head,) = (p for p in (server.folder / "artifacts").rglob("head.safetensors") if model_id in p.parts)
     head.write_bytes(b"changed")
     with pytest.raises(RegistryError, match="changed on the server"):
@@ -387,7 +387,7 @@ def test_a_report_of_another_episode_is_refused_before_anything_is_written(
 ) -> None:
     with pytest.raises(StateError, match="report is of episode 1"):
         registry.register(stream[0].state_dir, stream[1].report, gate=OPEN)
-    assert registry._client.get_experiment_by_name(registry.name) is None
+    assert registry.client.get_experiment_by_name(registry.name) is None
 
 
 def test_a_damaged_state_is_refused(registry: Registry, stream: list[Learned], tmp_path: Path) -> None:
@@ -408,8 +408,8 @@ def test_the_database_can_be_looked_up_without_the_server_but_not_written(
     assert reader.versions() == filled.versions()
     with pytest.raises(RegistryError, match="lorax up"):
         reader.register(stream[0].state_dir, stream[0].report, gate=OPEN)
-    with pytest.raises(RegistryError, match="readonly"), reader._talking("write"):
-        reader._client.set_registered_model_tag(filled.name, "written", "1")
+    with pytest.raises(RegistryError, match="readonly"), reader.talking("write"):
+        reader.client.set_registered_model_tag(filled.name, "written", "1")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -442,7 +442,7 @@ def test_a_scenario_is_tracked_episode_by_episode_and_touches_no_model(
     (run,) = runs(registry, "scenario", f"{registry.name}-scenarios")
     assert run.info.run_id == run_id
     assert [step for step, _ in curves(registry, run)["accuracy/alpha"]] == [0, 1, 2]
-    assert "metrics.json" in {a.path for a in registry._client.list_artifacts(run_id)}
+    assert "metrics.json" in {a.path for a in registry.client.list_artifacts(run_id)}
     assert registry.versions() == []
 
 

@@ -38,7 +38,7 @@ def register(registry: Registry, episode: Learned, assessment: Assessment | None
 
 
 def files(registry: Registry, run: Any, into: Path) -> list[str]:
-    registry._client.download_artifacts(run.info.run_id, "", str(into))
+    registry.client.download_artifacts(run.info.run_id, "", str(into))
     return sorted(p.relative_to(into).as_posix() for p in into.rglob("*") if p.is_file())
 
 
@@ -129,15 +129,15 @@ def test_a_version_says_whether_it_is_calibrated(registry: Registry, stream: lis
     registry = Registry(registry.uri, f"{registry.name}-uncalibrated")
     assert load_state(stream[0].state_dir).calibration is None
     assert not register(registry, stream[0], assessed(0, "alpha", calibrated=False)).calibrated
-    assert "Uncalibrated" in registry._client.get_model_version(registry.name, "1").description
-    registry._client.delete_model_version_tag(registry.name, "1", "lorax.calibrated")
+    assert "Uncalibrated" in registry.client.get_model_version(registry.name, "1").description
+    registry.client.delete_model_version_tag(registry.name, "1", "lorax.calibrated")
     assert not registry.version(1).calibrated  # as those are that were registered before there was calibration
 
 
 def test_an_assessment_of_another_episode_is_refused(registry: Registry, stream: list[Learned]) -> None:
     with pytest.raises(StateError, match="the assessment is of episode 1"):
         register(registry, stream[0], assessed(1, "beta"))
-    assert registry._client.get_experiment_by_name(registry.name) is None
+    assert registry.client.get_experiment_by_name(registry.name) is None
 
 
 def test_a_challenger_that_is_not_robust_enough_is_refused_and_may_be_judged_anew(
@@ -172,7 +172,7 @@ def test_what_was_not_measured_until_the_version_was_refused_is_told_everywhere_
     version = register(registry, stream[0], assessed(0, "alpha"), robustness=0.75)
     assert (version.outcome, version.version) == ("promoted", 1)
     assert version.metrics["robustness"] == pytest.approx(ROBUSTNESS)
-    found = registry._client.get_model_version(registry.name, "1")
+    found = registry.client.get_model_version(registry.name, "1")
     assert found.tags["lorax.robustness"] == f"{ROBUSTNESS:.4f}"
     assert "Robustness 80 %" in found.description
     (run,), (timeline,) = runs(registry, "episode"), runs(registry, "timeline")

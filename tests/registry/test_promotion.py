@@ -45,11 +45,11 @@ def kinds(registry: Registry) -> list[tuple[str, int]]:
 
 
 def experiment_of(registry: Registry) -> str:
-    return str(registry._client.get_experiment_by_name(registry.name).experiment_id)
+    return str(registry.client.get_experiment_by_name(registry.name).experiment_id)
 
 
 def steps_of(registry: Registry, line: str, key: str) -> list[int]:
-    client = registry._client
+    client = registry.client
     (run,) = client.search_runs([experiment_of(registry)], f"tags.`lorax.line` = '{line}'")
     return sorted(m.step for m in client.get_metric_history(run.info.run_id, key))
 
@@ -137,8 +137,8 @@ def test_a_promotion_by_hand_that_was_cut_off_after_the_alias_is_finished(
 ) -> None:
     register(registry, stream[0])
     register(registry, stream[1], gate=HIGH)
-    registry._note(journal.PROMOTED, 2, "ann", "alpha is retired")
-    registry._client.set_registered_model_alias(registry.name, CHAMPION, "2")
+    registry.note(journal.PROMOTED, 2, "ann", "alpha is retired")
+    registry.client.set_registered_model_alias(registry.name, CHAMPION, "2")
     registry.settle()
     version = registry.version(2)
     assert (version.outcome, version.promoted_by, version.reason) == ("promoted", "ann", "alpha is retired")
@@ -216,7 +216,7 @@ def test_a_rollback_while_the_gate_promotes_wins(
     person = Registry(server.uri, registry.name)
     roll = lambda: person.rollback(1, by="ann", reason="stop")  # noqa: E731
     hooks = {"before": nothing, "after": nothing, moment: roll}
-    registry.__dict__["_client"] = Meanwhile(registry._client, **hooks)
+    registry.__dict__["client"] = Meanwhile(registry.client, **hooks)
     register(registry, stream[2])
     assert champion(registry) == 1
     assert held(registry) == ["beta", "gamma"]
@@ -255,8 +255,8 @@ def test_of_moves_by_hand_at_once_one_is_made_and_the_others_are_told(
         assert len(told) == 2
         assert all("was moved meanwhile" in text or "is the champion already" in text for text in told), told
         assert (last.version, champion(registry)) == (champion(registry), last.version)
-    for run in registry._client.search_runs([experiment_of(registry)], "tags.`lorax.role` = 'timeline'"):
-        points = registry._client.get_metric_history(run.info.run_id, "accuracy/alpha")
+    for run in registry.client.search_runs([experiment_of(registry)], "tags.`lorax.role` = 'timeline'"):
+        points = registry.client.get_metric_history(run.info.run_id, "accuracy/alpha")
         assert len({m.step for m in points}) == len(points)
 
 
@@ -307,7 +307,7 @@ def test_a_champion_s_alias_set_in_mlflow_before_there_was_any_is_taken_note_of(
     registry: Registry, stream: list[Learned]
 ) -> None:
     register(registry, stream[0], gate=HIGH)
-    registry._client.set_registered_model_alias(registry.name, CHAMPION, "1")
+    registry.client.set_registered_model_alias(registry.name, CHAMPION, "1")
     registry.settle()
     assert kinds(registry)[-1] == ("moved", 1)
     assert register(registry, stream[1]) == ["promoted"]
@@ -315,14 +315,14 @@ def test_a_champion_s_alias_set_in_mlflow_before_there_was_any_is_taken_note_of(
 
 def test_a_rollback_that_has_not_set_the_alias_yet_wins(registry: Registry, stream: list[Learned]) -> None:
     register(registry, *stream[:2])
-    registry._note(journal.ROLLED_BACK, 1, "ann", "stop")
+    registry.note(journal.ROLLED_BACK, 1, "ann", "stop")
     assert register(registry, stream[2]) == ["base moved"]
     assert champion(registry) == 2
 
 
 def test_an_alias_moved_in_mlflow_counts_as_a_move_by_hand(registry: Registry, stream: list[Learned]) -> None:
     register(registry, *stream)
-    registry._client.set_registered_model_alias(registry.name, CHAMPION, "2")
+    registry.client.set_registered_model_alias(registry.name, CHAMPION, "2")
     settled = registry.settle()
     assert settled is not None
     assert settled.version == 2
@@ -336,9 +336,9 @@ def test_an_alias_moved_in_mlflow_counts_as_a_move_by_hand(registry: Registry, s
 def test_a_lost_alias_is_told_and_mended_by_promoting(registry: Registry, stream: list[Learned], what: str) -> None:
     register(registry, *stream[:2])
     if what == "alias":
-        registry._client.delete_registered_model_alias(registry.name, CHAMPION)
+        registry.client.delete_registered_model_alias(registry.name, CHAMPION)
     else:
-        registry._client.delete_model_version(registry.name, "2")
+        registry.client.delete_model_version(registry.name, "2")
     (told, *_) = registry.breakage()
     assert "lorax promote VERSION --reason TEXT" in told
     with pytest.raises(RegistryError, match="it was on version 2"):
@@ -350,7 +350,7 @@ def test_a_lost_alias_is_told_and_mended_by_promoting(registry: Registry, stream
 def test_deletions_in_mlflow_are_told(registry: Registry, stream: list[Learned]) -> None:
     register(registry, *stream)
     assert registry.breakage() == []
-    registry._client.delete_model_version(registry.name, "2")
+    registry.client.delete_model_version(registry.name, "2")
     assert [text.partition(":")[0] for text in registry.breakage()] == [
         "version 2 was deleted in MLflow",
         f"the champion's ancestor before version 3 (state {stream[1].digest[:12]}) is gone",
@@ -415,7 +415,7 @@ def test_a_version_that_knows_many_tasks_fits_mlflow_s_tags() -> None:
 
 def test_a_journal_edited_by_hand_is_an_error_that_names_the_tag(registry: Registry, stream: list[Learned]) -> None:
     register(registry, stream[0])
-    registry._client.set_registered_model_tag(registry.name, "lorax.journal.000009.abc", "scribble")
+    registry.client.set_registered_model_tag(registry.name, "lorax.journal.000009.abc", "scribble")
     with pytest.raises(RegistryError, match=r"tag 'lorax.journal.000009.abc'"):
         registry.journal()
 

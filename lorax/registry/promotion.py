@@ -18,11 +18,10 @@ from lorax.drafts import scratch
 from lorax.errors import RegistryError
 from lorax.params import GateParams
 from lorax.registry import claims, journal, tracking
-from lorax.registry.client import upsert
 from lorax.registry.gate import TaskVerdict, reasons
 from lorax.registry.journal import GATE, MLFLOW, Entry, Hold
 from lorax.registry.lineage import line_of, timeline_points
-from lorax.registry.reading import CHALLENGER, CHAMPION
+from lorax.registry.store import CHALLENGER, CHAMPION, Store
 from lorax.registry.versions import (
     LINE_TAG,
     OUTCOME_TAG,
@@ -35,7 +34,6 @@ from lorax.registry.versions import (
 
 if TYPE_CHECKING:
     from lorax.learning.state import LearnerState
-    from lorax.registry.registry import Registry
 
 _IN_FLIGHT_S = 1.0
 """A move is written to the journal this long before its alias at most, unless its writer dies in between."""
@@ -45,57 +43,53 @@ _PASSED = "passed the gate"
 _MOVED_THERE = "the alias was moved in MLflow"
 
 
-def decide(registry: Registry, version: ModelVersion, state: LearnerState, gate: GateParams) -> None:
+def decide(store: Store, version: ModelVersion, state: LearnerState, gate: GateParams) -> None:
     """Promote a registered challenger, or refuse it; nothing happens to one that a person has decided on.
 
     Called again after being cut off, it comes to the same end.
     """
-    champion = registry.champion()
+    champion = store.champion()
     if champion and champion.version == version.version:
         if not version.outcome:
-            _finish(registry, state)
+            _finish(store, state)
         return
-    registry._client.set_registered_model_alias(registry.name, CHALLENGER, str(version.version))
+    store.set_alias(CHALLENGER, version.version)
     if failed := reasons(version.verdicts):
-        refuse(registry, version, GATE, failed)
-    elif _key(version) in {(hold.task, hold.digest) for hold in registry.held()}:
+        refuse(store, version, GATE, failed)
+    elif _key(version) in {(hold.task, hold.digest) for hold in store.held()}:
         return  # rolled back, refused or waiting since it was registered
     elif (champion.state_digest if champion else None) != version.parent_digest:
         base = f"version {champion.version}" if champion else "none"
-        _base_moved(registry, version, f"the champion is {base} by now, which this did not grow from")
+        _base_moved(store, version, f"the champion is {base} by now, which this did not grow from")
     elif gate.approval:
         n = version.version
         what = f"passed the gate; waits for 'lorax promote {n} --reason TEXT' or 'lorax refuse {n} --reason TEXT'"
-        _set(registry, version, journal.WAITING, what)
-        registry._note(journal.WAITING, version.version, GATE, "waits for approval", *_key(version))
+        _set(store, version, journal.WAITING, what)
+        store.note(journal.WAITING, version.version, GATE, "waits for approval", *_key(version))
     else:
-        _promote(registry, version, state)
+        _promote(store, version, state)
 
 
-def judge_again(registry: Registry, version: ModelVersion, verdicts: Sequence[TaskVerdict]) -> ModelVersion:
+def judge_again(store: Store, version: ModelVersion, verdicts: Sequence[TaskVerdict]) -> ModelVersion:
     """Give a version today's verdicts: a task released after the thresholds were changed comes out the same again."""
     if verdicts == list(version.verdicts):
         return version
-    for tag, value in newer_verdict_tags(verdicts).items():
-        registry._client.set_model_version_tag(registry.name, str(version.version), tag, value)
-    text = describe(version.tasks, version.metrics, verdicts)
-    registry._client.update_model_version(registry.name, str(version.version), text)
+    store.set_tags(version.version, newer_verdict_tags(verdicts))
+    store.set_description(version.version, describe(version.tasks, version.metrics, verdicts))
     return replace(version, verdicts=tuple(verdicts))
 
 
-def refuse(registry: Registry, version: ModelVersion, by: str, reason: str) -> None:
+def refuse(store: Store, version: ModelVersion, by: str, reason: str) -> None:
     """Refuse a challenger and hold its task; the hold comes last, since until then the call will be repeated."""
-    _set(registry, version, journal.REFUSED, reason)
-    registry._note(journal.REFUSED, version.version, by, reason, *_key(version))
+    _set(store, version, journal.REFUSED, reason)
+    store.note(journal.REFUSED, version.version, by, reason, *_key(version))
 
 
-def move_by_hand(
-    registry: Registry, new: Entry, seen: Sequence[Entry] | None, state: LearnerState | None = None
-) -> None:
+def move_by_hand(store: Store, new: Entry, seen: Sequence[Entry] | None, state: LearnerState | None = None) -> None:
     """Make a version champion, and hold what the old champion knows beyond it, or free that to be learned anew.
 
     Args:
-        registry: whose champion.
+        store: of the model whose champion it is to be.
         new: the move.
         seen: the journal as it was when the move was decided on; None: as it is now.
         state: the version's learner state, where it is at hand.
@@ -103,12 +97,12 @@ def move_by_hand(
     Raises:
         RegistryError: somebody else has moved the champion since.
     """
-    base = journal.last_move(registry.journal() if seen is None else seen)
+    base = journal.last_move(store.journal() if seen is None else seen)
     while True:
-        entries = registry.journal()
+        entries = store.journal()
         own = journal.numbered(new, entries)
-        first, *_ = journal.moves_after(entries, base) or [claims.claim(registry, base, own)]
-        _carry_out(registry, first, state if first == own else None)
+        first, *_ = journal.moves_after(entries, base) or [claims.claim(store, base, own)]
+        _carry_out(store, first, state if first == own else None)
         if first == own:
             return
         if first.is_by_hand:
@@ -116,92 +110,92 @@ def move_by_hand(
         base = first
 
 
-def finished_journal(registry: Registry) -> list[Entry]:
+def finished_journal(store: Store) -> list[Entry]:
     """The journal, once a move that was cut off is carried out: what a move by hand is decided on.
 
     Else who repeats a command that was cut off would be beaten by their own move.
     """
-    entries = registry.journal()
-    if registry.versions() and (pending := claims.following(registry, journal.last_move(entries))):
-        _carry_out(registry, pending)
-        return registry.journal()
+    entries = store.journal()
+    if store.versions() and (pending := claims.following(store, journal.last_move(entries))):
+        _carry_out(store, pending)
+        return store.journal()
     return entries
 
 
-def take_note(registry: Registry, champion: ModelVersion) -> None:
+def take_note(store: Store, champion: ModelVersion) -> None:
     """Finish a move that was cut off, and write to the journal if the alias was moved in MLflow itself."""
-    move = journal.last_move(registry.journal())
-    if pending := claims.following(registry, move):
-        _carry_out(registry, pending)
-    elif _is_elsewhere(registry, champion):
+    move = journal.last_move(store.journal())
+    if pending := claims.following(store, move):
+        _carry_out(store, pending)
+    elif _is_elsewhere(store, champion):
         time.sleep(_IN_FLIGHT_S)
-        now = registry.champion()
-        if now is not None and _is_elsewhere(registry, now):
-            move_by_hand(registry, journal.entry(journal.MOVED, now.version, by=MLFLOW, reason=_MOVED_THERE), None)
+        now = store.champion()
+        if now is not None and _is_elsewhere(store, now):
+            move_by_hand(store, journal.entry(journal.MOVED, now.version, by=MLFLOW, reason=_MOVED_THERE), None)
     elif champion.outcome != journal.PROMOTED:
-        _finish(registry)
-    now = registry.champion() or champion
-    for version in registry.versions():
+        _finish(store)
+    now = store.champion() or champion
+    for version in store.versions():
         if version.outcome == journal.WAITING and version.parent_digest != now.state_digest:
-            _base_moved(registry, version, "the champion moved while this waited for approval")
+            _base_moved(store, version, "the champion moved while this waited for approval")
 
 
-def write_timeline(registry: Registry, version: ModelVersion, state: LearnerState) -> None:
+def write_timeline(store: Store, version: ModelVersion, state: LearnerState) -> None:
     """Write the curve that leads up to a version that becomes champion, on the line of descent that it continues."""
-    client, versions = registry._client, registry.versions()
+    client, versions = store.client, store.versions()
     line = line_of(version.state_digest, version.parent_digest, versions)
-    experiment = tracking.experiment_id(client, registry.uri, registry.name)
+    experiment = tracking.experiment_id(client, store.uri, store.name)
     timeline = tracking.timeline_run(client, experiment, line)
     client.set_tag(version.run_id, tracking.PARENT_TAG, timeline)
-    upsert(client.set_model_version_tag, registry.name, str(version.version), LINE_TAG, line)
+    store.set_tags(version.version, {LINE_TAG: line})
     points = timeline_points(state, version.state_digest, versions)
     tracking.write_timeline(client, timeline, points, version.created_at)
     tracking.finish_run(client, timeline)
 
 
-def _promote(registry: Registry, version: ModelVersion, state: LearnerState) -> None:
+def _promote(store: Store, version: ModelVersion, state: LearnerState) -> None:
     """Compare and set: the champion is what the journal says, and nobody moves it before this does."""
-    entries, champion = registry.journal(), registry.champion()
+    entries, champion = store.journal(), store.champion()
     move = journal.last_move(entries)
     if move and (move.version, move.by) == (version.version, GATE):  # cut off before the alias was set
-        _carry_out(registry, move, state)
+        _carry_out(store, move, state)
     elif (move.version if move else None) != (champion.version if champion else None):
-        _base_moved(registry, version, "the champion was being moved at that moment")
+        _base_moved(store, version, "the champion was being moved at that moment")
     else:
         own = journal.numbered(journal.entry(journal.PROMOTED, version.version, by=GATE, reason=_PASSED), entries)
-        first = claims.claim(registry, move, own)
+        first = claims.claim(store, move, own)
         is_own = (first.version, first.by) == (version.version, GATE)  # of now, or of before it was cut off
-        _carry_out(registry, first, state if is_own else None)
+        _carry_out(store, first, state if is_own else None)
         if not is_own:
-            _base_moved(registry, version, _beaten(first))
+            _base_moved(store, version, _beaten(first))
 
 
-def _carry_out(registry: Registry, move: Entry, state: LearnerState | None = None) -> None:
+def _carry_out(store: Store, move: Entry, state: LearnerState | None = None) -> None:
     """All that a claimed move stands for. Whoever finds it half done, or is at it at the same time, may do it again."""
-    version = _found(registry, move.version)
+    version = _found(store, move.version)
     if version is None:  # deleted since; the journal goes on behind it
-        journal.put(registry._client, registry.name, move)
+        journal.put(store.client, store.name, move)
         return
     if not version.line or version.outcome != journal.PROMOTED:  # who named the line may not have written all of it
-        write_timeline(registry, version, state or _fetched(registry, version))
+        write_timeline(store, version, state or _fetched(store, version))
     if move.is_by_hand:
-        for entry in _beside(registry, move, version):
-            journal.put(registry._client, registry.name, entry)
-    journal.put(registry._client, registry.name, move)
-    _set_alias(registry)
+        for entry in _beside(store, move, version):
+            journal.put(store.client, store.name, entry)
+    journal.put(store.client, store.name, move)
+    _set_alias(store)
     if version.outcome != journal.PROMOTED or version.promoted_at is None or version.promoted_at < move.at:
-        _set_promoted(registry, version, move.by, move.reason)
+        _set_promoted(store, version, move.by, move.reason)
 
 
-def _beside(registry: Registry, move: Entry, version: ModelVersion) -> list[Entry]:
+def _beside(store: Store, move: Entry, version: ModelVersion) -> list[Entry]:
     """What a move by hand does to tasks: what the champion before it (by the journal's word, for the alias may be lost)
     knows beyond `version` is held; where it goes back to learn a task anew, that is free, as nothing is held.
 
     The champion's knowledge hides holds of earlier days: to go back to before it, they are lifted.
     """
-    entries = registry.journal()
+    entries = store.journal()
     base = next((e for e in reversed(entries) if e.is_move and e.number < move.number), None)
-    old = _found(registry, base.version) if base else None
+    old = _found(store, base.version) if base else None
     beyond = [known for known in (old.tasks if old else ()) if known not in version.tasks]
     if move.kind == journal.ROLLED_BACK and move.task:
         keys = {(known.name, known.digest) for known in beyond}
@@ -212,28 +206,27 @@ def _beside(registry: Registry, move: Entry, version: ModelVersion) -> list[Entr
     return [journal.beside(move, journal.HELD, hold) for hold in holds]
 
 
-def _set_alias(registry: Registry) -> None:
+def _set_alias(store: Store) -> None:
     """Put the alias where the journal's last move wants it; looked at again afterwards, since another may have come."""
     while True:
-        model = registry._model()
+        model = store.registered_model()
         move = journal.last_move(journal.read(model.tags))
-        if move is None or str(model.aliases.get(CHAMPION)) == str(move.version) or not _found(registry, move.version):
+        if move is None or str(model.aliases.get(CHAMPION)) == str(move.version) or not _found(store, move.version):
             return
-        upsert(registry._client.set_registered_model_alias, registry.name, CHAMPION, str(move.version))
+        store.set_alias(CHAMPION, move.version)
 
 
-def _finish(registry: Registry, state: LearnerState | None = None) -> None:
+def _finish(store: Store, state: LearnerState | None = None) -> None:
     """The rest of a move that was cut off after the alias was set."""
-    if move := journal.last_move(registry.journal()):
-        _carry_out(registry, move, state)
+    if move := journal.last_move(store.journal()):
+        _carry_out(store, move, state)
 
 
-def _set_promoted(registry: Registry, version: ModelVersion, by: str, reason: str) -> None:
+def _set_promoted(store: Store, version: ModelVersion, by: str, reason: str) -> None:
     """It is no challenger any more; the outcome is written last, since until then the call will be repeated."""
-    if str(registry._model().aliases.get(CHALLENGER)) == str(version.version):
-        registry._client.delete_registered_model_alias(registry.name, CHALLENGER)
-    for tag, value in promotion_tags(by, reason).items():
-        upsert(registry._client.set_model_version_tag, registry.name, str(version.version), tag, value)
+    if str(store.registered_model().aliases.get(CHALLENGER)) == str(version.version):
+        store.client.delete_registered_model_alias(store.name, CHALLENGER)
+    store.set_tags(version.version, promotion_tags(by, reason))
 
 
 def _beaten(move: Entry) -> str:
@@ -244,32 +237,31 @@ def _beaten(move: Entry) -> str:
     )
 
 
-def _found(registry: Registry, number: int) -> ModelVersion | None:
-    return next((v for v in registry.versions() if v.version == number), None)
+def _found(store: Store, number: int) -> ModelVersion | None:
+    return next((v for v in store.versions() if v.version == number), None)
 
 
-def _fetched(registry: Registry, version: ModelVersion) -> LearnerState:
+def _fetched(store: Store, version: ModelVersion) -> LearnerState:
     from lorax.learning.state import load_state
 
     with scratch() as folder:
-        return load_state(registry.download_state(version.version, folder))
+        return load_state(store.download_state(version.version, folder))
 
 
-def _base_moved(registry: Registry, version: ModelVersion, reason: str) -> None:
+def _base_moved(store: Store, version: ModelVersion, reason: str) -> None:
     """The challenger's task is free to be learned again, from the champion of now."""
-    registry._note(journal.BASE_MOVED, version.version, GATE, reason, *_key(version))
-    _set(registry, version, journal.BASE_MOVED, reason)
+    store.note(journal.BASE_MOVED, version.version, GATE, reason, *_key(version))
+    _set(store, version, journal.BASE_MOVED, reason)
 
 
-def _is_elsewhere(registry: Registry, champion: ModelVersion) -> bool:
+def _is_elsewhere(store: Store, champion: ModelVersion) -> bool:
     """Whether the journal's last word is another version; it has none where the alias was first set in MLflow."""
-    move = journal.last_move(registry.journal())
+    move = journal.last_move(store.journal())
     return move is None or move.version != champion.version
 
 
-def _set(registry: Registry, version: ModelVersion, outcome: str, reason: str) -> None:
-    for tag, value in {REASON_TAG: reason[:_REASON_LENGTH], OUTCOME_TAG: outcome}.items():
-        registry._client.set_model_version_tag(registry.name, str(version.version), tag, value)
+def _set(store: Store, version: ModelVersion, outcome: str, reason: str) -> None:
+    store.set_tags(version.version, {REASON_TAG: reason[:_REASON_LENGTH], OUTCOME_TAG: outcome})
 
 
 def _key(version: ModelVersion) -> tuple[str, str]:
