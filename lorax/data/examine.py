@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +20,10 @@ from lorax.data.colour import to_rgb
 from lorax.data.images import Progress, in_threads, opened, read
 from lorax.errors import ImageError
 
-_MANY = 5000  # files for which it pays to start processes, about a second
+_MANY = 5000  # files for which it pays to start processes, a second or two
+_AT_ONCE = 64  # files that a process gets at once
+_MOST = 8  # processes
+_IDLE_S = 10  # after which a process that has nothing to do ends
 _LEAST_SIDE = 64  # what the perceptual hash is taken of; twice the size that it scales to itself
 
 
@@ -55,14 +63,30 @@ def examine_all(paths: Mapping[str, Path], progress: Progress | None = None) -> 
     """
     items, what = list(paths.items()), "checking images"
     if len(items) >= _MANY and (os.cpu_count() or 1) > 1:
-        from lorax.data.examiner import examine_in_processes
-
         found = examine_in_processes(items, progress, what)
     else:
         import imagehash  # noqa: F401  # once, before the threads ask for it
 
         found = in_threads(lambda item: examine(item[1], item[0]), items, progress, what)
     return dict(zip(paths, found, strict=True))
+
+
+def examine_in_processes(items: Sequence[tuple[str, Path]], progress: Progress | None, what: str) -> list[Examined]:
+    """`examine` of each (name, path), in order; half of it holds Python's lock, so that threads leave cores idle.
+
+    Where a process died, each of the next few is tried alone, so that only the file fails that it died of.
+    """
+    found: list[Examined] = []
+    while len(found) < len(items):
+        try:
+            with closing(_answers(items[len(found) :])) as answers:
+                for one in answers:
+                    found.append(one)
+                    if progress is not None:
+                        progress(len(found), len(items), what)
+        except BrokenProcessPool:
+            found += [_alone(item) for item in items[len(found) :][:_AT_ONCE]]
+    return found
 
 
 def examine(path: Path, name: str) -> Examined:
@@ -90,6 +114,43 @@ def fingerprint(image: Image.Image) -> int:
     factor = max(1, min(grey.size) // _LEAST_SIDE)  # averaging first is much faster than one long-kernel scaling
     bits = imagehash.phash(grey.reduce(factor)).hash
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
+
+
+def _answers(items: Sequence[tuple[str, Path]]) -> Iterator[Examined]:
+    """What processes say of files, in order; joblib's run no script's `__main__` again, as the standard library's do.
+
+    Raises:
+        BrokenProcessPool: one died.
+    """
+    from joblib import Parallel, delayed
+
+    count = max(2, min(_MOST, os.cpu_count() or 1))  # one is no process at all
+    settings = {"initializer": _begin, "initargs": (os.getpid(),), "idle_worker_timeout": _IDLE_S}
+    parallel = Parallel(count, batch_size=_AT_ONCE, return_as="generator", max_nbytes=None, **settings)
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # of what was not waited for, after Ctrl-C
+        yield from parallel(delayed(examine)(path, name) for name, path in items)
+
+
+def _alone(item: tuple[str, Path]) -> Examined:
+    """What a process says of one file, or that it died of it."""
+    try:
+        [found] = _answers([item])
+        return found
+    except BrokenProcessPool:
+        why = "the process that tried it died, of the image or for lack of memory"
+        return Examined("", _NOTHING, problem=f"{item[0]} can't be decoded: {why}.")
+
+
+def _begin(parent: int) -> None:
+    """In a process: be silent, as decoders are not, and end with who asked, even when that is killed."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _container(image: Image.Image) -> Container:

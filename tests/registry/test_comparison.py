@@ -76,13 +76,13 @@ def test_a_branch_that_could_not_be_compared_has_no_nearest() -> None:
 
 
 def test_the_run_keeps_the_files_below_atlas(compared: Registry) -> None:
-    client, run = compared._client, runs(compared, "episode")[1]
+    client, run = compared.client, runs(compared, "episode")[1]
     names = {artifact.path for artifact in client.list_artifacts(run.info.run_id, "atlas")}
     assert names == {"atlas/map.png", "atlas/nearest.json", "atlas/neighbours.json"}
 
 
 def test_a_run_with_nothing_to_compare_has_the_record_and_no_table(compared: Registry) -> None:
-    client, run = compared._client, runs(compared, "episode")[0]
+    client, run = compared.client, runs(compared, "episode")[0]
     names = {artifact.path for artifact in client.list_artifacts(run.info.run_id, "atlas")}
     assert names == {"atlas/map.png", "atlas/neighbours.json"}
 
@@ -104,7 +104,7 @@ def test_the_similarity_is_a_metric_of_the_run_and_the_timeline(compared: Regist
 
 def test_the_version_names_the_nearest_where_there_is_one(compared: Registry) -> None:
     assert [version.nearest for version in compared.versions()] == ["", "alpha"]
-    assert compared._client.get_model_version(compared.name, "2").tags["lorax.nearest"] == "alpha 0.63"
+    assert compared.client.get_model_version(compared.name, "2").tags["lorax.nearest"] == "alpha 0.63"
 
 
 def test_registering_again_makes_no_second_row_or_point(

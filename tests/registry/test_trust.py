@@ -109,13 +109,13 @@ def test_the_run_holds_the_assessment_its_figures_and_the_card(trusted: Registry
 
 
 def test_the_card_lies_beside_the_model_too(trusted: Registry, server: Server) -> None:
-    model_id = trusted._client.get_model_version(trusted.name, "2").source.removeprefix("models:/")
+    model_id = trusted.client.get_model_version(trusted.name, "2").source.removeprefix("models:/")
     (card,) = (p for p in (server.folder / "artifacts").rglob("model_card.md") if model_id in p.parts)
     assert card.read_text().startswith(f"# Model card: {trusted.name}, episode 1 (beta)")
 
 
 def test_the_description_says_how_far_to_trust_it(trusted: Registry) -> None:
-    old, new = (trusted._client.get_model_version(trusted.name, n).description for n in ("1", "2"))
+    old, new = (trusted.client.get_model_version(trusted.name, n).description for n in ("1", "2"))
     assert "Calibration error 2.0 % (1.5 % by chance alone)" in new
     assert "with AUROC 0.91" in new
     assert "Robustness 80 %" in new
