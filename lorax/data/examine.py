@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass
@@ -116,7 +116,7 @@ def fingerprint(image: Image.Image) -> int:
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
-def _answers(items: Sequence[tuple[str, Path]]) -> Iterator[Examined]:
+def _answers(items: Sequence[tuple[str, Path]]) -> Generator[Examined, None, None]:
     """What processes say of files, in order; joblib's run no script's `__main__` again, as the standard library's do.
 
     Raises:
