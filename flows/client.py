@@ -69,23 +69,7 @@ class PrefectApi:
         Raises:
             ServiceError: as for `get`, or `path` does not exist.
         """
-        return self._changed("POST", path, body)
-
-    def put(self, path: str, body: Mapping[str, Any]) -> None:
-        """Have the server replace something.
-
-        Raises:
-            ServiceError: as for `post`.
-        """
-        self._changed("PUT", path, body)
-
-    def patch(self, path: str, body: Mapping[str, Any]) -> None:
-        """Have the server change something.
-
-        Raises:
-            ServiceError: as for `post`.
-        """
-        self._changed("PATCH", path, body)
+        return self.change("POST", path, body)
 
     def emit(self, event: str, resource: Mapping[str, str], **more: Any) -> None:
         """Have the server take an event, of now and of one resource.
@@ -96,7 +80,8 @@ class PrefectApi:
         told = {"id": str(uuid4()), "event": event, "occurred": datetime.now(UTC).isoformat()}
         self.post("events", [{**told, "resource": resource, **more}])
 
-    def _changed(self, method: str, path: str, body: Mapping[str, Any] | Sequence[Any]) -> Row | None:
+    def change(self, method: str, path: str, body: Mapping[str, Any] | Sequence[Any]) -> Row | None:
+        """The same by another method, such as PUT or PATCH."""
         answer = self._ask(method, path, body)
         if answer is None:
             raise ServiceError(f"Prefect's server at {self.url} knows no {path}. Is its version older than 3.8?")

@@ -70,7 +70,7 @@ def _close_pool(api: PrefectApi) -> None:
     path = f"work_pools/{POOL}"
     found = api.get(path)
     if found is not None and found["base_job_template"] != prefect_yaml.POOL_TEMPLATE:
-        api.patch(path, {"base_job_template": prefect_yaml.POOL_TEMPLATE})
+        api.change("PATCH", path, {"base_job_template": prefect_yaml.POOL_TEMPLATE})
 
 
 def find(api: PrefectApi) -> Row | None:
@@ -149,7 +149,7 @@ def watch_over_runs(api: PrefectApi) -> None:
         if found is None:
             api.post("automations/", wanted)
         elif found["description"] != wanted["description"]:  # an update forgets the runs that are being watched
-            api.put(f"automations/{found['id']}", wanted)
+            api.change("PUT", f"automations/{found['id']}", wanted)
 
 
 def expect_heartbeats(api: PrefectApi) -> None:

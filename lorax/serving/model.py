@@ -5,22 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from lorax.registry import ModelVersion
+from lorax.registry import ModelVersion, Registry
 from lorax.verdicts.predictor import Predictor, check_predicts
-
-
-class Versions(Protocol):
-    """What serving asks of a registry; `lorax.registry` has one."""
-
-    name: str
-
-    def aliased(self, alias: str) -> ModelVersion: ...
-
-    def download_state(self, version: int, into: Path) -> Path: ...
 
 
 @dataclass(frozen=True)
@@ -54,7 +44,7 @@ class Source:
         device: as `run.device`.
     """
 
-    versions: Versions
+    versions: Registry
     alias: str
     states_dir: Path
     device: str
