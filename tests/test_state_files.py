@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from flows import deployment
-from lorax.data import memory, undo, upstream
+from lorax.data import memory, transaction, upstream
 from lorax.data.watch import DropFolder
 from lorax.errors import DataVersionError, LoraxError, ServiceError, StateError
 from lorax.learning.assessment import Assessment
@@ -38,7 +38,7 @@ def what_is_read(space: Workspace) -> dict[Path, Callable[[], object]]:
         space.services_dir / "deployed.json": lambda: deployment._noted(space.services_dir / "deployed.json"),
         space.services_dir / "databases.json": lambda: databases.check(space, "mlflow"),
         servers.auth_path(space): lambda: servers.auth_string(servers.prefect_home(space)),
-        space.work_dir / "landing/undo/notes.json": lambda: undo.put_back(space),
+        space.work_dir / "landing/undo/notes.json": lambda: transaction.roll_back(space),
         space.work_dir / "landing/not-pushed.txt": lambda: upstream.why_unpushed(space),
         space.memory_dir / "digest.csv": lambda: memory.lacking(space, "digest"),
         space.root / "set.report.json": lambda: is_due(space),

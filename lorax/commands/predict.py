@@ -20,7 +20,7 @@ from lorax.commands.console import Json, VersionName, err, opened, out
 from lorax.errors import printable
 
 if TYPE_CHECKING:
-    from lorax.data.container import Container
+    from lorax.data.reading import Metadata
     from lorax.data.walk import Found
     from lorax.verdicts.answers import Answer
     from lorax.verdicts.predictor import Predictor, Verdict
@@ -215,7 +215,7 @@ def _reasons(answer: Answer) -> list[str]:
     return lines
 
 
-def _beside(container: Container) -> str:
+def _beside(container: Metadata) -> str:
     found = [container.format or "unknown format"]
     found += [f"EXIF {', '.join(container.exif)}"] if container.exif else []
     found += [f"text {', '.join(container.text)}"] if container.text else []

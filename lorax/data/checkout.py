@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lorax.data import landing, repository, undo, upstream, versions
+from lorax.data import landing, repository, transaction, upstream, versions
 from lorax.errors import DataVersionError
 from lorax.workspace import Workspace
 
@@ -17,7 +17,7 @@ def bring_up_to_date(workspace: Workspace) -> bool:
         return False
     upstream.fetch(workspace)
     with landing.one_at_a_time(workspace):  # which commits in this checkout, too
-        undo.put_back(workspace)
+        transaction.roll_back(workspace)
         upstream.join(workspace)
     return True
 

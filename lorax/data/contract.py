@@ -6,19 +6,22 @@ A *refused* finding keeps the data set out, a *warned* one is only told. docs/op
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+
+import numpy as np
 
 from lorax.data.examine import Examined
 from lorax.data.incoming import Incoming
 from lorax.data.layout import SHOWN, SPLITS, class_folder, class_index
 from lorax.data.leaks import LEAST, leak_accuracy
-from lorax.data.near_duplicates import nearest_within
 from lorax.params import LandingParams
 from lorax.text import some
 
 Severity = Literal["refused", "warned"]
+
+_AT_ONCE = 2**22  # pairs of hashes compared in one go, 32 MB each of differences and counts
 
 
 @dataclass(frozen=True)
@@ -198,7 +201,7 @@ def _near(files: Mapping[str, Examined], rules: LandingParams) -> Iterator[Findi
     same = {usable[path].md5 for path in train}
     val = [path for path in usable if _split(path) == "val" and usable[path].md5 not in same]
     left, right = ([usable[path].fingerprint for path in paths] for paths in (val, train))
-    pairs = nearest_within(left, right, rules.near_bits)
+    pairs = _nearest_within(left, right, rules.near_bits)
     if pairs:
         message = f"{len(pairs)} images of val/ look like one of train/ (perceptual hash); scores on them flatter."
         shown = tuple(f"{val[one]} ~ {train[other]}" for one, other in pairs.items())
@@ -241,3 +244,17 @@ def _leaking(
 
 def _split(path: str) -> str:
     return path.partition("/")[0]
+
+
+def _nearest_within(hashes: Sequence[int], others: Sequence[int], bits: int) -> dict[int, int]:
+    """For each of `hashes` that has one of `others` at most `bits` bits away: its index -> the nearest one's index."""
+    if not hashes or not others:
+        return {}
+    left, right = np.array(hashes, np.uint64), np.array(others, np.uint64)
+    step = max(1, _AT_ONCE // len(right))
+    found: dict[int, int] = {}
+    for start in range(0, len(left), step):
+        distances = np.bitwise_count(left[start : start + step, None] ^ right[None, :])
+        for row in np.flatnonzero(distances.min(axis=1) <= bits):
+            found[start + int(row)] = int(distances[row].argmin())
+    return found

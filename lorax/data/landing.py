@@ -1,6 +1,6 @@
 """Landing: a new data set is checked, copied to data/, pinned by DVC and committed; all of it, or nothing.
 
-Two landings run one after the other. See undo.py for how a landing that fails leaves no trace.
+Two landings run one after the other. See transaction.py for how a landing that fails leaves no trace.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lorax.data.admission import DEFAULTS, LandingOptions, report_on
 from lorax.data.contract import Report
 from lorax.data.images import Progress
 from lorax.data.incoming import Incoming, checked_source, read_incoming
-from lorax.data.undo import all_or_nothing, is_noted, put_back
+from lorax.data.transaction import is_noted, roll_back, transaction
 from lorax.data.versions import LandedTask
 from lorax.errors import ContractError, DataVersionError, StorageError
 from lorax.storage import locked
@@ -57,7 +57,7 @@ def land(
     check_new_name(task)
     folder = checked_source(workspace, source)
     with _storage_errors(workspace), one_at_a_time(workspace, progress):
-        put_back(workspace)  # what a killed landing left
+        roll_back(workspace)  # what a killed landing left
         if commit:
             _check_committed(workspace)
         incoming = read_incoming(folder, task, options.split, progress)
@@ -93,7 +93,7 @@ def undo_killed(workspace: Workspace) -> None:
         return
     path = workspace.work_dir / "landing.lock"
     with _storage_errors(workspace), suppress(BlockingIOError), locked(path, _leave_it):
-        put_back(workspace)
+        roll_back(workspace)
 
 
 def _leave_it() -> None:
@@ -120,7 +120,7 @@ def _bring(
     ignored = _bytes_of(ignore_path)
     with _draft(workspace) as draft:
         _copy(incoming.sources, draft, progress)
-        with all_or_nothing(workspace, landed, new):
+        with transaction(workspace, landed, new):
             workspace.data_dir.mkdir(exist_ok=True)
             shutil.move(draft, workspace.data_dir / name)
             if progress is not None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import io
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
+from PIL import ExifTags, Image
 
-from lorax.data.container import Container, container_of
 from lorax.data.crops import crops_of
-from lorax.data.images import decode_bytes, read
+from lorax.data.images import FORMATS, decode_bytes, read
 from lorax.data.pixels import Pixels
 from lorax.data.walk import Found
 from lorax.errors import ImageError
@@ -17,7 +19,24 @@ from lorax.errors import ImageError
 LARGEST = 512 * 2**20
 """Bytes of a file; what is larger is no image that would be decoded anyhow, and is not read."""
 
+_EXIF_FOLDER = ExifTags.IFD.Exif
 _NOTHING = np.empty((0, 0, 0, 3), np.uint8)
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """A file's format, and which notes are in it, by name and without their values; as anyone can write or strip them,
+    they are only shown, and decide nothing.
+
+    `exif` has tags, `text` the keys of PNG text chunks; `xmp` and `c2pa` say whether such a packet or manifest appears
+    to be there (the latter's signature is not checked).
+    """
+
+    format: str
+    exif: tuple[str, ...]
+    text: tuple[str, ...]
+    xmp: bool
+    c2pa: bool
 
 
 @dataclass(frozen=True)
@@ -34,7 +53,7 @@ class Reading:
     width: int = 0
     height: int = 0
     crops: Pixels = field(default_factory=lambda: _NOTHING)
-    container: Container | None = None
+    container: Metadata | None = None
 
 
 def read_image(found: Found, side: int, *, with_container: bool = False) -> Reading:
@@ -52,8 +71,25 @@ def read_image(found: Found, side: int, *, with_container: bool = False) -> Read
     except ImageError as error:
         return Reading(name, str(error))
     height, width = pixels.shape[:2]
-    container = container_of(data) if with_container else None
+    container = metadata_of(data) if with_container else None
     return Reading(name, "", hashlib.sha256(data).hexdigest(), width, height, crops_of(pixels, side), container)
+
+
+def metadata_of(data: bytes) -> Metadata:
+    """What is found in the bytes of an image file; notes that can't be read count as not there."""
+    kind = ""
+    exif: tuple[str, ...] = ()
+    text: tuple[str, ...] = ()
+    with (
+        suppress(Exception),
+        Image.open(io.BytesIO(data), formats=FORMATS) as image,
+    ):  # Pillow raises nearly anything on damaged notes
+        kind = image.format or ""
+        text = tuple(sorted(str(key) for key, value in image.info.items() if isinstance(value, str)))
+        tags = image.getexif()
+        names = {**tags, **tags.get_ifd(_EXIF_FOLDER)}.keys() - {_EXIF_FOLDER}
+        exif = tuple(sorted(ExifTags.TAGS.get(tag, f"tag {tag}") for tag in names))
+    return Metadata(kind, exif, text, b"<x:xmpmeta" in data, b"jumb" in data and b"c2pa" in data)
 
 
 def _bytes(found: Found) -> bytes:

@@ -12,10 +12,9 @@ from PIL import Image
 
 import flows
 import lorax
-from lorax.data.container import container_of
 from lorax.data.examine import examine
 from lorax.data.images import FORMATS, decode_bytes, opened
-from lorax.data.reading import read_image
+from lorax.data.reading import metadata_of, read_image
 from lorax.data.walk import Found
 from lorax.errors import ImageError
 
@@ -54,7 +53,7 @@ def test_what_is_not_on_the_list_never_reaches_its_reader(
     path = tmp_path / "x.png"
     path.write_bytes(FOREIGN[kind])
     assert "x.png can't be decoded: it is none of JPEG, PNG" in DOORS[door](path)
-    assert container_of(path.read_bytes()).format == ""
+    assert metadata_of(path.read_bytes()).format == ""
 
 
 @pytest.mark.parametrize("kind", FORMATS)

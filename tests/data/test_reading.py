@@ -9,10 +9,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from lorax.data import reading
-from lorax.data.container import Container, container_of
 from lorax.data.crops import crops_of
 from lorax.data.images import Images
-from lorax.data.reading import read_image
+from lorax.data.reading import Metadata, metadata_of, read_image
 from lorax.data.walk import Found
 
 
@@ -71,7 +70,7 @@ def test_what_a_file_holds_beside_pixels_is_named_and_changes_nothing_that_is_ju
     image.save(tmp_path / "noted.png", exif=exif, pnginfo=notes)
     bare, noted = (read_image(Found(tmp_path / f"{name}.png"), 16, with_container=True) for name in ("bare", "noted"))
     assert np.array_equal(bare.crops, noted.crops)
-    assert bare.container == Container("PNG", (), (), False, False)
+    assert bare.container == Metadata("PNG", (), (), False, False)
     assert noted.container is not None
     assert noted.container.exif == ("Make", "Orientation", "Software")
     assert "parameters" in noted.container.text
@@ -79,4 +78,4 @@ def test_what_a_file_holds_beside_pixels_is_named_and_changes_nothing_that_is_ju
 
 
 def test_notes_that_can_t_be_read_count_as_not_there() -> None:
-    assert container_of(b"\xff\xd8 no image") == Container("", (), (), False, False)
+    assert metadata_of(b"\xff\xd8 no image") == Metadata("", (), (), False, False)

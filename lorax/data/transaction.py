@@ -1,4 +1,4 @@
-"""All or nothing for what a landing changes: data/<task>, data.dvc and .gitignore.
+"""A landing as a transaction: data/<task>, data.dvc and .gitignore change together or not at all.
 
 Before the first change, notes under work/landing/ say what to put back, and what is replaced is kept beside them. They
 are followed after an error or Ctrl-C, and, since they are on disk, at the next landing, or before anything is learned,
@@ -24,7 +24,7 @@ from lorax.storage import write_whole
 from lorax.stream import check_task_name
 from lorax.workspace import Workspace
 
-CHANGED_FILES = ("data.dvc", ".gitignore")
+_CHANGED_FILES = ("data.dvc", ".gitignore")
 
 
 class _Notes(TypedDict):
@@ -42,7 +42,7 @@ _NOTES = TypeAdapter(_Notes)
 
 
 @contextmanager
-def all_or_nothing(workspace: Workspace, task: LandedTask, cached: Sequence[Path]) -> Iterator[None]:
+def transaction(workspace: Workspace, task: LandedTask, cached: Sequence[Path]) -> Iterator[None]:
     """If the block fails, or never ends because the process is killed, the workspace will be as it was before it.
 
     Args:
@@ -57,7 +57,7 @@ def all_or_nothing(workspace: Workspace, task: LandedTask, cached: Sequence[Path
             (workspace.data_dir / task.name).rename(_replaced(workspace))
         yield
     except BaseException:
-        put_back(workspace)
+        roll_back(workspace)
         raise
     _forget(workspace)
 
@@ -67,7 +67,7 @@ def is_noted(workspace: Workspace) -> bool:
     return (_notes(workspace) / "notes.json").exists()
 
 
-def put_back(workspace: Workspace) -> None:
+def roll_back(workspace: Workspace) -> None:
     """Undo the landing that the notes speak of, if there is one and it did not get as far as its commit.
 
     Can be cut short at any point and called again.
@@ -83,7 +83,7 @@ def put_back(workspace: Workspace) -> None:
         _put_back_folder(workspace, task.name, replaces=notes["replaces"])  # first, since it makes room
         if not notes["had_data"] and workspace.data_dir.exists() and not any(workspace.data_dir.iterdir()):
             workspace.data_dir.rmdir()
-        for name in CHANGED_FILES:
+        for name in _CHANGED_FILES:
             _put_back_file(workspace, name, existed=name in notes["files"])
         with suppress(DataVersionError):  # what can't be told from what is needed stays
             keeping.drop(workspace, [Path(path) for path in notes["cached"]])
@@ -130,7 +130,7 @@ def _note(workspace: Workspace, task: LandedTask, cached: Sequence[Path]) -> Non
     notes = _notes(workspace)
     _forget(workspace)
     notes.mkdir(parents=True)
-    files = [name for name in CHANGED_FILES if (workspace.root / name).exists()]
+    files = [name for name in _CHANGED_FILES if (workspace.root / name).exists()]
     for name in files:
         shutil.copy2(workspace.root / name, notes / name)
     own = [str(path) for path in cached if path.is_relative_to(workspace.root)]  # others may rely on a shared cache
