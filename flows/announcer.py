@@ -19,10 +19,10 @@ from flows import deployment, runs
 from flows.client import PrefectApi, Row
 from lorax import reconcile
 from lorax.data import repository, upstream
-from lorax.data.versions import LandedTask
 from lorax.errors import DataVersionError, LoraxError
 from lorax.params import load_params
 from lorax.services import embedded
+from lorax.stream import PinnedTask
 from lorax.workspace import Workspace
 
 LOOK_S = 10.0
@@ -44,7 +44,7 @@ _NO_QUESTIONS = {"GIT_TERMINAL_PROMPT": "0", "GIT_SSH_COMMAND": "ssh -o BatchMod
 class Need:
     """Why a run is needed: tasks that wait here, and the upstream's newest landing that the checkout lacks."""
 
-    tasks: tuple[LandedTask, ...]
+    tasks: tuple[PinnedTask, ...]
     upstream: str
 
     def __bool__(self) -> bool:

@@ -15,9 +15,9 @@ from prefect import get_run_logger
 from prefect.exceptions import PrefectException
 
 from lorax import progress
-from lorax.data.versions import LandedTask
 from lorax.errors import BackboneError, ParamsError, RegistryError, ServiceError, StorageError, WorkspaceError
 from lorax.registry import ModelVersion, Registry
+from lorax.stream import PinnedTask
 
 OUTSIDE = (
     *(RegistryError, ServiceError, StorageError, ParamsError, BackboneError, WorkspaceError),
@@ -38,7 +38,7 @@ class Failures:
     """
 
     registry: Registry
-    _failed: dict[LandedTask, tuple[str | None, Exception]] = field(default_factory=dict)
+    _failed: dict[PinnedTask, tuple[str | None, Exception]] = field(default_factory=dict)
 
     @property
     def left(self) -> Sequence[Exception]:
@@ -47,11 +47,11 @@ class Failures:
         known = {task.name for task in champion.tasks} if champion else set()
         return [error for task, (_, error) in self._failed.items() if task.name not in known]
 
-    def may_try(self, task: LandedTask, champion: ModelVersion | None) -> bool:
+    def may_try(self, task: PinnedTask, champion: ModelVersion | None) -> bool:
         """Whether the task has not failed in this run, or only on another champion."""
         return task not in self._failed or self._failed[task][0] != _base(champion)
 
-    def add(self, task: LandedTask, champion: ModelVersion | None, error: Exception) -> None:
+    def add(self, task: PinnedTask, champion: ModelVersion | None, error: Exception) -> None:
         """Note that a task could not be learned on top of `champion`; if that is the second one, hold the task."""
         log = get_run_logger()
         if task not in self._failed:

@@ -15,11 +15,11 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.failures import OUTSIDE, Failures
 from lorax.data import checkout, landing, versions
-from lorax.data.versions import LandedTask
 from lorax.errors import DataVersionError
 from lorax.params import Params, load_params
 from lorax.reconcile import missing_tasks, one_at_a_time, registry_of_server
 from lorax.registry import ModelVersion
+from lorax.stream import PinnedTask
 from lorax.tidying import tidy
 from lorax.workspace import Workspace
 
@@ -71,7 +71,7 @@ def learn(
         return registered
 
 
-def _next(workspace: Workspace, failures: Failures) -> tuple[LandedTask, ModelVersion | None] | None:
+def _next(workspace: Workspace, failures: Failures) -> tuple[PinnedTask, ModelVersion | None] | None:
     """The next task and its base, looked up anew each time: the champion may have been moved, data landed."""
     registry = failures.registry
     champion = registry.settle()

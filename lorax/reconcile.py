@@ -10,14 +10,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from lorax.data import versions
-from lorax.data.versions import LandedTask
 from lorax.errors import DataVersionError, RegistryError
 from lorax.params import Params, load_params
 from lorax.registry import Hold, Look, ModelVersion, Registry
 from lorax.services import embedded
 from lorax.services.embedded import Service
 from lorax.storage import locked
-from lorax.stream import SCENARIOS
+from lorax.stream import SCENARIOS, PinnedTask
 from lorax.workspace import Workspace
 
 LANDED = "landed"
@@ -25,15 +24,15 @@ LANDED = "landed"
 
 
 def missing_tasks(
-    landed: Sequence[LandedTask], champion: ModelVersion | None, held: Iterable[Hold]
-) -> list[LandedTask]:
+    landed: Sequence[PinnedTask], champion: ModelVersion | None, held: Iterable[Hold]
+) -> list[PinnedTask]:
     """The landed tasks that `champion` does not know and that are not held with these bytes, in landing order."""
     known = {task.name for task in champion.tasks} if champion else set()
     stopped = {(hold.task, hold.digest) for hold in held}
     return [task for task in landed if task.name not in known and (task.name, task.digest) not in stopped]
 
 
-def changed_tasks(landed: Sequence[LandedTask], champion: ModelVersion | None) -> list[LandedTask]:
+def changed_tasks(landed: Sequence[PinnedTask], champion: ModelVersion | None) -> list[PinnedTask]:
     """The landed tasks that `champion` learned from other bytes than those that are landed now."""
     known = {task.name: task.digest for task in champion.tasks} if champion else {}
     return [task for task in landed if known.get(task.name, task.digest) != task.digest]
@@ -69,7 +68,7 @@ def look(workspace: Workspace, params: Params, server: Service | None = None) ->
     return Look(_registry_uri(workspace, params, found), params.registry.model)
 
 
-def waiting_tasks(workspace: Workspace, params: Params) -> list[LandedTask]:
+def waiting_tasks(workspace: Workspace, params: Params) -> list[PinnedTask]:
     """What `lorax learn` would learn now; the registry is not asked when nothing has landed.
 
     Raises:
@@ -93,7 +92,7 @@ def accuracy_rows(champion: ModelVersion, known: Sequence[ModelVersion]) -> list
     return rows[::-1]
 
 
-def scenario_tasks(workspace: Workspace, name: str) -> list[LandedTask]:
+def scenario_tasks(workspace: Workspace, name: str) -> list[PinnedTask]:
     """The tasks of a published scenario as they landed in this workspace; of "landed" all, in landing order.
 
     Raises:

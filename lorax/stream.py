@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lorax.errors import LayoutError
 
@@ -92,6 +92,26 @@ class Task:
     classes: tuple[TaskClass, ...]
     train: tuple[Sample, ...]
     test: tuple[Sample, ...]
+
+
+@dataclass(frozen=True)
+class PinnedTask:
+    """A task and the digest of its data: as it landed, or as it was learned.
+
+    `accepted_leak` says why its format leak was accepted when it landed, if it was.
+    """
+
+    name: str
+    digest: str
+    accepted_leak: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
+class DataRevision:
+    """A state of data/: `digest` as data.dvc has it ('' if nothing landed), `commit` the last that touched data.dvc."""
+
+    digest: str
+    commit: str | None
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lorax.data.versions import LandedTask
 from lorax.errors import DataVersionError, RegistryError
 from lorax.params import Params
 from lorax.reconcile import accuracy_rows, changed_tasks, missing_tasks, one_at_a_time, scenario_tasks, waiting_tasks
 from lorax.registry import KnownTask, ModelVersion
 from lorax.services import embedded
+from lorax.stream import PinnedTask
 from lorax.workspace import Workspace
 
-LANDED = [LandedTask("a", "1"), LandedTask("b", "2"), LandedTask("c", "3")]
+LANDED = [PinnedTask("a", "1"), PinnedTask("b", "2"), PinnedTask("c", "3")]
 
 
 def version(number: int, tasks: dict[str, str], row: list[float]) -> ModelVersion:

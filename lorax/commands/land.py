@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from lorax.data.admission import LandingOptions
     from lorax.data.contract import Finding, Report
     from lorax.data.landing import OnReport
-    from lorax.data.versions import LandedTask
     from lorax.data.watch import Outcome
+    from lorax.stream import PinnedTask
     from lorax.workspace import Workspace
 
 _SHOWN = 3  # paths in a table's row; JSON has them all
@@ -143,7 +143,7 @@ def _watch(workspace: Workspace, drop_dir: Path, options: LandingOptions, *, com
 
 def _bring(
     workspace: Workspace, options: LandingOptions, commit: bool, folder: Path, task: str, on_report: OnReport
-) -> LandedTask:
+) -> PinnedTask:
     from lorax import progress
     from lorax.data import landing
 
@@ -178,7 +178,7 @@ def _print_outcome(outcome: Outcome, as_json: bool) -> None:
         err.print(f"lorax: {outcome.task} ({when}): {outcome.error}", markup=False)
 
 
-def _record(task: str, landed: LandedTask | None, report: Report | None, error: str = "") -> dict[str, Any]:
+def _record(task: str, landed: PinnedTask | None, report: Report | None, error: str = "") -> dict[str, Any]:
     known = landed or report
     found = {"task": task, "digest": known.digest if known else "", "landed": landed is not None, "error": error}
     return found | {"report": report.record() if report else None}

@@ -17,10 +17,10 @@ from lorax.text import minute, percent, short, size
 
 if TYPE_CHECKING:
     from flows.client import PrefectApi, Row
-    from lorax.data.versions import LandedTask
     from lorax.params import Params
     from lorax.registry import Look
     from lorax.services.embedded import Service, Services
+    from lorax.stream import PinnedTask
     from lorax.workspace import Workspace
 
 
@@ -105,7 +105,7 @@ def _service(found: Service) -> dict[str, Any]:
 
 
 def _registry_record(
-    workspace: Workspace, params: Params, mlflow: Service, landed: tuple[LandedTask, ...]
+    workspace: Workspace, params: Params, mlflow: Service, landed: tuple[PinnedTask, ...]
 ) -> dict[str, Any]:
     from lorax import reconcile
 
@@ -137,7 +137,7 @@ def _lost_images(workspace: Workspace, champion: Mapping[str, Any] | None) -> li
     return [f"{what} are nowhere to be had, so nothing can be learned on top of it: {memory.named(lost)}. {cure}"]
 
 
-def _champion_record(registry: Look, landed: tuple[LandedTask, ...]) -> dict[str, Any]:
+def _champion_record(registry: Look, landed: tuple[PinnedTask, ...]) -> dict[str, Any]:
     from lorax import reconcile
 
     champion, held, approval = registry.champion(), registry.held(), registry.waiting()

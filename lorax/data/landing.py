@@ -18,10 +18,9 @@ from lorax.data.contract import Report
 from lorax.data.images import Progress
 from lorax.data.incoming import Incoming, checked_source, read_incoming
 from lorax.data.transaction import is_noted, roll_back, transaction
-from lorax.data.versions import LandedTask
 from lorax.errors import ContractError, DataVersionError, StorageError
 from lorax.storage import locked
-from lorax.stream import check_new_name
+from lorax.stream import PinnedTask, check_new_name
 from lorax.workspace import Workspace
 
 OnReport = Callable[[Report], None]
@@ -36,7 +35,7 @@ def land(
     commit: bool = True,
     on_report: OnReport = lambda report: None,
     progress: Progress | None = None,
-) -> LandedTask:
+) -> PinnedTask:
     """Land the data set in folder `source` as `task`; a second time, only restore what is missing from data/.
 
     Args:
@@ -64,7 +63,7 @@ def land(
         if commit:
             _catch_up(workspace)
         stream = {entry.name: entry for entry in pins.on_disk(workspace).stream}
-        landed = LandedTask(task, incoming.digest, options.accept_leak)
+        landed = PinnedTask(task, incoming.digest, options.accept_leak)
         if not incoming.complaints and stream.get(task) == landed:
             landed = stream[task]
             _restore(workspace, incoming, commit)
@@ -103,7 +102,7 @@ def _leave_it() -> None:
 def _bring(
     workspace: Workspace,
     incoming: Incoming,
-    stream: Sequence[LandedTask],
+    stream: Sequence[PinnedTask],
     share: Callable[[], None] | None,
     progress: Progress | None,
 ) -> None:

@@ -6,8 +6,9 @@ from collections.abc import Set
 from typing import Any
 
 from lorax.data import keeping, versions
-from lorax.data.pins import LandedTask, Pins
+from lorax.data.pins import Pins
 from lorax.errors import DataVersionError
+from lorax.stream import PinnedTask
 from lorax.workspace import Workspace
 
 
@@ -49,7 +50,7 @@ def _size(base: Pins, theirs: Pins, ours: Pins) -> int | None:
     return told[0] + told[1] - told[2] if len(told) == len(sizes) else None
 
 
-def _by_name(pins: Pins) -> dict[str, LandedTask]:
+def _by_name(pins: Pins) -> dict[str, PinnedTask]:
     return {task.name: task for task in pins.stream}
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -25,21 +25,13 @@ import yaml
 from lorax.data import repository
 from lorax.errors import DataVersionError
 from lorax.storage import write_whole
+from lorax.stream import PinnedTask
 from lorax.workspace import Workspace
 
 NAME = "data.dvc"
 
 _DIRECTORY_MD5 = re.compile(r"[0-9a-f]{32}\.dir")
 _NO_LINE_BREAKS = 2**20
-
-
-@dataclass(frozen=True)
-class LandedTask:
-    """A task of the stream, as data.dvc names it; `accepted_leak` says why its format leak was accepted, if it was."""
-
-    name: str
-    digest: str
-    accepted_leak: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -55,7 +47,7 @@ class Pins:
         return str(self.content["outs"][0]["md5"]) if self.content else ""
 
     @property
-    def stream(self) -> tuple[LandedTask, ...]:
+    def stream(self) -> tuple[PinnedTask, ...]:
         """The tasks in landing order; () if nothing landed.
 
         Raises:
@@ -65,7 +57,7 @@ class Pins:
             return ()
         try:
             return tuple(
-                LandedTask(str(entry["task"]), str(entry["digest"]), str(entry.get("accepted_leak", "")))
+                PinnedTask(str(entry["task"]), str(entry["digest"]), str(entry.get("accepted_leak", "")))
                 for entry in self.content["meta"]["stream"]
             )
         except (KeyError, TypeError, AttributeError) as error:
@@ -75,7 +67,7 @@ class Pins:
                 "each task's folder."
             ) from error
 
-    def text(self, stream: Sequence[LandedTask]) -> str:
+    def text(self, stream: Sequence[PinnedTask]) -> str:
         """The file's text, with another stream."""
         meta = {**(self.content.get("meta") or {}), "stream": [_entry(task) for task in stream]}
         return yaml.safe_dump(
@@ -129,7 +121,7 @@ def read(text: str | None, place: str, folder: str = "data") -> Pins:
         raise _damaged(place, error, folder) from error
 
 
-def write_stream(workspace: Workspace, stream: Sequence[LandedTask]) -> None:
+def write_stream(workspace: Workspace, stream: Sequence[PinnedTask]) -> None:
     """Write the stream into data.dvc's `meta:` block, whole or not at all."""
     write_whole(workspace.data_dvc_path, on_disk(workspace).text(stream))
 
@@ -141,6 +133,6 @@ def _damaged(place: str, error: Exception, folder: str = "data") -> DataVersionE
     )
 
 
-def _entry(task: LandedTask) -> dict[str, str]:
+def _entry(task: PinnedTask) -> dict[str, str]:
     entry = {"task": task.name, "digest": task.digest}
     return entry | {"accepted_leak": task.accepted_leak} if task.accepted_leak else entry

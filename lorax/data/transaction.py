@@ -18,10 +18,9 @@ from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
 from lorax.data import keeping, repository, versions
-from lorax.data.versions import LandedTask
 from lorax.errors import DataVersionError
 from lorax.storage import write_whole
-from lorax.stream import check_task_name
+from lorax.stream import PinnedTask, check_task_name
 from lorax.workspace import Workspace
 
 _CHANGED_FILES = ("data.dvc", ".gitignore")
@@ -42,7 +41,7 @@ _NOTES = TypeAdapter(_Notes)
 
 
 @contextmanager
-def transaction(workspace: Workspace, task: LandedTask, cached: Sequence[Path]) -> Iterator[None]:
+def transaction(workspace: Workspace, task: PinnedTask, cached: Sequence[Path]) -> Iterator[None]:
     """If the block fails, or never ends because the process is killed, the workspace will be as it was before it.
 
     Args:
@@ -78,7 +77,7 @@ def roll_back(workspace: Workspace) -> None:
     notes = _noted(workspace)
     if notes is None:
         return
-    task = LandedTask(check_task_name(notes["task"]), notes["digest"])
+    task = PinnedTask(check_task_name(notes["task"]), notes["digest"])
     if not _has_landed(workspace, task):
         _put_back_folder(workspace, task.name, replaces=notes["replaces"])  # first, since it makes room
         if not notes["had_data"] and workspace.data_dir.exists() and not any(workspace.data_dir.iterdir()):
@@ -105,7 +104,7 @@ def _noted(workspace: Workspace) -> dict[str, Any] | None:
         ) from error
 
 
-def _has_landed(workspace: Workspace, task: LandedTask) -> bool:
+def _has_landed(workspace: Workspace, task: PinnedTask) -> bool:
     """Whether the landing was over: it may have been stopped between the commit and the end of its block."""
     return task in versions.landed(workspace)
 
@@ -126,7 +125,7 @@ def _put_back_file(workspace: Workspace, name: str, *, existed: bool) -> None:
         shutil.move(kept, file)  # a rename, which a full disk can't refuse
 
 
-def _note(workspace: Workspace, task: LandedTask, cached: Sequence[Path]) -> None:
+def _note(workspace: Workspace, task: PinnedTask, cached: Sequence[Path]) -> None:
     notes = _notes(workspace)
     _forget(workspace)
     notes.mkdir(parents=True)

@@ -12,7 +12,6 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,11 @@ from lorax import environment
 from lorax.data import memory, pins
 from lorax.data.layout import parse_task
 from lorax.data.memory import md5_of as md5_of  # for readers of this room's interface
-from lorax.data.pins import LandedTask as LandedTask  # likewise
 from lorax.data.pins import Pins
 from lorax.data.repository import create_repository as create_repository  # likewise
 from lorax.data.repository import last_commit
 from lorax.errors import DataVersionError, LoraxError, StorageError
-from lorax.stream import Sample, Task
+from lorax.stream import DataRevision, PinnedTask, Sample, Task
 from lorax.workspace import Workspace
 
 _MD5 = re.compile(r"[0-9a-f]{32}")
@@ -36,20 +34,12 @@ _HOW_TO_GET = (
 )
 
 
-@dataclass(frozen=True)
-class DataRevision:
-    """A state of data/: `digest` as data.dvc has it ('' if nothing landed), `commit` the last that touched data.dvc."""
-
-    digest: str
-    commit: str | None
-
-
 def task_digest(files: Mapping[str, str]) -> str:
     """sha256 over the sorted (path, md5) pairs of a task's files, paths relative to data/<task>."""
     return hashlib.sha256(json.dumps(sorted(files.items())).encode()).hexdigest()
 
 
-def landed(workspace: Workspace) -> tuple[LandedTask, ...]:
+def landed(workspace: Workspace) -> tuple[PinnedTask, ...]:
     """The stream as committed, in landing order; () if nothing landed. Imports no DVC.
 
     Raises:

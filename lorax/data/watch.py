@@ -18,12 +18,12 @@ from pathlib import Path
 
 from lorax.data.contract import Report
 from lorax.data.layout import READY
-from lorax.data.versions import LandedTask
 from lorax.errors import ContractError, ImageError, LayoutError, LoraxError, StorageError
 from lorax.storage import write_whole
+from lorax.stream import PinnedTask
 
 OnReport = Callable[[Report], None]
-Land = Callable[[Path, str, OnReport], LandedTask]
+Land = Callable[[Path, str, OnReport], PinnedTask]
 """Called as land(folder, task, on_report); raises like `lorax.data.landing.land`."""
 
 POLL_S = 2.0
@@ -38,7 +38,7 @@ class Outcome:
     """What came of one data set: `landed`, or an `error` ('' if none), refused or to be tried again."""
 
     task: str
-    landed: LandedTask | None
+    landed: PinnedTask | None
     report: Report | None
     error: str = ""
     is_refused: bool = False

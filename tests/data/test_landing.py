@@ -17,6 +17,7 @@ from lorax.data import git_locks, pins, repository, versions
 from lorax.data.admission import LandingOptions
 from lorax.data.landing import land, one_at_a_time, undo_killed
 from lorax.errors import ContractError, DataVersionError, LayoutError, StorageError
+from lorax.stream import PinnedTask
 from lorax.workspace import Workspace
 from tests.conftest import SMALL_CONTRACT, NewWorkspace, WriteTask
 
@@ -336,7 +337,7 @@ def test_what_git_has_not_committed_yet_has_not_landed(
     before = versions.revision(landed_workspace)
     seen: list[object] = []
 
-    def write_then_look(workspace: Workspace, stream: Sequence[pins.LandedTask]) -> None:
+    def write_then_look(workspace: Workspace, stream: Sequence[PinnedTask]) -> None:
         written(workspace, stream)
         seen.append([task.name for task in versions.landed(workspace)])
         seen.append(versions.revision(workspace))
@@ -419,6 +420,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from lorax.data import landing, pins
+from lorax.stream import PinnedTask
 from lorax.workspace import Workspace
 real = pins.write_stream
 def write_then_die(*arguments):
@@ -460,6 +462,7 @@ LANDING = """
 import sys
 from pathlib import Path
 from lorax.data import landing
+from lorax.stream import PinnedTask
 from lorax.workspace import Workspace
 landing.land(Workspace(Path(sys.argv[1])), Path(sys.argv[2]), "gamma")
 """
@@ -542,6 +545,7 @@ ONE_OF_TWO = """
 import sys
 from pathlib import Path
 from lorax.data.landing import land, one_at_a_time, undo_killed
+from lorax.stream import PinnedTask
 from lorax.workspace import Workspace
 land(Workspace(Path(sys.argv[1])), Path(sys.argv[2]), sys.argv[3])
 """

@@ -13,6 +13,7 @@ from lorax.commands import status
 from lorax.data import landing, memory, pins, repository, versions
 from lorax.data.admission import LandingOptions
 from lorax.errors import DataVersionError
+from lorax.stream import DataRevision
 from lorax.workspace import Workspace
 from tests.conftest import write_task_files
 
@@ -44,7 +45,7 @@ def test_making_a_repository_again_changes_nothing(workspace: Workspace) -> None
 
 def test_where_nothing_landed_there_is_no_stream_and_no_digest(workspace: Workspace) -> None:
     assert versions.landed(workspace) == ()
-    assert versions.revision(workspace) == versions.DataRevision("", None)
+    assert versions.revision(workspace) == DataRevision("", None)
     assert versions.manifest(workspace) == {}
 
 

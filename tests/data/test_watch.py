@@ -14,9 +14,9 @@ import pytest
 from lorax.data import versions, watch
 from lorax.data.landing import land
 from lorax.data.layout import READY
-from lorax.data.versions import LandedTask
 from lorax.data.watch import DropFolder, OnReport
 from lorax.errors import ContractError, DataVersionError, StorageError
+from lorax.stream import PinnedTask
 from lorax.workspace import Workspace
 from tests.conftest import WriteTask
 
@@ -37,11 +37,11 @@ class Landing:
         self.asked: list[str] = []
         self.error: Exception | None = None
 
-    def __call__(self, folder: Path, task: str, on_report: OnReport) -> LandedTask:
+    def __call__(self, folder: Path, task: str, on_report: OnReport) -> PinnedTask:
         self.asked.append(task)
         if self.error:
             raise self.error
-        return LandedTask(task, "digest")
+        return PinnedTask(task, "digest")
 
 
 def test_complete_data_sets_land_in_the_order_of_completion_and_are_consumed(tmp_path: Path) -> None:
@@ -78,15 +78,15 @@ def test_other_failures_are_tried_again_after_a_while(tmp_path: Path, monkeypatc
     monkeypatch.setattr(watch, "RETRY_S", 0.0)
     folder._retry_at.clear()
     landing.error = None
-    assert [outcome.landed for outcome in folder.look()] == [LandedTask("task", "digest")]
+    assert [outcome.landed for outcome in folder.look()] == [PinnedTask("task", "digest")]
 
 
 def test_what_is_added_while_it_lands_is_not_removed(tmp_path: Path) -> None:
     place = drop(tmp_path, "task")
 
-    def add_and_land(folder: Path, task: str, on_report: OnReport) -> LandedTask:
+    def add_and_land(folder: Path, task: str, on_report: OnReport) -> PinnedTask:
         (folder / "train" / "new.png").write_text("new")
-        return LandedTask(task, "digest")
+        return PinnedTask(task, "digest")
 
     assert len(list(DropFolder(tmp_path, add_and_land).look())) == 1
     assert (place / "train" / "new.png").exists()
@@ -107,7 +107,7 @@ def test_a_data_set_and_a_drop_folder_that_vanish_while_they_are_read_end_nothin
     for number, name in enumerate(("one", "two", "three")):
         drop(root, name, at=number)
 
-    def land_and_vanish(folder: Path, task: str, on_report: OnReport) -> LandedTask:
+    def land_and_vanish(folder: Path, task: str, on_report: OnReport) -> PinnedTask:
         vanishing = {"one": root / "two", "two": root}
         if task in vanishing:
             shutil.rmtree(vanishing[task], ignore_errors=True)
