@@ -420,7 +420,6 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from lorax.data import landing, pins
-from lorax.stream import PinnedTask
 from lorax.workspace import Workspace
 real = pins.write_stream
 def write_then_die(*arguments):
@@ -462,7 +461,6 @@ LANDING = """
 import sys
 from pathlib import Path
 from lorax.data import landing
-from lorax.stream import PinnedTask
 from lorax.workspace import Workspace
 landing.land(Workspace(Path(sys.argv[1])), Path(sys.argv[2]), "gamma")
 """
@@ -545,7 +543,6 @@ ONE_OF_TWO = """
 import sys
 from pathlib import Path
 from lorax.data.landing import land, one_at_a_time, undo_killed
-from lorax.stream import PinnedTask
 from lorax.workspace import Workspace
 land(Workspace(Path(sys.argv[1])), Path(sys.argv[2]), sys.argv[3])
 """
