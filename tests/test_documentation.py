@@ -16,8 +16,8 @@ from lorax.cli import app
 from lorax.learning.folder import Report
 from lorax.learning.training import EpochRow
 from lorax.registry import tracking
+from lorax.registry.assessment_log import assessment_metrics
 from lorax.registry.comparison import NEAREST_SIMILARITY
-from lorax.registry.trust import trust_metrics
 from tests.registry.assessments import FORESEEN, assessed
 
 ROOT = Path(__file__).parents[1]
@@ -123,7 +123,7 @@ def test_every_logged_metric_is_explained() -> None:
     report = Report(0, "a-task", {"a-task": 1.0}, {"a-task": 1.0}, 1.0, [[1]], [row], {"a-part": 1.0}, 1, 1, {}, {})
     logged = set(tracking.episode_metrics([[1.0]], ["a-task"], report))
     logged |= {point.key for point in tracking._curves(report)}
-    trust = trust_metrics(assessed(1, "a-task", foreseen=FORESEEN))
+    trust = assessment_metrics(assessed(1, "a-task", foreseen=FORESEEN))
     logged.add(NEAREST_SIMILARITY)
     logged |= {re.sub("jpeg-75|jpeg-95|blur-100|clean", "<perturbation>", name) for name in trust}
     assert len(logged) >= 30

@@ -167,7 +167,7 @@ def _unpushed(tasks: Sequence[str], why: str) -> str:
 
 def _worst_slice(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
     """Under what most of the other real photographs are called synthetic; nothing where none were looked at."""
-    from lorax.registry.trust import FALSE_POSITIVES
+    from lorax.registry.assessment_log import FALSE_POSITIVES
 
     slices = {name: value for name, value in metrics.items() if name.startswith(FALSE_POSITIVES)}
     if not slices:

@@ -13,9 +13,9 @@ from lorax.learning.folder import Report
 from lorax.learning.state import LearnerState, load_state, state_digest
 from lorax.params import GateParams
 from lorax.registry import tracking
+from lorax.registry.assessment_log import assessment_metrics
 from lorax.registry.comparison import comparison_metrics
 from lorax.registry.gate import TaskVerdict, judge
-from lorax.registry.trust import trust_metrics
 from lorax.registry.versions import nearest_tags
 
 
@@ -43,7 +43,7 @@ class Candidate:
     @property
     def metrics(self) -> dict[str, float]:
         """All that is logged of it, by name."""
-        measured = trust_metrics(self.assessment) | comparison_metrics(self.comparison)
+        measured = assessment_metrics(self.assessment) | comparison_metrics(self.comparison)
         return tracking.episode_metrics(self.state.accuracy, self.names, self.report) | measured
 
     @property

@@ -102,7 +102,7 @@ def robustness_map(card: Sequence[CardRow]) -> Figure:
     return figure
 
 
-def save_trust_figures(directory: Path, assessment: Assessment) -> None:
+def save_assessment_figures(directory: Path, assessment: Assessment) -> None:
     """Write what there is to see of an assessment as PNG files into `directory`, which is made if need be."""
     directory.mkdir(parents=True, exist_ok=True)
     _save(reliability_diagram(assessment), directory / "reliability.png")

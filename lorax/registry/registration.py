@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from lorax.params import GateParams
 from lorax.registry import tracking
+from lorax.registry.assessment_log import write_assessment
 from lorax.registry.candidate import Candidate
 from lorax.registry.card import model_card
 from lorax.registry.client import sent_once
@@ -13,7 +14,6 @@ from lorax.registry.comparison import write_comparison
 from lorax.registry.lineage import detected_first
 from lorax.registry.package import CARD, logged_model, model_address, replace_card
 from lorax.registry.store import CHALLENGER, Store
-from lorax.registry.trust import write_trust
 from lorax.registry.versions import KnownTask, ModelVersion, describe, newer_metric_tags, version_tags
 
 
@@ -53,7 +53,7 @@ def _fill_run(store: Store, run_id: str, candidate: Candidate, card: str) -> Non
     client, assessment = store.client, candidate.assessment
     tracking.write_episode(client, run_id, candidate.state, candidate.report, candidate.metrics)
     if assessment:
-        write_trust(client, run_id, assessment)
+        write_assessment(client, run_id, assessment)
     if candidate.atlas_dir:
         write_comparison(client, run_id, candidate.atlas_dir)
     client.log_text(run_id, card, CARD)

@@ -14,7 +14,7 @@ from lorax.learning.folder import EpisodeFolder
 from lorax.learning.opening import base_state
 from lorax.learning.state import LearnerState, load_state
 from lorax.params import Params, RobustnessParams
-from lorax.registry.trust import trust_metrics
+from lorax.registry.assessment_log import assessment_metrics
 from lorax.stream import check_task_name
 from tests.learning.conftest import Learn
 
@@ -52,7 +52,7 @@ def test_a_task_of_any_name_leaves_robustness_as_it_is(assessed: Assessment) -> 
 
     assert len(renamed("all").overall) == len(CARD)
     assert renamed("all").robustness == assessed.robustness
-    assert trust_metrics(renamed("all")) == trust_metrics(assessed)
+    assert assessment_metrics(renamed("all")) == assessment_metrics(assessed)
     with pytest.raises(LayoutError):
         check_task_name(ALL)
 

@@ -11,8 +11,8 @@ from lorax.registry.figures import (
     confusion_matrix,
     reliability_diagram,
     robustness_map,
+    save_assessment_figures,
     save_figures,
-    save_trust_figures,
     task_lines,
 )
 from tests.registry.assessments import assessed
@@ -74,7 +74,7 @@ def test_the_robustness_map_has_a_row_for_each_task_and_a_column_for_each_pertur
 
 
 def test_without_a_robustness_card_there_is_no_map(tmp_path: Path) -> None:
-    save_trust_figures(tmp_path, assessed(1, "beta", accuracy={}))
+    save_assessment_figures(tmp_path, assessed(1, "beta", accuracy={}))
     assert [path.name for path in tmp_path.iterdir()] == ["reliability.png"]
 
 

@@ -23,7 +23,7 @@ _UNKNOWN = {
 }
 
 
-def trust_metrics(assessment: Assessment | None) -> dict[str, float]:
+def assessment_metrics(assessment: Assessment | None) -> dict[str, float]:
     """An assessment's figures by the names they are logged under; docs/method.md explains each."""
     if assessment is None:
         return {}
@@ -41,9 +41,9 @@ def trust_metrics(assessment: Assessment | None) -> dict[str, float]:
     return {name: value for name, value in (found | {"robustness": assessment.robustness}).items() if value is not None}
 
 
-def write_trust(client: Any, run_id: str, assessment: Assessment) -> None:
+def write_assessment(client: Any, run_id: str, assessment: Assessment) -> None:
     """Fill an episode's run with an assessment: the record itself, tables, figures; the same files every time."""
-    from lorax.registry.figures import save_trust_figures
+    from lorax.registry.figures import save_assessment_figures
 
     reliability = [
         {key: value for key, value in asdict(row).items() if key != "bins"} for row in assessment.reliability
@@ -55,7 +55,7 @@ def write_trust(client: Any, run_id: str, assessment: Assessment) -> None:
     tables = {name: rows for name, rows in named.items() if rows}
     with scratch() as folder:
         assessment.write(folder / "assessment.json")
-        save_trust_figures(folder / "figures", assessment)
+        save_assessment_figures(folder / "figures", assessment)
         for name, rows in tables.items():
             write_table(folder / name, rows)
         client.log_artifacts(run_id, str(folder))

@@ -13,7 +13,7 @@ from lorax.learning.assessment import Assessment
 from lorax.learning.false_positives import Slice
 from lorax.learning.state import load_state
 from lorax.registry import ModelVersion, Registry
-from lorax.registry.trust import trust_metrics
+from lorax.registry.assessment_log import assessment_metrics
 from tests.registry.assessments import ACCURACY, FALSE_POSITIVES, FORESEEN, assessed
 from tests.registry.conftest import OPEN, Server
 from tests.registry.test_registry import curves, runs, table_of
@@ -43,7 +43,7 @@ def files(registry: Registry, run: Any, into: Path) -> list[str]:
 
 
 def test_an_assessment_s_figures_are_metrics() -> None:
-    found = trust_metrics(BETA)
+    found = assessment_metrics(BETA)
     assert found["calibration_error"] == 0.02
     assert found["calibration_error_before"] == pytest.approx(0.12)
     assert found["calibration_error_floor"] == found["jpeg-75/calibration_error_floor"] == 0.015
@@ -64,17 +64,17 @@ def test_an_assessment_s_figures_are_metrics() -> None:
 
 
 def test_what_was_not_measured_is_no_metric() -> None:
-    found = trust_metrics(assessed(0, "alpha", calibrated=False, accuracy={}))
+    found = assessment_metrics(assessed(0, "alpha", calibrated=False, accuracy={}))
     assert set(found) == {
         f"{under}{name}"
         for name in ("calibration_error_before", "calibration_error_floor", "log_loss_before")
         for under in ("", "jpeg-75/")
     }
-    assert trust_metrics(None) == {}
+    assert assessment_metrics(None) == {}
 
 
 def test_the_figures_are_on_the_version_its_run_and_the_timeline(trusted: Registry) -> None:
-    figures = trust_metrics(BETA)
+    figures = assessment_metrics(BETA)
     assert figures.items() <= trusted.version(2).metrics.items()
     run = runs(trusted, "episode")[-1]
     assert figures.items() <= run.data.metrics.items()
