@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from lorax.drafts import scratch
-from lorax.registry.tables import show_tables, write_table
+from lorax.registry.tables import log_tables
 
 if TYPE_CHECKING:  # these import torch, which a look-up can do without
     from lorax.learning.assessment import Assessment, Reliability
@@ -51,15 +51,12 @@ def write_assessment(client: Any, run_id: str, assessment: Assessment) -> None:
     card = [asdict(row) for row in assessment.card]
     told = assessment.false_positives.slices if assessment.false_positives else ()
     photographs = [asdict(one) | {"share": one.share} for one in told]
-    named = {"calibration.json": reliability, "robustness.json": card, "false_positives.json": photographs}
-    tables = {name: rows for name, rows in named.items() if rows}
     with scratch() as folder:
         assessment.write(folder / "assessment.json")
         save_assessment_figures(folder / "figures", assessment)
-        for name, rows in tables.items():
-            write_table(folder / name, rows)
         client.log_artifacts(run_id, str(folder))
-    show_tables(client, run_id, tables)
+    tables = {"calibration.json": reliability, "robustness.json": card, "false_positives.json": photographs}
+    log_tables(client, run_id, tables)
 
 
 def _reliability_metrics(found: Reliability) -> dict[str, float | None]:

@@ -6,13 +6,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lorax.drafts import scratch
 from lorax.learning.branch_similarity import BranchComparison, BranchNeighbours
-from lorax.registry.tables import show_tables, write_table
+from lorax.registry.tables import log_tables
 
 NEAREST_SIMILARITY = "nearest_similarity"
 _FOLDER = "atlas"
-_TABLE = "nearest.json"
+_TABLE = f"{_FOLDER}/nearest.json"
 
 
 def comparison_metrics(found: BranchComparison | None) -> dict[str, float]:
@@ -23,12 +22,7 @@ def comparison_metrics(found: BranchComparison | None) -> dict[str, float]:
 def write_comparison(client: Any, run_id: str, folder: Path) -> None:
     """Fill an episode's run with the files in `folder`, below atlas/, and a table of its record beside them."""
     client.log_artifacts(run_id, str(folder), _FOLDER)
-    rows = list(_rows(BranchComparison.read(folder).branches))
-    if rows:
-        with scratch() as made:
-            write_table(Path(made) / _TABLE, rows)
-            client.log_artifacts(run_id, made, _FOLDER)
-        show_tables(client, run_id, [f"{_FOLDER}/{_TABLE}"])
+    log_tables(client, run_id, {_TABLE: list(_rows(BranchComparison.read(folder).branches))})
 
 
 def _rows(branches: Sequence[BranchNeighbours]) -> Iterator[dict[str, Any]]:

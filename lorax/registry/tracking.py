@@ -124,22 +124,22 @@ def episode_run(
     """The run of one episode, made if need be, below its parent's timeline; it is known by the state's digest."""
     name = f"{len(state.tasks) - 1:02d} {state.tasks[-1].name}"
     above = {PARENT_TAG: timeline} if timeline else {}
-    details = {**above, "lorax.parent_digest": state.parent or "", **git_tags(git_commit)}
+    details = {**above, "lorax.parent_digest": state.parent or "", **_git_tags(git_commit)}
     return _run(client, experiment, name, {ROLE_TAG: "episode", DIGEST_TAG: digest}, details)
 
 
 def scenario_run(client: Any, experiment: str, scenario: str, git_commit: str | None) -> str:
     """A new run for a scenario that begins."""
     identity = {ROLE_TAG: "scenario", "lorax.scenario": scenario}
-    return _create_run(client, experiment, scenario, identity | git_tags(git_commit))
+    return _create_run(client, experiment, scenario, identity | _git_tags(git_commit))
 
 
-def git_tags(git_commit: str | None) -> dict[str, str]:
+def _git_tags(git_commit: str | None) -> dict[str, str]:
     """The tag under which MLflow shows a run's source version."""
     return {"mlflow.source.git.commit": git_commit} if git_commit else {}
 
 
-def write_points(client: Any, run_id: str, points: Iterable[Point]) -> None:
+def _write_points(client: Any, run_id: str, points: Iterable[Point]) -> None:
     """Write those points whose metric has none at that step yet."""
     wanted = list(points)
     keys = {p.key for p in wanted} & set(client.get_run(run_id).data.metrics)
@@ -162,12 +162,7 @@ def write_timeline(client: Any, run_id: str, points: Sequence[Point], at: dateti
 
 def write_episode(client: Any, run_id: str, state: LearnerState, report: Report, values: Mapping[str, float]) -> None:
     """Fill an episode's run: curves, metrics (`values`), parameters, data digests, figures and report."""
-    write_points(client, run_id, [*_curves(report), *points_at(values, report.episode)])
-    write_params(client, run_id, state, report)
-    client.log_inputs(run_id, datasets=_data_inputs(state))
-    with scratch() as folder:
-        write_report_files(folder, state, report)
-        client.log_artifacts(run_id, str(folder))
+    _fill(client, run_id, state, report, [*_curves(report), *points_at(values, report.episode)])
 
 
 def write_scenario(
@@ -179,17 +174,21 @@ def write_scenario(
         points_at(episode_metrics(state.accuracy[: report.episode + 1], tasks, report), report.episode)
         for report in reports
     )
-    write_points(client, run_id, chain.from_iterable(curves))
-    write_params(client, run_id, state, reports[-1])
-    client.log_inputs(run_id, datasets=_data_inputs(state))
-    with scratch() as folder:
-        write_report_files(folder, state, reports[-1])
-        client.log_artifacts(run_id, str(folder))
+    _fill(client, run_id, state, reports[-1], chain.from_iterable(curves))
     for file in files:
         client.log_artifact(run_id, str(file))
 
 
-def write_params(client: Any, run_id: str, state: LearnerState, report: Report) -> None:
+def _fill(client: Any, run_id: str, state: LearnerState, report: Report, points: Iterable[Point]) -> None:
+    _write_points(client, run_id, points)
+    _write_params(client, run_id, state, report)
+    client.log_inputs(run_id, datasets=_data_inputs(state))
+    with scratch() as folder:
+        _write_report_files(folder, state, report)
+        client.log_artifacts(run_id, str(folder))
+
+
+def _write_params(client: Any, run_id: str, state: LearnerState, report: Report) -> None:
     """Write what the episode was a function of; equal values may be written again."""
     from mlflow.entities import Param
 
@@ -203,7 +202,7 @@ def write_params(client: Any, run_id: str, state: LearnerState, report: Report) 
         client.log_batch(run_id, params=batch)
 
 
-def write_report_files(folder: Path, state: LearnerState, report: Report) -> None:
+def _write_report_files(folder: Path, state: LearnerState, report: Report) -> None:
     """Write report.json and the figures below `folder`."""
     from lorax.registry.figures import save_figures
 
