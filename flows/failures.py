@@ -1,8 +1,8 @@
-"""Tasks whose episode failed: which are tried again in this run, and which are held so that others can be learned.
+"""Tasks whose episode failed: which are tried again in this run, which are quarantined for others to be learned.
 
 Whose fault a failure is, can't be told from its kind: a task's images may be gone, or the network down. So it is tried:
 the next task is learned first. If that works and this one fails again on the new champion, it is the task's fault, and
-the task is held with its reason. If every task fails, nothing is held and the run fails.
+the task is quarantined with its reason. If every task fails, nothing is and the run fails.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ OUTSIDE = (
 """What no task can be blamed for: the next one would fail likewise, or only be learned out of its turn."""
 
 BY = "learn"
-"""Who holds a task whose episode failed."""
+"""Who quarantines a task whose episode failed."""
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Failures:
     """The failures of one run.
 
     Args:
-        registry: where tasks are held.
+        registry: where tasks are quarantined.
     """
 
     registry: Registry
@@ -42,7 +42,7 @@ class Failures:
 
     @property
     def left(self) -> Sequence[Exception]:
-        """Why tasks that are neither learned nor held could not be learned."""
+        """Why tasks that are neither learned nor quarantined could not be learned."""
         champion = self.registry.champion()
         known = {task.name for task in champion.tasks} if champion else set()
         return [error for task, (_, error) in self._failed.items() if task.name not in known]
@@ -52,7 +52,7 @@ class Failures:
         return task not in self._failed or self._failed[task][0] != _base(champion)
 
     def add(self, task: PinnedTask, champion: ModelVersion | None, error: Exception) -> None:
-        """Note that a task could not be learned on top of `champion`; if that is the second one, hold the task."""
+        """Note that a task could not be learned on top of `champion`; the second time, quarantine it."""
         log = get_run_logger()
         if task not in self._failed:
             log.warning("%s could not be learned: %s", task.name, error)

@@ -36,8 +36,8 @@ def learn(
 ) -> list[int]:
     """Learn every landed task that the champion does not know; running it again finds nothing to learn.
 
-    A task whose challenger the gate refuses is held, and the next one grows from the champion as it is. A task whose
-    episode fails is tried again once another has been learned, and held if it fails then, too.
+    A task whose challenger the gate refuses is quarantined, and the next one grows from the champion as it is. A task
+    whose episode fails is tried again once another has been learned, and quarantined if it fails then, too.
 
     Args:
         workspace_root: absolute path of the workspace. None is a worker's run: the workspace is the one that
@@ -79,7 +79,7 @@ def _next(workspace: Workspace, failures: Failures) -> tuple[PinnedTask, ModelVe
         get_run_logger().info("version %d waits for approval; nothing is learned until then", waiting.version)
         return None
     landing.undo_killed(workspace)
-    missing = missing_tasks(versions.landed(workspace), champion, registry.held())
+    missing = missing_tasks(versions.landed(workspace), champion, registry.quarantined())
     found = next((task for task in missing if failures.may_try(task, champion)), None)
     return (found, champion) if found else None
 

@@ -1,4 +1,4 @@
-"""What there is to learn: tasks of data.dvc's stream that the champion does not know, less held ones, in landing order.
+"""What there is to learn: tasks of data.dvc's stream that the champion does not know, less quarantined ones, in order.
 
 Decided from git, DVC's pins and the registry alone, so no server need run: while MLflow's is down, its database is
 read. Nothing here imports Prefect.
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from lorax.data import versions
 from lorax.errors import DataVersionError, RegistryError
 from lorax.params import Params, load_params
-from lorax.registry import Hold, Look, ModelVersion, Registry
+from lorax.registry import Look, ModelVersion, Quarantine, Registry
 from lorax.services import embedded
 from lorax.services.embedded import Service
 from lorax.storage import locked
@@ -24,11 +24,11 @@ LANDED = "landed"
 
 
 def missing_tasks(
-    landed: Sequence[PinnedTask], champion: ModelVersion | None, held: Iterable[Hold]
+    landed: Sequence[PinnedTask], champion: ModelVersion | None, quarantined: Iterable[Quarantine]
 ) -> list[PinnedTask]:
-    """The landed tasks that `champion` does not know and that are not held with these bytes, in landing order."""
+    """The landed tasks that `champion` does not know and are not quarantined with these bytes, in landing order."""
     known = {task.name for task in champion.tasks} if champion else set()
-    stopped = {(hold.task, hold.digest) for hold in held}
+    stopped = {(one.task, one.digest) for one in quarantined}
     return [task for task in landed if task.name not in known and (task.name, task.digest) not in stopped]
 
 
@@ -79,7 +79,7 @@ def waiting_tasks(workspace: Workspace, params: Params) -> list[PinnedTask]:
     if not landed:
         return []
     registry = look(workspace, params)
-    return [] if registry.waiting() else missing_tasks(landed, registry.champion(), registry.held())
+    return [] if registry.waiting() else missing_tasks(landed, registry.champion(), registry.quarantined())
 
 
 def accuracy_rows(champion: ModelVersion, known: Sequence[ModelVersion]) -> list[list[float]]:

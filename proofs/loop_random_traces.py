@@ -56,7 +56,7 @@ def look(root: Path) -> Seen:
     champion, versions, curves = registry.champion(), registry.versions(), bench.timelines(root)
     end = End(
         digests=[version.state_digest for version in ancestors(champion, versions)][::-1] if champion else [],
-        held=sorted((hold.task, hold.digest) for hold in registry.held()),
+        held=sorted((hold.task, hold.digest) for hold in registry.quarantined()),
         commits=bench.git("log", "--format=%H %s", cwd=root).splitlines(),
         pins=(root / "data.dvc").read_text(),
         curves=dict(sorted(curves.get(champion.line, {}).items())) if champion else {},

@@ -14,7 +14,14 @@ from rich.text import Text
 from rich.tree import Tree
 
 from lorax.commands.console import Json, opened, print_record
-from lorax.commands.records import brief, entry_record, hold_record, nearest_line, print_holds, version_record
+from lorax.commands.records import (
+    brief,
+    entry_record,
+    nearest_line,
+    print_quarantined,
+    quarantine_record,
+    version_record,
+)
 from lorax.commands.tables import PLAIN, print_table, table
 from lorax.errors import RegistryError
 from lorax.text import minute, percent
@@ -54,15 +61,15 @@ def _record(registry: Look) -> dict[str, Any]:
     """
     broken = registry.breakage()
     try:
-        held = registry.held()
+        held = registry.quarantined()
     except RegistryError:
         if not broken:
             raise
-        held = registry.all_holds()  # the champion's alias was lost, and `broken` says so
+        held = registry.all_quarantined()  # the champion's alias was lost, and `broken` says so
     return {
         "versions": [version_record(version) for version in registry.versions()],
         "journal": [entry_record(entry) for entry in registry.journal()],
-        "held": [hold_record(hold) for hold in held],
+        "held": [quarantine_record(hold) for hold in held],
         "broken": broken,
     }
 
@@ -84,7 +91,7 @@ def print_history(history: Mapping[str, Any], out: Console, *, gate: bool) -> No
         out.print(line, soft_wrap=False)  # else what is wider than the console would be cut off
     out.print("\nchampion and tasks over time:")
     print_table(_journal(history["journal"]), out)
-    print_holds(history["held"], out)
+    print_quarantined(history["held"], out)
 
 
 def _last_moves(entries: Sequence[Mapping[str, Any]]) -> dict[int, str]:

@@ -11,7 +11,7 @@ from rich.console import Console
 from lorax.commands import access
 from lorax.commands.console import Json, opened, print_record, who
 from lorax.commands.promotion import Reason, Why
-from lorax.commands.records import hold_record, print_holds
+from lorax.commands.records import print_quarantined, quarantine_record
 from lorax.errors import DataVersionError, RegistryError
 
 
@@ -38,10 +38,10 @@ def hold(
             f"the champion knows task {task!r}, so there is nothing to set aside. To go back to before it: "
             "'lorax rollback --to VERSION --reason TEXT'."
         )
-    if any((held.task, held.digest) == (task, landed[task]) for held in registry.held()):
+    if any((held.task, held.digest) == (task, landed[task]) for held in registry.quarantined()):
         raise RegistryError(f"task {task!r} is held already; see 'lorax status'. Nothing was changed.")
     registry.hold(task, landed[task], by=who(), reason=reason)
-    print_record({"held": [hold_record(held) for held in registry.held()]}, _print_held, as_json)
+    print_record({"held": [quarantine_record(held) for held in registry.quarantined()]}, _print_held, as_json)
 
 
 def release(
@@ -57,7 +57,7 @@ def release(
 
     workspace, params = opened()
     registry = access.served_registry(workspace, params)
-    waiting, held = registry.waiting(), registry.held()
+    waiting, held = registry.waiting(), registry.quarantined()
     if waiting and waiting.task == task:
         number = waiting.version
         raise RegistryError(
@@ -70,19 +70,19 @@ def release(
         raise RegistryError(f"task {task!r} is not held; held are: {names}. Nothing was changed.")
     landed = {known.name: known.digest for known in versions.landed(workspace)}
     record = {
-        "released": [hold_record(hold) for hold in lifted],
+        "released": [quarantine_record(hold) for hold in lifted],
         "is_landed": landed.get(task) in {hold.digest for hold in lifted},
     }
     print_record(record, _print_released, as_json)
 
 
 def _print_held(record: Mapping[str, Any], out: Console) -> None:
-    print_holds(record["held"], out)
+    print_quarantined(record["held"], out)
     out.print("What landed behind is learned without it. 'lorax release TASK' lets it be learned again.")
 
 
 def _print_released(record: Mapping[str, Any], out: Console) -> None:
-    print_holds(record["released"], out, "released")
+    print_quarantined(record["released"], out, "released")
     if record["is_landed"]:
         out.print(
             "A worker learns it within two minutes, 'lorax learn' at once. With the same parameters on the same "

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from lorax.commands import access
 from lorax.commands.console import Json, Preset, err, opened, print_record
-from lorax.commands.records import hold_record, print_holds, version_record
+from lorax.commands.records import print_quarantined, quarantine_record, version_record
 from lorax.commands.tables import print_accuracy
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def learn_waiting(workspace: Workspace, params: Params, preset: str | None) -> d
         ],
         "champion": version_record(champion) if champion else None,
         "accuracy": reconcile.accuracy_rows(champion, versions) if champion else [],
-        "held": [hold_record(hold) for hold in registry.held()],
+        "held": [quarantine_record(hold) for hold in registry.quarantined()],
         "approval": waiting.version if waiting else None,
     }
 
@@ -93,7 +93,7 @@ def print_outcomes(record: Mapping[str, Any], out: Console) -> None:
             out.print(f"version {found['version']} ({found['task']}) {found['outcome']}:", style="yellow", markup=False)
             for reason in found["reason"].split("; "):
                 out.print(f"  {reason}", style="yellow", markup=False)
-    print_holds(record["held"], out)
+    print_quarantined(record["held"], out)
     if record["approval"] is not None:
         out.print(approval(record["approval"]), markup=False)
 

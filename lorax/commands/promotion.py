@@ -18,7 +18,7 @@ from lorax.addresses import without_password
 from lorax.commands import access
 from lorax.commands import learn as learning
 from lorax.commands.console import Json, Preset, VersionNumber, err, opened, out, print_json, print_record, who
-from lorax.commands.records import hold_record, print_holds, version_record
+from lorax.commands.records import print_quarantined, quarantine_record, version_record
 from lorax.errors import RegistryError
 from lorax.text import size
 
@@ -117,7 +117,7 @@ def refuse(version: VersionNumber, reason: Reason, as_json: Json = False) -> Non
     """
     registry = access.served_registry(*opened())
     refused = registry.refuse(version, by=who(), reason=reason)
-    record = {"refused": version_record(refused), "held": [hold_record(hold) for hold in registry.held()]}
+    record = {"refused": version_record(refused), "held": [quarantine_record(hold) for hold in registry.quarantined()]}
     print_record(record, _print_refused, as_json)
 
 
@@ -149,7 +149,7 @@ def print_moved(record: Mapping[str, Any], out: Console) -> None:
     """Which version is champion now, what is held, and which data belongs to it."""
     before, now = record["before"], record["champion"]
     out.print(f"champion: {_named(before)} -> {_named(now)}", markup=False)
-    print_holds(record["held"], out)
+    print_quarantined(record["held"], out)
     if record["held"]:
         out.print(
             "A held task is learned again after 'lorax release TASK', or once it lands with other bytes; or make a "
@@ -220,7 +220,7 @@ def _moved(
     return {
         "before": version_record(before) if before else None,
         "champion": version_record(after),
-        "held": [hold_record(hold) for hold in registry.held()],
+        "held": [quarantine_record(hold) for hold in registry.quarantined()],
         "checkout": _checkout(workspace, after.data_commit) if after.data_commit and not is_here else None,
     }
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from lorax.text import minute, short
 
 if TYPE_CHECKING:
-    from lorax.registry import Entry, Hold, ModelVersion, TaskVerdict
+    from lorax.registry import Entry, ModelVersion, Quarantine, TaskVerdict
 
 
 def version_record(version: ModelVersion) -> dict[str, Any]:
@@ -63,9 +63,9 @@ def verdict_record(verdict: TaskVerdict) -> dict[str, Any]:
     }
 
 
-def hold_record(hold: Hold) -> dict[str, Any]:
-    """A held task."""
-    return asdict(hold) | {"at": hold.at.isoformat()}
+def quarantine_record(one: Quarantine) -> dict[str, Any]:
+    """A quarantined task."""
+    return asdict(one) | {"at": one.at.isoformat()}
 
 
 def entry_record(entry: Entry) -> dict[str, Any]:
@@ -83,16 +83,16 @@ def nearest_line(version: Mapping[str, Any]) -> str:
     return f"nearest {near['task']}" + ("" if near["similarity"] is None else f" {near['similarity']:.2f}")
 
 
-def hold_line(hold: Mapping[str, Any]) -> str:
-    """A held task for people, in a line."""
+def quarantine_line(hold: Mapping[str, Any]) -> str:
+    """A quarantined task for people, in a line."""
     of = f", version {hold['version']}" if hold["version"] else ""
     return f"{hold['task']} (bytes {short(hold['digest'])}{of}): {brief(hold)} ({hold['by']}, {minute(hold['at'])})"
 
 
-def print_holds(holds: Iterable[Mapping[str, Any]], out: Console, what: str = "held") -> None:
-    """Tell what is held, or was, a line each."""
+def print_quarantined(holds: Iterable[Mapping[str, Any]], out: Console, what: str = "held") -> None:
+    """Tell what is quarantined, or was, a line each."""
     for hold in holds:
-        out.print(f"{what}: {hold_line(hold)}", markup=False)
+        out.print(f"{what}: {quarantine_line(hold)}", markup=False)
 
 
 def brief(told: Mapping[str, Any]) -> str:

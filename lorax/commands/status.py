@@ -9,7 +9,7 @@ from rich.console import Console
 
 from lorax.commands.console import Json, opened, print_record
 from lorax.commands.learn import approval
-from lorax.commands.records import hold_line, hold_record, version_record
+from lorax.commands.records import quarantine_line, quarantine_record, version_record
 from lorax.commands.services import way_in
 from lorax.commands.tables import HEADLINES, TRUST, print_pairs
 from lorax.errors import LoraxError, ServiceError
@@ -115,7 +115,7 @@ def _registry_record(
     }  # fmt: skip
     try:
         registry = reconcile.look(workspace, params, mlflow)
-        told["held"] = [hold_record(hold) for hold in registry.all_holds()]
+        told["held"] = [quarantine_record(hold) for hold in registry.all_quarantined()]
         told["broken"] = registry.breakage()
         told |= _champion_record(registry, landed)
         told["broken"] += _lost_images(workspace, told["champion"])
@@ -140,7 +140,7 @@ def _lost_images(workspace: Workspace, champion: Mapping[str, Any] | None) -> li
 def _champion_record(registry: Look, landed: tuple[PinnedTask, ...]) -> dict[str, Any]:
     from lorax import reconcile
 
-    champion, held, approval = registry.champion(), registry.held(), registry.waiting()
+    champion, held, approval = registry.champion(), registry.quarantined(), registry.waiting()
     digests = {task.name: task.digest for task in landed}
     return {
         "champion": version_record(champion) if champion else None,
@@ -148,12 +148,12 @@ def _champion_record(registry: Look, landed: tuple[PinnedTask, ...]) -> dict[str
         "waiting": [task.name for task in reconcile.missing_tasks(landed, champion, held)],
         "approval": approval.version if approval else None,
         "changed": [task.name for task in reconcile.changed_tasks(landed, champion)],
-        "held": [hold_record(hold) | {"is_landed": hold.digest == digests.get(hold.task)} for hold in held],
+        "held": [quarantine_record(hold) | {"is_landed": hold.digest == digests.get(hold.task)} for hold in held],
     }
 
 
 def _held(hold: Mapping[str, Any]) -> str:
-    return hold_line(hold) + ("" if hold.get("is_landed", True) else "; other bytes have landed since, or none")
+    return quarantine_line(hold) + ("" if hold.get("is_landed", True) else "; other bytes have landed since, or none")
 
 
 def _changed(task: str) -> str:

@@ -71,7 +71,7 @@ def unpushed(workspace: Workspace) -> list[str]:
     return [task.name for task in ours if task not in theirs]
 
 
-def is_held(root: Path) -> bool:
+def is_up_to_date(root: Path) -> bool:
     """Whether the checkout holds all that the upstream had at the last fetch."""
     return repository.holds_commit(root, "@{upstream}")
 
@@ -104,7 +104,7 @@ def publish(workspace: Workspace, on_moved: Callable[[], None]) -> None:
         while said := _push_all(workspace, upstream):
             assert upstream is not None
             fetch(workspace)
-            if is_held(root):
+            if is_up_to_date(root):
                 busy += 1
                 if busy == _TRIES or not any(sign in said for sign in _BUSY):
                     raise DataVersionError(_refused(upstream, said))
@@ -155,7 +155,7 @@ def join(workspace: Workspace) -> None:
             changed file is in the way.
     """
     root = workspace.root
-    if is_held(root):
+    if is_up_to_date(root):
         return
     theirs, ours = repository.head(root, "@{upstream}"), repository.head(root)
     target = theirs if repository.holds(root, ours, theirs) else _joined(workspace, theirs, ours)

@@ -1,7 +1,7 @@
 """The model registry and the tracking of runs: the only room that knows MLflow."""
 
 from lorax.registry.gate import TaskVerdict
-from lorax.registry.journal import Entry, Hold
+from lorax.registry.journal import Entry, Quarantine
 from lorax.registry.look import Look
 from lorax.registry.registry import Registry
 from lorax.registry.store import CHALLENGER, CHAMPION
@@ -11,10 +11,10 @@ __all__ = [
     "CHALLENGER",
     "CHAMPION",
     "Entry",
-    "Hold",
     "KnownTask",
     "Look",
     "ModelVersion",
+    "Quarantine",
     "Registry",
     "TaskVerdict",
 ]

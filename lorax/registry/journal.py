@@ -1,4 +1,4 @@
-"""The registry's journal: who moved the champion, when and why, and which tasks are held.
+"""The registry's journal: who moved the champion, when and why, and which tasks are quarantined.
 
 MLflow's aliases keep no history, so it is written beside them: one tag of the registered model per entry, never changed
 afterwards. An entry's number is greater than all that its writer saw; two writers at once may use the same number, so
@@ -34,7 +34,7 @@ NO_VERSION = 0
 """Of an entry about a task that no version knows."""
 
 _MOVES = (PROMOTED, ROLLED_BACK, MOVED)
-_HOLDS = (REFUSED, HELD, WAITING)
+_QUARANTINES = (REFUSED, HELD, WAITING)
 _PREFIX = "mlflow.lorax.journal."
 """MLflow's page hides tags whose names begin so; as all others, they would stand above the versions."""
 
@@ -52,8 +52,8 @@ class Entry:
     `kind` is "promoted", "rolled back" or "moved" (in MLflow itself, outside of lorax): the champion is `version` now;
     "refused", "base moved", "waiting": what came of a challenger, `version`; "held", "released": of a task (and the
     bytes it has, `digest`); "deleted": a version. `task` and `digest` are '' where they mean nothing; "rolled back"
-    with a task was done to learn that one anew. `version` is 0 where a task is held that no version knows. `key` is the
-    tag's, '' until the entry has its place in the journal.
+    with a task was done to learn that one anew. `version` is 0 where a task is quarantined that no version knows. `key`
+    is the tag's, '' until the entry has its place in the journal.
     """
 
     kind: str
@@ -77,7 +77,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Hold:
+class Quarantine:
     """A task that must not be learned while it has the bytes `digest`; `version` knew it, or was refused; 0: none."""
 
     task: str
@@ -119,13 +119,13 @@ def numbered(new: Entry, seen: Sequence[Entry]) -> Entry:
     return replace(new, number=number, key=f"{_PREFIX}{number:06d}.{secrets.token_hex(3)}")
 
 
-def beside(move: Entry, kind: str, hold: Hold) -> Entry:
+def beside(move: Entry, kind: str, of: Quarantine) -> Entry:
     """The entry right before a move that says what it did to a task: the same one whoever writes it."""
-    mark = hashlib.sha256(f"{hold.task} {hold.digest}".encode()).hexdigest()[:6]
+    mark = hashlib.sha256(f"{of.task} {of.digest}".encode()).hexdigest()[:6]
     number = move.number - 1
     _, _, token = move.key.removeprefix(_PREFIX).partition(".")
     key = f"{_PREFIX}{number:06d}.{token}-{mark}"
-    return Entry(kind, hold.version, move.reason, move.by, move.at, hold.task, hold.digest, number, key)
+    return Entry(kind, of.version, move.reason, move.by, move.at, of.task, of.digest, number, key)
 
 
 def put(client: Any, model: str, numbered_entry: Entry) -> None:
@@ -140,12 +140,12 @@ def text_of(found: Entry) -> str:
     return json.dumps(record, ensure_ascii=False)
 
 
-def holds(entries: Iterable[Entry]) -> list[Hold]:
-    """The tasks that are held after all of `entries`, in the order in which they came to be."""
-    found: dict[tuple[str, str], Hold] = {}
+def quarantined(entries: Iterable[Entry]) -> list[Quarantine]:
+    """The tasks that are quarantined after all of `entries`, in the order in which they came to be."""
+    found: dict[tuple[str, str], Quarantine] = {}
     for e in entries:
-        if e.kind in _HOLDS:
-            found[e.task, e.digest] = Hold(e.task, e.digest, e.reason, e.by, e.at, e.version)
+        if e.kind in _QUARANTINES:
+            found[e.task, e.digest] = Quarantine(e.task, e.digest, e.reason, e.by, e.at, e.version)
         elif e.kind in (RELEASED, BASE_MOVED):
             found.pop((e.task, e.digest), None)
     return list(found.values())

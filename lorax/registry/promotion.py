@@ -19,7 +19,7 @@ from lorax.errors import RegistryError
 from lorax.params import GateParams
 from lorax.registry import claims, journal, tracking
 from lorax.registry.gate import TaskVerdict, reasons
-from lorax.registry.journal import GATE, MLFLOW, Entry, Hold
+from lorax.registry.journal import GATE, MLFLOW, Entry, Quarantine
 from lorax.registry.lineage import line_of, timeline_points
 from lorax.registry.store import CHALLENGER, CHAMPION, Store
 from lorax.registry.versions import (
@@ -56,7 +56,7 @@ def decide(store: Store, version: ModelVersion, state: LearnerState, gate: GateP
     store.set_alias(CHALLENGER, version.version)
     if failed := reasons(version.verdicts):
         refuse(store, version, GATE, failed)
-    elif _key(version) in {(hold.task, hold.digest) for hold in store.held()}:
+    elif _key(version) in {(one.task, one.digest) for one in store.quarantined()}:
         return  # rolled back, refused or waiting since it was registered
     elif (champion.state_digest if champion else None) != version.parent_digest:
         base = f"version {champion.version}" if champion else "none"
@@ -80,13 +80,13 @@ def judge_again(store: Store, version: ModelVersion, verdicts: Sequence[TaskVerd
 
 
 def refuse(store: Store, version: ModelVersion, by: str, reason: str) -> None:
-    """Refuse a challenger and hold its task; the hold comes last, since until then the call will be repeated."""
+    """Refuse a challenger and quarantine its task; that comes last, since until then the call will be repeated."""
     _set(store, version, journal.REFUSED, reason)
     store.note(journal.REFUSED, version.version, by, reason, *_key(version))
 
 
 def move_by_hand(store: Store, new: Entry, seen: Sequence[Entry] | None, state: LearnerState | None = None) -> None:
-    """Make a version champion, and hold what the old champion knows beyond it, or free that to be learned anew.
+    """Make a version champion, and quarantine what the old champion knows beyond it, or free that to be learned anew.
 
     Args:
         store: of the model whose champion it is to be.
@@ -189,9 +189,9 @@ def _carry_out(store: Store, move: Entry, state: LearnerState | None = None) -> 
 
 def _beside(store: Store, move: Entry, version: ModelVersion) -> list[Entry]:
     """What a move by hand does to tasks: what the champion before it (by the journal's word, for the alias may be lost)
-    knows beyond `version` is held; where it goes back to learn a task anew, that is free, as nothing is held.
+    knows beyond `version` is quarantined; where it goes back to learn a task anew, that is free, as is all else.
 
-    The champion's knowledge hides holds of earlier days: to go back to before it, they are lifted.
+    The champion's knowledge hides quarantines of earlier days: to go back to before it, they are lifted.
     """
     entries = store.journal()
     base = next((e for e in reversed(entries) if e.is_move and e.number < move.number), None)
@@ -199,11 +199,11 @@ def _beside(store: Store, move: Entry, version: ModelVersion) -> list[Entry]:
     beyond = [known for known in (old.tasks if old else ()) if known not in version.tasks]
     if move.kind == journal.ROLLED_BACK and move.task:
         keys = {(known.name, known.digest) for known in beyond}
-        lifted = [h for h in journal.holds(entries) if h.task == move.task or (h.task, h.digest) in keys]
-        return [journal.beside(move, journal.RELEASED, hold) for hold in lifted]
+        lifted = [q for q in journal.quarantined(entries) if q.task == move.task or (q.task, q.digest) in keys]
+        return [journal.beside(move, journal.RELEASED, one) for one in lifted]
     number = old.version if old else 0
-    holds = [Hold(known.name, known.digest, move.reason, move.by, move.at, number) for known in beyond]
-    return [journal.beside(move, journal.HELD, hold) for hold in holds]
+    new = [Quarantine(known.name, known.digest, move.reason, move.by, move.at, number) for known in beyond]
+    return [journal.beside(move, journal.HELD, one) for one in new]
 
 
 def _set_alias(store: Store) -> None:

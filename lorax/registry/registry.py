@@ -1,4 +1,4 @@
-"""The model registry: learner states as MLflow model versions; which of them is champion, and what is held."""
+"""The model registry: learner states as MLflow model versions; which of them is champion, and what is quarantined."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from lorax.errors import RegistryError
 from lorax.params import GateParams
 from lorax.registry import journal, promotion, tracking
-from lorax.registry.journal import Entry, Hold
+from lorax.registry.journal import Entry, Quarantine
 from lorax.registry.lineage import ancestors, detected_first
 from lorax.registry.package import copies, delete_model, stored_bytes
 from lorax.registry.reading import RegisteredModel
@@ -76,7 +76,7 @@ class Registry(RegisteredModel):
         Asked before an episode, so it also says what would keep its end from being registered.
 
         An alias that was moved there counts as a rollback or promotion by hand: what the old champion knew beyond the
-        new one is held.
+        new one is quarantined.
 
         Raises:
             RegistryError: the alias was lost, the experiment is in MLflow's trash, or MLflow doesn't answer.
@@ -115,7 +115,7 @@ class Registry(RegisteredModel):
     ) -> ModelVersion:
         """Make a version champion by hand, whatever the gate said; also mends a lost alias.
 
-        What the old champion knew beyond it is held.
+        What the old champion knew beyond it is quarantined.
 
         Args:
             number: the version.
@@ -138,7 +138,7 @@ class Registry(RegisteredModel):
         return self.version(number)
 
     def rollback(self, number: int, *, by: str, reason: str, seen: Sequence[Entry] | None = None) -> ModelVersion:
-        """Make a version that was champion before champion again, and hold what the present one knows beyond it.
+        """Make a version that was champion before champion again, and quarantine what the present one knows beyond it.
 
         Args:
             number: the version.
@@ -163,7 +163,7 @@ class Registry(RegisteredModel):
         return self.version(number)
 
     def relearn(self, task: str, *, by: str, reason: str, seen: Sequence[Entry] | None = None) -> ModelVersion:
-        """Go back to before the champion learned a task, and hold nothing: what it knew beyond that is learned again.
+        """Go back to before the champion learned a task, and quarantine nothing: what it knew beyond is learned again.
 
         Args:
             task: known to the champion.
@@ -195,17 +195,17 @@ class Registry(RegisteredModel):
             self.ensure_model()
             self.note(journal.HELD, journal.NO_VERSION, by, reason, task, digest)
 
-    def release(self, task: str, *, by: str, reason: str) -> list[Hold]:
-        """Let a held task be learned again; returns the holds that were lifted, none if it was not held."""
+    def release(self, task: str, *, by: str, reason: str) -> list[Quarantine]:
+        """Let a quarantined task be learned again; returns what was lifted, nothing if it was not quarantined."""
         self.require_server()
-        lifted = [hold for hold in self.held() if hold.task == task]
+        lifted = [one for one in self.quarantined() if one.task == task]
         with self.talking(f"release {task!r}"):
-            for hold in lifted:
-                self.note(journal.RELEASED, hold.version, by, reason, task, hold.digest)
+            for one in lifted:
+                self.note(journal.RELEASED, one.version, by, reason, task, one.digest)
         return lifted
 
     def refuse(self, number: int, *, by: str, reason: str) -> ModelVersion:
-        """Refuse a version that waits for approval; its task is held.
+        """Refuse a version that waits for approval; its task is quarantined.
 
         Raises:
             RegistryError: it does not wait.
@@ -222,7 +222,7 @@ class Registry(RegisteredModel):
         return self.version(number)
 
     def delete(self, number: int, *, by: str, reason: str) -> ModelVersion:
-        """Delete a version with its artifacts; its runs, with their figures, stay. Its task stays held if it is.
+        """Delete a version with its artifacts; its runs, with their figures, stay. Its task stays quarantined if it is.
 
         Raises:
             RegistryError: an alias is on it, or the champion's or challenger's line of descent needs it.

@@ -16,7 +16,7 @@ from lorax.addresses import without_password
 from lorax.errors import RegistryError
 from lorax.registry import journal
 from lorax.registry.client import connect, is_missing, is_missing_database, is_server, mlflow_errors, upsert
-from lorax.registry.journal import Entry, Hold
+from lorax.registry.journal import Entry, Quarantine
 from lorax.registry.package import fetch_state, is_whole
 from lorax.registry.versions import MODEL_DESCRIPTION, ModelVersion, is_ours, read_version
 from lorax.storage import locked, whole_directory
@@ -89,22 +89,22 @@ class Store:
         return found
 
     def journal(self) -> list[Entry]:
-        """Who moved the champion, what was refused, held and released: oldest first."""
+        """Who moved the champion, what was refused, quarantined and released: oldest first."""
         if self.is_unused():
             return []
         with self.talking("read the journal"):
             model = self.registered_model()
             return journal.read(model.tags) if model else []
 
-    def held(self) -> list[Hold]:
-        """The tasks that must not be learned with the bytes that a hold names, less what the champion knows."""
+    def quarantined(self) -> list[Quarantine]:
+        """The tasks that must not be learned with the bytes named, less what the champion knows."""
         champion = self.champion()
         known = {(task.name, task.digest) for task in champion.tasks} if champion else set()
-        return [hold for hold in self.all_holds() if (hold.task, hold.digest) not in known]
+        return [one for one in self.all_quarantined() if (one.task, one.digest) not in known]
 
-    def all_holds(self) -> list[Hold]:
+    def all_quarantined(self) -> list[Quarantine]:
         """The same with those that the champion knows; for this no champion is needed, whose alias may be lost."""
-        return journal.holds(self.journal())
+        return journal.quarantined(self.journal())
 
     def download_state(self, version: int, into: Path) -> Path:
         """Fetch a version's learner state into `into/<digest>`, where it is looked up first.

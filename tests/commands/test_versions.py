@@ -145,7 +145,7 @@ def test_relearning_goes_back_to_before_the_task_and_holds_nothing(
     said = lorax("relearn", "beta", "--no-learn")
     assert "champion: version 3 (alpha, beta, gamma) -> version 1 (alpha)" in said
     assert "held" not in said
-    assert (champion(registry), registry.held()) == (1, [])
+    assert (champion(registry), registry.quarantined()) == (1, [])
     assert registry.journal()[-1].reason == "to relearn beta: its data changed"
 
 
@@ -271,7 +271,7 @@ def test_a_lost_alias_is_shown_and_mended_by_promoting(workspace: Workspace, reg
 
 def test_promoting_overrules_the_gate(workspace: Workspace, registry: Registry) -> None:
     assert "champion: version 1 (alpha) -> version 4 (alpha, delta)" in lorax("promote", "4", "--reason", "so be it")
-    assert registry.held() == []
+    assert registry.quarantined() == []
     assert registry.version(4).outcome == "promoted"
 
 
@@ -298,7 +298,7 @@ def test_a_version_that_waits_is_shown_until_a_person_decides(
     assert "version 5 is refused; its task beta is held" in lorax("refuse", "5", "--reason", "false alarms")
     assert lorax_json("status")["approval"] is None
     assert "Other bytes have landed under this name, or none" in lorax("release", "beta")
-    assert [hold.task for hold in registry.held()] == ["delta"]
+    assert [hold.task for hold in registry.quarantined()] == ["delta"]
 
 
 def test_a_version_whose_artifacts_are_damaged_does_not_become_champion_though_a_whole_copy_is_here(

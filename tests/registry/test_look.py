@@ -26,8 +26,15 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def told(model: Registry | Look) -> list[Any]:
     return [
-        *(model.champion(), model.versions(), model.version(2), model.find("none"), model.journal(), model.all_holds()),
-        *(model.held(), model.waiting(), model.breakage(), model.version_before("gamma")),
+        *(
+            model.champion(),
+            model.versions(),
+            model.version(2),
+            model.find("none"),
+            model.journal(),
+            model.all_quarantined(),
+        ),
+        *(model.quarantined(), model.waiting(), model.breakage(), model.version_before("gamma")),
     ]
 
 

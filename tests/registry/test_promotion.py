@@ -37,7 +37,7 @@ def champion(registry: Registry) -> int | None:
 
 
 def held(registry: Registry) -> list[str]:
-    return [hold.task for hold in registry.held()]
+    return [hold.task for hold in registry.quarantined()]
 
 
 def kinds(registry: Registry) -> list[tuple[str, int]]:
@@ -89,7 +89,7 @@ def test_a_challenger_that_lost_an_old_task_is_refused_named_and_held(
     assert [(v.task, v.kind) for v in version.verdicts if not v.passed] == [("alpha", "drop"), ("beta", "drop")]
     assert version.aliases == (CHALLENGER,)
     assert champion(registry) == 2
-    assert [(h.task, h.digest, h.by, h.version) for h in registry.held()] == [
+    assert [(h.task, h.digest, h.by, h.version) for h in registry.quarantined()] == [
         ("gamma", stream[2].task.digest, journal.GATE, 3)
     ]
     assert steps_of(registry, stream[0].digest, "accuracy/alpha") == [0, 1]
@@ -149,7 +149,7 @@ def test_a_rollback_holds_what_was_learned_after_it_until_released(registry: Reg
     register(registry, *stream)
     registry.rollback(1, by="ann", reason="beta flags real photos")
     assert champion(registry) == 1
-    assert [(h.task, h.reason, h.by) for h in registry.held()] == [
+    assert [(h.task, h.reason, h.by) for h in registry.quarantined()] == [
         ("beta", "beta flags real photos", "ann"),
         ("gamma", "beta flags real photos", "ann"),
     ]
