@@ -76,13 +76,13 @@ class Announcer:
             LoraxError: what there is to learn can't be told, or Prefect's server does not answer.
         """
         params = load_params(self.workspace.params_path)
-        api, found = PrefectApi.of(self.workspace, params), embedded.status(self.workspace, params)
-        if not found.is_ready:
+        api, services = PrefectApi.of(self.workspace, params), embedded.status(self.workspace, params)
+        if not services.is_ready:
             self._server = -1
             return "the servers do not answer"
-        if self._server != (found.prefect.pid or 0):  # a restarted one has forgotten whose heartbeat it waits for
+        if self._server != (services.prefect.pid or 0):  # a restarted one has forgotten whose heartbeat it waits for
             deployment.expect_heartbeats(api)
-            self._server = found.prefect.pid or 0
+            self._server = services.prefect.pid or 0
         if alive := runs.under_way(api):
             self._vouch_for(api, alive)
             return f"the run {alive[0]['name']!r} is under way"

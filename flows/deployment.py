@@ -68,8 +68,8 @@ def deploy(workspace: Workspace, params: Params, api: PrefectApi) -> None:
 def _close_pool(api: PrefectApi) -> None:
     """Have the pool refuse runs and deployments that set more of their processes than ours need."""
     path = f"work_pools/{POOL}"
-    found = api.get(path)
-    if found is not None and found["base_job_template"] != prefect_yaml.POOL_TEMPLATE:
+    pool = api.get(path)
+    if pool is not None and pool["base_job_template"] != prefect_yaml.POOL_TEMPLATE:
         api.change("PATCH", path, {"base_job_template": prefect_yaml.POOL_TEMPLATE})
 
 
@@ -145,11 +145,11 @@ def watch_over_runs(api: PrefectApi) -> None:
     query = {"automations": {"name": {"any_": [wanted["name"] for wanted in automations]}}}
     known = {row["name"]: row for row in api.rows("automations/filter", query)}
     for wanted in automations:
-        found = known.get(wanted["name"])
-        if found is None:
+        automation = known.get(wanted["name"])
+        if automation is None:
             api.post("automations/", wanted)
-        elif found["description"] != wanted["description"]:  # an update forgets the runs that are being watched
-            api.change("PUT", f"automations/{found['id']}", wanted)
+        elif automation["description"] != wanted["description"]:  # an update forgets the runs that are being watched
+            api.change("PUT", f"automations/{automation['id']}", wanted)
 
 
 def expect_heartbeats(api: PrefectApi) -> None:

@@ -55,23 +55,23 @@ def check(path: Path) -> None:
 
 def _read(path: Path) -> Mapping[str, Any]:
     try:
-        found = yaml.safe_load(path.read_text())
-        if not isinstance(found, dict):
+        content = yaml.safe_load(path.read_text())
+        if not isinstance(content, dict):
             raise ValueError("expected a mapping")
-        parts = found.get("deployments") or []
+        parts = content.get("deployments") or []
         if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
             raise ValueError("expected a list of mappings as 'deployments'")
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ServiceError(
             f"{path} can't be read as Prefect's file ({printable(' '.join(str(error).split()))}). Restore it from git."
         ) from error
-    return found
+    return content
 
 
-def _unfit(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _unfit(content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What is more than comes with lorax: where in the file, and what."""
-    deployments = found.get("deployments") or []
-    for part in (found, *deployments):
+    deployments = content.get("deployments") or []
+    for part in (content, *deployments):
         for kind in ("build", "push", "pull"):
             yield from (
                 (f"the {kind} step", step) for step in _steps(part.get(kind)) if (kind, step) != ("pull", _PULL)

@@ -54,8 +54,8 @@ def without_password(address: str) -> str:
 
 def without_password_of(address: str, text: str) -> str:
     """`text`, such as a library's error, without the user and password that `address` may hold."""
-    _, found, rest = address.rpartition("@")[0].partition("://")
-    return text.replace(f"{rest}@", "") if found and rest else text
+    _, separator, rest = address.rpartition("@")[0].partition("://")
+    return text.replace(f"{rest}@", "") if separator and rest else text
 
 
 def parted(address: str) -> tuple[str, str]:

@@ -40,12 +40,12 @@ def used(state_dir: Path) -> Path:
 
 def size(folder: Path) -> int:
     """Bytes of all files in and below a folder."""
-    found = 0
+    total = 0
     for parent, _, names in os.walk(folder):
         for name in names:
             with suppress(OSError):  # gone meanwhile
-                found += Path(parent, name).lstat().st_size
-    return found
+                total += Path(parent, name).lstat().st_size
+    return total
 
 
 def _shrink(folders: Iterable[Path], count: int) -> None:

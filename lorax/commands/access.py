@@ -21,9 +21,9 @@ def serve(workspace: Workspace, params: Params) -> Services:
     from lorax.services import embedded
 
     with err.status("looking for the servers") as status:
-        found = embedded.up(workspace, params, progress=lambda text: status.update(text))
+        services = embedded.up(workspace, params, progress=lambda text: status.update(text))
     os.environ.update(embedded.environment(workspace, params))
-    return found
+    return services
 
 
 def served_registry(workspace: Workspace, params: Params) -> Registry:

@@ -110,8 +110,8 @@ def opened(preset: str | None = None) -> tuple[Workspace, Params]:
     """The workspace and its parameters."""
     from lorax.params import load_params
 
-    found = here()
-    return found, load_params(found.params_path, preset=preset)
+    workspace = here()
+    return workspace, load_params(workspace.params_path, preset=preset)
 
 
 def print_record(record: Any, show: Callable[[Any, Console], None], as_json: bool) -> None:

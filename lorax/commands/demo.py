@@ -92,10 +92,10 @@ def run(
         print_accuracy([task.name for task in champion.tasks], rows, champion.metrics, out)
     if to_land or is_waiting:
         _compare(workspace, params)
-    found = embedded.status(workspace, params)
-    services.print_pages(found, out)
-    if found.mlflow.is_ready:
-        timeline = reconcile.look(workspace, params, found.mlflow).pages()["timeline"]
+    servers = embedded.status(workspace, params)
+    services.print_pages(servers, out)
+    if servers.mlflow.is_ready:
+        timeline = reconcile.look(workspace, params, servers.mlflow).pages()["timeline"]
         out.print(f"A curve per task over the episodes: {timeline}", markup=False)
 
 

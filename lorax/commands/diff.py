@@ -50,34 +50,34 @@ def _record(numbers: Sequence[int]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def print_differences(found: Mapping[str, Any], out: Console) -> None:
+def print_differences(record: Mapping[str, Any], out: Console) -> None:
     """The same for people: accuracies in percent, what is equal left out."""
-    names = [f"version {number}" for number in found["versions"]]
+    names = [f"version {number}" for number in record["versions"]]
     numbers = (*names, "difference")
     compared = table("accuracy, %", *numbers, "data", right=numbers)
-    for task, row in found["tasks"].items():
+    for task, row in record["tasks"].items():
         contents = " -> ".join(short(digest) for digest in row["digests"] if digest)
         data = f"changed: {contents}" if row["data"] == "changed" else row["data"]
         compared.add_row(task, *_percent(row["accuracy"]), data)
     compared.add_section()
     for key, title in (HEADLINES | TRUST).items():
-        if any(value is not None for value in found["metrics"][key]):
-            compared.add_row(title, *_percent(found["metrics"][key]), "")
+        if any(value is not None for value in record["metrics"][key]):
+            compared.add_row(title, *_percent(record["metrics"][key]), "")
     print_table(compared, out)
-    for name, calibrated in zip(names, found["calibrated"], strict=True):
+    for name, calibrated in zip(names, record["calibrated"], strict=True):
         if not calibrated:
             out.print(f"{name} is uncalibrated")
-    for name, newest in zip(names, found["newest"], strict=True):
+    for name, newest in zip(names, record["newest"], strict=True):
         if near := nearest_line(newest):
             out.print(f"{name} +{newest['task']}: {near}", markup=False)
-    for kind, labels in found["classes"].items():
+    for kind, labels in record["classes"].items():
         if labels:
             out.print(f"classes {kind}: {', '.join(labels)}", markup=False)
-    one, other = (f"{d['digest'] or 'none'} (commit {short(d['commit'])})" for d in found["data"])
+    one, other = (f"{d['digest'] or 'none'} (commit {short(d['commit'])})" for d in record["data"])
     out.print(f"data revision: {one}" + (" in both" if one == other else f" -> {other}"), markup=False)
-    for key, (before, after) in found["parameters"].items():
+    for key, (before, after) in record["parameters"].items():
         out.print(f"{key}: {before} -> {after}", markup=False)
-    if not found["parameters"]:
+    if not record["parameters"]:
         out.print("the same parameters")
 
 

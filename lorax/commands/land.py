@@ -180,8 +180,8 @@ def _print_outcome(outcome: Outcome, as_json: bool) -> None:
 
 def _record(task: str, landed: PinnedTask | None, report: Report | None, error: str = "") -> dict[str, Any]:
     known = landed or report
-    found = {"task": task, "digest": known.digest if known else "", "landed": landed is not None, "error": error}
-    return found | {"report": report.record() if report else None}
+    record = {"task": task, "digest": known.digest if known else "", "landed": landed is not None, "error": error}
+    return record | {"report": report.record() if report else None}
 
 
 def _refusal(report: Report) -> str:

@@ -88,10 +88,12 @@ def print_outcomes(record: Mapping[str, Any], out: Console) -> None:
         out.print("no champion yet: land a task first." if not record["held"] else "no champion yet.")
     else:
         print_accuracy(champion["tasks"], record["accuracy"], champion["metrics"], out)
-    for found in record["outcomes"]:
-        if found["outcome"] != "promoted":
-            out.print(f"version {found['version']} ({found['task']}) {found['outcome']}:", style="yellow", markup=False)
-            for reason in found["reason"].split("; "):
+    for outcome in record["outcomes"]:
+        if outcome["outcome"] != "promoted":
+            out.print(
+                f"version {outcome['version']} ({outcome['task']}) {outcome['outcome']}:", style="yellow", markup=False
+            )
+            for reason in outcome["reason"].split("; "):
                 out.print(f"  {reason}", style="yellow", markup=False)
     print_quarantined(record["held"], out)
     if record["approval"] is not None:

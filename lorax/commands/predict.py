@@ -215,13 +215,13 @@ def _reasons(answer: Answer) -> list[str]:
     return lines
 
 
-def _beside(container: Metadata) -> str:
-    found = [container.format or "unknown format"]
-    found += [f"EXIF {', '.join(container.exif)}"] if container.exif else []
-    found += [f"text {', '.join(container.text)}"] if container.text else []
-    found += ["XMP"] if container.xmp else []
-    found += ["a C2PA manifest (not checked)"] if container.c2pa else []
-    return printable("; ".join(found))
+def _beside(metadata: Metadata) -> str:
+    parts = [metadata.format or "unknown format"]
+    parts += [f"EXIF {', '.join(metadata.exif)}"] if metadata.exif else []
+    parts += [f"text {', '.join(metadata.text)}"] if metadata.text else []
+    parts += ["XMP"] if metadata.xmp else []
+    parts += ["a C2PA manifest (not checked)"] if metadata.c2pa else []
+    return printable("; ".join(parts))
 
 
 @contextmanager

@@ -252,13 +252,13 @@ def _parent(champion: ModelVersion | None, registry: Registry) -> ModelVersion:
         raise RegistryError("there is no champion yet, so there is nothing to roll back: see 'lorax history'.")
     if champion.parent_digest is None:
         raise RegistryError(f"version {champion.version} is the first of its line: there is no version before it.")
-    found = registry.find(champion.parent_digest)
-    if found is None:
+    parent = registry.find(champion.parent_digest)
+    if parent is None:
         raise RegistryError(
             f"the version that version {champion.version} grew from was deleted. Choose another from 'lorax history': "
             "'lorax rollback --to VERSION --reason TEXT'."
         )
-    return found
+    return parent
 
 
 def _last_champion(registry: Registry) -> ModelVersion | None:

@@ -79,8 +79,8 @@ class RunDisplay:
 
     def _runs(self, since: datetime) -> list[Row]:
         """Runs of the deployment that learn now, or that were made after `since`; the oldest first."""
-        found = runs.last_begun(self.api)
-        return [r for r in reversed(found) if r["state_type"] not in runs.ENDED or time_of(r["created"]) > since]
+        begun = runs.last_begun(self.api)
+        return [r for r in reversed(begun) if r["state_type"] not in runs.ENDED or time_of(r["created"]) > since]
 
     def _show(self, run: Row, status: Status) -> Row:
         """Print each step as it ends, until the run does; returns it as it ended."""

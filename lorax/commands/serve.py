@@ -37,15 +37,15 @@ def serve(
     if version.startswith("@"):
         registry = access.served_registry(workspace, params)
         source = Source(registry, version[1:], workspace.states_dir, params.run.device)
-        found = source.find()
+        chosen = source.find()
         with err.status("opening the model"):
             server.settle()
-            model = source.open(found)
+            model = source.open(chosen)
     else:
-        found, state_dir = access.fetched(workspace, params, version)
+        chosen, state_dir = access.fetched(workspace, params, version)
         with err.status("opening the model"):
             server.settle()
-            model = open_served(params.registry.model, found, state_dir, params.run.device)
+            model = open_served(params.registry.model, chosen, state_dir, params.run.device)
     address = f"http://{as_host(host)}:{listener.getsockname()[1]}"
 
     def tell() -> None:

@@ -32,11 +32,11 @@ def up(
 
     Addresses of servers that run elsewhere come from PREFECT_API_URL and MLFLOW_TRACKING_URI. Example: `lorax up`
     """
-    found = start(*opened(), with_worker=worker)
+    services = start(*opened(), with_worker=worker)
     if as_json:
-        print_json({"prefect": found.prefect.address, "mlflow": found.mlflow.address})
+        print_json({"prefect": services.prefect.address, "mlflow": services.mlflow.address})
     else:
-        print_pages(found, out)
+        print_pages(services, out)
 
 
 def down() -> None:
@@ -123,13 +123,13 @@ def have_work_done(workspace: Workspace, params: Params, api: PrefectApi) -> Non
             time.sleep(0.3)
 
 
-def print_pages(found: Services, out: Console) -> None:
+def print_pages(services: Services, out: Console) -> None:
     """Where to look next, and how to stop the servers."""
-    for title, service in (("Prefect", found.prefect), ("MLflow", found.mlflow)):
+    for title, service in (("Prefect", services.prefect), ("MLflow", services.mlflow)):
         state = way_in(service.auth_path) if service.is_ready else "  (down: start it with 'lorax up')"
         out.print(f"{title:<8} {service.address}{state}", markup=False)
-    if any(service.is_embedded and service.is_ready for service in (found.prefect, found.mlflow)):
-        also = " So does the worker." if found.helpers.get("worker") else ""
+    if any(service.is_embedded and service.is_ready for service in (services.prefect, services.mlflow)):
+        also = " So does the worker." if services.helpers.get("worker") else ""
         out.print(
             f"Both keep running.{also} Stop them with 'lorax down' in this workspace; after 'make demo', 'make clean'."
         )

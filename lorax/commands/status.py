@@ -49,59 +49,59 @@ def record(workspace: Workspace, params: Params) -> dict[str, Any]:
     from lorax.services import embedded
 
     landed, revision = data_versions.landed(workspace), data_versions.revision(workspace)
-    found = embedded.status(workspace, params)
-    known = _registry_record(workspace, params, found.mlflow, landed)
+    services = embedded.status(workspace, params)
+    known = _registry_record(workspace, params, services.mlflow, landed)
     return {
         "workspace": str(workspace.root),
         "landed": [task.name for task in landed],
         **known,
-        "runs": _outlook(workspace, params, found, is_waiting=bool(known["waiting"])),
+        "runs": _outlook(workspace, params, services, is_waiting=bool(known["waiting"])),
         "data": {"digest": revision.digest, "commit": revision.commit},
         "unpushed": {"tasks": upstream.unpushed(workspace), "why": upstream.why_unpushed(workspace)},
         "work": {"bytes": tidying.size(workspace.work_dir)},
-        "services": {s.name: _service(s) for s in (found.prefect, found.mlflow)},
-        "helpers": dict(found.helpers),
+        "services": {s.name: _service(s) for s in (services.prefect, services.mlflow)},
+        "helpers": dict(services.helpers),
     }
 
 
-def print_status(found: Mapping[str, Any], out: Console) -> None:
+def print_status(record: Mapping[str, Any], out: Console) -> None:
     """The same for people."""
-    champion = found["champion"]
-    rows = [("workspace", found["workspace"])]
-    rows += [("broken", sentence) for sentence in found["broken"]]
-    if found["error"] and not found["broken"]:
-        rows.append(("error", found["error"]))
-    if found["error"]:
-        rows.append(("landed", ", ".join(found["landed"]) or "nothing yet"))
+    champion = record["champion"]
+    rows = [("workspace", record["workspace"])]
+    rows += [("broken", sentence) for sentence in record["broken"]]
+    if record["error"] and not record["broken"]:
+        rows.append(("error", record["error"]))
+    if record["error"]:
+        rows.append(("landed", ", ".join(record["landed"]) or "nothing yet"))
     else:
         number = f"version {champion['version']} (state {short(champion['state_digest'])})" if champion else "none yet"
-        rows += [("champion", number), ("knows", ", ".join(found["known"]) or "nothing yet")]
-        rows.append(("waiting", ", ".join(found["waiting"]) or "nothing to learn"))
-    rows += _outlook_rows(found["runs"])
-    rows += [("approval", approval(number)) for number in (found["approval"],) if number is not None]
-    rows += [("held", _held(hold)) for hold in found["held"]]
-    rows += [("changed", _changed(task)) for task in found["changed"]]
-    rows.append(("data", f"{found['data']['digest'] or 'nothing landed'} (commit {short(found['data']['commit'])})"))
-    if found["unpushed"]["tasks"]:
-        rows.append(("unpushed", _unpushed(**found["unpushed"])))
+        rows += [("champion", number), ("knows", ", ".join(record["known"]) or "nothing yet")]
+        rows.append(("waiting", ", ".join(record["waiting"]) or "nothing to learn"))
+    rows += _outlook_rows(record["runs"])
+    rows += [("approval", approval(number)) for number in (record["approval"],) if number is not None]
+    rows += [("held", _held(hold)) for hold in record["held"]]
+    rows += [("changed", _changed(task)) for task in record["changed"]]
+    rows.append(("data", f"{record['data']['digest'] or 'nothing landed'} (commit {short(record['data']['commit'])})"))
+    if record["unpushed"]["tasks"]:
+        rows.append(("unpushed", _unpushed(**record["unpushed"])))
     if champion:
         rows += [(title, percent(champion["metrics"][key])) for key, title in HEADLINES.items()]
         rows.append(("verdicts", "calibrated" if champion["calibrated"] else "uncalibrated"))
         known = {key: value for key, value in champion["metrics"].items() if key in TRUST}
         rows += [(TRUST[key], percent(value)) for key, value in known.items()]
         rows += _worst_slice(champion["metrics"])
-    rows.append(("work/", size(found["work"]["bytes"])))
-    for name, service in found["services"].items():
+    rows.append(("work/", size(record["work"]["bytes"])))
+    for name, service in record["services"].items():
         state = f"up{way_in(service['auth_path'])}" if service["ready"] else "down"
         rows.append((name, f"{service['address']} ({state})"))
-    for name, pid in {"worker": 0, **found["helpers"]}.items():
+    for name, pid in {"worker": 0, **record["helpers"]}.items():
         rows.append((name, f"up (process {pid})" if pid else "none here: 'lorax up' starts it"))
     print_pairs(rows, out)
 
 
-def _service(found: Service) -> dict[str, Any]:
-    auth_path = str(found.auth_path) if found.auth_path else None
-    return {"address": found.address, "ready": found.is_ready, "auth_path": auth_path}
+def _service(service: Service) -> dict[str, Any]:
+    auth_path = str(service.auth_path) if service.auth_path else None
+    return {"address": service.address, "ready": service.is_ready, "auth_path": auth_path}
 
 
 def _registry_record(
@@ -176,12 +176,12 @@ def _worst_slice(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
     return [("their worst slice", f"{worst.removeprefix(FALSE_POSITIVES)} {percent(slices[worst])}")]
 
 
-def _outlook(workspace: Workspace, params: Params, found: Services, *, is_waiting: bool) -> dict[str, Any] | None:
+def _outlook(workspace: Workspace, params: Params, services: Services, *, is_waiting: bool) -> dict[str, Any] | None:
     """What Prefect's server knows of the runs of `learn`; None where it does not answer.
 
     Args:
         workspace, params: whose server.
-        found: the servers and helpers as they are.
+        services: the servers and helpers as they are.
         is_waiting: whether there is something to learn.
 
     Returns:
@@ -191,7 +191,7 @@ def _outlook(workspace: Workspace, params: Params, found: Services, *, is_waitin
     from flows import runs
     from flows.client import PrefectApi
 
-    if not found.prefect.is_ready:
+    if not services.prefect.is_ready:
         return None
     try:
         api = PrefectApi.of(workspace, params)
@@ -200,7 +200,7 @@ def _outlook(workspace: Workspace, params: Params, found: Services, *, is_waitin
             "last": _ended(last) if last else None,
             "now": _under_way(alive[0]) if alive else None,
             "paused": paused,
-            "next": _next(api, last, alive, found.helpers, is_waiting=is_waiting),
+            "next": _next(api, last, alive, services.helpers, is_waiting=is_waiting),
         }
     except ServiceError:
         return None

@@ -120,9 +120,9 @@ class CalibratedVersions:
         """
         if self._named is None or time.monotonic() >= self._looked + _LOOK_AGAIN_S:
             try:
-                found = int(access.fetched(self.workspace, self.params, wanted)[0].version)
-                self.numbered(found)
-                self._named = found
+                number = int(access.fetched(self.workspace, self.params, wanted)[0].version)
+                self.numbered(number)
+                self._named = number
             except LoraxError as error:
                 if self._named is None:
                     raise

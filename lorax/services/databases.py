@@ -106,10 +106,10 @@ def _path(workspace: Workspace) -> Path:
 def _remembered(workspace: Workspace) -> dict[str, str]:
     path = _path(workspace)
     try:
-        found = json.loads(path.read_bytes())
-        if not isinstance(found, dict) or not all(isinstance(place, str) for place in found.values()):
+        places = json.loads(path.read_bytes())
+        if not isinstance(places, dict) or not all(isinstance(place, str) for place in places.values()):
             raise ValueError("expected each server's database")
-        return found
+        return places
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:

@@ -38,10 +38,10 @@ def find(folder: str, service: str | None = None) -> list[psutil.Process]:
 
 def carried(folder: str, service: str, variable: str) -> set[str]:
     """What the processes marked with `folder` and `service` have in another variable of their environment."""
-    found = (
+    of_service = (
         marks for _, marks in _marked() if (marks[FOLDER_VARIABLE], marks.get(SERVICE_VARIABLE)) == (folder, service)
     )
-    return {marks[variable] for marks in found if variable in marks}
+    return {marks[variable] for marks in of_service if variable in marks}
 
 
 def folders(first_commit: str) -> set[str]:
@@ -51,12 +51,12 @@ def folders(first_commit: str) -> set[str]:
 
 def holders(path: Path) -> list[psutil.Process]:
     """Processes that have a file open, such as a lock that they hold or wait for; without this one."""
-    found = []
+    holding = []
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):  # another user's, or gone meanwhile
             if process.pid != os.getpid() and any(file.path == str(path) for file in process.open_files()):
-                found.append(process)
-    return found
+                holding.append(process)
+    return holding
 
 
 def stop(processes: list[psutil.Process], patience_s: float = 10.0) -> None:

@@ -100,12 +100,12 @@ def auth_string(home: Path) -> str:
     path = home / _AUTH_FILE
     if not path.is_file():
         write_whole(path, f"{secrets.token_urlsafe(32)}\n", is_private=True)
-    found = path.read_text(errors="replace").strip()
-    if not found or not found.isascii() or not found.isprintable():
+    secret = path.read_text(errors="replace").strip()
+    if not secret or not secret.isascii() or not secret.isprintable():
         raise ServiceError(
             f"{path} holds no auth string for Prefect's server. Remove it, then run 'lorax down' and 'lorax up'."
         )
-    return found
+    return secret
 
 
 def known(params: Params) -> tuple[Server, Server]:

@@ -28,10 +28,10 @@ def scans_of(data: bytes) -> int:
     """
     scans, at, marker = 0, 0, _MARKER
     for _ in range(MOST_SEGMENTS):
-        found = _found(marker, data, at)
-        if found is None or scans > MOST_SCANS:
+        match = _found(marker, data, at)
+        if match is None or scans > MOST_SCANS:
             return scans
-        kind, at, marker = found[1][0], found.end(), _MARKER
+        kind, at, marker = match[1][0], match.end(), _MARKER
         if kind == _END:
             return scans
         if kind in _BARE:
@@ -45,6 +45,6 @@ def scans_of(data: bytes) -> int:
 def _found(marker: re.Pattern[bytes], data: bytes, at: int) -> re.Match[bytes] | None:
     """Where it comes first at or behind `at`."""
     for start in range(at, len(data), _PIECE):
-        if found := marker.search(data, start, start + _PIECE + 1):  # its last two bytes may lie on both sides
-            return found
+        if match := marker.search(data, start, start + _PIECE + 1):  # its last two bytes may lie on both sides
+            return match
     return None

@@ -47,22 +47,22 @@ def read_images(body: bytes | bytearray, limit: int) -> list[Text]:
     Raises:
         RefusalError: it holds more, or anything that is no image.
     """
-    reader, found = _Reader(body), list[Text]()
+    reader, images = _Reader(body), list[Text]()
     reader.expect(b"{", "body")
     if reader.word("body") != "images":
         raise _bad("body", "another key than 'images'")
     reader.expect(b":", "body")
     reader.expect(b"[", "images")
     if not reader.has(b"]"):
-        found.append(_image(reader, "images.0"))
+        images.append(_image(reader, "images.0"))
         while reader.has(b","):
-            if len(found) == limit:
+            if len(images) == limit:
                 raise too_many(limit)
-            found.append(_image(reader, f"images.{len(found)}"))
+            images.append(_image(reader, f"images.{len(images)}"))
         reader.expect(b"]", "images")
     reader.expect(b"}", "body")
     reader.expect(b"", "body")
-    return found
+    return images
 
 
 def _image(reader: _Reader, where: str) -> Text:

@@ -57,23 +57,23 @@ class Source:
         """
         return self.versions.aliased(self.alias)
 
-    def open(self, found: ModelVersion) -> Served:
+    def open(self, version: ModelVersion) -> Served:
         """Fetch a version's learner and open it.
 
         Raises:
             RegistryError: its state can't be fetched.
             StateError, BackboneError: as `open_served`.
         """
-        state_dir = self.versions.download_state(found.version, self.states_dir)
-        return open_served(self.versions.name, found, state_dir, self.device)
+        state_dir = self.versions.download_state(version.version, self.states_dir)
+        return open_served(self.versions.name, version, state_dir, self.device)
 
 
-def open_served(name: str, found: ModelVersion, state_dir: Path, device: str) -> Served:
+def open_served(name: str, version: ModelVersion, state_dir: Path, device: str) -> Served:
     """Open a learner and have it judge a full batch, so that the first image waits for nothing.
 
     Args:
         name: of the registered model.
-        found: the version.
+        version: the version.
         state_dir: its learner state.
         device: as `run.device`.
 
@@ -85,4 +85,4 @@ def open_served(name: str, found: ModelVersion, state_dir: Path, device: str) ->
     check_predicts(predictor)
     side, count = predictor.network.crop, predictor.batch_size
     predictor.look([np.zeros((1, side, side, 3), np.uint8)] * count, [""] * count)
-    return Served(name, found.version, found.state_digest, predictor)
+    return Served(name, version.version, version.state_digest, predictor)

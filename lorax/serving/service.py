@@ -121,8 +121,8 @@ class VerdictService:
                 self._pool.submit(self._prepare, case)
             answers = asyncio.gather(*(case.answer for case in cases), return_exceptions=True)
             gone.add_done_callback(lambda _: answers.cancel())
-            found = await answers
-            return [self._outcome(case, one) for case, one in zip(cases, found, strict=True)]
+            judged = await answers
+            return [self._outcome(case, one) for case, one in zip(cases, judged, strict=True)]
         except asyncio.CancelledError:
             if not gone.done():
                 raise
@@ -149,24 +149,24 @@ class VerdictService:
         else:
             self._batcher.add(crops, case.answer)
 
-    def _outcome(self, case: _Case, found: ServedVerdict | BaseException) -> UploadOutcome:
+    def _outcome(self, case: _Case, result: ServedVerdict | BaseException) -> UploadOutcome:
         name = case.upload.name
-        if isinstance(found, ServedVerdict):
-            self.meters.images.labels(found.verdict.verdict).inc()
-            return UploadOutcome(name, case.sha256, found, None)
-        if not isinstance(found, RefusalError):
-            _log.error("an image (sha256 %s) could not be judged", case.sha256, exc_info=found)
-            found = RefusalError(500, "internal", "the server failed at this image; its log says why.")
-        self.meters.refused.labels(found.code).inc()
-        return UploadOutcome(name, case.sha256, None, found)
+        if isinstance(result, ServedVerdict):
+            self.meters.images.labels(result.verdict.verdict).inc()
+            return UploadOutcome(name, case.sha256, result, None)
+        if not isinstance(result, RefusalError):
+            _log.error("an image (sha256 %s) could not be judged", case.sha256, exc_info=result)
+            result = RefusalError(500, "internal", "the server failed at this image; its log says why.")
+        self.meters.refused.labels(result.code).inc()
+        return UploadOutcome(name, case.sha256, None, result)
 
 
 def status_of(outcomes: Sequence[UploadOutcome]) -> int:
     """200 if any image was judged; else the status that all refusals share, 500 if there is one, or 422."""
     if any(outcome.answer for outcome in outcomes):
         return 200
-    found = {outcome.refusal.status for outcome in outcomes if outcome.refusal}
-    return found.pop() if len(found) == 1 else max(_UNPROCESSABLE, *(status for status in found if status >= 500), 0)
+    statuses = {outcome.refusal.status for outcome in outcomes if outcome.refusal}
+    return statuses.pop() if len(statuses) == 1 else max(_UNPROCESSABLE, *(s for s in statuses if s >= 500), 0)
 
 
 def _fail(answer: asyncio.Future[ServedVerdict], error: Exception) -> None:

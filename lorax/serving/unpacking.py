@@ -60,7 +60,7 @@ class Unpackers:
         """
         process = self._taken()
         try:
-            found = _asked(process, data, side)
+            answer = _asked(process, data, side)
         except (OSError, EOFError) as error:
             _end(process)
             raise ImageError("the image can't be decoded: the process that unpacked it died, maybe for lack of memory. "
@@ -72,9 +72,9 @@ class Unpackers:
             self._idle.append(process)
         else:
             _end(process)
-        if isinstance(found, str):
-            raise ImageError(found)
-        return found
+        if isinstance(answer, str):
+            raise ImageError(answer)
+        return answer
 
     def close(self) -> None:
         """End those that are idle."""

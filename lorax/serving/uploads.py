@@ -112,21 +112,21 @@ def parse(body: bytearray, content_type: str, params: ServingParams) -> list[Upl
     """
     kind, options = parse_options_header(content_type)
     if kind == MULTIPART.encode():
-        found = _multipart(body, options.get(b"boundary", b""), params.max_images)
+        uploads = _multipart(body, options.get(b"boundary", b""), params.max_images)
     elif kind == JSON.encode():
-        found = _json(body, params.max_images)
+        uploads = _json(body, params.max_images)
     else:
         raise RefusalError(
             415, "unsupported_type", f"the content type is {content_type[:99]!r}; expected {MULTIPART} or {JSON}."
         )
-    if not found:
+    if not uploads:
         raise RefusalError(400, "no_images", "the request holds no image; expected at least one.")
-    return found
+    return uploads
 
 
 def _json(body: bytearray, limit: int) -> list[Upload]:
-    found = read_images(body, limit)
-    return [Upload(image.name or f"image {i}", image.data, True) for i, image in enumerate(found)]
+    texts = read_images(body, limit)
+    return [Upload(image.name or f"image {i}", image.data, True) for i, image in enumerate(texts)]
 
 
 class _Parts:

@@ -116,12 +116,12 @@ def _clusters(window: Window, predictor: Predictor) -> tuple[list[Cluster], int]
     textures = _deviations([j.texture for j in strange], [j.texture for j in usual])
     features = _deviations([j.features for j in strange], [j.features for j in usual])
     names = [branch.task for branch in predictor.state.branches]
-    found = []
+    made = []
     for rows in clusters(textures):
         shares = responses(features[rows], len(names))
         members = tuple(here[row] for row in rows)
-        found.append(Cluster(members, cohesion(textures[rows]), dict(zip(names, shares, strict=True))))
-    return found, len(window.strange) - len(here)
+        made.append(Cluster(members, cohesion(textures[rows]), dict(zip(names, shares, strict=True))))
+    return made, len(window.strange) - len(here)
 
 
 def _deviations(strange: Sequence[Tensor], usual: Sequence[Tensor]) -> Tensor:

@@ -30,5 +30,5 @@ def answers(predictor: Predictor, files: Iterable[Found], *, explain: bool = Fal
     for batch in prefetched_batches(read, files, predictor.batch_size):
         good = [reading for reading in batch if not reading.error]
         judged = iter(predictor.look([r.crops for r in good], [r.name for r in good]))
-        found = [(reading, None if reading.error else next(judged)) for reading in batch]
-        yield [Answer(r, j, evidence_of(predictor, j) if explain and j else None) for r, j in found]
+        pairs = [(reading, None if reading.error else next(judged)) for reading in batch]
+        yield [Answer(r, j, evidence_of(predictor, j) if explain and j else None) for r, j in pairs]

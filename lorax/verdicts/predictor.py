@@ -129,10 +129,10 @@ class Predictor:
         Raises:
             ImageError: names the first file that can't be decoded.
         """
-        found: list[Verdict] = []
+        verdicts: list[Verdict] = []
         for batch in _batches(paths, self.batch_size):
-            found += self.judge([decode(path) for path in batch], [str(path) for path in batch])
-        return found
+            verdicts += self.judge([decode(path) for path in batch], [str(path) for path in batch])
+        return verdicts
 
     def judge(self, pixels: Sequence[Pixels], sources: Sequence[str]) -> list[Verdict]:
         """Judge decoded images.

@@ -67,8 +67,8 @@ class Window:
 
         if not self.seen:
             return 0.0, 1.0
-        found = binomtest(len(self.strange), len(self.seen)).proportion_ci(CONFIDENCE, method="wilson")
-        return float(found.low), float(found.high)
+        interval = binomtest(len(self.strange), len(self.seen)).proportion_ci(CONFIDENCE, method="wilson")
+        return float(interval.low), float(interval.high)
 
     @property
     def verdicts(self) -> dict[str, int]:

@@ -60,10 +60,10 @@ class Inbox:
         return [Found(Path(name)) for _, name in sorted(new)]
 
     def _listed(self) -> Iterator[tuple[str, tuple[int, int]]]:
-        for found in files_named([str(self.folder)], patterns=False):
-            status = _status(found.path)
+        for file in files_named([str(self.folder)], patterns=False):
+            status = _status(file.path)
             if status is not None and not stat.S_ISDIR(status.st_mode):
-                yield str(found.path), (status.st_mtime_ns, status.st_size)
+                yield str(file.path), (status.st_mtime_ns, status.st_size)
 
 
 def from_folder(
