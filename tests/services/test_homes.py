@@ -65,7 +65,7 @@ def test_a_worktree_uses_the_servers_of_the_checkout_it_was_made_from_at_their_p
 def test_dvcs_temporary_copy_of_an_experiment_uses_the_workspaces_servers(landed_workspace: Workspace) -> None:
     """DVC really makes the copy; the stage says which services folder it would use."""
     root = landed_workspace.root
-    ask = "from lorax import homes; from lorax.workspace import Workspace; here = Workspace.find()"
+    ask = "from lorax.services import homes; from lorax.workspace import Workspace; here = Workspace.find()"
     (root / "stage.py").write_text(f"{ask}\nopen('told', 'w').write(f'{{here.root}} {{homes.home(here).root}}')\n")
     (root / "dvc.yaml").write_text(f"stages: {{s: {{cmd: {sys.executable} stage.py, outs: [told]}}}}\n")
     git(root, "add", "stage.py", "dvc.yaml")
