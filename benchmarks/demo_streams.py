@@ -13,12 +13,12 @@ from torch import Tensor
 from benchmarks.tasks import TaskFiles
 from lorax.data.perturbations import UNCHANGED, Perturbation
 from lorax.data.simulate import DEMO_TASKS, simulate
-from lorax.learning.asking import Question
 from lorax.learning.episode import learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan
-from lorax.learning.opening import base_state, open_for_episode
+from lorax.learning.loading import base_state, open_for_episode
+from lorax.learning.queries import FeatureQuery
 from lorax.learning.state import LearnedTask, LearnerState, Revision, load_state, state_digest
-from lorax.network.features import FeatureStore
+from lorax.network.features import FeatureCache
 from lorax.params import Params
 from lorax.stream import Sample, Task
 
@@ -75,14 +75,14 @@ class Observer:
 
     def __init__(self, folder: EpisodeFolder, files: TaskFiles, params: Params) -> None:
         self.state: LearnerState = load_state(folder.state_dir)
-        self._network, self._store = open_for_episode(self.state, params), FeatureStore(folder.features_dir)
+        self._network, self._cache = open_for_episode(self.state, params), FeatureCache(folder.features_dir)
         self._files, self._params = files, params
 
     def look(self, samples: Sequence[Sample], change: Perturbation = UNCHANGED) -> Looked:
-        question = Question.of_centers(samples, [change] * len(samples))
-        read = question.read_files(self._files.fetch, self._network.crop)
+        query = FeatureQuery.of_centers(samples, [change] * len(samples))
+        read = query.read_files(self._files.fetch, self._network.crop)
         size = self._params.run.batch_size
-        features, textures = question.ask(self._store, self._network, read, size, with_texture=True)
+        features, textures = query.run(self._cache, self._network, read, size, with_texture=True)
         with torch.no_grad():
             logits = self._network.logits(features, textures)
             return Looked(features, logits, textures, self._network.head(features))

@@ -29,11 +29,11 @@ from lorax.data.images import Images
 from lorax.learning.batches import TrainingSet
 from lorax.learning.episode import learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan
-from lorax.learning.opening import base_state
+from lorax.learning.loading import base_state
 from lorax.learning.state import LearnedTask, Revision, state_digest
 from lorax.learning.training import Fit
 from lorax.network.backbone import open_backbone
-from lorax.network.features import FeatureStore, views_of
+from lorax.network.features import FeatureCache, views_of
 from lorax.network.network import Network
 from lorax.params import Params
 from lorax.stream import Task
@@ -76,8 +76,8 @@ def our_parts(setting: Setting, params: Params, k: int, files: TaskFiles, home: 
     if setting.device.type == "cuda":
         images.to(setting.device)
     labels = torch.tensor([s.class_index for s in samples])
-    shown, store = np.arange(len(samples))[:, None], FeatureStore(home / f"features-{k}")
-    data = TrainingSet.build(network, images, labels, shown, params.run, store)
+    shown, cache = np.arange(len(samples))[:, None], FeatureCache(home / f"features-{k}")
+    data = TrainingSet.build(network, images, labels, shown, params.run, cache)
     fit = Fit(network, (k - 1) * CLASSES, params.training, params.run, k - 1)
     bytes_at_hand = images.batch(range(len(samples)), images.center()[:, 0])
     count = len(samples) * batches_at_once(setting)
@@ -90,7 +90,7 @@ def our_parts(setting: Setting, params: Params, k: int, files: TaskFiles, home: 
     def each_branch() -> None:
         with tempfile.TemporaryDirectory(dir=home) as empty:
             read = lambda rows: bytes_at_hand[torch.from_numpy(rows % len(samples))]  # noqa: E731
-            FeatureStore(Path(empty)).keep(network, range(k), names, read, len(samples))
+            FeatureCache(Path(empty)).fill(network, range(k), names, read, len(samples))
 
     return {
         "our_step": step,

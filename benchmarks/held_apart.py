@@ -52,10 +52,10 @@ def _figures(root: Path, home: Path, seed: int) -> dict[str, Any]:
     said_real, true = is_real[tests.looked.logits.argmax(1)], is_real[tests.ids]
     row = tests.accuracy(tests.looked.logits)
     assert last.state.calibration
-    strange = last.state.calibration.strangeness
-    of_known = strange(tests.looked.textures)
+    ood_score = last.state.calibration.ood_score
+    of_known = ood_score(tests.looked.textures)
     unknown = {
-        task.name: auroc(strange(last.look([s for s in task.test if s.class_index]).textures), of_known)
+        task.name: auroc(ood_score(last.look([s for s in task.test if s.class_index]).textures), of_known)
         for task in strangers
     }
     return {

@@ -9,7 +9,7 @@ the unknown ones, and the val images of all other tasks, real and synthetic, the
     task   (N,)        names; those named by --without are left alone
     split  (N,)        "train" or "val"
 
-Scores (higher is stranger):
+Scores (higher is further out of distribution):
 
     Mahalanobis    to the nearest class mean, covariance shared and shrunk (Lee et al., NeurIPS 2018): on F, on each of
                    its layers, on B, on both
@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from scipy.special import logsumexp, softmax
 
-from lorax.learning.strangeness import Residual
+from lorax.learning.ood import Residual
 from lorax.learning.unknown import auroc
 
 Floats = NDArray[np.float64]

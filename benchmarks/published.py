@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader, Dataset
 from lorax.data.images import decode, pad
 from lorax.learning.evaluation import accuracy_row, score
 from lorax.learning.exemplars import updated_memory
-from lorax.learning.opening import device_of
+from lorax.learning.loading import device_of
 from lorax.learning.state import Exemplar
 from lorax.learning.training import epoch_seed, learning_rate
 from lorax.network.backbone import import_timm, open_backbone

@@ -217,7 +217,7 @@ def _unknown(
             continue
         new = before.look([s for s in tasks[k].test if s.class_index])
         known = before.look([s for task in tasks[:k] for s in task.test])
-        strange = [before.state.calibration.strangeness(looked.textures) for looked in (known, new)]
+        strange = [before.state.calibration.ood_score(looked.textures) for looked in (known, new)]
         found[tasks[k].name] = round(auroc(strange[1], strange[0]) or 0.0, 4)
     return found
 

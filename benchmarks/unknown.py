@@ -8,7 +8,7 @@ unknown ones, and all test images of the four learned tasks, real and synthetic,
     class means    the Euclidean distance to the nearest class mean in the branches' concatenated features
     neighbours     the distance to the fifth nearest calibration image there, normalised (Sun et al., ICML 2022)
     Mahalanobis    the distance to the nearest class mean there, with a shrunk covariance
-    strangeness    what lorax uses: that distance between textures (lorax/learning/strangeness.py)
+    strangeness    what lorax uses: that distance between textures (lorax/learning/ood.py)
 
 All are fitted on the calibration memory alone.
 """
@@ -27,14 +27,14 @@ from torch import Tensor
 from benchmarks.demo_streams import Looked, Observer, demo_files, learned, mean
 from benchmarks.measure import report
 from lorax.data.simulate import DEMO_TASKS
+from lorax.learning.ood import Distance
 from lorax.learning.reliability import answers_of
 from lorax.learning.state import LearnerState
-from lorax.learning.strangeness import Distance
 from lorax.learning.unknown import auroc
 from lorax.params import Params, load_params
 
 Score = Callable[[Looked], Tensor]
-"""Of N images, (N,): higher means stranger."""
+"""Of N images, (N,): higher is further out of distribution."""
 
 OURS = "strangeness"
 
@@ -52,7 +52,7 @@ def scores(state: LearnerState, memory: Looked) -> dict[str, Score]:
         "class means": lambda x: torch.cdist(x.features, means).min(dim=1).values,
         "neighbours": lambda x: torch.cdist(F.normalize(x.features, dim=1), normal).topk(5, largest=False).values[:, 4],
         "Mahalanobis": lambda x: among_features.squared(x.features),
-        OURS: lambda x: fitted.strangeness(x.textures),
+        OURS: lambda x: fitted.ood_score(x.textures),
     }
 
 

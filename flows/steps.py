@@ -21,11 +21,11 @@ from lorax.atlas import layer_similarity
 from lorax.data import reals, versions
 from lorax.drafts import discard
 from lorax.errors import DataVersionError, LoraxError, RegistryError, StateError
-from lorax.learning import assessment, episode, opening
+from lorax.learning import assessment, episode, loading
 from lorax.learning.folder import EpisodeFolder, Plan, Report
 from lorax.learning.state import LearnedTask, Revision, load_state, state_digest
 from lorax.learning.training import EpochRow
-from lorax.network.features import FeatureStore
+from lorax.network.features import FeatureCache
 from lorax.params import Params
 from lorax.stream import Sample, Task
 from lorax.tidying import used
@@ -117,7 +117,7 @@ def train_branch(root: str, home: str, base: str | None, settings: Settings) -> 
                 *(row.epoch + 1, epochs, row.loss, row.train_accuracy, row.images_per_s, left_s),
             )
 
-        state = opening.base_state(_path(base), params)
+        state = loading.base_state(_path(base), params)
         episode.train_branch(folder, state, _task(root, folder), _fetch(root), params, on_epoch, shown.on_progress)
 
 
@@ -130,7 +130,7 @@ def update_exemplars(root: str, home: str, base: str | None, settings: Settings)
             _already_done(shown)
             return
         params = _params(folder, settings)
-        state = opening.base_state(_path(base), params)
+        state = loading.base_state(_path(base), params)
         episode.update_exemplars(folder, state, _task(root, folder), _fetch(root), params)
         shown.outcome = f"budget {params.exemplars.budget}"
 
@@ -144,7 +144,7 @@ def evaluate(root: str, home: str, base: str | None, settings: Settings) -> str:
             _already_done(shown)
             return state_digest(folder.state_dir)
         params = _params(folder, settings)
-        state = opening.base_state(_path(base), params)
+        state = loading.base_state(_path(base), params)
         earlier = [versions.read_task(Workspace(Path(root)), known.name) for known in state.tasks]
         new, fetch = _task(root, folder), _fetch(root)
         digest = episode.evaluate(folder, state, new, earlier, fetch, params, shown.on_progress)
@@ -167,7 +167,7 @@ def assess(root: str, home: str, base: str | None, settings: Settings) -> None:
         if assessment.kept_assessment(folder, params, photographs):
             _already_done(shown)
             return
-        state, before = load_state(folder.state_dir), opening.base_state(_path(base), params)
+        state, before = load_state(folder.state_dir), loading.base_state(_path(base), params)
         tasks = [versions.read_task(workspace, known.name) for known in before.tasks]
         tasks.append(_task(root, folder))
         found = assessment.assess(folder, state, before, tasks, _fetch(root), params, shown.on_progress, photographs)
@@ -262,7 +262,7 @@ def _fetch(root: str) -> Callable[[Iterable[Sample]], dict[str, Path]]:
 
 
 def _shrink_features(folder: EpisodeFolder, params: Params) -> None:
-    FeatureStore(folder.features_dir).shrink(int(params.features.limit_gb * 1e9))
+    FeatureCache(folder.features_dir).evict(int(params.features.limit_gb * 1e9))
 
 
 def _trust(found: assessment.Assessment) -> str:

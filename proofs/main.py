@@ -29,7 +29,7 @@ from lorax.learning import metrics
 from lorax.learning.baseline import learn_without_branches
 from lorax.learning.episode import learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan
-from lorax.learning.opening import base_state
+from lorax.learning.loading import base_state
 from lorax.learning.state import LearnedTask, Revision, load_state, state_digest
 from lorax.params import Params, load_params
 from lorax.workspace import Workspace

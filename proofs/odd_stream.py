@@ -36,7 +36,7 @@ from lorax.errors import StateError
 from lorax.learning import metrics
 from lorax.learning.episode import learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan, Report
-from lorax.learning.opening import base_state
+from lorax.learning.loading import base_state
 from lorax.learning.state import LearnedTask, Revision, state_digest
 from lorax.params import Params, load_params
 from lorax.registry.candidate import open_candidate

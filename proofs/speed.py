@@ -26,7 +26,7 @@ from lorax.data.simulate import DEMO_TASKS, SIDE, simulate
 from lorax.learning import metrics
 from lorax.learning.episode import learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan
-from lorax.learning.opening import base_state
+from lorax.learning.loading import base_state
 from lorax.learning.state import LearnedTask, Revision, state_digest
 from lorax.params import Params, load_params
 from lorax.storage import canonical_json, write_whole

@@ -15,7 +15,7 @@ from PIL import Image
 from lorax.learning.calibration import Calibration
 from lorax.learning.episode import learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan, Report
-from lorax.learning.opening import base_state, open_network
+from lorax.learning.loading import base_state, open_network
 from lorax.learning.state import LearnedTask, Revision, load_state, save_state, state_digest
 from lorax.network.backbone import import_timm
 from lorax.params import Params

@@ -20,10 +20,10 @@ from torch import Tensor
 from lorax.data.images import Progress
 from lorax.data.perturbations import CARD, UNCHANGED, Perturbation, jpeg
 from lorax.data.reals import Reals
-from lorax.learning.asking import Fetch, Question
 from lorax.learning.false_positives import FalsePositives, Slice, measured
 from lorax.learning.folder import EpisodeFolder, damage_told
-from lorax.learning.opening import open_for_episode
+from lorax.learning.loading import open_for_episode
+from lorax.learning.queries import FeatureQuery, Fetch
 from lorax.learning.relatives import Named, named
 from lorax.learning.reliability import (
     Bin,
@@ -36,7 +36,7 @@ from lorax.learning.reliability import (
 )
 from lorax.learning.state import LearnerState
 from lorax.learning.unknown import Foreseen, auroc, foreseen
-from lorax.network.features import FeatureStore
+from lorax.network.features import FeatureCache
 from lorax.params import Params
 from lorax.storage import canonical_json, write_whole
 from lorax.stream import Sample, Task
@@ -169,14 +169,14 @@ def assess(
     if kept := kept_assessment(folder, params, reals):
         return kept
     started = time.perf_counter()
-    network, store = open_for_episode(state, params), FeatureStore(folder.features_dir)
+    network, cache = open_for_episode(state, params), FeatureCache(folder.features_dir)
 
     def ask(samples: Sequence[Sample], change: Perturbation) -> tuple[Tensor, Tensor]:
-        question = Question.of_centers(samples, [change] * len(samples))
-        read = question.read_files(fetch, network.crop)
+        query = FeatureQuery.of_centers(samples, [change] * len(samples))
+        read = query.read_files(fetch, network.crop)
         told = None if on_progress is None else lambda d, t: on_progress(d, t, f"{change.name}: asking the branches")
         size, is_asked = params.run.batch_size, bool(state.calibration or base.calibration or network.texture_head)
-        features, textures = question.ask(store, network, read, size, told, with_texture=is_asked)
+        features, textures = query.run(cache, network, read, size, told, with_texture=is_asked)
         return textures, network.logits(features, textures).cpu()
 
     def look(samples: Sequence[Sample], change: Perturbation = UNCHANGED) -> Said:
@@ -266,9 +266,9 @@ def _named(state: LearnerState, said: Said) -> Named | None:
 def _card_rows(state: LearnerState, perturbation: str, said: Said) -> Iterator[CardRow]:
     """One row for each task, and one for all."""
     answers, right = _answers(state, said), right_answers(said.ids, state.classes)
-    strange = None
+    is_ood = None
     if state.calibration:
-        strange = state.calibration.strangeness(said.textures) > state.calibration.threshold
+        is_ood = state.calibration.ood_score(said.textures) > state.calibration.threshold
     of_task = [entry.task for entry in state.classes.entries]
     names = [of_task[i] for i in said.ids.tolist()]
     for task in (*(known.name for known in state.tasks), ALL):
@@ -281,5 +281,5 @@ def _card_rows(state: LearnerState, perturbation: str, said: Said) -> Iterator[C
             float((part.argmax(dim=1) == true).double().mean()),
             auroc(part[true == 0, 0], part[true != 0, 0]),
             calibration_error(reliability(part, true)),
-            None if strange is None else float(strange[rows].double().mean()),
+            None if is_ood is None else float(is_ood[rows].double().mean()),
         )

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from lorax.data.images import Images
 from lorax.data.perturbations import UNCHANGED, Perturbation, drawn
-from lorax.network.features import CENTER, FeatureStore, Kept, OnKept, Read, side_by_side, views_of
+from lorax.network.features import CENTER, CachedFeatures, FeatureCache, OnCached, Read, side_by_side, views_of
 from lorax.network.network import Network
+from lorax.network.process_group import SINGLE, ProcessGroup
 from lorax.network.split import Embedded
-from lorax.network.team import ALONE, Team
 from lorax.params import RunParams
 from lorax.stream import Sample
 
@@ -40,7 +40,7 @@ class TrainingSet:
     labels: Tensor  # (N,) class ids
     crops: NDArray[np.int64]  # (M, 3) the distinct crops among the views: image, top, left
     lookup: NDArray[np.int64]  # (N, V) which crop is view v of image n
-    frozen: Sequence[Kept]  # of each frozen branch, what it says of each crop
+    frozen: Sequence[CachedFeatures]  # of each frozen branch, what it says of each crop
     embedded: Embedded | None  # what a front made of the M crops; None where it is not kept
     device: torch.device
 
@@ -52,9 +52,9 @@ class TrainingSet:
         labels: Tensor,
         shown: NDArray[np.int64],
         run: RunParams,
-        store: FeatureStore,
-        on_kept: OnKept | None = None,
-        team: Team = ALONE,
+        cache: FeatureCache,
+        on_cached: OnCached | None = None,
+        group: ProcessGroup = SINGLE,
     ) -> TrainingSet:
         """Draw the crops, drop equal ones (an image of the crop's size has only one) and ask the frozen branches.
 
@@ -68,10 +68,10 @@ class TrainingSet:
         md5s = [images.samples[image].md5 for image in crops[:, 0]]
         names, older = views_of(md5s, canonical(images, crops)), range(network.branches - 1)
         cut = lambda i: images.batch(crops[i, 0], crops[i, 1:])  # noqa: E731
-        embedded = _embedded(network, cut, len(crops), run.batch_size, on_kept)
+        embedded = _embedded(network, cut, len(crops), run.batch_size, on_cached)
         read: Read = cut if embedded is None else embedded.__getitem__
-        store.keep(network, older, names, read, run.batch_size, on_kept, team)
-        frozen = store.kept(network, older, names, run.batch_size)
+        cache.fill(network, older, names, read, run.batch_size, on_cached, group)
+        frozen = cache.lookup(network, older, names, run.batch_size)
         return cls(images, labels, crops, lookup.reshape(shown.shape), frozen, embedded, network.device)
 
     def first_views(self, count: int) -> NDArray[np.int64]:
@@ -118,7 +118,7 @@ class TrainingSet:
         return tensor.to(self.device, non_blocking=True)
 
 
-def _embedded(network: Network, cut: Cut, count: int, batch_size: int, on_kept: OnKept | None) -> Embedded | None:
+def _embedded(network: Network, cut: Cut, count: int, batch_size: int, on_cached: OnCached | None) -> Embedded | None:
     """What the front makes of `count` crops, so that nobody asks it again; None without one, or where room is short.
 
     As when features are kept, every batch is filled up to one size, and one thread's work on a CPU.
@@ -138,8 +138,8 @@ def _embedded(network: Network, cut: Cut, count: int, batch_size: int, on_kept: 
     with side_by_side(network.device) as over:
         for part in over(embedded, batches):
             found.append(part)
-            if on_kept:
-                on_kept(min(len(found) * batch_size, count), count)
+            if on_cached:
+                on_cached(min(len(found) * batch_size, count), count)
     return Embedded.join(found)
 
 

@@ -1,8 +1,9 @@
 """What makes answers trustworthy: images held out of training, and what is fitted on them after every episode.
 
 The calibration memory holds a few random images of every class, which no network is ever trained on. On them are fitted
-the probabilities (a temperature and a bias for each class), the threshold of strangeness, beyond which an image is like
-nothing that was learned, and what is to be said where generators are confused. docs/method.md says how all were chosen.
+the probabilities (a temperature and a bias for each class), the threshold of the out-of-distribution (OOD) score,
+beyond which an image is like nothing that was learned, and what is to be said where generators are confused.
+docs/method.md says how all were chosen.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lorax.learning.ood import ByKind, Distance, Residual
 from lorax.learning.relatives import Relatives
 from lorax.learning.reliability import answers_of, loss_of_any, mean_loss, right_answers
-from lorax.learning.strangeness import ByKind, Distance, Residual
 from lorax.stream import ClassTable
 
 LEAST_PER_CLASS = 3
@@ -39,9 +40,9 @@ class Calibration:
         temperature: logits are divided by it.
         bias: (C,) added to the divided logits.
         distance: to the nearest class, or of the scores to the nearest answer.
-        scores: (n,) strangeness of the calibration images, rising, each measured as if it were new.
-        unit: the squared distance that counts as strangeness 1.
-        false_alarms: the share of images of known classes that `threshold` lets pass for strange.
+        scores: (n,) OOD scores of the calibration images, rising, each measured as if it were new.
+        unit: the squared distance that counts as an OOD score of 1.
+        false_alarms: the share of images of known classes that `threshold` lets pass for unknown.
         relatives: which generators are confused; None in states from before format 4, or where too few images tell.
     """
 
@@ -73,7 +74,7 @@ class Calibration:
             classes: the class table.
             false_alarms: see above.
             set_error: the share of synthetic images that may be by a generator that is not among those named.
-            residual: of a head of the texture that never saw these images, which then tells what is strange.
+            residual: of a head of the texture that never saw these images, which then gives the OOD score.
         """
         temperature, bias = fit_probabilities(logits, ids, classes)
         folds = folds_of(ids)
@@ -89,13 +90,13 @@ class Calibration:
         """Calibrated class probabilities of logits (B, C), on the CPU."""
         return (logits.double().cpu() / self.temperature + self.bias).softmax(dim=1)
 
-    def strangeness(self, textures: Tensor) -> Tensor:
+    def ood_score(self, textures: Tensor) -> Tensor:
         """How far textures (B, L·D) lie from the nearest class, (B,): the median calibration image's is 1."""
         return self.distance.squared(textures) / self.unit
 
     @cached_property
     def threshold(self) -> float:
-        """The strangeness that a share of `false_alarms` of the calibration images exceeds."""
+        """The OOD score that a share of `false_alarms` of the calibration images exceeds."""
         return float(torch.quantile(self.scores, 1 - self.false_alarms))
 
     @property

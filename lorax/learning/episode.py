@@ -22,22 +22,22 @@ from torch import Tensor
 
 from lorax.data.images import Images, Progress
 from lorax.errors import StateError
-from lorax.learning.asking import Fetch, Question
 from lorax.learning.batches import Showing, TrainingSet
 from lorax.learning.evaluation import accuracy_row, compare, score
 from lorax.learning.exemplars import updated_memory
 from lorax.learning.folder import EpisodeFolder, Report, damage_told
 from lorax.learning.launch import launch
-from lorax.learning.opening import open_for_episode, texture_head_of
+from lorax.learning.loading import open_for_episode, texture_head_of
+from lorax.learning.queries import FeatureQuery, Fetch
 from lorax.learning.recalibration import extended_memory, hold_out
 from lorax.learning.settling import check_solver, settled
 from lorax.learning.state import Branch, Exemplar, LearnedTask, LearnerState, load_state, save_state, state_digest
 from lorax.learning.statistics import Statistics
 from lorax.learning.texture_head import CLEAN, drawn_for, parse_statistics, perturbed, statistics_tensors
 from lorax.learning.training import EpochRow, Fit, OnEpoch, epoch_seed
-from lorax.network.features import FeatureStore, OnKept
+from lorax.network.features import FeatureCache, OnCached
 from lorax.network.network import Network
-from lorax.network.team import ALONE, Team
+from lorax.network.process_group import SINGLE, ProcessGroup
 from lorax.params import Params
 from lorax.storage import canonical_json, whole_directory, write_whole
 from lorax.stream import Sample, Task
@@ -73,12 +73,12 @@ def train_branch(
     params: Params,
     on_epoch: OnEpoch | None = None,
     on_progress: Progress | None = None,
-    team: Team = ALONE,
+    group: ProcessGroup = SINGLE,
 ) -> None:
     """Step 1: grow the network by `task` and fit the new branch and the head on its images and the exemplars.
 
     Args:
-        team: the processes that share the work, of which this is one; if params.yaml asks for more, they are started.
+        group: the processes that share the work, of which this is one; if params.yaml asks for more, they are started.
 
     Raises:
         StateError: `base` knows the task already, or knows no real image and the task brings none, or was learned
@@ -90,7 +90,7 @@ def train_branch(
         return
     _check_learnable(base, task)
     check_solver(base, params.head)
-    if params.run.processes > team.size:
+    if params.run.processes > group.size:
         launch("train", folder, base, (task,), fetch, params, on_epoch, on_progress)
         return
     started = time.perf_counter()
@@ -103,19 +103,19 @@ def train_branch(
     images = Images.load(samples, fetch(samples), network.crop, on_progress, looks=showing.looks, overflow=folder.root)
     if network.device.type == "cuda":
         images.to(network.device)
-    store, labels, on_kept = FeatureStore(folder.features_dir), torch.tensor(classes.ids(samples)), _told(on_progress)
-    data = TrainingSet.build(network, images, labels, showing.shown, params.run, store, on_kept, team)
+    cache, labels, on_cached = FeatureCache(folder.features_dir), torch.tensor(classes.ids(samples)), _told(on_progress)
+    data = TrainingSet.build(network, images, labels, showing.shown, params.run, cache, on_cached, group)
     prepared = time.perf_counter()
-    fit = Fit(network, len(base.classes), params.training, params.run, episode, team)
+    fit = Fit(network, len(base.classes), params.training, params.run, episode, group)
     rows = fit.run_epochs(data, folder.checkpoint_path, on_epoch)
     trained = time.perf_counter()
-    first = Question(task.train, data.first_views(len(task.train)))  # for herding, while the images are at hand
+    first = FeatureQuery(task.train, data.first_views(len(task.train)))  # for herding, while the images are at hand
     is_ridge = params.head.solver == "ridge"
     size, read = params.run.batch_size, data.read_first_views
-    _, textures = first.ask(store, network, read, size, on_kept, team, with_texture=is_ridge)
-    statistics = _sums(base, task, textures, network, store, fetch, params, team) if is_ridge else {}
+    _, textures = first.run(cache, network, read, size, on_cached, group, with_texture=is_ridge)
+    statistics = _sums(base, task, textures, network, cache, fetch, params, group) if is_ridge else {}
     seconds = {"prepare": prepared - started + time.perf_counter() - trained, "train": sum(r.seconds for r in rows)}
-    if team.is_leader:
+    if group.is_main:
         _save_trained(folder.trained_dir, network, rows, modules, seconds, first.corners, statistics)
         folder.checkpoint_path.unlink(missing_ok=True)
 
@@ -130,9 +130,9 @@ def update_exemplars(folder: EpisodeFolder, base: LearnerState, task: Task, fetc
     started = time.perf_counter()
     network = open_for_episode(_grown_state(folder, base, task, params), params)
     task, _ = hold_out(task, base, params)
-    question = Question(task.train, np.array(_training_record(folder)["views"]).reshape(-1, 2))
-    store, read = FeatureStore(folder.features_dir), question.read_files(fetch, network.crop)
-    features, _ = question.ask(store, network, read, params.run.batch_size)
+    query = FeatureQuery(task.train, np.array(_training_record(folder)["views"]).reshape(-1, 2))
+    cache, read = FeatureCache(folder.features_dir), query.read_files(fetch, network.crop)
+    features, _ = query.run(cache, network, read, params.run.batch_size)
     classes = base.classes.with_task(task.name, task.classes)
     memory = updated_memory(base.exemplars, task.train, features, classes, params.exemplars.budget)
     record = {"exemplars": [asdict(e) for e in memory], "seconds": time.perf_counter() - started}
@@ -163,9 +163,9 @@ def evaluate(
     if params.run.processes > 1:
         launch("look", folder, base, tasks, fetch, params, None, on_progress)
     network, features, textures = look_at_tests(folder, base, tasks, fetch, params, on_progress)
-    store = FeatureStore(folder.features_dir)
+    cache = FeatureCache(folder.features_dir)
     predicted, before, true = {}, {}, {}
-    grown = settled(grown, network, store, fetch, params)
+    grown = settled(grown, network, cache, fetch, params)
     network.texture_head = texture_head_of(grown)
     sizes = [len(t.test) for t in tasks]
     for known, said, seen in zip(tasks, features.split(sizes), textures.split(sizes), strict=True):
@@ -200,10 +200,10 @@ def _sums(
     task: Task,
     textures: Tensor,
     network: Network,
-    store: FeatureStore,
+    cache: FeatureCache,
     fetch: Fetch,
     params: Params,
-    team: Team,
+    group: ProcessGroup,
 ) -> dict[str, Statistics]:
     """The base's statistics and those of the task's training images, as they are, (n, F), and perturbed."""
     classes = base.classes.with_task(task.name, task.classes)
@@ -215,9 +215,9 @@ def _sums(
     found = {CLEAN: added(CLEAN, task.train, textures)}
     for kind in params.head.perturbations:
         samples = drawn_for(kind, params.head.perturbations, task.train)
-        question = perturbed(samples, kind)
-        read = question.read_files(fetch, network.crop)
-        found[kind] = added(kind, samples, question.ask_texture(store, network, read, params.run.batch_size, team))
+        query = perturbed(samples, kind)
+        read = query.read_files(fetch, network.crop)
+        found[kind] = added(kind, samples, query.run_texture(cache, network, read, params.run.batch_size, group))
     return found
 
 
@@ -228,7 +228,7 @@ def look_at_tests(
     fetch: Fetch,
     params: Params,
     on_progress: Progress | None = None,
-    team: Team = ALONE,
+    group: ProcessGroup = SINGLE,
 ) -> tuple[Network, Tensor, Tensor]:
     """The grown network, and what it says of all test images of `tasks`, the new one last.
 
@@ -236,10 +236,10 @@ def look_at_tests(
         The network, its branches' features (N, K·D), and the textures (N, F), or (N, 0) where nothing reads them.
     """
     network = open_for_episode(_grown_state(folder, base, tasks[-1], params), params)
-    question = Question.of_centers([sample for task in tasks for sample in task.test])
-    store, read = FeatureStore(folder.features_dir), question.read_files(fetch, network.crop)
+    query = FeatureQuery.of_centers([sample for task in tasks for sample in task.test])
+    cache, read = FeatureCache(folder.features_dir), query.read_files(fetch, network.crop)
     size, is_ridge = params.run.batch_size, params.head.solver == "ridge"
-    return network, *question.ask(store, network, read, size, _told(on_progress), team, with_texture=is_ridge)
+    return network, *query.run(cache, network, read, size, _told(on_progress), group, with_texture=is_ridge)
 
 
 def _grown(base: LearnerState, task: Task, params: Params, start: str | None) -> tuple[Network, int]:
@@ -360,7 +360,7 @@ def _training_record(folder: EpisodeFolder) -> dict[str, Any]:
         return dict(json.loads(path.read_bytes()))
 
 
-def _told(on_progress: Progress | None) -> OnKept | None:
+def _told(on_progress: Progress | None) -> OnCached | None:
     if on_progress is None:
         return None
     return lambda done, total: on_progress(done, total, "asking the branches")

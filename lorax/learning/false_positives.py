@@ -99,15 +99,15 @@ def _slice(state: LearnerState, perturbation: str, textures: Tensor, logits: Ten
     fitted = state.calibration
     probabilities = fitted.probabilities(logits) if fitted else logits.double().softmax(dim=1)
     answers = answers_of(probabilities, state.classes)
-    strange, least = torch.zeros(len(logits), dtype=torch.bool), 0.0
+    is_ood, least = torch.zeros(len(logits), dtype=torch.bool), 0.0
     if fitted:
-        strange = fitted.strangeness(textures).cpu() > fitted.threshold
+        is_ood = fitted.ood_score(textures).cpu() > fitted.threshold
         least = state.undecided_below
     real, fake = answers[:, 0], answers[:, 1:].sum(dim=1)
     told = fake if fitted and fitted.relatives else answers[:, 1:].max(dim=1).values
     sure = torch.maximum(real, told) >= least
-    named = ~strange & sure & (told > real)
-    unknown = strange & (fake >= _MORE_LIKELY_THAN_NOT)
-    undecided = strange & ~unknown | ~strange & ~sure
+    named = ~is_ood & sure & (told > real)
+    unknown = is_ood & (fake >= _MORE_LIKELY_THAN_NOT)
+    undecided = is_ood & ~unknown | ~is_ood & ~sure
     counts = [int(part.sum()) for part in (named | unknown, unknown, undecided)]
     return Slice(perturbation, len(logits), *counts)

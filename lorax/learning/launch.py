@@ -1,6 +1,6 @@
-"""An episode's heavy steps in several processes: `accelerate launch` starts `lorax.learning.member` for each GPU.
+"""An episode's heavy steps in several processes: `accelerate launch` starts `lorax.learning.rank` for each GPU.
 
-What the members need goes to them as one JSON file; what they have to tell comes back as lines of JSON. They end when
+What the ranks need goes to them as one JSON file; what they have to tell comes back as lines of JSON. They end when
 this process does, however it ends.
 """
 
@@ -22,9 +22,9 @@ import torch
 from lorax import errors
 from lorax.data.images import Progress
 from lorax.errors import LoraxError, ParamsError
-from lorax.learning.asking import Fetch
 from lorax.learning.folder import EpisodeFolder
-from lorax.learning.opening import device_of
+from lorax.learning.loading import device_of
+from lorax.learning.queries import Fetch
 from lorax.learning.state import LearnerState, save_state
 from lorax.learning.training import EpochRow, OnEpoch
 from lorax.params import Params
@@ -39,7 +39,7 @@ _PATIENCE_S = 30
 
 @dataclass(frozen=True)
 class Job:
-    """What the members are to do."""
+    """What the ranks are to do."""
 
     work: Work
     folder: str
@@ -64,12 +64,12 @@ def launch(
     on_epoch: OnEpoch | None,
     on_progress: Progress | None,
 ) -> None:
-    """Have a team of `params.run.processes` do the work, and return when it is done.
+    """Have a group of `params.run.processes` do the work, and return when it is done.
 
     Raises:
         ParamsError: there are fewer GPUs.
-        LoraxError: what a member raised.
-        RuntimeError: a member ended otherwise.
+        LoraxError: what a rank raised.
+        RuntimeError: a rank ended otherwise.
     """
     on_cpu = device_of(params.run.device).type == "cpu"
     _check_gpus(params.run.processes, on_cpu)
@@ -82,7 +82,7 @@ def launch(
     job = Job(work, str(folder.root), str(home / "base"), tuple(tasks), paths, params.learning())
     write_whole(home / "job.json", canonical_json(asdict(job)))
     failed: list[Mapping[str, Any]] = []
-    with _members(home, params.run.processes) as (process, lines):
+    with _ranks(home, params.run.processes) as (process, lines):
         for said in filter(None, map(_said, lines)):
             _tell(said, on_epoch, on_progress)
             failed += [said] if "error" in said else []
@@ -100,9 +100,9 @@ def launch_command(processes: int) -> list[str]:
 
 
 @contextmanager
-def _members(home: Path, processes: int) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
-    """The launcher and what the members print; they end with the block."""
-    command = [*launch_command(processes), "-m", "lorax.learning.member", str(home / "job.json")]
+def _ranks(home: Path, processes: int) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
+    """The launcher and what the ranks print; they end with the block."""
+    command = [*launch_command(processes), "-m", "lorax.learning.rank", str(home / "job.json")]
     pipe = subprocess.PIPE
     with (
         (home / "log.txt").open("w") as log,
@@ -113,7 +113,7 @@ def _members(home: Path, processes: int) -> Iterator[tuple[subprocess.Popen[str]
         try:
             yield process, process.stdout
         finally:
-            process.stdin.close()  # at which the members end
+            process.stdin.close()  # at which the ranks end
             try:
                 process.wait(_PATIENCE_S)
             except subprocess.TimeoutExpired:
@@ -128,7 +128,7 @@ def _tell(said: Mapping[str, Any], on_epoch: OnEpoch | None, on_progress: Progre
 
 
 def _said(line: str) -> dict[str, Any] | None:
-    """What a member tells; its libraries may print, too."""
+    """What a rank tells; its libraries may print, too."""
     with suppress(ValueError):
         record = json.loads(line)
         return record if isinstance(record, dict) else None
@@ -143,7 +143,7 @@ def _error(told: Sequence[Mapping[str, Any]], log: Path) -> Exception:
             raised: LoraxError = kind(said["message"])
             return raised
     why = told[0]["message"] if told else "it said nothing of why"
-    return RuntimeError(f"a process of the team ended before its work was done: {why}\nIts log: {log}")
+    return RuntimeError(f"a process of the group ended before its work was done: {why}\nIts log: {log}")
 
 
 def _check_gpus(processes: int, on_cpu: bool) -> None:

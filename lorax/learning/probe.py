@@ -23,13 +23,13 @@ from torch import Tensor
 from lorax.data.images import Images
 from lorax.drafts import scratch
 from lorax.errors import StateError
-from lorax.learning.asking import Fetch
 from lorax.learning.batches import Showing, TrainingSet
-from lorax.learning.opening import device_of
+from lorax.learning.loading import device_of
+from lorax.learning.queries import Fetch
 from lorax.learning.state import Branch, Exemplar, LearnerState
 from lorax.learning.training import EpochRow, Fit, epoch_seed
 from lorax.network.backbone import BackboneIdentity, reopen_backbone
-from lorax.network.features import FeatureStore
+from lorax.network.features import FeatureCache
 from lorax.network.network import Network
 from lorax.params import Params, TrainingParams
 from lorax.storage import canonical_json, whole_directory
@@ -168,7 +168,7 @@ def train_probe(
     showing = Showing.draw(samples, 1, 0.0, run.seed)
     epochs = max(1, math.ceil(context.params.atlas.probe_shown / len(samples)))
     with scratch() as folder:
-        data = TrainingSet.build(network, images, labels, showing.shown, run, FeatureStore(folder))
+        data = TrainingSet.build(network, images, labels, showing.shown, run, FeatureCache(folder))
         fit = Fit(network, 0, context.training.model_copy(update={"epochs": epochs}), run, 0)
         rows = fit.run_epochs(data, folder / "checkpoint")
     learned = network.backbone.branch(0)

@@ -92,7 +92,7 @@ class CalibrationRecord(_Part):
     temperature: float = Field(gt=0)
     unit: float = Field(gt=0)
     false_alarms: float = Field(gt=0, lt=1)
-    distance_base: float | None = Field(None, ge=0)  # none where scores tell what is strange
+    distance_base: float | None = Field(None, ge=0)  # none where scores give the OOD score
     relatives: RelativesRecord | None = None
 
 

@@ -17,13 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lorax.errors import StateError
-from lorax.learning.asking import Fetch, Question
 from lorax.learning.calibration import LEAST_PER_CLASS, Calibration, as_if_new, fit_probabilities, folds_of
+from lorax.learning.ood import ByKind, Residual
+from lorax.learning.queries import FeatureQuery, Fetch
 from lorax.learning.reliability import answers_of, losses, right_answers
 from lorax.learning.state import LearnerState
-from lorax.learning.strangeness import ByKind, Residual
 from lorax.learning.texture_head import CLEAN, TextureWeights, kind_scores, perturbed
-from lorax.network.features import FeatureStore
+from lorax.network.features import FeatureCache
 from lorax.network.network import Network
 from lorax.params import HeadParams, Params
 from lorax.stream import ClassTable
@@ -68,17 +68,17 @@ class _Held:
     ids: Tensor  # (n,)
 
 
-def settled(state: LearnerState, network: Network, store: FeatureStore, fetch: Fetch, params: Params) -> LearnerState:
+def settled(state: LearnerState, network: Network, cache: FeatureCache, fetch: Fetch, params: Params) -> LearnerState:
     """The state with its calibration, and where params.yaml wants one, its head of the texture.
 
     Args:
         state: as training leaves it, its calibration memory extended.
         network: the one that it describes; it has no head of the texture yet.
-        store: what branches have said already.
+        cache: what branches have said already.
         fetch: finds the images.
         params: the episode's.
     """
-    held = _look(state, network, store, fetch, params)
+    held = _look(state, network, cache, fetch, params)
     counts = Counter(held.ids.tolist())
     can_calibrate = all(counts[entry.id] >= LEAST_PER_CLASS for entry in state.classes.entries)
     if state.statistics:
@@ -177,15 +177,15 @@ def _calibration(
     return Calibration.fit(*told, settings.false_alarms, settings.set_error, residual)
 
 
-def _look(state: LearnerState, network: Network, store: FeatureStore, fetch: Fetch, params: Params) -> _Held:
+def _look(state: LearnerState, network: Network, cache: FeatureCache, fetch: Fetch, params: Params) -> _Held:
     samples, size = [entry.sample for entry in state.calibration_memory], params.run.batch_size
-    question = Question.of_centers(samples)
-    read = question.read_files(fetch, network.crop)
-    features, clean = question.ask(store, network, read, size, with_texture=True)
+    query = FeatureQuery.of_centers(samples)
+    read = query.read_files(fetch, network.crop)
+    features, clean = query.run(cache, network, read, size, with_texture=True)
     textures = {CLEAN: clean}
     for kind in list(state.statistics)[1:]:
-        question = perturbed(samples, kind)
-        textures[kind] = question.ask_texture(store, network, question.read_files(fetch, network.crop), size)
+        query = perturbed(samples, kind)
+        textures[kind] = query.run_texture(cache, network, query.read_files(fetch, network.crop), size)
     ids = torch.tensor([entry.class_id for entry in state.calibration_memory], dtype=torch.long)
     return _Held(network.logits(features).cpu(), textures, ids)
 

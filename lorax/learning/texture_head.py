@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lorax.data.perturbations import UNCHANGED, of_kind
-from lorax.learning.asking import Question
+from lorax.learning.queries import FeatureQuery
 from lorax.learning.statistics import Statistics
 from lorax.stream import Sample
 
@@ -73,9 +73,9 @@ def parse_statistics(tensors: Mapping[str, Tensor], kinds: Sequence[str]) -> dic
     return {kind: Statistics.parse({name: tensors[f"{kind}.{name}"] for name in names}) for kind in kinds}
 
 
-def perturbed(samples: Sequence[Sample], kind: str) -> Question:
+def perturbed(samples: Sequence[Sample], kind: str) -> FeatureQuery:
     """The centre of images, each perturbed by one of a kind."""
-    return Question.of_centers(samples, [of_kind(kind, sample.md5) for sample in samples])
+    return FeatureQuery.of_centers(samples, [of_kind(kind, sample.md5) for sample in samples])
 
 
 def drawn_for(kind: str, kinds: Sequence[str], samples: Sequence[Sample]) -> list[Sample]:

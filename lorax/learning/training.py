@@ -24,7 +24,7 @@ from lorax.errors import StateError
 from lorax.learning.batches import TrainingSet
 from lorax.network.head import fresh_head
 from lorax.network.network import Network
-from lorax.network.team import ALONE, Team
+from lorax.network.process_group import SINGLE, ProcessGroup
 from lorax.params import RunParams, TrainingParams
 from lorax.storage import write_whole
 
@@ -73,7 +73,7 @@ class Fit:
         old_classes: how many classes were known before.
         training, run: sections of params.yaml.
         episode: index of the episode, from 0.
-        team: who shares each batch; every member has the same network.
+        group: who shares each batch; every rank has the same network.
     """
 
     def __init__(
@@ -83,9 +83,9 @@ class Fit:
         training: TrainingParams,
         run: RunParams,
         episode: int,
-        team: Team = ALONE,
+        group: ProcessGroup = SINGLE,
     ) -> None:
-        self.network, self.training, self.run, self.episode, self.team = network, training, run, episode, team
+        self.network, self.training, self.run, self.episode, self.group = network, training, run, episode, group
         self.old_classes = old_classes
         self.peak = training.learning_rate if episode else training.learning_rate_first
         generator = torch.Generator().manual_seed(epoch_seed(run.seed, episode, training.epochs))
@@ -108,10 +108,10 @@ class Fit:
         rows = self._resume(checkpoint)
         for epoch in range(len(rows), self.training.epochs):
             rows.append(self._epoch(data, epoch))
-            self.team.check_agrees(self.parameters)
-            if self.team.is_leader:
+            self.group.check_equal(self.parameters)
+            if self.group.is_main:
                 self._save(checkpoint, rows)
-            if on_epoch and self.team.is_leader:
+            if on_epoch and self.group.is_main:
                 on_epoch(rows[-1], self.training.epochs)
         self.network.backbone.keep_branch(self.newest, self.live)
         self.network.requires_grad_(False)
@@ -125,12 +125,12 @@ class Fit:
         started = time.perf_counter()
         totals = torch.zeros(3, dtype=torch.float64, device=self.network.device)
         order = self._order(len(data.labels))
-        if not self.team.is_leader:  # each member has dropout of its own
-            torch.manual_seed(epoch_seed(self.run.seed + self.team.rank, self.episode, epoch))
-        shares = [batch[self.team.rank :: self.team.size] for batch in order]
+        if not self.group.is_main:  # each rank has dropout of its own
+            torch.manual_seed(epoch_seed(self.run.seed + self.group.rank, self.episode, epoch))
+        shares = [batch[self.group.rank :: self.group.size] for batch in order]
         for batch, (pixels, frozen, labels) in zip(order, data.batches(shares, epoch), strict=True):
             totals += self.step(pixels, frozen, labels, len(batch)) * len(batch)
-        self.team.sum([totals])
+        self.group.all_reduce([totals])
         seen = sum(len(batch) for batch in order)
         loss, diversity, right = (totals / max(seen, 1)).tolist()
         seconds = time.perf_counter() - started
@@ -156,10 +156,10 @@ class Fit:
         whole = whole or len(labels)
         self.optimizer.zero_grad(set_to_none=True)
         found = self._backward(pixels, frozen, labels, whole) if len(labels) else torch.zeros(3, dtype=torch.float64)
-        if self.team.size > 1:
+        if self.group.size > 1:
             for parameter in self.parameters:
                 parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            self.team.sum([p.grad for p in self.parameters if p.grad is not None])
+            self.group.all_reduce([p.grad for p in self.parameters if p.grad is not None])
         self.optimizer.step()
         return found.to(self.network.device)
 

@@ -14,14 +14,14 @@ from lorax.stream import Task
 
 @dataclass(frozen=True)
 class Foreseen:
-    """How strange the version before found the new task's test images, which it had not learned.
+    """How far out of distribution the version before found the new task's test images, which it had not learned.
 
     Unknown means the new task's synthetic images; known means the test images of all tasks that the version knew.
 
     Args:
-        auroc: how well strangeness tells unknown from known images.
+        auroc: how well the OOD score tells unknown from known images.
         detection: share of the unknown images above the threshold.
-        detection_at_5: the same above the strangeness that 5 % of the known test images exceed.
+        detection_at_5: the same above the OOD score that 5 % of the known test images exceed.
         false_alarms: share of the known test images above the threshold.
         stated_false_alarms: what the threshold was set for, on the calibration memory.
         new_reals: share of the new task's real images above the threshold; None where it brought none.
@@ -47,7 +47,7 @@ def foreseen(base: LearnerState, textures: Tensor, counts: Sequence[int], task: 
     fitted = base.calibration
     if fitted is None:
         return None
-    parts = fitted.strangeness(textures).split(list(counts))
+    parts = fitted.ood_score(textures).split(list(counts))
     known, is_synthetic = torch.cat(parts[:-1]), torch.tensor([s.class_index != 0 for s in task.test])
     unknown, reals = parts[-1][is_synthetic], parts[-1][~is_synthetic]
     found = auroc(unknown, known)

@@ -32,8 +32,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lorax.network.network import Network
+from lorax.network.process_group import SINGLE, ProcessGroup
 from lorax.network.split import Embedded
-from lorax.network.team import ALONE, Team
 from lorax.storage import locked, storage_errors, write_whole
 
 Views = NDArray[np.bytes_]
@@ -43,7 +43,7 @@ Read = Callable[[NDArray[np.int64]], Tensor | Embedded]
 """Gives some views by index, (B,) -> bytes (B, 3, crop, crop), or what the network's `embed` gave of them; several
 threads may call it."""
 
-OnKept = Callable[[int, int], None]
+OnCached = Callable[[int, int], None]
 """Told how many features have been computed, of how many."""
 
 _CODE = 3
@@ -67,7 +67,7 @@ def views_of(md5s: Sequence[str], corners: NDArray[np.int64]) -> Views:
 
 
 @dataclass(frozen=True)
-class Kept:
+class CachedFeatures:
     """What one branch said of N views: the rows of a memory-mapped file that hold it."""
 
     records: NDArray[Any]
@@ -78,25 +78,25 @@ class Kept:
         return torch.from_numpy(np.ascontiguousarray(self.records["feature"][self.rows[views]]))
 
 
-class FeatureStore:
+class FeatureCache:
     """Features of frozen branches in a directory; several processes may add to it.
 
-    Rows that no one has asked for the longest are dropped first, and only by `shrink`, which no one may call between
-    another's `keep` and `kept`.
+    Rows that no one has asked for the longest are dropped first, and only by `evict`, which no one may call between
+    another's `fill` and `lookup`.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def keep(
+    def fill(
         self,
         network: Network,
         branches: Sequence[int],
         views: Views,
         read: Read,
         batch_size: int,
-        on_kept: OnKept | None = None,
-        team: Team = ALONE,
+        on_cached: OnCached | None = None,
+        group: ProcessGroup = SINGLE,
     ) -> None:
         """Compute what some branches have not said of `views` yet.
 
@@ -106,19 +106,19 @@ class FeatureStore:
             views: (N,) names.
             read: gives the images; asked only for views that some branch lacks, and once for all branches that do.
             batch_size: the one size that every batch has.
-            on_kept: told after each batch.
-            team: shares the batches; each member computes its part.
+            on_cached: told after each batch.
+            group: shares the batches; each rank computes its part.
 
         Raises:
             StorageError: the disk is full; what was kept before stays.
         """
         if not branches or not len(views):
             return
-        shelves = [self._shelf(network, k, batch_size) for k in branches]
-        lacking = np.array([shelf.find(views) < 0 for shelf in shelves])  # (K, N)
+        files = [self._file(network, k, batch_size) for k in branches]
+        lacking = np.array([file.find(views) < 0 for file in files])  # (K, N)
         batches = list(_batches(lacking, batch_size))
         total, done = sum(len(rows) * len(who) for rows, who in batches), 0
-        team.wait()  # until all have seen what is lacking
+        group.barrier()  # until all have seen what is lacking
 
         def ask(batch: tuple[NDArray[np.int64], list[int]]) -> list[NDArray[np.float32]]:
             rows, who = batch
@@ -126,43 +126,43 @@ class FeatureStore:
             said = [_said(network, embedded, branches[i]) for i in who]
             return [features[: len(rows)].cpu().numpy() for features in said]
 
-        mine = batches[team.rank :: team.size]
+        mine = batches[group.rank :: group.size]
         with side_by_side(network.device) as over:
             for (rows, who), found in zip(mine, over(ask, mine), strict=True):
-                for shelf, features in zip(who, found, strict=True):
-                    shelves[shelf].append(views[rows], features)
-                done += len(rows) * len(who) * team.size
-                if on_kept:
-                    on_kept(min(done, total), total)
-        team.wait()
-        if on_kept and total:
-            on_kept(total, total)
+                for i, features in zip(who, found, strict=True):
+                    files[i].append(views[rows], features)
+                done += len(rows) * len(who) * group.size
+                if on_cached:
+                    on_cached(min(done, total), total)
+        group.barrier()
+        if on_cached and total:
+            on_cached(total, total)
 
-    def kept(self, network: Network, branches: Sequence[int], views: Views, batch_size: int) -> list[Kept]:
-        """What each branch said of `views`, which `keep` has seen to before."""
-        return [self._shelf(network, k, batch_size).use(views) for k in branches]
+    def lookup(self, network: Network, branches: Sequence[int], views: Views, batch_size: int) -> list[CachedFeatures]:
+        """What each branch said of `views`, which `fill` has seen to before."""
+        return [self._file(network, k, batch_size).use(views) for k in branches]
 
-    def shrink(self, limit: int) -> int:
+    def evict(self, limit: int) -> int:
         """Drop the rows that no one has asked for the longest, until at most `limit` bytes are left.
 
         Returns:
             How many bytes are left.
         """
         with self._locked():
-            for draft in self.root.glob(".*.features-*"):  # of a `shrink` that was killed
+            for draft in self.root.glob(".*.features-*"):  # of an `evict` that was killed
                 draft.unlink()
-            shelves = [_Shelf(path, self._locked) for path in sorted(self.root.glob("*.features"))]
-            total = sum(shelf.path.stat().st_size for shelf in shelves)
+            files = [_FeatureFile(path, self._locked) for path in sorted(self.root.glob("*.features"))]
+            total = sum(file.path.stat().st_size for file in files)
             if total <= limit:
                 return total
-            stamps = [np.array(shelf.records()["used"]) for shelf in shelves]
-            sizes = np.repeat([shelf.type.itemsize for shelf in shelves], [len(s) for s in stamps])
+            stamps = [np.array(file.records()["used"]) for file in files]
+            sizes = np.repeat([file.type.itemsize for file in files], [len(s) for s in stamps])
             newest_first = np.argsort(-np.concatenate(stamps), kind="stable")
             stays = np.zeros(len(sizes), bool)
             stays[newest_first] = np.cumsum(sizes[newest_first]) <= limit
             ends = np.cumsum([len(s) for s in stamps])[:-1]
-            for shelf, chosen in zip(shelves, np.split(stays, ends), strict=True):
-                shelf.rewrite(chosen)
+            for file, chosen in zip(files, np.split(stays, ends), strict=True):
+                file.rewrite(chosen)
             return int(sizes[stays].sum())
 
     @contextmanager
@@ -171,7 +171,7 @@ class FeatureStore:
         with storage_errors(self.root), locked(self.root / ".lock"):
             yield
 
-    def _shelf(self, network: Network, branch: int, batch_size: int) -> _Shelf:
+    def _file(self, network: Network, branch: int, batch_size: int) -> _FeatureFile:
         on_gpu = network.device.type == "cuda"
         backbone, identity = network.backbone, network.backbone.identity
         width = backbone.texture_width if branch == TEXTURE else backbone.width
@@ -185,7 +185,7 @@ class FeatureStore:
             "libraries": [version(name) for name in ("torch", "timm", "pillow")],
         }
         name = hashlib.sha256(json.dumps(context, sort_keys=True).encode()).hexdigest()[:32]
-        return _Shelf(self.root / f"{name}-{width}.features", self._locked)
+        return _FeatureFile(self.root / f"{name}-{width}.features", self._locked)
 
 
 def _said(network: Network, embedded: Embedded, branch: int) -> Tensor:
@@ -193,7 +193,7 @@ def _said(network: Network, embedded: Embedded, branch: int) -> Tensor:
     return network.texture(embedded) if branch == TEXTURE else network.features(embedded, range(branch, branch + 1))
 
 
-class _Shelf:
+class _FeatureFile:
     """The records of one branch: name of the view, checksum, when it was last asked for, feature.
 
     Args:
@@ -219,13 +219,13 @@ class _Shelf:
         """The row of each view, -1 where there is none or a damaged one."""
         return _rows(self.records(), views)
 
-    def use(self, views: Views) -> Kept:
+    def use(self, views: Views) -> CachedFeatures:
         """The rows of `views`, all of which are there, stamped with this moment."""
         records = self.records("r+")
         rows = _rows(records, views)
-        assert (rows >= 0).all(), "FeatureStore.keep comes first"
+        assert (rows >= 0).all(), "FeatureCache.fill comes first"
         records["used"][rows] = time.time_ns()
-        return Kept(records, rows)
+        return CachedFeatures(records, rows)
 
     def append(self, views: Views, features: NDArray[np.float32]) -> None:
         """Add records, whole."""
@@ -277,7 +277,7 @@ def _digest(name: NDArray[np.uint8], feature: NDArray[np.uint8]) -> int:
 
 
 def _batches(lacking: NDArray[np.bool_], batch_size: int) -> Iterator[tuple[NDArray[np.int64], list[int]]]:
-    """Batches of views that the same shelves lack, (shelves, views) -> indices of views, and of shelves."""
+    """Batches of views that the same files lack, (files, views) -> indices of views, and of files."""
     patterns, kind = np.unique(lacking, axis=1, return_inverse=True)
     for number, pattern in enumerate(patterns.T):
         if pattern.any():

@@ -24,7 +24,7 @@ from lorax.data.images import decode
 from lorax.data.pixels import Pixels
 from lorax.errors import StateError
 from lorax.learning.calibration import Calibration
-from lorax.learning.opening import open_network
+from lorax.learning.loading import open_network
 from lorax.learning.relatives import Relatives
 from lorax.learning.state import LearnerState, load_state
 from lorax.network.network import Network
@@ -180,7 +180,7 @@ class Predictor:
         if self.calibration is None:
             probabilities, strangeness = logits.softmax(dim=1), torch.full((len(crops),), math.nan)
         else:
-            probabilities, strangeness = self.calibration.probabilities(logits), self.calibration.strangeness(texture)
+            probabilities, strangeness = self.calibration.probabilities(logits), self.calibration.ood_score(texture)
         return features.cpu(), texture.cpu(), probabilities.double().cpu(), strangeness.double().cpu()
 
     def _decide(self, source: str, probabilities: Tensor, strangeness: float, crops: Pixels) -> Verdict:

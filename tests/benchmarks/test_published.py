@@ -11,7 +11,7 @@ from benchmarks.published import PublishedFit, PublishedLearner, PublishedNetwor
 from benchmarks.tasks import TaskFiles, write_task
 from lorax.learning.episode import learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan
-from lorax.learning.opening import base_state
+from lorax.learning.loading import base_state
 from lorax.learning.state import LearnedTask, Revision, state_digest
 from lorax.learning.training import Fit
 from lorax.network.backbone import open_backbone

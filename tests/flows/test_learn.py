@@ -31,7 +31,7 @@ from lorax.data.admission import LandingOptions
 from lorax.data.landing import land
 from lorax.learning.episode import learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan
-from lorax.learning.opening import base_state
+from lorax.learning.loading import base_state
 from lorax.learning.state import LearnedTask, Revision, load_state, state_digest
 from lorax.params import load_params
 from lorax.services import embedded

@@ -13,7 +13,7 @@ from lorax.errors import DataVersionError
 from lorax.learning.assessment import Assessment
 from lorax.learning.episode import learn_episode
 from lorax.learning.folder import EpisodeFolder
-from lorax.learning.opening import base_state
+from lorax.learning.loading import base_state
 from lorax.params import Params, RealsParams, RobustnessParams
 from lorax.workspace import Workspace
 from tests.data.test_reals import add_photographs

@@ -14,7 +14,7 @@ from PIL import Image
 from lorax.data.layout import parse_task
 from lorax.learning.episode import learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan
-from lorax.learning.opening import base_state
+from lorax.learning.loading import base_state
 from lorax.learning.state import LearnedTask, LearnerState, Revision, state_digest
 from lorax.params import Params
 from lorax.stream import Sample, Task

@@ -11,7 +11,7 @@ from lorax.data.perturbations import CARD
 from lorax.errors import LayoutError
 from lorax.learning.assessment import ALL, Assessment, assess, kept_assessment, sample_of
 from lorax.learning.folder import EpisodeFolder
-from lorax.learning.opening import base_state
+from lorax.learning.loading import base_state
 from lorax.learning.state import LearnerState, load_state
 from lorax.params import Params, RobustnessParams
 from lorax.registry.assessment_log import assessment_metrics

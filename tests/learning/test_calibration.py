@@ -9,11 +9,11 @@ import torch
 from lorax.learning.calibration import Calibration, fit_probabilities
 from lorax.learning.episode import learn_episode
 from lorax.learning.folder import EpisodeFolder
-from lorax.learning.opening import base_state
+from lorax.learning.loading import base_state
+from lorax.learning.ood import Residual
 from lorax.learning.recalibration import hold_out
 from lorax.learning.reliability import answers_of, mean_loss, right_answers
 from lorax.learning.state import LearnerState, load_state
-from lorax.learning.strangeness import Residual
 from lorax.params import CalibrationParams, Params
 from lorax.stream import ClassEntry, ClassTable
 from tests.learning.conftest import learn_one, plan_of
@@ -95,9 +95,9 @@ def test_about_the_stated_share_of_new_images_of_known_classes_passes_for_strang
     fitted = Calibration.fit(
         draw(), torch.randn(300, 3, generator=generator), ids, TABLE, false_alarms=0.1, set_error=0.1
     )
-    assert float((fitted.strangeness(draw()) > fitted.threshold).double().mean()) == pytest.approx(0.1, abs=0.05)
+    assert float((fitted.ood_score(draw()) > fitted.threshold).double().mean()) == pytest.approx(0.1, abs=0.05)
     far = centers[:1] + 8 * torch.randn(50, 20, generator=generator)
-    assert (fitted.strangeness(far) > fitted.threshold).all()
+    assert (fitted.ood_score(far) > fitted.threshold).all()
     assert fitted.images == 300
 
 
@@ -116,7 +116,7 @@ def test_a_saved_calibration_says_the_same(learned: list[EpisodeFolder], tmp_pat
     assert fitted is not None
     again = Calibration.parse(fitted.record(), fitted.tensors())
     features = torch.randn(3, fitted.distance.means.shape[1])
-    assert torch.equal(again.strangeness(features), fitted.strangeness(features))
+    assert torch.equal(again.ood_score(features), fitted.ood_score(features))
     assert again.threshold == fitted.threshold
 
 
@@ -138,7 +138,7 @@ def test_a_version_on_top_of_an_uncalibrated_one_is_uncalibrated(stream, params:
     assert state.calibration_memory == ()  # nothing is held out in vain
 
 
-def test_with_a_solved_head_strangeness_is_measured_by_what_it_leaves_over_of_held_out_images() -> None:
+def test_with_a_solved_head_the_ood_score_is_measured_by_what_it_leaves_over_of_held_out_images() -> None:
     generator, ids = torch.Generator().manual_seed(0), torch.arange(400) % 4
     table = ClassTable((*TABLE.entries, ClassEntry(3, "u", 0, "real")))  # the first one's answer, too
     answers = right_answers(ids, table)
@@ -148,4 +148,4 @@ def test_with_a_solved_head_strangeness_is_measured_by_what_it_leaves_over_of_he
     torch.testing.assert_close(fitted.distance.squared(textures), head.measured(textures, answers).squared(textures))
     assert float(fitted.scores.median()) == pytest.approx(1.0)
     usual, unusual = torch.tensor([[1.3, 0.3, 0.0], [1.0, 0.0, 0.3]])
-    assert fitted.strangeness(usual[None]) < fitted.threshold < fitted.strangeness(unusual[None])
+    assert fitted.ood_score(usual[None]) < fitted.threshold < fitted.ood_score(unusual[None])

@@ -19,7 +19,7 @@ from lorax.data.images import Images
 from lorax.errors import BackboneError, StateError
 from lorax.learning.episode import evaluate, learn_episode, train_branch, update_exemplars
 from lorax.learning.folder import EpisodeFolder, Report
-from lorax.learning.opening import base_state, open_network
+from lorax.learning.loading import base_state, open_network
 from lorax.learning.state import Revision, load_state, state_digest
 from lorax.network.backbone import import_timm
 from lorax.network.network import Network
@@ -89,7 +89,7 @@ def test_fresh_processes_give_the_same_states_as_one(
         "import json, sys\n"
         "from pathlib import Path\n"
         "from lorax.learning.episode import learn_episode\n"
-        "from lorax.learning.opening import base_state\n"
+        "from lorax.learning.loading import base_state\n"
         "from lorax.learning.folder import EpisodeFolder, Plan\n"
         "from lorax.learning.state import LearnedTask, Revision, state_digest\n"
         "from lorax.params import Params\n"
@@ -126,7 +126,7 @@ def test_steps_that_are_done_are_not_done_again(
     def never(*arguments: object) -> None:
         raise AssertionError("a finished step opened a network")
 
-    monkeypatch.setattr("lorax.learning.opening.open_network", never)
+    monkeypatch.setattr("lorax.learning.loading.open_network", never)
     base = base_state(learned[0].state_dir, params)
     again = learn_episode(learned[1], base, stream.tasks[1], stream.tasks[:1], stream.fetch, params)
     assert again.accuracy == load_state(learned[1].state_dir).accuracy

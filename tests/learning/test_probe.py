@@ -14,7 +14,7 @@ from torch import Tensor
 from lorax.errors import StateError
 from lorax.learning import probe
 from lorax.learning.folder import EpisodeFolder
-from lorax.learning.opening import base_state
+from lorax.learning.loading import base_state
 from lorax.learning.probe import Context, kept_probe, known_images, train_probe
 from lorax.learning.state import load_state
 from lorax.params import Params

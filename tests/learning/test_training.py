@@ -12,9 +12,9 @@ import torch
 from lorax.data.images import Images
 from lorax.errors import StateError
 from lorax.learning.batches import TrainingSet
-from lorax.learning.opening import base_state, open_network
+from lorax.learning.loading import base_state, open_network
 from lorax.learning.training import EpochRow, Fit, learning_rate
-from lorax.network.features import FeatureStore
+from lorax.network.features import FeatureCache
 from lorax.params import Params, TrainingParams
 
 PAPER = TrainingParams(epochs=50, warmup_epochs=5, warmup_rate=1e-4, minimum_rate=1e-5)
@@ -48,7 +48,7 @@ def _fit(stream, params: Params, folder: Path) -> tuple[Fit, TrainingSet]:
     samples = stream.tasks[0].train
     images = Images.load(samples, stream.fetch(samples), network.crop)
     labels = torch.tensor([s.class_index for s in samples])
-    data = TrainingSet.build(network, images, labels, plain_views(30, 2), params.run, FeatureStore(folder / "features"))
+    data = TrainingSet.build(network, images, labels, plain_views(30, 2), params.run, FeatureCache(folder / "features"))
     return Fit(network, 0, params.training, params.run, 0), data
 
 
@@ -96,9 +96,9 @@ def test_equal_views_are_computed_once(stream, params: Params, tmp_path: Path) -
     fit, data = _fit(stream, params, tmp_path)
     assert data.lookup.shape == (30, 2)
     one = Images.load(data.images.samples[:1], stream.fetch(data.images.samples[:1]), 16)  # 20 x 18 pixels: 15 crops
-    store = FeatureStore(tmp_path / "features")
+    cache = FeatureCache(tmp_path / "features")
     assert (
-        len(TrainingSet.build(fit.network, one, torch.tensor([0]), plain_views(1, 200), params.run, store).crops) == 15
+        len(TrainingSet.build(fit.network, one, torch.tensor([0]), plain_views(1, 200), params.run, cache).crops) == 15
     )
 
 

@@ -9,7 +9,7 @@ import torch
 
 from lorax.errors import BackboneError
 from lorax.network.backbone import Backbone
-from lorax.network.features import CENTER, TEXTURE, FeatureStore, views_of
+from lorax.network.features import CENTER, TEXTURE, FeatureCache, views_of
 from lorax.network.network import Network
 from lorax.params import LoraParams
 from tests.network.conftest import learned_branch
@@ -49,7 +49,7 @@ def test_a_pass_of_a_branch_adds_nothing_to_another_threads_texture(backbone: Ba
 
 def test_textures_are_kept_beside_features(backbone: Backbone, images: torch.Tensor, tmp_path: Path) -> None:
     learned_branch(backbone, LORA, 0)
-    network, store = Network.empty(backbone), FeatureStore(tmp_path)
+    network, cache = Network.empty(backbone), FeatureCache(tmp_path)
     views = views_of([f"{n:032x}" for n in range(5)], np.full((5, 2), CENTER))
     asked: list[int] = []
 
@@ -58,9 +58,9 @@ def test_textures_are_kept_beside_features(backbone: Backbone, images: torch.Ten
         return images[rows]
 
     for _ in range(2):
-        store.keep(network, [TEXTURE], views, read, batch_size=5)
+        cache.fill(network, [TEXTURE], views, read, batch_size=5)
     assert asked == [0, 1, 2, 3, 4]
-    [kept] = store.kept(network, [TEXTURE], views, 5)
+    [kept] = cache.lookup(network, [TEXTURE], views, 5)
     torch.testing.assert_close(kept.take(), network.texture(images))
 
 

@@ -12,7 +12,7 @@ from lorax.errors import BackboneError
 from lorax.network import traces
 from lorax.network.backbone import Backbone, BackboneIdentity, import_timm, open_backbone, reopen_backbone
 from lorax.network.branch import LiveBranch
-from lorax.network.features import CENTER, TEXTURE, FeatureStore, views_of
+from lorax.network.features import CENTER, TEXTURE, FeatureCache, views_of
 from lorax.network.network import Network
 from lorax.network.residual import NAME
 from lorax.params import BackboneParams, LoraParams
@@ -94,19 +94,19 @@ def test_one_batch_passes_the_front_once_for_texture_and_all_branches(
     passes: list[int] = []
     small.model.convs[0].register_forward_hook(lambda _, inputs, __: passes.append(len(inputs[0])))
     asked = [TEXTURE, 0, 1, 2]
-    together, apart = FeatureStore(tmp_path / "together"), FeatureStore(tmp_path / "apart")
-    together.keep(network, asked, views, lambda rows: images[rows], BATCH)
+    together, apart = FeatureCache(tmp_path / "together"), FeatureCache(tmp_path / "apart")
+    together.fill(network, asked, views, lambda rows: images[rows], BATCH)
     assert passes == [BATCH, BATCH]
     for branch in reversed(asked):
         for rows in (np.arange(5, 6), np.arange(0, 4), np.arange(4, 5)):  # another order, other batches
-            apart.keep(network, [branch], views[rows], lambda i, rows=rows: images[rows[i]], BATCH)
-    for one, other in zip(*(s.kept(network, asked, views, BATCH) for s in (together, apart)), strict=True):
+            apart.fill(network, [branch], views[rows], lambda i, rows=rows: images[rows[i]], BATCH)
+    for one, other in zip(*(s.lookup(network, asked, views, BATCH) for s in (together, apart)), strict=True):
         assert torch.equal(one.take(), other.take())
     torch.testing.assert_close(network.features(images)[:, : small.width], one_of(together, network, views))
 
 
-def one_of(store: FeatureStore, network: Network, views: np.ndarray) -> torch.Tensor:
-    return store.kept(network, [0], views, BATCH)[0].take()
+def one_of(cache: FeatureCache, network: Network, views: np.ndarray) -> torch.Tensor:
+    return cache.lookup(network, [0], views, BATCH)[0].take()
 
 
 @pytest.mark.parametrize("mixed_precision", [False, True])
@@ -117,9 +117,9 @@ def test_the_shipped_ones_features_do_not_depend_on_the_place_in_a_batch(tmp_pat
     views = views_of([f"{n:032x}" for n in range(8)], np.full((8, 2), CENTER))
     found = []
     for order in (np.arange(8), np.array([3, 7, 1, 0, 6, 2, 5, 4])):
-        store = FeatureStore(tmp_path / str(len(found)))
-        store.keep(network, [TEXTURE, 0], views[order], lambda rows, order=order: images[order[rows]], 5)
-        found.append(torch.cat([kept.take() for kept in store.kept(network, [TEXTURE, 0], views, 5)], dim=1))
+        cache = FeatureCache(tmp_path / str(len(found)))
+        cache.fill(network, [TEXTURE, 0], views[order], lambda rows, order=order: images[order[rows]], 5)
+        found.append(torch.cat([kept.take() for kept in cache.lookup(network, [TEXTURE, 0], views, 5)], dim=1))
     assert torch.equal(*found)
 
 

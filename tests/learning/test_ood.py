@@ -4,7 +4,7 @@ import pytest
 import torch
 from sklearn.covariance import LedoitWolf
 
-from lorax.learning.strangeness import Distance, Residual, shrinkage
+from lorax.learning.ood import Distance, Residual, shrinkage
 from lorax.learning.unknown import auroc
 
 

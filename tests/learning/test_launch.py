@@ -18,7 +18,7 @@ from lorax.errors import DataVersionError, ParamsError
 from lorax.learning import launch
 from lorax.learning.episode import evaluate, learn_episode, train_branch, update_exemplars
 from lorax.learning.folder import EpisodeFolder
-from lorax.learning.opening import base_state
+from lorax.learning.loading import base_state
 from lorax.learning.state import load_state
 from lorax.params import Params
 from tests.learning.conftest import plan_of
@@ -52,7 +52,7 @@ def test_two_processes_learn_what_one_learns(
     update_exemplars(folder, base, task, stream.fetch, params)
     evaluate(folder, base, task, stream.tasks[:1], stream.fetch, params)
     assert not (folder.root / "launch").exists()
-    assert [row.epoch for row in rows] == [0, 1]  # told by the leader alone
+    assert [row.epoch for row in rows] == [0, 1]  # told by rank 0 alone
     assert done[-1][0] == done[-1][1] > 0
     two = load_state(folder.state_dir)
     assert (one.branches[1].start, two.branches[1].start) == (start, start)
@@ -63,7 +63,7 @@ def test_two_processes_learn_what_one_learns(
     assert len(first & second) >= 0.95 * still.exemplars.budget
 
 
-def test_a_members_error_is_the_callers(stream, still: Params, tmp_path: Path) -> None:
+def test_a_ranks_error_is_the_callers(stream, still: Params, tmp_path: Path) -> None:
     params, task = _by(2, still), stream.tasks[0]
     folder = EpisodeFolder.open(tmp_path, plan_of(base_state(None, params), None, task, params))
     bad = tmp_path / "bad.png"
@@ -85,17 +85,17 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
         launch._check_gpus(2, on_cpu=False)
 
 
-def test_members_that_disagree_say_so(tmp_path: Path) -> None:
+def test_ranks_that_disagree_say_so(tmp_path: Path) -> None:
     script = tmp_path / "two.py"
     script.write_text(
         "import torch\n"
-        "from lorax.network.team import Launched\n"
-        "team = Launched(cpu=True)\n"
+        "from lorax.network.process_group import LaunchedGroup\n"
+        "group = LaunchedGroup(cpu=True)\n"
         "weights = torch.ones(3)\n"
-        "team.check_agrees([weights])\n"
-        "team.sum([weights])\n"
+        "group.check_equal([weights])\n"
+        "group.all_reduce([weights])\n"
         "assert weights.tolist() == [2, 2, 2]\n"
-        "team.check_agrees([weights + 1e-6 * team.rank])\n"
+        "group.check_equal([weights + 1e-6 * group.rank])\n"
     )
     command = [*launch.launch_command(2), str(script)]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -112,10 +112,10 @@ def test_any_other_error_is_told_with_its_traceback(tmp_path: Path) -> None:
     assert str(log) in str(error)
 
 
-def test_members_end_with_the_process_that_started_them(
+def test_ranks_end_with_the_process_that_started_them(
     learned: list[EpisodeFolder], stream, still: Params, tmp_path: Path
 ) -> None:
-    """Killed, it can tell no one; members notice that their standard input has ended."""
+    """Killed, it can tell no one; ranks notice that their standard input has ended."""
     params, task = _by(2, still), stream.tasks[1]
     params = params.model_copy(update={"training": params.training.model_copy(update={"epochs": 10_000})})
     base = base_state(learned[0].state_dir, params)
@@ -128,15 +128,15 @@ def test_members_end_with_the_process_that_started_them(
             os._exit(1)
     try:
         _wait_until(folder.checkpoint_path.is_file)
-        members = _members_of(folder)
-        assert len(members) >= 3  # the launcher and two that it started
+        ranks = _ranks_of(folder)
+        assert len(ranks) >= 3  # the launcher and two that it started
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-    _wait_until(lambda: not _members_of(folder))
+    _wait_until(lambda: not _ranks_of(folder))
 
 
-def _members_of(folder: EpisodeFolder) -> list[psutil.Process]:
+def _ranks_of(folder: EpisodeFolder) -> list[psutil.Process]:
     job = str(folder.root / "launch" / "job.json")
     return [p for p in psutil.process_iter(["cmdline"]) if job in (p.info["cmdline"] or [])]
 

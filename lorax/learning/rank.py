@@ -1,4 +1,4 @@
-"""One process of a team: does its part of a job, and ends when who started it does. Run by `accelerate launch`."""
+"""One process of a group: does its part of a job, and ends when who started it does. Run by `accelerate launch`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from lorax.errors import LoraxError
 from lorax.learning import episode
 from lorax.learning.folder import EpisodeFolder
 from lorax.learning.launch import Job
-from lorax.learning.opening import device_of
+from lorax.learning.loading import device_of
 from lorax.learning.state import load_state
 from lorax.learning.training import EpochRow
-from lorax.network.team import Launched
+from lorax.network.process_group import LaunchedGroup
 from lorax.params import Params
 from lorax.stream import Sample
 
@@ -29,21 +29,21 @@ def main(path: Path) -> None:
     try:
         job = Job.read(path)
         params = Params.model_validate(job.params)
-        team = Launched(cpu=device_of(params.run.device).type == "cpu")
-        assert team.size == params.run.processes
-        _work(job, params, team)
+        group = LaunchedGroup(cpu=device_of(params.run.device).type == "cpu")
+        assert group.size == params.run.processes
+        _work(job, params, group)
     except Exception as error:
         message = str(error) if isinstance(error, LoraxError) else traceback.format_exc()
         _say({"error": type(error).__name__, "message": message})
         sys.exit(1)
 
 
-def _work(job: Job, params: Params, team: Launched) -> None:
+def _work(job: Job, params: Params, group: LaunchedGroup) -> None:
     def on_epoch(row: EpochRow, epochs: int) -> None:
         _say({"epoch": asdict(row), "of": epochs})
 
     def on_progress(done: int, total: int, what: str) -> None:
-        if team.is_leader:
+        if group.is_main:
             _say({"done": done, "total": total, "what": what})
 
     def fetch(samples: Any) -> dict[str, Path]:
@@ -52,10 +52,10 @@ def _work(job: Job, params: Params, team: Launched) -> None:
 
     folder, base = EpisodeFolder(Path(job.folder)), load_state(Path(job.base))
     if job.work == "train":
-        episode.train_branch(folder, base, job.tasks[0], fetch, params, on_epoch, on_progress, team)
+        episode.train_branch(folder, base, job.tasks[0], fetch, params, on_epoch, on_progress, group)
     else:
-        episode.look_at_tests(folder, base, job.tasks, fetch, params, on_progress, team)
-    team.wait()
+        episode.look_at_tests(folder, base, job.tasks, fetch, params, on_progress, group)
+    group.barrier()
 
 
 def _say(record: dict[str, Any]) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +14,9 @@ from torch import Tensor
 
 from lorax.data.images import Images
 from lorax.data.perturbations import UNCHANGED, Perturbation
-from lorax.network.features import CENTER, TEXTURE, FeatureStore, OnKept, Read, Views, views_of
+from lorax.network.features import CENTER, TEXTURE, FeatureCache, OnCached, Read, Views, views_of
 from lorax.network.network import Network
-from lorax.network.team import ALONE, Team
+from lorax.network.process_group import SINGLE, ProcessGroup
 from lorax.stream import Sample
 
 Fetch = Callable[[Iterable[Sample]], Mapping[str, Path]]
@@ -24,7 +24,7 @@ Fetch = Callable[[Iterable[Sample]], Mapping[str, Path]]
 
 
 @dataclass(frozen=True)
-class Question:
+class FeatureQuery:
     """N images, each in one view: the crop at its corner (N, 2), or the centre where that is (CENTER, CENTER).
 
     Each is perturbed by its own of the N `changes` before the crop is cut; () leaves them as they are.
@@ -35,7 +35,7 @@ class Question:
     changes: Sequence[Perturbation] = ()
 
     @classmethod
-    def of_centers(cls, samples: Sequence[Sample], changes: Sequence[Perturbation] = ()) -> Question:
+    def of_centers(cls, samples: Sequence[Sample], changes: Sequence[Perturbation] = ()) -> FeatureQuery:
         return cls(samples, np.full((len(samples), 2), CENTER), changes)
 
     @property
@@ -45,7 +45,7 @@ class Question:
 
     def read_files(self, fetch: Fetch, crop: int) -> Read:
         """Read the images that are asked for, a batch at a time."""
-        paths = cache(lambda: fetch(self.samples))
+        paths = functools.cache(lambda: fetch(self.samples))
 
         def read(indices: NDArray[np.int64]) -> Tensor:
             wanted, asked = self._changed(indices), self.corners[indices]
@@ -57,14 +57,14 @@ class Question:
 
         return read
 
-    def ask(
+    def run(
         self,
-        store: FeatureStore,
+        cache: FeatureCache,
         network: Network,
         read: Read,
         batch_size: int,
-        on_kept: OnKept | None = None,
-        team: Team = ALONE,
+        on_cached: OnCached | None = None,
+        group: ProcessGroup = SINGLE,
         *,
         with_texture: bool = False,
     ) -> tuple[Tensor, Tensor]:
@@ -74,17 +74,17 @@ class Question:
             All branches' features (N, K·D) and the textures (N, F), or (N, 0) where they are not asked for; on the CPU.
         """
         branches = [*range(network.branches), *([TEXTURE] if with_texture else [])]
-        store.keep(network, branches, self.views, read, batch_size, on_kept, team)
-        said = [part.take() for part in store.kept(network, branches, self.views, batch_size)]
+        cache.fill(network, branches, self.views, read, batch_size, on_cached, group)
+        said = [part.take() for part in cache.lookup(network, branches, self.views, batch_size)]
         textures = said.pop() if with_texture else torch.zeros(len(self.samples), 0)
         return torch.cat(said, dim=1), textures
 
-    def ask_texture(
-        self, store: FeatureStore, network: Network, read: Read, batch_size: int, team: Team = ALONE
+    def run_texture(
+        self, cache: FeatureCache, network: Network, read: Read, batch_size: int, group: ProcessGroup = SINGLE
     ) -> Tensor:
-        """The textures (N, F) alone, which no branch has a say in; else as `ask`."""
-        store.keep(network, [TEXTURE], self.views, read, batch_size, None, team)
-        return store.kept(network, [TEXTURE], self.views, batch_size)[0].take()
+        """The textures (N, F) alone, which no branch has a say in; else as `run`."""
+        cache.fill(network, [TEXTURE], self.views, read, batch_size, None, group)
+        return cache.lookup(network, [TEXTURE], self.views, batch_size)[0].take()
 
     def _changed(self, indices: Iterable[int]) -> list[tuple[Sample, Perturbation]]:
         return [(self.samples[i], self.changes[i] if self.changes else UNCHANGED) for i in indices]
