@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 
 from lorax.learning.calibration import Calibration
-from lorax.learning.episode import learn_episode
+from lorax.learning.episode import Episode, learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan, Report
-from lorax.learning.loading import base_state, open_network
-from lorax.learning.state import LearnedTask, Revision, load_state, save_state, state_digest
+from lorax.learning.loading import open_network
+from lorax.learning.state import Revision, load_state, save_state, state_digest
 from lorax.network.backbone import import_timm
 from lorax.params import Params
 from lorax.stream import Sample, Task, TaskClass
@@ -67,13 +67,12 @@ def learn_next(folder: Path, params: Params, earlier: Sequence[Learned], name: s
     """Learn one task on top of the last of `earlier`."""
     task, files = make_task(folder / "data", name)
     base = earlier[-1] if earlier else None
-    learned = LearnedTask(name, task.digest)
-    plan = Plan(base.digest if base else None, learned, params.learning(), Revision("0" * 32, "c0ffee"))
+    plan = Plan.of(base.state_dir if base else None, task, params, Revision("0" * 32, "c0ffee"))
     home = EpisodeFolder.open(folder / "episodes", plan)
     known = {md5: path for files in [*(e.files for e in earlier), files] for md5, path in files.items()}
-    state = base_state(base.state_dir if base else None, params)
+    tasks = {one.name: one for one in (*(e.task for e in earlier), task)}
     fetch = lambda samples: {sample.md5: known[sample.md5] for sample in samples}  # noqa: E731
-    learn_episode(home, state, task, [e.task for e in earlier], fetch, params)
+    learn_episode(Episode.open(home, tasks.__getitem__, fetch))
     return Learned(task, files, home.state_dir, state_digest(home.state_dir), Report.read(home.report_path))
 
 

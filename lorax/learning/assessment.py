@@ -20,10 +20,10 @@ from torch import Tensor
 from lorax.data.images import Progress
 from lorax.data.perturbations import CARD, UNCHANGED, Perturbation, jpeg
 from lorax.data.reals import Reals
+from lorax.learning.episode import Episode
 from lorax.learning.false_positives import FalsePositives, Slice, measured
 from lorax.learning.folder import EpisodeFolder, damage_told
-from lorax.learning.loading import open_for_episode
-from lorax.learning.queries import FeatureQuery, Fetch
+from lorax.learning.queries import FeatureQuery
 from lorax.learning.relatives import Named, named
 from lorax.learning.reliability import (
     Bin,
@@ -36,8 +36,6 @@ from lorax.learning.reliability import (
 )
 from lorax.learning.state import LearnerState
 from lorax.learning.unknown import Foreseen, auroc, foreseen
-from lorax.network.features import FeatureCache
-from lorax.params import Params
 from lorax.storage import canonical_json, write_whole
 from lorax.stream import Sample, Task
 
@@ -147,37 +145,24 @@ class Said:
     ids: Tensor  # (N,)
 
 
-def assess(
-    folder: EpisodeFolder,
-    state: LearnerState,
-    base: LearnerState,
-    tasks: Sequence[Task],
-    fetch: Fetch,
-    params: Params,
-    on_progress: Progress | None = None,
-    reals: Reals | None = None,
-) -> Assessment:
+def assess(episode: Episode, reals: Reals | None = None, on_progress: Progress | None = None) -> Assessment:
     """Measure how far the verdicts of an episode's learner can be trusted, and keep it in the episode's folder.
 
     Args:
-        folder: the episode's.
-        state: what it left.
-        base: what it began with.
-        tasks: those that `state` knows, in its order.
+        episode: scored.
         reals: photographs that no task brought, for false positives; None: there are none.
+        on_progress: told what is being looked at.
     """
-    if kept := kept_assessment(folder, params, reals):
+    if kept := kept_assessment(episode.folder, reals):
         return kept
     started = time.perf_counter()
-    network, cache = open_for_episode(state, params), FeatureCache(folder.features_dir)
+    state, base, tasks, params = episode.state, episode.base, episode.tasks, episode.params
+    with_texture = bool(state.calibration or base.calibration or state.texture_head)
 
     def ask(samples: Sequence[Sample], change: Perturbation) -> tuple[Tensor, Tensor]:
         query = FeatureQuery.of_centers(samples, [change] * len(samples))
-        read = query.read_files(fetch, network.crop)
-        told = None if on_progress is None else lambda d, t: on_progress(d, t, f"{change.name}: asking the branches")
-        size, is_asked = params.run.batch_size, bool(state.calibration or base.calibration or network.texture_head)
-        features, textures = query.run(cache, network, read, size, told, with_texture=is_asked)
-        return textures, network.logits(features, textures).cpu()
+        features, textures = episode.run(query, on_progress, change.name, with_texture=with_texture)
+        return textures, episode.network.logits(features, textures).cpu()
 
     def look(samples: Sequence[Sample], change: Perturbation = UNCHANGED) -> Said:
         return Said(*ask(samples, change), torch.tensor(state.classes.ids(samples)))
@@ -185,9 +170,9 @@ def assess(
     clean = look([sample for task in tasks for sample in task.test])
     sampled = [sample for task in tasks for sample in sample_of(task, params.robustness.per_class)]
     looks = {change.name: look(sampled, change) for change in (CARD if sampled else ())}
-    found = Assessment(
-        episode=len(state.tasks) - 1,
-        task=state.tasks[-1].name,
+    assessment = Assessment(
+        episode=episode.index,
+        task=episode.task.name,
         calibrated=state.calibration is not None,
         reliability=[
             _reliability(state, change.name, clean if change is UNCHANGED else looks[change.name])
@@ -201,11 +186,11 @@ def assess(
         seconds=time.perf_counter() - started,
         named=_named(state, clean),
     )
-    found.write(folder.assessment_path)
-    return found
+    assessment.write(episode.folder.assessment_path)
+    return assessment
 
 
-def kept_assessment(folder: EpisodeFolder, params: Params, reals: Reals | None = None) -> Assessment | None:
+def kept_assessment(folder: EpisodeFolder, reals: Reals | None = None) -> Assessment | None:
     """What was measured before, unless another card or other photographs are asked for, or it can't be understood."""
     if not folder.assessment_path.is_file():
         return None
@@ -213,8 +198,8 @@ def kept_assessment(folder: EpisodeFolder, params: Params, reals: Reals | None =
         kept = Assessment.read(folder.assessment_path)
     except (ValueError, KeyError, TypeError, AttributeError):  # damaged, or left by another version of this code
         return None
+    params, told = folder.plan().params, kept.false_positives
     is_understood = bool(kept.overall) == bool(kept.card)
-    told = kept.false_positives
     asked = (reals.folder, reals.digest, params.reals.images) if reals else None
     is_same = asked == ((told.folder, told.digest, told.asked) if told else None)
     return kept if is_understood and is_same and kept.per_class == params.robustness.per_class else None

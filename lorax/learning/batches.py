@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lorax.data.images import Images
+from lorax.data.images import Images, Progress
 from lorax.data.perturbations import UNCHANGED, Perturbation, drawn
+from lorax.learning.queries import Fetch
 from lorax.network.features import CENTER, CachedFeatures, FeatureCache, OnCached, Read, side_by_side, views_of
 from lorax.network.network import Network
 from lorax.network.process_group import SINGLE, ProcessGroup
 from lorax.network.split import Embedded
-from lorax.params import RunParams
+from lorax.params import Params, RunParams
 from lorax.stream import Sample
 
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -43,6 +45,30 @@ class TrainingSet:
     frozen: Sequence[CachedFeatures]  # of each frozen branch, what it says of each crop
     embedded: Embedded | None  # what a front made of the M crops; None where it is not kept
     device: torch.device
+
+    @classmethod
+    def load(
+        cls,
+        network: Network,
+        samples: Sequence[Sample],
+        labels: Tensor,
+        fetch: Fetch,
+        params: Params,
+        cache: FeatureCache,
+        overflow: Path | None = None,
+        on_progress: Progress | None = None,
+        on_cached: OnCached | None = None,
+        group: ProcessGroup = SINGLE,
+    ) -> TrainingSet:
+        """Read N samples, labelled (N,), as often perturbed as `params` say; see `build` and `Images.load`."""
+        training, run = params.training, params.run
+        views = min(training.views, training.epochs)  # no epoch would show the others
+        showing = Showing.draw(samples, views, training.augmentation, run.seed)
+        paths = fetch(samples)
+        images = Images.load(samples, paths, network.crop, on_progress, looks=showing.looks, overflow=overflow)
+        if network.device.type == "cuda":
+            images.to(network.device)
+        return cls.build(network, images, labels, showing.shown, run, cache, on_cached, group)
 
     @classmethod
     def build(

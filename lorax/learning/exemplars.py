@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lorax.learning.folder import damage_told
 from lorax.learning.state import Exemplar
+from lorax.storage import canonical_json, write_whole
 from lorax.stream import ClassTable, Sample
 
 
@@ -58,3 +63,20 @@ def updated_memory(
         ranked = herd(features[rows], per_class)
         memory += [Exemplar(samples[rows[i]], class_id, rank) for rank, i in enumerate(ranked)]
     return tuple(memory)
+
+
+def write_memory(path: Path, memory: Sequence[Exemplar], seconds: float) -> None:
+    """Keep a memory, and how long herding took."""
+    write_whole(path, canonical_json({"exemplars": [asdict(entry) for entry in memory], "seconds": seconds}))
+
+
+def read_memory(path: Path) -> tuple[tuple[Exemplar, ...], float]:
+    """The opposite.
+
+    Raises:
+        StateError: the file is missing or damaged.
+    """
+    with damage_told(path):
+        record = json.loads(path.read_bytes())
+        memory = [Exemplar(Sample(**e["sample"]), e["class_id"], e["rank"]) for e in record["exemplars"]]
+        return tuple(memory), record["seconds"]

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,11 @@ import safetensors
 
 from lorax.errors import StateError
 from lorax.learning.evaluation import Paired
-from lorax.learning.state import LearnedTask, Revision
+from lorax.learning.state import LearnedTask, Revision, state_digest
 from lorax.learning.training import EpochRow
+from lorax.params import Params
 from lorax.storage import canonical_json, write_whole
+from lorax.stream import Task
 
 _DAMAGE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 
@@ -73,7 +75,9 @@ class Report:
 class Plan:
     """What an episode is: which task on top of which state, with which parameters, at which data revision.
 
-    `start` names the base's task whose branch the new branch starts from; None: it starts fresh.
+    `parameters` are all sections of params.yaml with the run's preset, so that no step reads them again. `base_dir` is
+    where the base state lies. `start` names the base's task whose branch the new branch starts from; None: it starts
+    fresh.
     """
 
     base: str | None
@@ -81,11 +85,25 @@ class Plan:
     parameters: Mapping[str, Any]
     revision: Revision
     start: str | None = None
+    base_dir: str | None = None
+
+    @classmethod
+    def of(
+        cls, base_dir: Path | None, task: Task, params: Params, revision: Revision, start: str | None = None
+    ) -> Plan:
+        """The plan to learn `task` on top of the state in a directory, or of none."""
+        digest, place = (state_digest(base_dir), str(base_dir)) if base_dir else (None, None)
+        learned = LearnedTask(task.name, task.digest)
+        return cls(digest, learned, params.model_dump(mode="json"), revision, start, place)
+
+    @property
+    def params(self) -> Params:
+        return Params.model_validate(self.parameters)
 
     @property
     def key(self) -> str:
         """Equal for equal work: a later data revision that holds the same task is the same episode."""
-        content = {"base": self.base, "task": asdict(self.task), "parameters": self.parameters}
+        content = {"base": self.base, "task": asdict(self.task), "parameters": self.params.learning()}
         content |= {"start": self.start} if self.start else {}
         return hashlib.sha256(canonical_json(content).encode()).hexdigest()[:16]
 
@@ -100,8 +118,9 @@ class EpisodeFolder:
     def open(cls, parent: Path, plan: Plan) -> EpisodeFolder:
         """The plan's folder below `parent`; an interrupted episode's keeps the revision it was begun at."""
         folder = cls(parent / plan.key)
-        if not folder.plan_path.is_file():
-            write_whole(folder.plan_path, canonical_json(asdict(plan)))
+        if folder.plan_path.is_file():
+            plan = replace(plan, revision=folder.plan().revision)
+        write_whole(folder.plan_path, canonical_json(asdict(plan)))
         return folder
 
     @property
@@ -141,4 +160,5 @@ class EpisodeFolder:
         with damage_told(self.plan_path):
             record = json.loads(self.plan_path.read_bytes())
             task, revision = LearnedTask(**record["task"]), Revision(**record["revision"])
-            return Plan(record["base"], task, record["parameters"], revision, record.get("start"))
+            told = (record.get("start"), record.get("base_dir"))
+            return Plan(record["base"], task, record["parameters"], revision, *told)

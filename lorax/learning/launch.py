@@ -13,7 +13,6 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from itertools import chain
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -25,28 +24,24 @@ from lorax.errors import LoraxError, ParamsError
 from lorax.learning.folder import EpisodeFolder
 from lorax.learning.loading import device_of
 from lorax.learning.queries import Fetch
-from lorax.learning.state import LearnerState, save_state
 from lorax.learning.training import EpochRow, OnEpoch
-from lorax.params import Params
 from lorax.storage import canonical_json, write_whole
 from lorax.stream import Sample, Task, TaskClass
 
-Work = Literal["train", "look"]
-"""`train_branch`, or `look_at_tests`."""
+Work = Literal["fit", "look"]
+"""`Episode.fit`, or `Episode.look_at_tests`."""
 
 _PATIENCE_S = 30
 
 
 @dataclass(frozen=True)
 class Job:
-    """What the ranks are to do."""
+    """What the ranks are to do, of the episode in `folder`; `tasks` end with its own."""
 
     work: Work
     folder: str
-    base: str
     tasks: tuple[Task, ...]
     paths: Mapping[str, str]
-    params: Mapping[str, Any]
 
     @classmethod
     def read(cls, path: Path) -> Job:
@@ -57,32 +52,34 @@ class Job:
 def launch(
     work: Work,
     folder: EpisodeFolder,
-    base: LearnerState,
     tasks: Sequence[Task],
+    samples: Sequence[Sample],
     fetch: Fetch,
-    params: Params,
     on_epoch: OnEpoch | None,
     on_progress: Progress | None,
 ) -> None:
-    """Have a group of `params.run.processes` do the work, and return when it is done.
+    """Have as many processes as an episode's plan asks for do a part of its work, and return when it is done.
+
+    Args:
+        work: which part.
+        folder: the episode's.
+        tasks: those that its base knows, and its own.
+        samples: the images that are looked at.
+        fetch: finds them.
 
     Raises:
         ParamsError: there are fewer GPUs.
         LoraxError: what a rank raised.
         RuntimeError: a rank ended otherwise.
     """
-    on_cpu = device_of(params.run.device).type == "cpu"
-    _check_gpus(params.run.processes, on_cpu)
+    run = folder.plan().params.run
+    _check_gpus(run.processes, device_of(run.device).type == "cpu")
     home = folder.root / "launch"
     shutil.rmtree(home, ignore_errors=True)  # of a run that was killed
-    save_state(base, home / "base")
-    images = [task.test if work == "look" else task.train for task in tasks]
-    samples = [*chain(*images), *(exemplar.sample for exemplar in base.exemplars if work == "train")]
     paths = {md5: str(path) for md5, path in fetch(samples).items()}
-    job = Job(work, str(folder.root), str(home / "base"), tuple(tasks), paths, params.learning())
-    write_whole(home / "job.json", canonical_json(asdict(job)))
+    write_whole(home / "job.json", canonical_json(asdict(Job(work, str(folder.root), tuple(tasks), paths))))
     failed: list[Mapping[str, Any]] = []
-    with _ranks(home, params.run.processes) as (process, lines):
+    with _ranks(home, run.processes) as (process, lines):
         for said in filter(None, map(_said, lines)):
             _tell(said, on_epoch, on_progress)
             failed += [said] if "error" in said else []

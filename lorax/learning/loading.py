@@ -5,24 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from lorax.errors import StateError
 from lorax.learning.state import LearnerState, load_state
-from lorax.network.backbone import open_backbone, reopen_backbone
+from lorax.network.backbone import Backbone, reopen_backbone
 from lorax.network.head import TextureHead, fresh_head
 from lorax.network.network import Network
 from lorax.params import Params
 
 
-def base_state(directory: Path | None, params: Params) -> LearnerState:
-    """The state in `directory`, or the empty one; either way on the backbone that params.yaml names.
+def base_state(directory: Path, params: Params) -> LearnerState:
+    """The state in `directory`, for an episode with these parameters to begin with.
 
     Raises:
-        StateError: the state was learned on another backbone than params.yaml names.
-        BackboneError: the backbone can't be built.
+        StateError: it is damaged, or was learned on another backbone than params.yaml names.
     """
-    if directory is None:
-        return LearnerState(open_backbone(params.backbone).identity)
     state = load_state(directory)
     wanted, found = params.learning()["backbone"], state.parameters.get("backbone")
     if wanted != found:
@@ -33,13 +32,21 @@ def base_state(directory: Path | None, params: Params) -> LearnerState:
     return state
 
 
-def open_network(state: LearnerState, device: str = "auto", *, mixed_precision: bool = False) -> Network:
+def open_network(
+    state: LearnerState, device: str = "auto", *, mixed_precision: bool = False, backbone: Backbone | None = None
+) -> Network:
     """The network that a learner state describes, ready to predict.
+
+    Args:
+        state: the state.
+        device: see `device_of`.
+        mixed_precision: see `Network`.
+        backbone: the state's, without branches, where it is at hand.
 
     Raises:
         BackboneError: its backbone can't be built here, or has other weights than the state names.
     """
-    network = Network.empty(reopen_backbone(state.backbone), mixed_precision=mixed_precision)
+    network = Network.empty(backbone or reopen_backbone(state.backbone), mixed_precision=mixed_precision)
     for branch in state.branches:
         network.backbone.load_branch(branch.config, branch.weights)
     classes, width = state.head_weight.shape
@@ -55,10 +62,12 @@ def texture_head_of(state: LearnerState) -> TextureHead | None:
     return TextureHead(solved.weight, solved.bias, solved.kind_weight, solved.kind_bias) if solved else None
 
 
-def open_for_episode(state: LearnerState, params: Params) -> Network:
-    """The same, run as the episode's parameters want it."""
-    torch.set_num_threads(params.run.threads)
-    return open_network(state, params.run.device, mixed_precision=params.training.mixed_precision)
+def answers_of(state: LearnerState, features: Tensor, textures: Tensor) -> Tensor:
+    """The classes (N,) that a state gives to images whose features (N, K·D) are known, as are further branches'."""
+    logits = F.linear(features[:, : state.head_weight.shape[1]], state.head_weight, state.head_bias)
+    if head := texture_head_of(state):
+        logits = head.beside(logits, textures)
+    return logits.argmax(dim=1)
 
 
 def device_of(name: str) -> torch.device:

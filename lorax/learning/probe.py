@@ -20,10 +20,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from lorax.data.images import Images
 from lorax.drafts import scratch
 from lorax.errors import StateError
-from lorax.learning.batches import Showing, TrainingSet
+from lorax.learning.batches import TrainingSet
 from lorax.learning.loading import device_of
 from lorax.learning.queries import Fetch
 from lorax.learning.state import Branch, Exemplar, LearnerState
@@ -87,7 +86,9 @@ class Context:
     def training(self) -> TrainingParams:
         """As an episode's parameters; how many epochs depends on how many images there are."""
         rate = self.params.atlas.probe_rate
-        return TrainingParams(batch_size=_BATCH, learning_rate_first=rate, learning_rate=rate)
+        return TrainingParams(
+            batch_size=_BATCH, learning_rate_first=rate, learning_rate=rate, views=1, augmentation=0.0
+        )
 
 
 def kept_probe(home: Path, context: Context, synthetic: Sequence[Sample], fetch: Fetch) -> dict[str, Tensor]:
@@ -163,13 +164,12 @@ def train_probe(
         network.backbone.start_branch(0, start)
     network.to(device_of(run.device))
     samples = [*context.real, *synthetic]
-    images = Images.load(samples, fetch(samples), network.crop)
     labels = torch.tensor([0] * len(context.real) + [1] * len(synthetic))
-    showing = Showing.draw(samples, 1, 0.0, run.seed)
     epochs = max(1, math.ceil(context.params.atlas.probe_shown / len(samples)))
+    params = context.params.model_copy(update={"training": context.training.model_copy(update={"epochs": epochs})})
     with scratch() as folder:
-        data = TrainingSet.build(network, images, labels, showing.shown, run, FeatureCache(folder))
-        fit = Fit(network, 0, context.training.model_copy(update={"epochs": epochs}), run, 0)
+        data = TrainingSet.load(network, samples, labels, fetch, params, FeatureCache(folder))
+        fit = Fit(network, 0, params.training, run, 0)
         rows = fit.run_epochs(data, folder / "checkpoint")
     learned = network.backbone.branch(0)
     return Branch("probe", learned.config, learned.weights, run.seed), rows

@@ -7,19 +7,18 @@ import os
 import sys
 import threading
 import traceback
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from lorax.errors import LoraxError
-from lorax.learning import episode
+from lorax.learning.episode import Episode
 from lorax.learning.folder import EpisodeFolder
 from lorax.learning.launch import Job
 from lorax.learning.loading import device_of
-from lorax.learning.state import load_state
 from lorax.learning.training import EpochRow
 from lorax.network.process_group import LaunchedGroup
-from lorax.params import Params
 from lorax.stream import Sample
 
 
@@ -28,17 +27,17 @@ def main(path: Path) -> None:
     threading.Thread(target=_end_with_the_launcher, daemon=True).start()
     try:
         job = Job.read(path)
-        params = Params.model_validate(job.params)
-        group = LaunchedGroup(cpu=device_of(params.run.device).type == "cpu")
-        assert group.size == params.run.processes
-        _work(job, params, group)
+        run = EpisodeFolder(Path(job.folder)).plan().params.run
+        group = LaunchedGroup(cpu=device_of(run.device).type == "cpu")
+        assert group.size == run.processes
+        _work(job, group)
     except Exception as error:
         message = str(error) if isinstance(error, LoraxError) else traceback.format_exc()
         _say({"error": type(error).__name__, "message": message})
         sys.exit(1)
 
 
-def _work(job: Job, params: Params, group: LaunchedGroup) -> None:
+def _work(job: Job, group: LaunchedGroup) -> None:
     def on_epoch(row: EpochRow, epochs: int) -> None:
         _say({"epoch": asdict(row), "of": epochs})
 
@@ -46,15 +45,15 @@ def _work(job: Job, params: Params, group: LaunchedGroup) -> None:
         if group.is_main:
             _say({"done": done, "total": total, "what": what})
 
-    def fetch(samples: Any) -> dict[str, Path]:
-        wanted: list[Sample] = list(samples)
-        return {sample.md5: Path(job.paths[sample.md5]) for sample in wanted}
+    def fetch(samples: Iterable[Sample]) -> dict[str, Path]:
+        return {sample.md5: Path(job.paths[sample.md5]) for sample in samples}
 
-    folder, base = EpisodeFolder(Path(job.folder)), load_state(Path(job.base))
-    if job.work == "train":
-        episode.train_branch(folder, base, job.tasks[0], fetch, params, on_epoch, on_progress, group)
+    tasks = {task.name: task for task in job.tasks}
+    episode = Episode.open(EpisodeFolder(Path(job.folder)), tasks.__getitem__, fetch, group=group)
+    if job.work == "fit":
+        episode.fit(on_epoch, on_progress)
     else:
-        episode.look_at_tests(folder, base, job.tasks, fetch, params, on_progress, group)
+        episode.look_at_tests(on_progress)
     group.barrier()
 
 

@@ -7,7 +7,6 @@ Then held-out images are learned from, too: sums over textures take them in afte
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lorax.errors import StateError
 from lorax.learning.calibration import LEAST_PER_CLASS, Calibration, as_if_new, fit_probabilities, folds_of
 from lorax.learning.ood import ByKind, Residual
 from lorax.learning.queries import FeatureQuery, Fetch
@@ -25,7 +23,7 @@ from lorax.learning.state import LearnerState
 from lorax.learning.texture_head import CLEAN, TextureWeights, kind_scores, perturbed
 from lorax.network.features import FeatureCache
 from lorax.network.network import Network
-from lorax.params import HeadParams, Params
+from lorax.params import Params
 from lorax.stream import ClassTable
 
 _WEIGHTS = (4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
@@ -33,30 +31,6 @@ _WEIGHTS = (4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 
 _WEIGHT = 32.0
 """Where nothing was held out to choose by."""
-
-
-def check_solver(base: LearnerState, head: HeadParams) -> None:
-    """See that what params.yaml wants of the head can be had on top of `base`.
-
-    Raises:
-        StateError: the base's tasks were learned with the other solver, or for other kinds of perturbation.
-    """
-    if not base.tasks:
-        return
-    tasks = ", ".join(task.name for task in base.tasks)
-    before = "ridge" if base.statistics else "gradient"
-    if before != head.solver:
-        why = "kept no sums of its images" if head.solver == "ridge" else "has a head that the other can't go on with"
-        raise StateError(
-            f"head.solver is {head.solver}, but the learner state of {tasks} was learned with head.solver {before} and "
-            f"{why}. Set head.solver: {before}, or learn its tasks anew under another registry.model."
-        )
-    kept, wanted = list(base.statistics)[1:], list(head.perturbations)
-    if base.statistics and kept != wanted:
-        raise StateError(
-            f"head.perturbations is {wanted}, but the learner state of {tasks} kept sums of images perturbed by "
-            f"{kept}. Set head.perturbations: {json.dumps(kept)}, or learn its tasks anew under another registry.model."
-        )
 
 
 @dataclass(frozen=True)

@@ -125,6 +125,20 @@ class LearnerState:
         """How likely an answer must be to be given."""
         return float(self.parameters.get("calibration", {}).get("undecided_below", 0.5))
 
+    def branch_of(self, task: str) -> Branch:
+        """The branch of a task, for another to start from.
+
+        Raises:
+            StateError: there is none.
+        """
+        for branch in self.branches:
+            if branch.task == task:
+                return branch
+        known = ", ".join(branch.task for branch in self.branches) or "none"
+        raise StateError(
+            f"a branch can't start from that of task {task!r}: the learner state has {known}. Plan it anew."
+        )
+
 
 def save_state(state: LearnerState, directory: Path) -> str:
     """Write `state` whole or not at all, and return its digest. An equal state that is there already is left alone.

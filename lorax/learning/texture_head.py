@@ -8,7 +8,7 @@ nothing is forgotten of any.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from lorax.data.perturbations import UNCHANGED, of_kind
 from lorax.learning.queries import FeatureQuery
 from lorax.learning.statistics import Statistics
-from lorax.stream import Sample
+from lorax.stream import ClassTable, Sample
 
 CLEAN = UNCHANGED.name
 """The kind of images as they are; the first of all kinds."""
@@ -84,6 +84,36 @@ def drawn_for(kind: str, kinds: Sequence[str], samples: Sequence[Sample]) -> lis
     So perturbed images cost as much as the images themselves, however many kinds there are.
     """
     return [sample for sample in samples if kinds[int(sample.md5[:8], 16) % len(kinds)] == kind]
+
+
+def with_textures(
+    statistics: Mapping[str, Statistics],
+    kinds: Sequence[str],
+    samples: Sequence[Sample],
+    classes: ClassTable,
+    textures: Tensor,
+    ask: Callable[[FeatureQuery], Tensor],
+) -> dict[str, Statistics]:
+    """The statistics of each kind, with a task's images added.
+
+    Args:
+        statistics: so far; there may be none.
+        kinds: of perturbations.
+        samples: the task's n images.
+        classes: the table with the task's classes in it.
+        textures: (n, F) of the images as they are.
+        ask: gives those of perturbed ones.
+    """
+
+    def added(kind: str, samples: Sequence[Sample], textures: Tensor) -> Statistics:
+        sums = statistics.get(kind) or Statistics.empty(textures.shape[1])
+        return sums.with_images(textures, torch.tensor(classes.ids(samples), dtype=torch.long), len(classes))
+
+    extended = {CLEAN: added(CLEAN, samples, textures)}
+    for kind in kinds:
+        drawn = drawn_for(kind, kinds, samples)
+        extended[kind] = added(kind, drawn, ask(perturbed(drawn, kind)))
+    return extended
 
 
 def kind_scores(

@@ -12,10 +12,9 @@ import pytest
 from PIL import Image
 
 from lorax.data.layout import parse_task
-from lorax.learning.episode import learn_episode
+from lorax.learning.episode import Episode, learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan
-from lorax.learning.loading import base_state
-from lorax.learning.state import LearnedTask, LearnerState, Revision, state_digest
+from lorax.learning.state import Revision
 from lorax.params import Params
 from lorax.stream import Sample, Task
 from tests.network.conftest import tiny_backbone_params  # noqa: F401  (a fixture)
@@ -32,6 +31,10 @@ class Stream:
 
     def fetch(self, samples: Iterable[Sample]) -> Mapping[str, Path]:
         return {s.md5: self.paths[s.md5] for s in samples}
+
+    def open(self, folder: EpisodeFolder) -> Episode:
+        """The episode of a folder."""
+        return Episode.open(folder, {task.name: task for task in self.tasks}.__getitem__, self.fetch)
 
     def _write(self, root: Path, kind: int, name: str) -> Task:
         random = np.random.default_rng(kind)
@@ -77,11 +80,14 @@ Learn = Callable[[Path, Path | None, int], EpisodeFolder]
 
 def learn_one(stream: Stream, params: Params, home: Path, base: Path | None, k: int) -> EpisodeFolder:
     """Learn task number k on top of the state in a directory (None: the first task); returns the episode's folder."""
-    state = base_state(base, params)
-    task = stream.tasks[k]
-    folder = EpisodeFolder.open(home, plan_of(state, base, task, params))
-    learn_episode(folder, state, task, stream.tasks[:k], stream.fetch, params)
-    return folder
+    episode = opened(stream, params, home, base, k)
+    learn_episode(episode)
+    return episode.folder
+
+
+def opened(stream: Stream, params: Params, home: Path, base: Path | None, k: int) -> Episode:
+    """The same episode, opened below `home`."""
+    return stream.open(EpisodeFolder.open(home, plan_of(base, stream.tasks[k], params)))
 
 
 @pytest.fixture(scope="session")
@@ -90,9 +96,8 @@ def learn(stream: Stream, params: Params) -> Learn:
     return partial(learn_one, stream, params)
 
 
-def plan_of(state: LearnerState, base: Path | None, task: Task, params: Params) -> Plan:
-    parent = state_digest(base) if base else None
-    return Plan(parent, LearnedTask(task.name, task.digest), params.learning(), Revision("root", "commit"))
+def plan_of(base: Path | None, task: Task, params: Params) -> Plan:
+    return Plan.of(base, task, params, Revision("root", "commit"))
 
 
 @pytest.fixture(scope="session")

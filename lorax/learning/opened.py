@@ -1,0 +1,218 @@
+"""An episode that is opened: what its steps share, so that states are read once and the network is built once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from lorax.data.images import Progress
+from lorax.errors import DataVersionError
+from lorax.learning.folder import EpisodeFolder
+from lorax.learning.loading import base_state, open_network
+from lorax.learning.preconditions import check_learnable, check_solver
+from lorax.learning.queries import FeatureQuery, Fetch
+from lorax.learning.recalibration import extended_memory, hold_out
+from lorax.learning.state import Branch, LearnedTask, LearnerState, load_state, state_digest
+from lorax.learning.texture_head import CLEAN
+from lorax.learning.trained import Trained
+from lorax.learning.training import epoch_seed
+from lorax.network.backbone import Backbone, open_backbone
+from lorax.network.features import FeatureCache, OnCached, Read
+from lorax.network.network import Network
+from lorax.network.process_group import SINGLE, ProcessGroup
+from lorax.stream import ClassTable, Task
+
+ReadTask = Callable[[str], Task]
+"""Finds a landed task by its name."""
+
+
+class OpenedEpisode:
+    """The base state, the task with its images held out, the parameters, the network and the feature cache.
+
+    Args:
+        folder: the episode's, with its plan.
+        base: what it grows from.
+        tasks: those that `base` knows, in its order, and the new one.
+        fetch: finds images.
+        backbone: of the base, where it was built to name it.
+        group: the processes that share the work, of which this is one; if the plan asks for more, they are started.
+
+    Raises:
+        StateError: `base` knows the task already, or knows no real image and the task brings none, or was learned
+            with another solver of the head.
+    """
+
+    def __init__(
+        self,
+        folder: EpisodeFolder,
+        base: LearnerState,
+        tasks: Sequence[Task],
+        fetch: Fetch,
+        *,
+        backbone: Backbone | None = None,
+        group: ProcessGroup = SINGLE,
+    ) -> None:
+        self.folder, self.base, self.tasks, self.fetch, self.group = folder, base, tuple(tasks), fetch, group
+        self.plan = folder.plan()
+        self.params = self.plan.params
+        self.cache = FeatureCache(folder.features_dir)
+        self._backbone = backbone
+        check_learnable(base, self.tasks[-1])
+        check_solver(base, self.params.head)
+        self.task, self.held_out = hold_out(self.tasks[-1], base, self.params)
+        torch.set_num_threads(self.params.run.threads)
+
+    @classmethod
+    def open(cls, folder: EpisodeFolder, read_task: ReadTask, fetch: Fetch, *, group: ProcessGroup = SINGLE) -> Self:
+        """The episode that a folder's plan describes.
+
+        Raises:
+            StateError: the base was learned on another backbone than planned; and as above.
+            BackboneError: the backbone can't be built.
+            DataVersionError: the task is not what was planned any more.
+        """
+        plan = folder.plan()
+        backbone = None if plan.base_dir else open_backbone(plan.params.backbone)
+        base = LearnerState(backbone.identity) if backbone else base_state(Path(plan.base_dir or ""), plan.params)
+        new = read_task(plan.task.name)
+        if new.digest != plan.task.digest:
+            raise DataVersionError(
+                f"task {new.name!r} changed while it was being learned: digest {new.digest[:12]} instead of "
+                f"{plan.task.digest[:12]}. Run 'lorax learn' again to learn it as it is now."
+            )
+        tasks = [*(read_task(known.name) for known in base.tasks), new]
+        return cls(folder, base, tasks, fetch, backbone=backbone, group=group)
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether the next state is there."""
+        return self.folder.state_dir.is_dir() and self.folder.report_path.is_file()
+
+    @property
+    def index(self) -> int:
+        """The episode's, from 0."""
+        return len(self.base.tasks)
+
+    @cached_property
+    def classes(self) -> ClassTable:
+        """Those of the base, and the task's."""
+        return self.base.classes.with_task(self.task.name, self.task.classes)
+
+    @cached_property
+    def state(self) -> LearnerState:
+        """The next learner state, as it lies in the folder once the network is scored."""
+        return load_state(self.folder.state_dir)
+
+    @property
+    def digest(self) -> str:
+        """The next learner state's."""
+        return state_digest(self.folder.state_dir)
+
+    @cached_property
+    def network(self) -> Network:
+        """The network as far as the episode has come: the next state's, the trained one, or the base's, just grown."""
+        if self.is_scored:
+            return self._opened(self.state)
+        return self._opened(self.grown) if self.folder.trained_dir.is_dir() else self.grown_network()
+
+    def run(
+        self,
+        query: FeatureQuery,
+        on_progress: Progress | None = None,
+        what: str = "",
+        *,
+        with_texture: bool = False,
+        read: Read | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """What the network's branches say of images, features (N, K·D) and textures; see `FeatureQuery.run`.
+
+        Args:
+            query: the images.
+            on_progress, what: told about what the branches are asked.
+            with_texture: ask for textures, too.
+            read: gives the images, where they are at hand.
+        """
+        read, size = read or query.read_files(self.fetch, self.network.crop), self.params.run.batch_size
+        on_cached = told(on_progress, what)
+        return query.run(self.cache, self.network, read, size, on_cached, self.group, with_texture=with_texture)
+
+    @property
+    def is_for_more(self) -> bool:
+        """Whether other processes are to do the heavy work."""
+        return self.params.run.processes > self.group.size
+
+    @property
+    def reads_texture(self) -> bool:
+        return self.params.head.solver == "ridge"
+
+    @cached_property
+    def trained(self) -> Trained:
+        kinds = (CLEAN, *self.params.head.perturbations) if self.reads_texture else ()
+        return Trained.load(self.folder.trained_dir, kinds)
+
+    @cached_property
+    def grown(self) -> LearnerState:
+        """The next state as far as training has decided it: exemplars and the new accuracies are still missing."""
+        trained, name = self.trained, self.task.name
+        branch = Branch(name, trained.config, trained.weights, self.params.run.seed, self.plan.start)
+        return replace(
+            self.base,
+            texture_head=None,
+            statistics=trained.statistics,
+            branches=(*self.base.branches, branch),
+            classes=self.classes,
+            calibration_memory=extended_memory(self.base.calibration_memory, self.held_out, self.classes),
+            calibration=None,
+            head_weight=trained.head_weight,
+            head_bias=trained.head_bias,
+            tasks=(*self.base.tasks, LearnedTask(name, self.task.digest)),
+            revision=self.plan.revision,
+            parameters=self.params.learning(),
+            parent=self.plan.base,
+        )
+
+    def begin(self) -> float:
+        """Now; and however many threads this one used before, from here on it uses as many as were planned."""
+        torch.set_num_threads(self.params.run.threads)
+        return time.perf_counter()
+
+    def _opened(self, state: LearnerState) -> Network:
+        backbone, self._backbone = self._backbone, None  # which is one network's only
+        mixed = self.params.training.mixed_precision
+        return open_network(state, self.params.run.device, mixed_precision=mixed, backbone=backbone)
+
+    def grown_network(self) -> Network:
+        """The base's network with a branch and outputs for the task.
+
+        Raises:
+            BackboneError: the backbone can't learn in what lora.targets matches, or has not what calibration needs.
+        """
+        network, params, classes = self._opened(self.base), self.params, self.task.classes
+        network.grow(
+            params.lora,
+            len(classes),
+            branch_seed=params.run.seed,
+            head_seed=epoch_seed(params.run.seed, self.index, params.training.epochs + 1),
+            brings_real=classes[0].is_real,
+        )
+        if params.calibration.per_class or self.reads_texture:
+            blank = torch.zeros(1, 3, network.crop, network.crop, dtype=torch.uint8)
+            network.texture(blank)  # there is one, or it says so
+        if self.plan.start:
+            network.backbone.start_branch(self.index, self.base.branch_of(self.plan.start).weights)
+        network.texture_head = None  # the base's, of fewer classes
+        return network
+
+
+def told(on_progress: Progress | None, what: str = "") -> OnCached | None:
+    """The same for who is told of cached features; `what` is asked about."""
+    if on_progress is None:
+        return None
+    return lambda done, total: on_progress(done, total, f"{what}: asking the branches".removeprefix(": "))
