@@ -13,11 +13,11 @@ from torch import Tensor
 from benchmarks.tasks import TaskFiles
 from lorax.data.perturbations import UNCHANGED, Perturbation
 from lorax.data.simulate import DEMO_TASKS, simulate
-from lorax.learning.episode import learn_episode
+from lorax.learning.episode import Episode, learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan
-from lorax.learning.loading import base_state, open_for_episode
+from lorax.learning.loading import open_network
 from lorax.learning.queries import FeatureQuery
-from lorax.learning.state import LearnedTask, LearnerState, Revision, load_state, state_digest
+from lorax.learning.state import LearnerState, Revision, load_state
 from lorax.network.features import FeatureCache
 from lorax.params import Params
 from lorax.stream import Sample, Task
@@ -42,18 +42,12 @@ def learned(
 ) -> list[EpisodeFolder]:
     """One episode for each of `tasks`, beginning with nothing; `start` says from which known task's branch."""
     folders: list[EpisodeFolder] = []
-    for k, task in enumerate(tasks):
+    for task in tasks:
         base = folders[-1].state_dir if folders else None
-        state = base_state(base, params)
-        plan = Plan(
-            state_digest(base) if base else None,
-            LearnedTask(task.name, task.digest),
-            params.learning(),
-            Revision("simulated", "none"),
-            start(state, task) if base else None,
-        )
+        chosen = start(load_state(base), task) if base else None
+        plan = Plan.of(base, task, params, Revision("simulated", "none"), chosen)
         folders.append(EpisodeFolder.open(home, plan))
-        learn_episode(folders[-1], state, task, tasks[:k], files.fetch, params)
+        learn_episode(Episode.open(folders[-1], {one.name: one for one in tasks}.__getitem__, files.fetch))
     return folders
 
 
@@ -75,7 +69,10 @@ class Observer:
 
     def __init__(self, folder: EpisodeFolder, files: TaskFiles, params: Params) -> None:
         self.state: LearnerState = load_state(folder.state_dir)
-        self._network, self._cache = open_for_episode(self.state, params), FeatureCache(folder.features_dir)
+        torch.set_num_threads(params.run.threads)
+        mixed = params.training.mixed_precision
+        self._network = open_network(self.state, params.run.device, mixed_precision=mixed)
+        self._cache = FeatureCache(folder.features_dir)
         self._files, self._params = files, params
 
     def look(self, samples: Sequence[Sample], change: Perturbation = UNCHANGED) -> Looked:

@@ -27,10 +27,9 @@ from torch.utils.data import DataLoader
 
 from lorax.data.images import Images
 from lorax.learning.batches import TrainingSet
-from lorax.learning.episode import learn_episode
+from lorax.learning.episode import Episode, learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan
-from lorax.learning.loading import base_state
-from lorax.learning.state import LearnedTask, Revision, state_digest
+from lorax.learning.state import Revision
 from lorax.learning.training import Fit
 from lorax.network.backbone import open_backbone
 from lorax.network.features import FeatureCache, views_of
@@ -127,20 +126,18 @@ def whole_episodes(setting: Setting, files: TaskFiles, home: Path, count: int) -
     for task in files.tasks[:count]:
         folder = EpisodeFolder.open(home, plan_of(base, task, params))
         with counted_features() as asked:
-            ours_s = seconds(lambda b=base, t=task, f=folder: learn_ours(f, b, t, files, params))
+            ours_s = seconds(lambda f=folder: learn_ours(f, files))
         published_s = seconds(lambda t=task: learner.learn(t, files.fetch))
         base = folder.state_dir
         yield {"published_s": published_s, "ours_s": ours_s, "features": sum(asked)}
 
 
-def learn_ours(folder: EpisodeFolder, base: Path | None, task: Task, files: TaskFiles, params: Params) -> None:
-    earlier = files.tasks[: files.tasks.index(task)]
-    learn_episode(folder, base_state(base, params), task, earlier, files.fetch, params)
+def learn_ours(folder: EpisodeFolder, files: TaskFiles) -> None:
+    learn_episode(Episode.open(folder, {one.name: one for one in files.tasks}.__getitem__, files.fetch))
 
 
 def plan_of(base: Path | None, task: Task, params: Params) -> Plan:
-    parent = state_digest(base) if base else None
-    return Plan(parent, LearnedTask(task.name, task.digest), params.learning(), Revision("benchmark", "none"))
+    return Plan.of(base, task, params, Revision("benchmark", "none"))
 
 
 @contextmanager

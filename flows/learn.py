@@ -1,6 +1,6 @@
 """The learn flow: whatever landed and is not known yet is learned, in order, one episode each.
 
-prefect worker or `lorax learn`  ->  learn  ->  episode (one for each missing task)  ->  seven steps
+prefect worker or `lorax learn`  ->  learn  ->  episode (one for each missing task)  ->  its steps
 """
 
 from __future__ import annotations
@@ -8,15 +8,17 @@ from __future__ import annotations
 import os
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from prefect import flow, get_run_logger
 from prefect import task as step
 from prefect.cache_policies import NO_CACHE
 
 from flows.failures import OUTSIDE, Failures
+from lorax import progress
 from lorax.data import checkout, landing, versions
 from lorax.errors import DataVersionError
-from lorax.params import Params, load_params
+from lorax.params import load_params
 from lorax.reconcile import missing_tasks, one_at_a_time, registry_of_server
 from lorax.registry import ModelVersion
 from lorax.stream import PinnedTask
@@ -55,11 +57,12 @@ def learn(
     params, log = load_params(workspace.params_path, preset=preset), get_run_logger()
     with one_at_a_time(workspace, lambda: log.info("another 'lorax learn' runs in this workspace; waiting for it")):
         tidy(workspace)
-        registered, failures = [], Failures(registry_of_server(workspace, params.registry.model))
+        registered, failures = [], Failures(registry_of_server(workspace, params))
         while planned := _next(workspace, failures):
             new, champion = planned
             try:
-                registered.append(_episode(root, new.name, champion, params))
+                index = len(champion.tasks) if champion else 0
+                registered.append(episode(root, new.name, index, params.model_dump(mode="json")))
             except OUTSIDE:
                 raise
             except Exception as error:  # whatever it is: the tasks behind this one may be learned all the same
@@ -84,10 +87,31 @@ def _next(workspace: Workspace, failures: Failures) -> tuple[PinnedTask, ModelVe
     return (found, champion) if found else None
 
 
-def _episode(root: str, task: str, champion: ModelVersion | None, params: Params) -> int:
-    from flows.episode import episode  # and with it torch, which a run that finds nothing has no use for
+@flow(name="episode", flow_run_name="episode {index}: {task}", persist_result=False)
+def episode(workspace_root: str, task: str, index: int, settings: dict[str, Any]) -> int:
+    """Learn one task on top of the champion and register what comes of it; returns the model version.
 
-    return episode(root, task, len(champion.tasks) if champion else 0, params.model_dump(mode="json"))
+    Args:
+        workspace_root: absolute path of the workspace.
+        task: a landed task that the champion does not know.
+        index: the episode's.
+        settings: all sections of params.yaml as the run has them, its preset laid over.
+    """
+    from flows import steps  # and with it torch, which a run that finds nothing has no use for
+
+    progress.say(f"episode {index}: {task}", style="bold")
+    base = steps.open_base_state(workspace_root, settings)
+    start = steps.choose_start(workspace_root, base, task, settings)
+    parent = Workspace(Path(workspace_root)).episodes_dir
+    home = steps.plan_episode(workspace_root, parent, base, task, settings, start)
+    steps.grow(workspace_root, home)
+    steps.fit(workspace_root, home)
+    steps.herd(workspace_root, home)
+    steps.calibrate(workspace_root, home)
+    steps.score(workspace_root, home)
+    steps.assess(workspace_root, home)
+    steps.update_atlas(workspace_root, home)
+    return steps.register(workspace_root, home)
 
 
 @step(

@@ -41,14 +41,14 @@ def scenario(workspace_root: str, name: str, preset: str | None = None) -> dict[
     """
     workspace = Workspace(Path(workspace_root))
     params = load_params(workspace.params_path, preset=preset)
-    registry_of_server(workspace, params.registry.model).check_scenarios()
+    registry_of_server(workspace, params).check_scenarios()
     parent = workspace.work_dir / "scenarios" / name
     homes: list[str] = []
     with one_at_a_time(workspace, lambda: progress.say("waiting for another flow of this workspace")):
         for index, task in enumerate(scenario_tasks(workspace, name)):
             base = str(EpisodeFolder(Path(homes[-1])).state_dir) if homes else None
             homes.append(episode(workspace_root, str(parent), task.name, index, base, params.model_dump(mode="json")))
-    return track(workspace_root, params.registry.model, name, homes)
+    return track(workspace_root, name, homes)
 
 
 @flow(name="scenario-episode", flow_run_name="scenario episode {index}: {task}", persist_result=False)
@@ -57,14 +57,16 @@ def episode(workspace_root: str, parent: str, task: str, index: int, base: str |
     progress.say(f"episode {index}: {task}", style="bold")
     start = steps.choose_start(workspace_root, base, task, settings)
     home = steps.plan_episode(workspace_root, Path(parent), base, task, settings, start)
-    steps.train_branch(workspace_root, home, base, settings)
-    steps.update_exemplars(workspace_root, home, base, settings)
-    steps.evaluate(workspace_root, home, base, settings)
+    steps.grow(workspace_root, home)
+    steps.fit(workspace_root, home)
+    steps.herd(workspace_root, home)
+    steps.calibrate(workspace_root, home)
+    steps.score(workspace_root, home)
     return home
 
 
 @steps.step("track scenario")
-def track(root: str, model: str, name: str, homes: list[str]) -> dict[str, Any]:
+def track(root: str, name: str, homes: list[str]) -> dict[str, Any]:
     """Write work/scenario/ and MLflow's run; returns what was measured."""
     workspace, folders = Workspace(Path(root)), [EpisodeFolder(Path(home)) for home in homes]
     reports = [Report.read(folder.report_path) for folder in folders]
@@ -72,7 +74,7 @@ def track(root: str, model: str, name: str, homes: list[str]) -> dict[str, Any]:
     outputs = workspace.work_dir / "scenario"
     files = write_outputs(outputs, state, reports)
     commit = versions.revision(workspace).commit
-    registry = registry_of_server(workspace, model)
+    registry = registry_of_server(workspace, folders[-1].plan().params)
     run_id = registry.track_scenario(name, folders[-1].state_dir, reports, git_commit=commit, files=files)
     return {
         "scenario": name,

@@ -2,11 +2,15 @@
 
 Resume is by content: an episode's folder is named by what the episode is a function of, every step leaves its output
 there whole or not at all, and a step whose output is there says so and does nothing. Prefect's own result cache is off.
+The folder's plan has all parameters. Steps of one process share one opened `Episode`; a step in a process of its own
+opens it anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -21,13 +25,12 @@ from lorax.atlas import layer_similarity
 from lorax.data import reals, versions
 from lorax.drafts import discard
 from lorax.errors import DataVersionError, LoraxError, RegistryError, StateError
-from lorax.learning import assessment, episode, loading
+from lorax.learning import assessment
+from lorax.learning.assessment import Assessment
+from lorax.learning.episode import Episode
 from lorax.learning.folder import EpisodeFolder, Plan, Report
-from lorax.learning.state import LearnedTask, Revision, load_state, state_digest
-from lorax.learning.training import EpochRow
-from lorax.network.features import FeatureCache
+from lorax.learning.state import Revision, load_state, state_digest
 from lorax.params import Params
-from lorax.stream import Sample, Task
 from lorax.tidying import used
 from lorax.workspace import Workspace
 
@@ -38,6 +41,9 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 _RETRY_DELAYS_S = [5.0, 15.0, 40.0]  # a server that died is back in about 20 s
+
+_open: dict[str, Episode] = {}
+"""The episode that this process has in hand, by its folder."""
 
 
 def _may_pass(_: Step[Any, Any], __: TaskRun, state: State[Any]) -> bool:
@@ -63,7 +69,7 @@ def open_base_state(root: str, settings: Settings) -> str | None:
     """Fetch the champion's learner state from the registry; None while there is no champion."""
     with progress.step("base state") as shown:
         workspace = Workspace(Path(root))
-        registry = reconcile.registry_of_server(workspace, Params.model_validate(settings).registry.model)
+        registry = reconcile.registry_of_server(workspace, Params.model_validate(settings))
         champion = registry.champion()
         shown.outcome = f"version {champion.version}" if champion else "none: the first task"
         get_run_logger().info("base state: %s", shown.outcome)
@@ -85,127 +91,16 @@ def find_nearest(root: str, base: str, name: str, settings: Settings) -> str | N
     with progress.step("find nearest branch") as shown:
         workspace, params = Workspace(Path(root)), Params.model_validate(settings)
         new, state, log = versions.read_task(workspace, name), load_state(Path(base)), get_run_logger()
+        fetch = lambda samples: versions.fetch(workspace, samples)  # noqa: E731
         try:
-            found = attribution.startable(workspace, state, params, new, _fetch(root), log.info)
+            similar = attribution.startable(workspace, state, params, new, fetch, log.info)
         except StateError as error:  # only learning can mend it
             shown.outcome = f"{str(error).partition(', ')[0]}: a fresh start"
             log.warning("the branch starts fresh: %s", error)
             return None
-        shown.outcome = ", ".join(f"{task} {cosine:.2f}" for task, cosine in found) or "none that fits: a fresh start"
+        shown.outcome = ", ".join(f"{task} {cosine:.2f}" for task, cosine in similar) or "none that fits: a fresh start"
         log.info("nearest to its probe: %s", shown.outcome)
-        return found[0][0] if found else None
-
-
-@step("train branch")
-def train_branch(root: str, home: str, base: str | None, settings: Settings) -> None:
-    """Grow the network by the episode's task and fit the new branch and the head."""
-    with progress.step("train branch", counts=True) as shown:
-        folder, log = EpisodeFolder(Path(home)), get_run_logger()
-        if folder.trained_dir.is_dir():
-            _already_done(shown)
-            return
-        params, move_bar = _params(folder, settings), artifacts.progress_bar(folder.plan().task.name)
-
-        def on_epoch(row: EpochRow, epochs: int) -> None:
-            left_s = (epochs - row.epoch - 1) * row.seconds
-            now = f"loss {row.loss:.3f}  {row.images_per_s:,.0f} images/s  {left_s:.0f} s left"
-            shown.on_progress(row.epoch + 1, epochs, now)
-            move_bar(100.0 * (row.epoch + 1) / epochs)
-            shown.outcome = f"{epochs} epochs, loss {row.loss:.3f}, {row.images_per_s:,.0f} images/s"
-            log.info(
-                "epoch %d/%d: loss %.4f, training accuracy %.3f, %.0f images/s, %.0f s left",
-                *(row.epoch + 1, epochs, row.loss, row.train_accuracy, row.images_per_s, left_s),
-            )
-
-        state = loading.base_state(_path(base), params)
-        episode.train_branch(folder, state, _task(root, folder), _fetch(root), params, on_epoch, shown.on_progress)
-
-
-@step("update exemplars")
-def update_exemplars(root: str, home: str, base: str | None, settings: Settings) -> None:
-    """Herd the new classes' exemplars, and shrink the old ones' within the budget."""
-    with progress.step("update exemplars") as shown:
-        folder = EpisodeFolder(Path(home))
-        if folder.exemplars_path.is_file():
-            _already_done(shown)
-            return
-        params = _params(folder, settings)
-        state = loading.base_state(_path(base), params)
-        episode.update_exemplars(folder, state, _task(root, folder), _fetch(root), params)
-        shown.outcome = f"budget {params.exemplars.budget}"
-
-
-@step("evaluate all past tasks")
-def evaluate(root: str, home: str, base: str | None, settings: Settings) -> str:
-    """Score the network on every task it knows and write the next learner state; returns its digest."""
-    with progress.step("evaluate", counts=True) as shown:
-        folder = EpisodeFolder(Path(home))
-        if folder.state_dir.is_dir() and folder.report_path.is_file():
-            _already_done(shown)
-            return state_digest(folder.state_dir)
-        params = _params(folder, settings)
-        state = loading.base_state(_path(base), params)
-        earlier = [versions.read_task(Workspace(Path(root)), known.name) for known in state.tasks]
-        new, fetch = _task(root, folder), _fetch(root)
-        digest = episode.evaluate(folder, state, new, earlier, fetch, params, shown.on_progress)
-        _shrink_features(folder, params)
-        report = Report.read(folder.report_path)
-        names = [*(known.name for known in state.tasks), report.task]
-        artifacts.show_accuracy(report, names, [row[-1] for row in state.accuracy])
-        shown.outcome = ", ".join(f"{name} {100 * report.accuracy[name]:.1f}" for name in names)
-        get_run_logger().info("accuracy, %%: %s", shown.outcome)
-        return digest
-
-
-@step("assess verdicts")
-def assess(root: str, home: str, base: str | None, settings: Settings) -> None:
-    """Measure how far the verdicts can be trusted: calibration, unknown generators, robustness, false positives."""
-    with progress.step("assess verdicts", counts=True) as shown:
-        folder, workspace = EpisodeFolder(Path(home)), Workspace(Path(root))
-        params = _params(folder, settings)
-        photographs = reals.read_reals(workspace, params.reals)
-        if assessment.kept_assessment(folder, params, photographs):
-            _already_done(shown)
-            return
-        state, before = load_state(folder.state_dir), loading.base_state(_path(base), params)
-        tasks = [versions.read_task(workspace, known.name) for known in before.tasks]
-        tasks.append(_task(root, folder))
-        found = assessment.assess(folder, state, before, tasks, _fetch(root), params, shown.on_progress, photographs)
-        _shrink_features(folder, params)
-        shown.outcome = _trust(found)
-        get_run_logger().info("verdicts: %s", shown.outcome)
-
-
-@step("update atlas")
-def update_atlas(root: str, home: str) -> None:
-    """Say which branches are alike, and add them to the workspace's atlas; what goes wrong here fails no episode."""
-    with progress.step("update atlas") as shown:
-        folder, log = EpisodeFolder(Path(home)), get_run_logger()
-        shown.outcome = layer_similarity.update(folder, Workspace(Path(root)).atlas_dir, log.warning)
-        log.info("atlas: %s", shown.outcome)
-
-
-@step("register")
-def register(root: str, home: str, settings: Settings) -> int:
-    """Register the episode's learner state as a model version, champion if the gate lets it; returns its number."""
-    with progress.step("register") as shown:
-        folder, params = EpisodeFolder(Path(home)), Params.model_validate(settings)
-        model, gate = params.registry.model, params.gate
-        registry = reconcile.registry_of_server(Workspace(Path(root)), model)
-        report = Report.read(folder.report_path)
-        commit = folder.plan().revision.commit
-        _keep_memory(Workspace(Path(root)), folder)
-        assessed, atlas_dir = assessment.Assessment.read(folder.assessment_path), layer_similarity.compared_dir(folder)
-        version = registry.register(
-            folder.state_dir, report, gate=gate, git_commit=commit, assessment=assessed, atlas_dir=atlas_dir
-        )
-        artifacts.show_verdicts(version)
-        shown.outcome = f"version {version.version} {version.outcome}"
-        log = get_run_logger()
-        tell = log.info if version.outcome == "promoted" else log.warning
-        tell("registered as %s of %s: %s", shown.outcome, model, version.reason)
-        discard(folder.state_dir)  # it holds every branch, and the registry has it
-        return version.version
+        return similar[0][0] if similar else None
 
 
 def plan_episode(
@@ -218,17 +113,143 @@ def plan_episode(
         parent: the folder that holds the episodes' folders.
         base: directory of the base state, or None.
         name: a landed task.
-        settings: all sections of params.yaml; the plan holds those that an episode depends on (`Params.learning`).
+        settings: all sections of params.yaml, which the plan holds.
         start: the task whose branch the new one starts from (`choose_start`), or None.
     """
-    workspace = Workspace(Path(root))
-    reals.pinned(workspace, Params.model_validate(settings).reals)  # else it would be missed after the training
+    workspace, params = Workspace(Path(root)), Params.model_validate(settings)
+    reals.pinned(workspace, params.reals)  # else it would be missed after the training
     revision = versions.revision(workspace)
-    learned = LearnedTask(name, versions.read_task(workspace, name, revision.commit or "HEAD").digest)
-    digest = state_digest(Path(base)) if base else None
-    parameters = Params.model_validate(settings).learning()
-    plan = Plan(digest, learned, parameters, Revision(revision.digest, revision.commit), start)
+    new = versions.read_task(workspace, name, revision.commit or "HEAD")
+    pinned = Revision(revision.digest, revision.commit)
+    plan = Plan.of(Path(base) if base else None, new, params, pinned, start)
+    _open.clear()  # of other parameters, maybe
     return str(EpisodeFolder.open(parent, plan).root)
+
+
+@step("grow network")
+def grow(root: str, home: str) -> None:
+    """Grow the network by a branch that knows nothing yet, and by outputs for the task's classes."""
+    with progress.step("grow network") as shown:
+        if EpisodeFolder(Path(home)).trained_dir.is_dir():
+            _already_done(shown)
+            return
+        with _opened(root, home) as episode:
+            episode.grow()
+            shown.outcome = f"{len(episode.base.classes)} + {len(episode.task.classes)} classes"
+
+
+@step("train branch")
+def fit(root: str, home: str) -> None:
+    """Fit the new branch and the head to the task's images and the exemplars."""
+    with progress.step("train branch", counts=True) as shown:
+        if EpisodeFolder(Path(home)).trained_dir.is_dir():
+            _already_done(shown)
+            return
+        with _opened(root, home) as episode:
+            episode.fit(artifacts.epochs_shown(shown, episode.task.name), shown.on_progress)
+
+
+@step("update exemplars")
+def herd(root: str, home: str) -> None:
+    """Herd the new classes' exemplars, and shrink the old ones' within the budget."""
+    with progress.step("update exemplars") as shown:
+        if EpisodeFolder(Path(home)).exemplars_path.is_file():
+            _already_done(shown)
+            return
+        with _opened(root, home) as episode:
+            episode.herd()
+            shown.outcome = f"budget {episode.params.exemplars.budget}"
+
+
+@step("calibrate")
+def calibrate(root: str, home: str) -> None:
+    """Fit on held-out images what turns answers into probabilities, and how much the texture counts in them."""
+    with progress.step("calibrate") as shown:
+        if EpisodeFolder(Path(home)).is_scored:
+            _already_done(shown)
+            return
+        with _opened(root, home) as episode:
+            episode.calibrate()
+
+
+@step("evaluate all past tasks")
+def score(root: str, home: str) -> str:
+    """Score the network on every task it knows and write the next learner state; returns its digest."""
+    with progress.step("evaluate", counts=True) as shown:
+        folder = EpisodeFolder(Path(home))
+        if folder.is_scored:
+            _already_done(shown)
+            return state_digest(folder.state_dir)
+        with _opened(root, home) as episode:
+            episode.score(shown.on_progress)
+            _shrink_features(episode)
+            report = Report.read(folder.report_path)
+            artifacts.show_accuracy(report, episode.base)
+            shown.outcome = ", ".join(f"{task.name} {100 * report.accuracy[task.name]:.1f}" for task in episode.tasks)
+            get_run_logger().info("accuracy, %%: %s", shown.outcome)
+        return state_digest(folder.state_dir)
+
+
+@step("assess verdicts")
+def assess(root: str, home: str) -> None:
+    """Measure how far the verdicts can be trusted: calibration, unknown generators, robustness, false positives."""
+    with progress.step("assess verdicts", counts=True) as shown:
+        folder = EpisodeFolder(Path(home))
+        photographs = reals.read_reals(Workspace(Path(root)), folder.plan().params.reals)
+        if assessment.kept_assessment(folder, photographs):
+            _already_done(shown)
+            return
+        with _opened(root, home) as episode:
+            assessed = assessment.assess(episode, photographs, shown.on_progress)
+            _shrink_features(episode)
+        shown.outcome = artifacts.trust(assessed)
+        get_run_logger().info("verdicts: %s", shown.outcome)
+
+
+@step("update atlas")
+def update_atlas(root: str, home: str) -> None:
+    """Say which branches are alike, and add them to the workspace's atlas; what goes wrong here fails no episode."""
+    with progress.step("update atlas") as shown, _opened(root, home) as episode:
+        atlas_dir, log = Workspace(Path(root)).atlas_dir, get_run_logger()
+        shown.outcome = layer_similarity.update(episode.folder, atlas_dir, log.warning, episode.state)
+        log.info("atlas: %s", shown.outcome)
+
+
+@step("register")
+def register(root: str, home: str) -> int:
+    """Register the episode's learner state as a model version, champion if the gate lets it; returns its number."""
+    with progress.step("register") as shown, _opened(root, home) as episode:
+        folder, params, workspace = episode.folder, episode.params, Workspace(Path(root))
+        registry = reconcile.registry_of_server(workspace, params)
+        _keep_memory(workspace, episode)
+        version = registry.register(
+            folder.state_dir,
+            Report.read(folder.report_path),
+            gate=params.gate,
+            git_commit=episode.plan.revision.commit,
+            assessment=Assessment.read(folder.assessment_path),
+            atlas_dir=layer_similarity.compared_dir(folder),
+        )
+        artifacts.show_verdicts(version)
+        shown.outcome = f"version {version.version} {version.outcome}"
+        log = get_run_logger()
+        tell = log.info if version.outcome == "promoted" else log.warning
+        tell("registered as %s of %s: %s", shown.outcome, params.registry.model, version.reason)
+        discard(folder.state_dir)  # it holds every branch, and the registry has it
+        return version.version
+
+
+@contextmanager
+def _opened(root: str, home: str) -> Iterator[Episode]:
+    """The episode of a folder, opened once in this process; anew after an error, whatever that left in memory."""
+    episode = _open.pop(home, None)
+    _open.clear()
+    if episode is None:
+        workspace = Workspace(Path(root))
+        read_task = partial(versions.read_task, workspace)
+        episode = Episode.open(EpisodeFolder(Path(home)), read_task, lambda samples: versions.fetch(workspace, samples))
+    yield episode
+    _open[home] = episode
 
 
 def _already_done(shown: progress.Shown) -> None:
@@ -236,55 +257,14 @@ def _already_done(shown: progress.Shown) -> None:
     get_run_logger().info("already done: its output is whole on disk")
 
 
-def _params(folder: EpisodeFolder, settings: Settings) -> Params:
-    """The parameters that the episode was planned with, and for all else those of the run."""
-    return Params.model_validate({**settings, **folder.plan().parameters})
+def _shrink_features(episode: Episode) -> None:
+    episode.cache.evict(int(episode.params.features.limit_gb * 1e9))
 
 
-def _path(base: str | None) -> Path | None:
-    return Path(base) if base else None
-
-
-def _task(root: str, folder: EpisodeFolder) -> Task:
-    """The task that the episode learns, still made of the bytes that were planned."""
-    planned = folder.plan().task
-    found = versions.read_task(Workspace(Path(root)), planned.name)
-    if found.digest != planned.digest:
-        raise DataVersionError(
-            f"task {planned.name!r} changed while it was being learned: digest {found.digest[:12]} instead of "
-            f"{planned.digest[:12]}. Run 'lorax learn' again to learn it as it is now."
-        )
-    return found
-
-
-def _fetch(root: str) -> Callable[[Iterable[Sample]], dict[str, Path]]:
-    return lambda samples: versions.fetch(Workspace(Path(root)), samples)
-
-
-def _shrink_features(folder: EpisodeFolder, params: Params) -> None:
-    FeatureCache(folder.features_dir).evict(int(params.features.limit_gb * 1e9))
-
-
-def _trust(found: assessment.Assessment) -> str:
-    """An assessment in one line."""
-    clean, photographs = found.reliability[0], found.false_positives.clean if found.false_positives else None
-    parts = [f"calibration error {100 * (clean.error_after or 0):.1f} % (by chance {100 * clean.floor:.1f} %)"]
-    if not found.calibrated:
-        parts = ['uncalibrated: not every class has calibration images (docs/method.md, "Verdicts")']
-    if found.calibrated and found.foreseen:
-        parts.append(f"{found.task} was strange before: AUROC {found.foreseen.auroc:.2f}")
-    if found.calibrated and found.robustness is not None:
-        parts.append(f"robustness {100 * found.robustness:.0f} %")
-    if photographs:
-        parts.append(f"false positives {100 * photographs.share:.1f} %")
-    return ", ".join(parts)
-
-
-def _keep_memory(workspace: Workspace, folder: EpisodeFolder) -> None:
+def _keep_memory(workspace: Workspace, episode: Episode) -> None:
     """Keep the images that the learner state needs; a remote that takes none fails no episode."""
-    state = load_state(folder.state_dir)
-    samples = [exemplar.sample for exemplar in (*state.exemplars, *state.calibration_memory)]
+    samples = [exemplar.sample for exemplar in (*episode.state.exemplars, *episode.state.calibration_memory)]
     try:
-        versions.keep(workspace, state_digest(folder.state_dir), samples)
+        versions.keep(workspace, state_digest(episode.folder.state_dir), samples)
     except DataVersionError as error:
         get_run_logger().warning("the exemplars are kept in this workspace only: %s", error)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from lorax.data import versions
 from lorax.errors import DataVersionError, RegistryError
-from lorax.params import Params, load_params
+from lorax.params import Params
 from lorax.registry import Look, ModelVersion, Quarantine, Registry
 from lorax.services import embedded
 from lorax.services.embedded import Service
@@ -48,10 +48,9 @@ def open_registry(workspace: Workspace, params: Params) -> Registry:
     return Registry(_registry_uri(workspace, params, server), params.registry.model)
 
 
-def registry_of_server(workspace: Workspace, model: str) -> Registry:
-    """The registry behind MLflow's server, whose address the environment or params.yaml gives; flows use no other."""
-    uri = embedded.environment(workspace, load_params(workspace.params_path))["MLFLOW_TRACKING_URI"]
-    return Registry(uri, model)
+def registry_of_server(workspace: Workspace, params: Params) -> Registry:
+    """The registry behind MLflow's server, whose address the environment or `params` give; flows use no other."""
+    return Registry(embedded.environment(workspace, params)["MLFLOW_TRACKING_URI"], params.registry.model)
 
 
 def look(workspace: Workspace, params: Params, server: Service | None = None) -> Look:

@@ -27,10 +27,9 @@ from lorax.data.simulate import DEMO_TASKS
 from lorax.errors import StateError
 from lorax.learning import metrics
 from lorax.learning.baseline import learn_without_branches
-from lorax.learning.episode import learn_episode
+from lorax.learning.episode import Episode, learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan
-from lorax.learning.loading import base_state
-from lorax.learning.state import LearnedTask, Revision, load_state, state_digest
+from lorax.learning.state import Revision, load_state, state_digest
 from lorax.params import Params, load_params
 from lorax.workspace import Workspace
 
@@ -67,17 +66,11 @@ def learn_stream(root: Path, params: Params, home: Path, count: int = len(DEMO_T
 
 def learn_task(root: Path, params: Params, home: Path, base: Path | None, k: int) -> Path:
     workspace = Workspace(root)
-    tasks = [versions.read_task(workspace, name) for name in DEMO_TASKS[: k + 1]]
-    state = base_state(base, params)
+    read_task = lambda name: versions.read_task(workspace, name)  # noqa: E731
     revision = versions.revision(workspace)
-    plan = Plan(
-        state_digest(base) if base else None,
-        LearnedTask(tasks[k].name, tasks[k].digest),
-        params.learning(),
-        Revision(revision.digest, revision.commit),
-    )
+    plan = Plan.of(base, read_task(DEMO_TASKS[k]), params, Revision(revision.digest, revision.commit))
     folder = EpisodeFolder.open(home, plan)
-    learn_episode(folder, state, tasks[k], tasks[:k], lambda samples: versions.fetch(workspace, samples), params)
+    learn_episode(Episode.open(folder, read_task, lambda samples: versions.fetch(workspace, samples)))
     return folder.state_dir
 
 

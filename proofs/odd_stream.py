@@ -34,10 +34,9 @@ from lorax.data.generators import SIDE, Ints, checkerboard, fingerprint, ripple,
 from lorax.data.simulate import PHOTOS, open_photo, train_region, val_region
 from lorax.errors import StateError
 from lorax.learning import metrics
-from lorax.learning.episode import learn_episode
+from lorax.learning.episode import Episode, learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan, Report
-from lorax.learning.loading import base_state
-from lorax.learning.state import LearnedTask, Revision, state_digest
+from lorax.learning.state import Revision
 from lorax.params import Params, load_params
 from lorax.registry.candidate import open_candidate
 from lorax.registry.gate import reasons
@@ -141,10 +140,9 @@ def learn(files: TaskFiles, params: Params, home: Path) -> list[str]:
     detected_first: dict[str, float] = {}
     for task in files.tasks:
         started = time.perf_counter()
-        parent, learned = state_digest(base) if base else None, LearnedTask(task.name, task.digest)
-        folder = EpisodeFolder.open(home, Plan(parent, learned, params.learning(), Revision("simulated", "none")))
+        folder = EpisodeFolder.open(home, Plan.of(base, task, params, Revision("simulated", "none")))
         try:
-            state = learn_episode(folder, base_state(base, params), task, known, files.fetch, params)
+            state = learn_episode(Episode.open(folder, {t.name: t for t in files.tasks}.__getitem__, files.fetch))
         except StateError as error:  # the only task with real images may have been refused before it
             print(f"  {task.name:<11} could not be learned: {error}", flush=True)
             refused.append(task.name)

@@ -24,10 +24,9 @@ from benchmarks.published import PublishedLearner
 from benchmarks.tasks import TaskFiles
 from lorax.data.simulate import DEMO_TASKS, SIDE, simulate
 from lorax.learning import metrics
-from lorax.learning.episode import learn_episode
+from lorax.learning.episode import Episode, learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan
-from lorax.learning.loading import base_state
-from lorax.learning.state import LearnedTask, Revision, state_digest
+from lorax.learning.state import Revision
 from lorax.params import Params, load_params
 from lorax.storage import canonical_json, write_whole
 
@@ -46,10 +45,9 @@ def learn_published(files: TaskFiles, params: Params, home: Path) -> Rows:
 
 def learn_ours(files: TaskFiles, params: Params, home: Path) -> Rows:
     base: Path | None = None
-    for k, task in enumerate(files.tasks):
-        parent, learned = state_digest(base) if base else None, LearnedTask(task.name, task.digest)
-        folder = EpisodeFolder.open(home, Plan(parent, learned, params.learning(), Revision("simulated", "none")))
-        state = learn_episode(folder, base_state(base, params), task, files.tasks[:k], files.fetch, params)
+    for task in files.tasks:
+        folder = EpisodeFolder.open(home, Plan.of(base, task, params, Revision("simulated", "none")))
+        state = learn_episode(Episode.open(folder, {t.name: t for t in files.tasks}.__getitem__, files.fetch))
         base = folder.state_dir
     shutil.rmtree(home)  # its episodes would answer for code that is changed later
     return state.accuracy

@@ -10,7 +10,7 @@ from lorax.atlas.adapter import Adapter
 from lorax.atlas.entry import DERIVED
 from lorax.atlas.formats import branches_of
 from lorax.atlas.index import Atlas
-from lorax.learning.state import load_state
+from lorax.learning.state import LearnerState, load_state
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,14 @@ class StateBranches:
     starts: Mapping[str, str]
 
     @classmethod
-    def read(cls, directory: Path) -> StateBranches:
-        """Read the state in this directory.
+    def read(cls, directory: Path, state: LearnerState | None = None) -> StateBranches:
+        """Those of the state in this directory, which is read unless it is given.
 
         Raises:
             StateError: it is damaged.
             AdapterError: a branch is no plain LoRA.
         """
-        state = load_state(directory)
+        state = state or load_state(directory)
         synthetic = [entry for entry in state.classes.entries if not entry.is_real]
         labels = {b.task: "+".join(e.label for e in synthetic if e.task == b.task) for b in state.branches}
         starts = {branch.task: branch.start for branch in state.branches if branch.start is not None}

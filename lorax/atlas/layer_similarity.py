@@ -6,6 +6,7 @@ wrong here is a warning.
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from lorax.drafts import scratch
 from lorax.errors import AtlasError, LoraxError
 from lorax.learning.branch_similarity import BranchComparison, BranchNeighbours, SimilarBranch
 from lorax.learning.folder import EpisodeFolder, Report
+from lorax.learning.state import LearnerState
 from lorax.storage import whole_directory
 
 _FOLDER = "atlas"
@@ -27,24 +29,27 @@ _DIGITS = 4
 """A cosine's last digits depend on the machine, and a version's figures must not."""
 
 
-def update(folder: EpisodeFolder, atlas_dir: Path, warn: Callable[[str], None]) -> str:
+def update(
+    folder: EpisodeFolder, atlas_dir: Path, warn: Callable[[str], None], state: LearnerState | None = None
+) -> str:
     """Compare the branches of the episode's state, unless that was done, and add them to an atlas that lacks them.
 
     Args:
         folder: the episode's, with its state.
         atlas_dir: the workspace's atlas.
         warn: told of what went wrong.
+        state: the episode's, where it has been read.
 
     Returns:
         What came of it, in a few words.
     """
-    told = []
+    told, branches = [], functools.cache(lambda: StateBranches.read(folder.state_dir, state))
     with _harmless(warn, "the branches were not compared"):
         if not compared_dir(folder):
-            compare(folder, warn)
+            compare(folder, branches(), warn)
         told.append(_told(BranchComparison.read(folder.root / _FOLDER)))
     with _harmless(warn, f"the atlas at {atlas_dir} was not updated"):
-        told.append(f"{add_branches(folder, atlas_dir, warn)} in the atlas")
+        told.append(f"{add_branches(branches(), atlas_dir, warn)} in the atlas")
     return ", ".join(told)
 
 
@@ -58,13 +63,13 @@ def compared_dir(folder: EpisodeFolder) -> Path | None:
     return kept
 
 
-def compare(folder: EpisodeFolder, warn: Callable[[str], None]) -> None:
+def compare(folder: EpisodeFolder, branches: StateBranches, warn: Callable[[str], None]) -> None:
     """Compare the branches of the episode's state with each other; leave the record, and of two or more a map.
 
     They are compared in an atlas of their own, which is thrown away: so what is told of a version follows from its
     state alone, on whatever machine it was learned and whatever lies in the workspace's atlas.
     """
-    report, branches = Report.read(folder.report_path), StateBranches.read(folder.state_dir)
+    report = Report.read(folder.report_path)
     shutil.rmtree(folder.root / _FOLDER, ignore_errors=True)  # one that can't be read
     with scratch() as made, whole_directory(folder.root / _FOLDER) as draft:
         atlas = Atlas.open(Path(made))
@@ -80,15 +85,15 @@ def compare(folder: EpisodeFolder, warn: Callable[[str], None]) -> None:
                 save_map(atlas, draft)
 
 
-def add_branches(folder: EpisodeFolder, atlas_dir: Path, warn: Callable[[str], None]) -> int:
-    """Add what an atlas lacks of the branches of the episode's state; returns how many entries it has then.
+def add_branches(branches: StateBranches, atlas_dir: Path, warn: Callable[[str], None]) -> int:
+    """Add what an atlas lacks of the branches of an episode's state; returns how many entries it has then.
 
     Raises:
         AtlasError: it is damaged, or another add is at work in it.
         StorageError: it can't be written.
     """
     atlas = Atlas.open(atlas_dir)
-    refused = StateBranches.read(folder.state_dir).add_missing(atlas, on_wait=_refuse_to_wait)
+    refused = branches.add_missing(atlas, on_wait=_refuse_to_wait)
     if refused:
         warn(
             f"the atlas at {atlas_dir} refused {len(refused)} of the branches, the first of them since {refused[0]} "

@@ -27,8 +27,10 @@ from lorax.learning.trained import Trained
 from lorax.learning.training import Fit, OnEpoch
 
 
-def learn_episode(episode: Episode, on_epoch: OnEpoch | None = None, on_progress: Progress | None = None) -> None:
-    """Learn a task on top of a learner state; the flow runs the same calls, one step each.
+def learn_episode(
+    episode: Episode, on_epoch: OnEpoch | None = None, on_progress: Progress | None = None
+) -> LearnerState:
+    """Learn a task on top of a learner state, and return the next one; the flow runs the same calls, one step each.
 
     A pure function of (base, the tasks' bytes, params): run in one process or resumed in many, on the same kind of CPU
     it gives byte for byte the same state.
@@ -40,6 +42,7 @@ def learn_episode(episode: Episode, on_epoch: OnEpoch | None = None, on_progress
     episode.herd()
     episode.calibrate()
     episode.score(on_progress)
+    return episode.state
 
 
 class Episode(OpenedEpisode):
@@ -110,7 +113,7 @@ class Episode(OpenedEpisode):
 
         What comes of it is written with the scores: it is solved in no time from features that are cached.
         """
-        if self.is_scored:
+        if self.folder.is_scored:
             return
         started = self.begin()
         self.network.texture_head = texture_head_of(self._calibrated)
@@ -118,7 +121,7 @@ class Episode(OpenedEpisode):
 
     def score(self, on_progress: Progress | None = None) -> None:
         """Score the network on the test set of every task it knows, and write the next learner state."""
-        if self.is_scored:
+        if self.folder.is_scored:
             return
         self.calibrate()
         started = self.begin()

@@ -156,6 +156,11 @@ class EpisodeFolder:
     def state_dir(self) -> Path:
         return self.root / "state"
 
+    @property
+    def is_scored(self) -> bool:
+        """Whether the next state is there, and what was measured."""
+        return self.state_dir.is_dir() and self.report_path.is_file()
+
     def plan(self) -> Plan:
         with damage_told(self.plan_path):
             record = json.loads(self.plan_path.read_bytes())

@@ -19,7 +19,7 @@ from lorax.learning.loading import base_state, open_network
 from lorax.learning.preconditions import check_learnable, check_solver
 from lorax.learning.queries import FeatureQuery, Fetch
 from lorax.learning.recalibration import extended_memory, hold_out
-from lorax.learning.state import Branch, LearnedTask, LearnerState, load_state, state_digest
+from lorax.learning.state import Branch, LearnedTask, LearnerState, load_state
 from lorax.learning.texture_head import CLEAN
 from lorax.learning.trained import Trained
 from lorax.learning.training import epoch_seed
@@ -91,11 +91,6 @@ class OpenedEpisode:
         return cls(folder, base, tasks, fetch, backbone=backbone, group=group)
 
     @property
-    def is_scored(self) -> bool:
-        """Whether the next state is there."""
-        return self.folder.state_dir.is_dir() and self.folder.report_path.is_file()
-
-    @property
     def index(self) -> int:
         """The episode's, from 0."""
         return len(self.base.tasks)
@@ -110,15 +105,10 @@ class OpenedEpisode:
         """The next learner state, as it lies in the folder once the network is scored."""
         return load_state(self.folder.state_dir)
 
-    @property
-    def digest(self) -> str:
-        """The next learner state's."""
-        return state_digest(self.folder.state_dir)
-
     @cached_property
     def network(self) -> Network:
         """The network as far as the episode has come: the next state's, the trained one, or the base's, just grown."""
-        if self.is_scored:
+        if self.folder.is_scored:
             return self._opened(self.state)
         return self._opened(self.grown) if self.folder.trained_dir.is_dir() else self.grown_network()
 

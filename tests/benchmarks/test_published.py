@@ -9,10 +9,9 @@ import torch
 
 from benchmarks.published import PublishedFit, PublishedLearner, PublishedNetwork
 from benchmarks.tasks import TaskFiles, write_task
-from lorax.learning.episode import learn_episode
+from lorax.learning.episode import Episode, learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan
-from lorax.learning.loading import base_state
-from lorax.learning.state import LearnedTask, Revision, state_digest
+from lorax.learning.state import Revision
 from lorax.learning.training import Fit
 from lorax.network.backbone import open_backbone
 from lorax.network.network import Network
@@ -59,10 +58,8 @@ def test_a_whole_stream_gives_the_same_exemplars_accuracies_head_and_branches(pa
         write_task(tmp_path / f"task{number}", train=12, test=8, side=16, seed=number)
         task = files.read(tmp_path / f"task{number}")
         learner.learn(task, files.fetch)
-        parent, learned = state_digest(base) if base else None, LearnedTask(task.name, task.digest)
-        plan = Plan(parent, learned, params.learning(), Revision("none", "none"))
-        folder = EpisodeFolder.open(tmp_path / "episodes", plan)
-        state = learn_episode(folder, base_state(base, params), task, files.tasks[:number], files.fetch, params)
+        folder = EpisodeFolder.open(tmp_path / "episodes", Plan.of(base, task, params, Revision("none", "none")))
+        state = learn_episode(Episode.open(folder, {t.name: t for t in files.tasks}.__getitem__, files.fetch))
         base = folder.state_dir
     assert [e.sample for e in state.exemplars] == [e.sample for e in learner.memory]
     assert list(state.accuracy) == learner.accuracy

@@ -24,7 +24,7 @@ from lorax.data import versions
 from lorax.data.landing import land
 from lorax.learning.assessment import Assessment
 from lorax.learning.branch_similarity import BranchComparison, BranchNeighbours, SimilarBranch
-from lorax.params import GateParams
+from lorax.params import GateParams, load_params
 from lorax.registry import CHAMPION, Registry
 from lorax.workspace import Workspace
 from tests.commands.test_cli import HEAVY, said_and_imported
@@ -118,8 +118,8 @@ def test_behind_a_proxy_that_was_not_told_of_loopback_the_server_is_asked_all_th
     behind_a_proxy()
     assert "version 1" in lorax("history")
     behind_a_proxy()
-    learning = reconcile.registry_of_server(workspace, registry.name).champion()  # as the flow asks
-    assert learning is not None
+    params = load_params(workspace.params_path)
+    assert reconcile.registry_of_server(workspace, params).champion() is not None  # as the flow asks
 
 
 def test_status_with_a_champion_imports_mlflow_and_nothing_else_that_takes_long(workspace: Workspace) -> None:

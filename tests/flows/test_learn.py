@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,9 @@ from lorax.commands.records import version_record
 from lorax.data import versions
 from lorax.data.admission import LandingOptions
 from lorax.data.landing import land
-from lorax.learning.episode import learn_episode
+from lorax.learning.episode import Episode, learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan
-from lorax.learning.loading import base_state
-from lorax.learning.state import LearnedTask, Revision, load_state, state_digest
+from lorax.learning.state import Revision, load_state, state_digest
 from lorax.params import load_params
 from lorax.services import embedded
 from lorax.stream import SCENARIOS
@@ -44,8 +44,10 @@ from tests.tiny_learner import tiny_params
 TASKS = SCENARIOS["hard"]
 STEPS = (
     "open base state",
+    "grow network",
     "train branch",
     "update exemplars",
+    "calibrate",
     "evaluate all past tasks",
     "assess verdicts",
     "update atlas",
@@ -121,14 +123,12 @@ def ask_prefect(workspace: Workspace, path: str) -> list[dict[str, Any]]:
 def learned_by_plain_functions(workspace: Workspace, folder: Path, names: tuple[str, ...]) -> str:
     """The digest of the state after `names`, learned in this process without any flow."""
     params = load_params(workspace.params_path)
-    base, earlier = None, []
+    base, read_task = None, partial(versions.read_task, workspace)
     for name in names:
-        task, revision = versions.read_task(workspace, name), revision_at(workspace, name)
-        plan = Plan(state_digest(base) if base else None, LearnedTask(name, task.digest), params.learning(), revision)
+        plan = Plan.of(base, read_task(name), params, revision_at(workspace, name))
         home = EpisodeFolder.open(folder, plan)
-        learn_episode(home, base_state(base, params), task, earlier, lambda s: versions.fetch(workspace, s), params)
+        learn_episode(Episode.open(home, read_task, partial(versions.fetch, workspace)))
         base = home.state_dir
-        earlier.append(task)
     assert base is not None
     return state_digest(base)
 

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import logging
+import sys
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from flows import steps
+from flows import artifacts, steps
 from lorax.attribution import versions
 from lorax.errors import DataVersionError
 from lorax.learning.assessment import Assessment
-from lorax.learning.episode import learn_episode
+from lorax.learning.episode import Episode, learn_episode
 from lorax.learning.folder import EpisodeFolder
-from lorax.learning.loading import base_state
+from lorax.learning.state import load_state
+from lorax.network.backbone import _build
 from lorax.params import Params, RealsParams, RobustnessParams
 from lorax.workspace import Workspace
 from tests.data.test_reals import add_photographs
@@ -52,14 +58,63 @@ def test_an_episode_is_measured_on_photographs_that_dvc_tracks(
     )
     settings, root = params.model_dump(mode="json"), str(landed_workspace.root)
     home = steps.plan_episode(root, landed_workspace.episodes_dir, None, "alpha", settings)
-    task, folder = versions.read_task(landed_workspace, "alpha"), EpisodeFolder(Path(home))
-    fetch = lambda samples: versions.fetch(landed_workspace, samples)  # noqa: E731
-    learn_episode(folder, base_state(None, params), task, (), fetch, params)
+    folder, read_task = EpisodeFolder(Path(home)), partial(versions.read_task, landed_workspace)
+    learn_episode(Episode.open(folder, read_task, partial(versions.fetch, landed_workspace)))
     monkeypatch.setattr(steps, "get_run_logger", lambda: logging.getLogger("step"))
     caplog.set_level(logging.INFO)
-    steps.assess.fn(root, home, None, settings)
+    steps.assess.fn(root, home)
     found = Assessment.read(folder.assessment_path).false_positives
     assert (found.clean.perturbation, found.clean.images) == ("clean", 3)
     assert f"false positives {100 * found.clean.share:.1f} %" in caplog.text
-    steps.assess.fn(root, home, None, settings)
+    steps.assess.fn(root, home)
     assert "already done" in caplog.text
+
+
+METHOD = (steps.grow, steps.fit, steps.herd, steps.calibrate, steps.score, steps.assess, steps.update_atlas)
+
+
+@pytest.fixture
+def outside_a_flow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps as functions, without Prefect's server to tell of them."""
+    for module in (steps, artifacts):
+        monkeypatch.setattr(module, "get_run_logger", lambda: logging.getLogger("step"))
+    for name in ("create_progress_artifact", "update_progress_artifact", "create_table_artifact"):
+        monkeypatch.setattr(artifacts, name, lambda *_, **__: None)
+
+
+def count_calls(monkeypatch: pytest.MonkeyPatch, calls: Counter[str], function: Callable[..., Any]) -> None:
+    """Count the calls of a function, whichever module has it."""
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        calls[function.__name__] += 1
+        return function(*arguments, **named)
+
+    for module in [m for name, m in sys.modules.items() if name.startswith(("lorax", "flows"))]:
+        if getattr(module, function.__name__, None) is function:
+            monkeypatch.setattr(module, function.__name__, counted)
+
+
+@pytest.mark.usefixtures("outside_a_flow")
+def test_the_steps_of_an_episode_read_each_state_once_and_build_the_network_once(
+    landed_workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = tiny_params(tmp_path).model_copy(update={"robustness": RobustnessParams(per_class=1)})
+    settings, root = params.model_dump(mode="json"), str(landed_workspace.root)
+
+    def learn(name: str, base: str | None) -> str:
+        home = steps.plan_episode(root, landed_workspace.episodes_dir, base, name, settings)
+        for step in METHOD:
+            step.fn(root, home)
+        return home
+
+    base = str(EpisodeFolder(Path(learn("alpha", None))).state_dir)
+    calls = Counter[str]()
+    count_calls(monkeypatch, calls, load_state)
+    count_calls(monkeypatch, calls, _build)
+    home = learn("beta", base)
+    assert calls == {"load_state": 2, "_build": 1}
+    calls.clear()
+    for step in METHOD:
+        steps._open.clear()  # as if each ran in a process of its own, after a kill
+        step.fn(root, home)
+    assert calls == {"load_state": 2}, "of the base and of the episode's state, for the atlas: all else is done"

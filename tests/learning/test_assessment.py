@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +12,11 @@ from lorax.data.perturbations import CARD
 from lorax.errors import LayoutError
 from lorax.learning.assessment import ALL, Assessment, assess, kept_assessment, sample_of
 from lorax.learning.folder import EpisodeFolder
-from lorax.learning.loading import base_state
-from lorax.learning.state import LearnerState, load_state
+from lorax.learning.state import load_state, save_state
 from lorax.params import Params, RobustnessParams
 from lorax.registry.assessment_log import assessment_metrics
 from lorax.stream import check_task_name
-from tests.learning.conftest import Learn
+from tests.learning.conftest import Learn, opened, plan_of
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +27,12 @@ def last_but_one(learn: Learn, learned: list[EpisodeFolder], tmp_path_factory) -
 
 @pytest.fixture(scope="module")
 def assessed(last_but_one: EpisodeFolder, learned: list[EpisodeFolder], stream, params: Params) -> Assessment:
-    few = params.model_copy(update={"robustness": RobustnessParams(per_class=3)})
-    state, base = load_state(last_but_one.state_dir), load_state(learned[0].state_dir)
-    return assess(last_but_one, state, base, stream.tasks[:2], stream.fetch, few)
+    return assess(opened(stream, showing(params, 3), last_but_one.root.parent, learned[0].state_dir, 1))
+
+
+def showing(params: Params, per_class: int) -> Params:
+    """Parameters that have the robustness card ask for so many images of each class."""
+    return params.model_copy(update={"robustness": RobustnessParams(per_class=per_class)})
 
 
 def test_the_card_has_a_row_for_each_perturbation_and_task(assessed: Assessment) -> None:
@@ -75,10 +78,8 @@ def test_the_version_before_is_asked_about_the_new_generator(
 
 
 def test_the_first_task_was_foreseen_by_nobody(stream, params: Params, learn: Learn, tmp_path: Path) -> None:
-    folder = learn(tmp_path, None, 0)
-    none = params.model_copy(update={"robustness": RobustnessParams(per_class=0)})
-    state = load_state(folder.state_dir)
-    found = assess(folder, state, base_state(None, params), stream.tasks[:1], stream.fetch, none)
+    learn(tmp_path, None, 0)
+    found = assess(opened(stream, showing(params, 0), tmp_path, None, 0))
     assert (found.foreseen, found.card, found.robustness) == (None, [], None)
 
 
@@ -89,12 +90,8 @@ def test_an_assessment_is_kept_and_read_again(assessed: Assessment, last_but_one
 def test_assessing_again_asks_nothing(
     assessed: Assessment, last_but_one: EpisodeFolder, stream, params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lorax.learning.assessment.open_for_episode", pytest.fail)
-    state, few = (
-        load_state(last_but_one.state_dir),
-        params.model_copy(update={"robustness": RobustnessParams(per_class=3)}),
-    )
-    assert assess(last_but_one, state, LearnerState(state.backbone), (), stream.fetch, few) == assessed
+    monkeypatch.setattr("lorax.learning.opened.open_network", pytest.fail)
+    assert assess(stream.open(last_but_one)) == assessed
 
 
 @pytest.mark.parametrize("drop", ["per_class", "reliability", "everything", "the end", "all"])
@@ -103,21 +100,19 @@ def test_an_assessment_that_can_t_be_understood_is_measured_anew(
 ) -> None:
     folder = EpisodeFolder(tmp_path)
     whole = last_but_one.assessment_path.read_text()
-    few = params.model_copy(update={"robustness": RobustnessParams(per_class=3)})
+    shutil.copy(last_but_one.plan_path, folder.plan_path)
     folder.assessment_path.write_text(whole)
-    assert kept_assessment(folder, few) == assessed
+    assert kept_assessment(folder) == assessed
     record = {key: value for key, value in json.loads(whole).items() if key != drop}
     damaged = {"everything": "[]", "the end": whole[:-9], "all": whole.replace(f'"{ALL}"', '"all"')}
     folder.assessment_path.write_text(damaged.get(drop) or json.dumps(record))
-    assert kept_assessment(folder, few) is None
+    assert kept_assessment(folder) is None
 
 
 def test_another_card_is_measured_anew(stream, params: Params, learn: Learn, tmp_path: Path) -> None:
-    folder = learn(tmp_path, None, 0)
-    state, base = load_state(folder.state_dir), base_state(None, params)
+    learn(tmp_path, None, 0)
     for per_class in (0, 2):
-        asked = params.model_copy(update={"robustness": RobustnessParams(per_class=per_class)})
-        found = assess(folder, state, base, stream.tasks[:1], stream.fetch, asked)
+        found = assess(opened(stream, showing(params, per_class), tmp_path, None, 0))
         assert (found.robustness is None) == (per_class == 0)
 
 
@@ -131,10 +126,11 @@ def test_the_cards_sample_is_always_the_same_images_of_each_class(stream) -> Non
 def test_an_uncalibrated_version_is_assessed_as_far_as_it_goes(
     last_but_one: EpisodeFolder, stream, params: Params, tmp_path: Path
 ) -> None:
-    state = replace(load_state(last_but_one.state_dir), calibration=None)
-    folder = EpisodeFolder(tmp_path / "episode")
-    few = params.model_copy(update={"robustness": RobustnessParams(per_class=1)})
-    found = assess(folder, state, base_state(None, params), stream.tasks[:2], stream.fetch, few)
+    base = Path(last_but_one.plan().base_dir)
+    folder = EpisodeFolder.open(tmp_path, plan_of(base, stream.tasks[1], showing(params, 1)))
+    shutil.copy(last_but_one.report_path, folder.report_path)
+    save_state(replace(load_state(last_but_one.state_dir), calibration=None), folder.state_dir)
+    found = assess(stream.open(folder))
     assert not found.calibrated
     assert {row.unknown for row in found.card} == {None}
     assert found.reliability[0].error_after is None

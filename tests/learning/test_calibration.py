@@ -9,21 +9,21 @@ import torch
 from lorax.learning.calibration import Calibration, fit_probabilities
 from lorax.learning.episode import learn_episode
 from lorax.learning.folder import EpisodeFolder
-from lorax.learning.loading import base_state
 from lorax.learning.ood import Residual
 from lorax.learning.recalibration import hold_out
 from lorax.learning.reliability import answers_of, mean_loss, right_answers
 from lorax.learning.state import LearnerState, load_state
+from lorax.network.backbone import open_backbone
 from lorax.params import CalibrationParams, Params
 from lorax.stream import ClassEntry, ClassTable
-from tests.learning.conftest import learn_one, plan_of
+from tests.learning.conftest import learn_one, opened
 
 TABLE = ClassTable(tuple(ClassEntry(i, "t", i, name) for i, name in enumerate(("real", "gan", "diffusion"))))
 
 
 @pytest.fixture
 def nothing(params: Params) -> LearnerState:
-    return base_state(None, params)
+    return LearnerState(open_backbone(params.backbone).identity)
 
 
 def holding(params: Params, per_class: int, seed: int = 0) -> Params:
@@ -131,9 +131,7 @@ def test_without_calibration_images_a_version_is_uncalibrated(stream, params: Pa
 def test_a_version_on_top_of_an_uncalibrated_one_is_uncalibrated(stream, params: Params, tmp_path: Path) -> None:
     none = params.model_copy(update={"calibration": CalibrationParams(per_class=0)})
     base_dir = learn_one(stream, none, tmp_path, None, 0).state_dir
-    base, task = base_state(base_dir, params), stream.tasks[1]
-    folder = EpisodeFolder.open(tmp_path, plan_of(base, base_dir, task, params))
-    state = learn_episode(folder, base, task, stream.tasks[:1], stream.fetch, params)
+    state = learn_episode(opened(stream, params, tmp_path, base_dir, 1))
     assert state.calibration is None
     assert state.calibration_memory == ()  # nothing is held out in vain
 

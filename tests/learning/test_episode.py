@@ -17,14 +17,14 @@ import torch
 
 from lorax.data.images import Images
 from lorax.errors import BackboneError, StateError
-from lorax.learning.episode import evaluate, learn_episode, train_branch, update_exemplars
+from lorax.learning.episode import Episode, learn_episode
 from lorax.learning.folder import EpisodeFolder, Report
 from lorax.learning.loading import base_state, open_network
 from lorax.learning.state import Revision, load_state, state_digest
 from lorax.network.backbone import import_timm
 from lorax.network.network import Network
 from lorax.params import Params
-from tests.learning.conftest import Learn, Stream, learn_one, plan_of
+from tests.learning.conftest import Learn, Stream, learn_one, opened, plan_of
 
 
 def test_an_episode_adds_a_branch_its_classes_a_row_and_exemplars(learned: list[EpisodeFolder]) -> None:
@@ -88,22 +88,11 @@ def test_fresh_processes_give_the_same_states_as_one(
     script.write_text(
         "import json, sys\n"
         "from pathlib import Path\n"
-        "from lorax.learning.episode import learn_episode\n"
-        "from lorax.learning.loading import base_state\n"
-        "from lorax.learning.folder import EpisodeFolder, Plan\n"
-        "from lorax.learning.state import LearnedTask, Revision, state_digest\n"
         "from lorax.params import Params\n"
-        "from tests.learning.conftest import Stream\n"
+        "from tests.learning.conftest import Stream, learn_one\n"
         "home, data, base, k, params = json.loads(sys.argv[1])\n"
-        "params = Params.model_validate(params)\n"
-        "stream = Stream(Path(data))\n"
         "base = Path(base) if base else None\n"
-        "state, task = base_state(base, params), stream.tasks[k]\n"
-        "plan = Plan(state_digest(base) if base else None, LearnedTask(task.name, task.digest), params.learning(),\n"
-        "            Revision('root', 'commit'))\n"
-        "folder = EpisodeFolder.open(Path(home), plan)\n"
-        "learn_episode(folder, state, task, stream.tasks[:k], stream.fetch, params)\n"
-        "print(folder.state_dir)\n"
+        "print(learn_one(Stream(Path(data)), Params.model_validate(params), Path(home), base, k).state_dir)\n"
     )
     base = ""
     for k in range(2):
@@ -126,17 +115,15 @@ def test_steps_that_are_done_are_not_done_again(
     def never(*arguments: object) -> None:
         raise AssertionError("a finished step opened a network")
 
-    monkeypatch.setattr("lorax.learning.loading.open_network", never)
-    base = base_state(learned[0].state_dir, params)
-    again = learn_episode(learned[1], base, stream.tasks[1], stream.tasks[:1], stream.fetch, params)
+    monkeypatch.setattr("lorax.learning.opened.open_network", never)
+    again = learn_episode(stream.open(learned[1]))
     assert again.accuracy == load_state(learned[1].state_dir).accuracy
 
 
 def started_from(start: str, learned: list[EpisodeFolder], stream, params: Params, home: Path) -> EpisodeFolder:
-    base, task = learned[0].state_dir, stream.tasks[1]
-    state = base_state(base, params)
-    folder = EpisodeFolder.open(home, replace(plan_of(state, base, task, params), start=start))
-    learn_episode(folder, state, task, stream.tasks[:1], stream.fetch, params)
+    plan = replace(plan_of(learned[0].state_dir, stream.tasks[1], params), start=start)
+    folder = EpisodeFolder.open(home, plan)
+    learn_episode(stream.open(folder))
     return folder
 
 
@@ -161,10 +148,8 @@ def test_a_start_that_the_state_does_not_know_is_refused(
 
 
 def test_a_known_task_is_refused(learned: list[EpisodeFolder], stream, params: Params, tmp_path: Path) -> None:
-    base = base_state(learned[0].state_dir, params)
-    folder = EpisodeFolder.open(tmp_path, plan_of(base, learned[0].state_dir, stream.tasks[0], params))
     with pytest.raises(StateError, match="in the learner state already"):
-        train_branch(folder, base, stream.tasks[0], stream.fetch, params)
+        opened(stream, params, tmp_path, learned[0].state_dir, 0)
 
 
 def test_a_first_task_without_reals_is_refused(stream, params: Params, tmp_path: Path) -> None:
@@ -172,10 +157,9 @@ def test_a_first_task_without_reals_is_refused(stream, params: Params, tmp_path:
     fakes = replace(
         task, classes=task.classes[1:], train=tuple(s for s in task.train if s.class_index), test=task.test[:0]
     )
-    base = base_state(None, params)
-    folder = EpisodeFolder.open(tmp_path, plan_of(base, None, fakes, params))
+    folder = EpisodeFolder.open(tmp_path, plan_of(None, fakes, params))
     with pytest.raises(StateError, match="brings no real images"):
-        train_branch(folder, base, fakes, stream.fetch, params)
+        Episode.open(folder, lambda _: fakes, stream.fetch)
 
 
 def test_another_backbone_than_the_states_is_refused(learned: list[EpisodeFolder], params: Params) -> None:
@@ -187,8 +171,7 @@ def test_another_backbone_than_the_states_is_refused(learned: list[EpisodeFolder
 def test_an_interrupted_episode_keeps_the_revision_it_was_begun_at(
     learned: list[EpisodeFolder], stream, params: Params, tmp_path: Path
 ) -> None:
-    base = base_state(None, params)
-    plan = plan_of(base, None, stream.tasks[0], params)
+    plan = plan_of(None, stream.tasks[0], params)
     first = EpisodeFolder.open(tmp_path, plan)
     later = EpisodeFolder.open(tmp_path, replace(plan, revision=Revision("newer", "later")))
     assert later.root == first.root
@@ -219,22 +202,23 @@ def test_an_old_branch_is_asked_only_of_new_images(
         return features(network, images, branches)
 
     monkeypatch.setattr(Network, "features", spied)
-    base, task, earlier = base_state(learned[1].state_dir, params), stream.tasks[2], stream.tasks[:2]
-    folder = EpisodeFolder.open(tmp_path, plan_of(base, learned[1].state_dir, task, params))
+    episode = opened(stream, params, tmp_path, learned[1].state_dir, 2)
 
-    def batches_asked(step: Callable[..., object], *tasks: object) -> list[int]:
+    def batches_asked(step: Callable[[], None]) -> list[int]:
         asked.clear()
-        step(folder, base, task, *tasks, stream.fetch, params)
+        step()
         return [asked.count(k) for k in range(3)]
 
-    assert len(base.exemplars) == 12
+    assert batches_asked(episode.grow) == [0, 0, 0]
+    assert len(episode.base.exemplars) == 12
     # Batches of 8: two views of 24 new images; those of 12 exemplars, equal ones once, about which branch 0 was asked
     # in episode 1, in which branch 1 itself learned; and when branch 2 has learned, each new image's view for herding.
-    assert batches_asked(train_branch) == [6, 6 + 2, 3]
-    assert batches_asked(update_exemplars) == [0, 0, 0]
-    # 12 new test images, 24 old ones by the new branch alone; 6 held-out images and 12 old ones likewise
-    assert batches_asked(evaluate, earlier) == [2 + 1, 2 + 1, 2 + 3 + 1 + 2]
-    assert state_digest(folder.state_dir) == state_digest(learned[2].state_dir)
+    assert batches_asked(episode.fit) == [6, 6 + 2, 3]
+    assert batches_asked(episode.herd) == [0, 0, 0]
+    # 6 held-out images, and 12 old ones by the new branch alone; 12 new test images, and 24 old ones likewise
+    assert batches_asked(episode.calibrate) == [1, 1, 1 + 2]
+    assert batches_asked(episode.score) == [2, 2, 2 + 3]
+    assert state_digest(episode.folder.state_dir) == state_digest(learned[2].state_dir)
 
 
 def test_a_resumed_episode_finds_what_was_computed_before(
@@ -272,10 +256,10 @@ def test_a_backbone_that_can_not_do_what_is_asked_is_refused_before_an_image_is_
     backbone = {"name": "swinv2_tiny_window8_256", "weights": str(weights), "arguments": arguments, "crop": 64}
     raw = {"backbone": backbone, "lora": {"rank": 2, "targets": [".*qkv"]}, "run": {"device": "cpu", "threads": 1}}
     chosen = Params.model_validate({k: {**raw.get(k, {}), **values.get(k, {})} for k in raw | values})
-    state = base_state(None, chosen)
-    folder = EpisodeFolder.open(tmp_path, plan_of(state, None, stream.tasks[0], chosen))
+    folder = EpisodeFolder.open(tmp_path, plan_of(None, stream.tasks[0], chosen))
+    episode = Episode.open(folder, lambda _: stream.tasks[0], lambda samples: pytest.fail("asked for images"))
     with pytest.raises(BackboneError, match=message):
-        train_branch(folder, state, stream.tasks[0], lambda samples: pytest.fail("asked for images"), chosen)
+        episode.grow()
 
 
 def test_a_head_of_the_texture_is_the_same_whatever_the_memory_holds_and_goes_on_with_its_solver_only(
@@ -311,15 +295,15 @@ def test_what_training_left_and_is_damaged_is_one_clear_error_before_anything_is
     stream: Stream, params: Params, tmp_path: Path
 ) -> None:
     ridge = Params.model_validate(params.model_dump() | {"head": {"solver": "ridge"}})
-    base, task = base_state(None, ridge), stream.tasks[0]
-    folder = EpisodeFolder.open(tmp_path, plan_of(base, None, task, ridge))
-    train_branch(folder, base, task, stream.fetch, ridge)
+    episode = opened(stream, ridge, tmp_path, None, 0)
+    episode.fit()
+    folder = episode.folder
     names = ("head.safetensors", "adapter_model.safetensors", "adapter_config.json", "statistics.safetensors")
     for path in (folder.trained_dir / name for name in names):
         whole = path.read_bytes()
         for damage in (lambda p: p.write_bytes(p.read_bytes()[:20]), Path.unlink):
             damage(path)
             with pytest.raises(StateError, match=rf"{path.name} is damaged .* run again"):
-                update_exemplars(folder, base, task, stream.fetch, ridge)
+                stream.open(folder).herd()
             path.write_bytes(whole)
     assert not folder.exemplars_path.exists()

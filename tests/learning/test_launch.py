@@ -16,10 +16,8 @@ import torch
 
 from lorax.errors import DataVersionError, ParamsError
 from lorax.learning import launch
-from lorax.learning.episode import evaluate, learn_episode, train_branch, update_exemplars
+from lorax.learning.episode import Episode, learn_episode
 from lorax.learning.folder import EpisodeFolder
-from lorax.learning.loading import base_state
-from lorax.learning.state import load_state
 from lorax.params import Params
 from tests.learning.conftest import plan_of
 
@@ -38,23 +36,14 @@ def test_two_processes_learn_what_one_learns(
     learned: list[EpisodeFolder], stream, still: Params, tmp_path: Path
 ) -> None:
     params, task, rows, done = _by(2, still), stream.tasks[1], [], []
-    base, start = base_state(learned[0].state_dir, params), stream.tasks[0].name
-    plan = replace(plan_of(base, learned[0].state_dir, task, params), start=start)
-    alone = EpisodeFolder.open(tmp_path / "one", replace(plan, parameters=still.learning()))
-    learn_episode(alone, base, task, stream.tasks[:1], stream.fetch, still)
-    one = load_state(alone.state_dir)
-    folder = EpisodeFolder.open(tmp_path / "two", plan)
-    train_branch(
-        *(folder, base, task, stream.fetch, params),
-        on_epoch=lambda row, epochs: rows.append(row),
-        on_progress=lambda *said: done.append(said),
-    )
-    update_exemplars(folder, base, task, stream.fetch, params)
-    evaluate(folder, base, task, stream.tasks[:1], stream.fetch, params)
+    base, start = learned[0].state_dir, stream.tasks[0].name
+    plans = (replace(plan_of(base, task, each), start=start) for each in (still, params))
+    alone, folder = (EpisodeFolder.open(tmp_path / f"{k}", plan) for k, plan in enumerate(plans))
+    one = learn_episode(stream.open(alone))
+    two = learn_episode(stream.open(folder), lambda row, epochs: rows.append(row), lambda *said: done.append(said))
     assert not (folder.root / "launch").exists()
     assert [row.epoch for row in rows] == [0, 1]  # told by rank 0 alone
     assert done[-1][0] == done[-1][1] > 0
-    two = load_state(folder.state_dir)
     assert (one.branches[1].start, two.branches[1].start) == (start, start)
     assert torch.allclose(two.head_weight, one.head_weight, atol=1e-4)
     assert two.accuracy[1] == pytest.approx(one.accuracy[1], abs=0.01)
@@ -65,7 +54,7 @@ def test_two_processes_learn_what_one_learns(
 
 def test_a_ranks_error_is_the_callers(stream, still: Params, tmp_path: Path) -> None:
     params, task = _by(2, still), stream.tasks[0]
-    folder = EpisodeFolder.open(tmp_path, plan_of(base_state(None, params), None, task, params))
+    folder = EpisodeFolder.open(tmp_path, plan_of(None, task, params))
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"no image")
 
@@ -73,9 +62,9 @@ def test_a_ranks_error_is_the_callers(stream, still: Params, tmp_path: Path) -> 
         samples = list(samples)
         return stream.fetch(samples) | {samples[3].md5: bad}
 
-    (folder.root / "launch" / "base").mkdir(parents=True)  # of a run that was killed
+    (folder.root / "launch").mkdir()  # of a run that was killed
     with pytest.raises(DataVersionError, match="md5"):
-        train_branch(folder, base_state(None, params), task, fetch, params)
+        Episode.open(folder, lambda _: task, fetch).fit()
     assert not folder.trained_dir.exists()
 
 
@@ -118,12 +107,11 @@ def test_ranks_end_with_the_process_that_started_them(
     """Killed, it can tell no one; ranks notice that their standard input has ended."""
     params, task = _by(2, still), stream.tasks[1]
     params = params.model_copy(update={"training": params.training.model_copy(update={"epochs": 10_000})})
-    base = base_state(learned[0].state_dir, params)
-    folder = EpisodeFolder.open(tmp_path, plan_of(base, learned[0].state_dir, task, params))
+    folder = EpisodeFolder.open(tmp_path, plan_of(learned[0].state_dir, task, params))
     pid = os.fork()
     if pid == 0:
         try:
-            train_branch(folder, base, task, stream.fetch, params)
+            stream.open(folder).fit()
         finally:
             os._exit(1)
     try:

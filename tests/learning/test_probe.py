@@ -14,9 +14,9 @@ from torch import Tensor
 from lorax.errors import StateError
 from lorax.learning import probe
 from lorax.learning.folder import EpisodeFolder
-from lorax.learning.loading import base_state
 from lorax.learning.probe import Context, kept_probe, known_images, train_probe
-from lorax.learning.state import load_state
+from lorax.learning.state import LearnerState, load_state
+from lorax.network.backbone import open_backbone
 from lorax.params import Params
 
 
@@ -125,4 +125,4 @@ def test_other_real_images_are_another_context(learned: list[EpisodeFolder], qui
 
 def test_a_memory_without_real_images_is_an_error(quick: Params) -> None:
     with pytest.raises(StateError, match="no real images"):
-        Context.of_state(base_state(None, quick), quick)
+        Context.of_state(LearnerState(open_backbone(quick.backbone).identity), quick)

@@ -12,9 +12,10 @@ import torch
 from lorax.data.images import Images
 from lorax.errors import StateError
 from lorax.learning.batches import TrainingSet
-from lorax.learning.loading import base_state, open_network
 from lorax.learning.training import EpochRow, Fit, learning_rate
+from lorax.network.backbone import open_backbone
 from lorax.network.features import FeatureCache
+from lorax.network.network import Network
 from lorax.params import Params, TrainingParams
 
 PAPER = TrainingParams(epochs=50, warmup_epochs=5, warmup_rate=1e-4, minimum_rate=1e-5)
@@ -42,8 +43,7 @@ def plain_views(count: int, views: int) -> np.ndarray:
 
 
 def _fit(stream, params: Params, folder: Path) -> tuple[Fit, TrainingSet]:
-    state = base_state(None, params)
-    network = open_network(state, "cpu")
+    network = Network.empty(open_backbone(params.backbone))
     network.grow(params.lora, 2, branch_seed=0, head_seed=0)
     samples = stream.tasks[0].train
     images = Images.load(samples, stream.fetch(samples), network.crop)
