@@ -27,7 +27,7 @@ from lorax.data.images import decode
 from lorax.data.perturbations import Perturbation, jpeg, of_kind, webp
 from lorax.learning.assessment import sample_of
 from lorax.network import traces
-from lorax.network.backbone import open_backbone
+from lorax.network.building import open_backbone
 from lorax.network.residual import ResidualBackbone
 from lorax.params import load_params
 from lorax.stream import SCENARIOS, Sample, Task

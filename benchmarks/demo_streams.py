@@ -17,7 +17,8 @@ from lorax.learning.episode import Episode, learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan
 from lorax.learning.loading import open_network
 from lorax.learning.queries import FeatureQuery
-from lorax.learning.state import LearnerState, Revision, load_state
+from lorax.learning.state import LearnerState, Revision
+from lorax.learning.state_files import load_state
 from lorax.network.features import FeatureCache
 from lorax.params import Params
 from lorax.stream import Sample, Task

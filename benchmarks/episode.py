@@ -31,7 +31,7 @@ from lorax.learning.episode import Episode, learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan
 from lorax.learning.state import Revision
 from lorax.learning.training import Fit
-from lorax.network.backbone import open_backbone
+from lorax.network.building import open_backbone
 from lorax.network.features import FeatureCache, views_of
 from lorax.network.network import Network
 from lorax.params import Params

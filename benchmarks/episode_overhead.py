@@ -36,8 +36,9 @@ def prepare(home: Path, branches: int) -> None:
     import safetensors.torch
     import torch
 
-    from lorax.learning.state import Branch, LearnedTask, LearnerState, Revision, save_state
-    from lorax.network.backbone import import_timm, open_backbone
+    from lorax.learning.state import Branch, LearnedTask, LearnerState, Revision
+    from lorax.learning.state_files import save_state
+    from lorax.network.building import import_timm, open_backbone
     from lorax.params import Params
     from lorax.stream import ClassTable, TaskClass
 
@@ -86,7 +87,7 @@ def one_episode(home: Path, branches: int) -> dict[str, Any]:
     from lorax.data import versions
     from lorax.data.layout import parse_task
     from lorax.learning.folder import EpisodeFolder
-    from lorax.learning.state import load_state, state_digest
+    from lorax.learning.state_files import load_state, state_digest
 
     files: dict[str, Path] = {}
     tasks = {f"task{k}": _task(f"task{k}", k, home, files, parse_task, np, Image) for k in range(branches + 1)}

@@ -34,7 +34,7 @@ from lorax.learning.exemplars import updated_memory
 from lorax.learning.loading import device_of
 from lorax.learning.state import Exemplar
 from lorax.learning.training import epoch_seed, learning_rate
-from lorax.network.backbone import import_timm, open_backbone
+from lorax.network.building import import_timm, open_backbone
 from lorax.network.head import fresh_head, grown_head
 from lorax.params import BackboneParams, LoraParams, Params
 from lorax.stream import ClassTable, Sample, Task

@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lorax.learning.training import epoch_seed
-from lorax.network.backbone import import_timm, open_backbone
+from lorax.network.building import import_timm, open_backbone
 from lorax.network.network import Network
 from lorax.params import Params, load_params
 

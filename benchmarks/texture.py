@@ -20,7 +20,8 @@ from benchmarks.tasks import TaskFiles
 from lorax.data.images import Images
 from lorax.learning.statistics import Statistics
 from lorax.network import traces
-from lorax.network.backbone import Backbone, open_backbone
+from lorax.network.backbone import Backbone
+from lorax.network.building import open_backbone
 from lorax.params import BackboneParams
 from lorax.stream import SCENARIOS, ClassTable, Sample, TaskClass
 

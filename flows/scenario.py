@@ -19,7 +19,8 @@ from lorax import progress
 from lorax.data import versions
 from lorax.learning import metrics
 from lorax.learning.folder import EpisodeFolder, Report
-from lorax.learning.state import LearnerState, load_state
+from lorax.learning.state import LearnerState
+from lorax.learning.state_files import load_state
 from lorax.params import load_params
 from lorax.reconcile import one_at_a_time, registry_of_server, scenario_tasks
 from lorax.registry.figures import save_figures

@@ -29,7 +29,8 @@ from lorax.learning import assessment
 from lorax.learning.assessment import Assessment
 from lorax.learning.episode import Episode
 from lorax.learning.folder import EpisodeFolder, Plan, Report
-from lorax.learning.state import Revision, load_state, state_digest
+from lorax.learning.state import Revision
+from lorax.learning.state_files import load_state, state_digest
 from lorax.params import Params
 from lorax.tidying import used
 from lorax.workspace import Workspace

@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks.demo_streams import demo_files, learned, mean
 from lorax.attribution import Handful, nearest
 from lorax.data.images import decode
-from lorax.learning.state import load_state
+from lorax.learning.state_files import load_state
 from lorax.params import load_params
 from lorax.verdicts.predictor import Predictor
 from lorax.workspace import Workspace

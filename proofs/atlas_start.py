@@ -18,7 +18,8 @@ from lorax.attribution import startable
 from lorax.data.generators import GENERATORS, Ints
 from lorax.data.simulate import cut_patches
 from lorax.learning.folder import EpisodeFolder, Report
-from lorax.learning.state import LearnerState, load_state
+from lorax.learning.state import LearnerState
+from lorax.learning.state_files import load_state
 from lorax.params import Params, load_params
 from lorax.stream import Task
 from lorax.workspace import Workspace

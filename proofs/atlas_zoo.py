@@ -25,7 +25,8 @@ from lorax.data.generators import GENERATORS, Ints
 from lorax.data.images import Images
 from lorax.data.simulate import Pixels, cut_patches
 from lorax.learning.probe import Context, train_probe
-from lorax.network.backbone import Backbone, open_backbone
+from lorax.network.backbone import Backbone
+from lorax.network.building import open_backbone
 from lorax.params import AtlasParams, LoraParams, Params, RunParams
 from lorax.storage import canonical_json, whole_directory
 from lorax.stream import Sample

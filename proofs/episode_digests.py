@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from lorax.learning.state import state_digest
+from lorax.learning.state_files import state_digest
 from lorax.params import Params
 from tests.learning.conftest import NAMES, Stream, learn_one
 from tests.tiny_learner import tiny_params

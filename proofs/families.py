@@ -21,7 +21,7 @@ import safetensors.torch
 import torch
 
 from lorax.errors import LoraxError
-from lorax.network.backbone import import_timm, open_backbone
+from lorax.network.building import import_timm, open_backbone
 from lorax.network.network import Network
 from lorax.params import BackboneParams, LoraParams
 

@@ -19,7 +19,7 @@ from main import learn_stream
 
 from flows.client import PrefectApi
 from lorax.data.simulate import DEMO_TASKS
-from lorax.learning.state import state_digest
+from lorax.learning.state_files import state_digest
 from lorax.params import load_params
 from lorax.services import orphans
 from lorax.workspace import Workspace

@@ -20,7 +20,7 @@ from lorax.data import versions
 from lorax.data.generators import GENERATORS
 from lorax.data.simulate import DEMO_TASKS, cut_patches
 from lorax.learning.folder import Report
-from lorax.learning.state import load_state
+from lorax.learning.state_files import load_state
 from lorax.params import GateParams, load_params
 from lorax.registry.gate import TaskVerdict, judge
 from lorax.stream import Sample

@@ -29,7 +29,8 @@ from lorax.learning import metrics
 from lorax.learning.baseline import learn_without_branches
 from lorax.learning.episode import Episode, learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan
-from lorax.learning.state import Revision, load_state, state_digest
+from lorax.learning.state import Revision
+from lorax.learning.state_files import load_state, state_digest
 from lorax.params import Params, load_params
 from lorax.workspace import Workspace
 
@@ -144,7 +145,7 @@ def prove_paper() -> bool:
     import safetensors.torch
     import torch
 
-    from lorax.network.backbone import import_timm
+    from lorax.network.building import import_timm
 
     root = new_workspace("paper", "--preset", "paper")
     text = (root / "params.yaml").read_text()

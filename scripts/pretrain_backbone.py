@@ -21,7 +21,7 @@ from pretraining_contents import Contents
 from pretraining_images import LABELS, TO_YCC, PipelineBatches, dct_matrix
 from torch import Tensor, nn
 
-from lorax.network.backbone import import_timm
+from lorax.network.building import import_timm
 
 NAME = "convit_tiny"  # timm's ConViT, whose arguments are then replaced
 ARGUMENTS = {

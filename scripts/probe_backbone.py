@@ -15,7 +15,8 @@ from pretraining_images import LABELS, PipelineBatches, blur_matrix, rescaling_b
 from torch import Tensor, nn
 
 from lorax.data.simulate import PHOTOS, open_photo, val_region
-from lorax.network.backbone import Backbone, open_backbone
+from lorax.network.backbone import Backbone
+from lorax.network.building import open_backbone
 from lorax.params import BackboneParams
 
 

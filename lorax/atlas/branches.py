@@ -10,7 +10,8 @@ from lorax.atlas.adapter import Adapter
 from lorax.atlas.entry import DERIVED
 from lorax.atlas.formats import branches_of
 from lorax.atlas.index import Atlas
-from lorax.learning.state import LearnerState, load_state
+from lorax.learning.state import LearnerState
+from lorax.learning.state_files import load_state
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ from lorax.atlas.tensors import (
     shown,
 )
 from lorax.errors import AdapterError, StateError
-from lorax.learning.state import Branch, LearnerState, load_state
+from lorax.learning.state import Branch, LearnerState
+from lorax.learning.state_files import load_state
 
 _CONFIG, _WEIGHTS, _STATE = "adapter_config.json", "adapter_model.safetensors", "learner.json"
 _ATLAS = "atlas.json"

@@ -29,7 +29,7 @@ def diff(first: VersionNumber, second: VersionNumber, as_json: Json = False) -> 
 def _record(numbers: Sequence[int]) -> dict[str, Any]:
     """Accuracy on each task, data, metrics, classes and parameters of two versions; of parameters only what differs."""
     from lorax import reconcile
-    from lorax.learning.state import load_state
+    from lorax.learning.state_files import load_state
 
     workspace, params = opened()
     registry = reconcile.look(workspace, params)

@@ -23,7 +23,8 @@ from lorax.learning.exemplars import updated_memory
 from lorax.learning.state import Exemplar
 from lorax.learning.statistics import Statistics
 from lorax.learning.training import epoch_seed
-from lorax.network.backbone import Backbone, open_backbone
+from lorax.network.backbone import Backbone
+from lorax.network.building import open_backbone
 from lorax.network.head import fresh_head, grown_head
 from lorax.params import Params
 from lorax.stream import ClassTable, Sample, Task

@@ -20,7 +20,8 @@ from lorax.learning.loading import answers_of, texture_head_of
 from lorax.learning.opened import OpenedEpisode, told
 from lorax.learning.queries import FeatureQuery
 from lorax.learning.settling import settled
-from lorax.learning.state import LearnerState, save_state
+from lorax.learning.state import LearnerState
+from lorax.learning.state_files import save_state
 from lorax.learning.statistics import Statistics
 from lorax.learning.texture_head import with_textures
 from lorax.learning.trained import Trained

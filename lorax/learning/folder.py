@@ -14,7 +14,8 @@ import safetensors
 
 from lorax.errors import StateError
 from lorax.learning.evaluation import Paired
-from lorax.learning.state import LearnedTask, Revision, state_digest
+from lorax.learning.state import LearnedTask, Revision
+from lorax.learning.state_files import state_digest
 from lorax.learning.training import EpochRow
 from lorax.params import Params
 from lorax.storage import canonical_json, write_whole

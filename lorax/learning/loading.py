@@ -9,8 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lorax.errors import StateError
-from lorax.learning.state import LearnerState, load_state
-from lorax.network.backbone import Backbone, reopen_backbone
+from lorax.learning.state import LearnerState
+from lorax.learning.state_files import load_state
+from lorax.network.backbone import Backbone
+from lorax.network.building import reopen_backbone
 from lorax.network.head import TextureHead, fresh_head
 from lorax.network.network import Network
 from lorax.params import Params

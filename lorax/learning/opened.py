@@ -19,11 +19,13 @@ from lorax.learning.loading import base_state, open_network
 from lorax.learning.preconditions import check_learnable, check_solver
 from lorax.learning.queries import FeatureQuery, Fetch
 from lorax.learning.recalibration import extended_memory, hold_out
-from lorax.learning.state import Branch, LearnedTask, LearnerState, load_state
+from lorax.learning.state import Branch, LearnedTask, LearnerState
+from lorax.learning.state_files import load_state
 from lorax.learning.texture_head import CLEAN
 from lorax.learning.trained import Trained
 from lorax.learning.training import epoch_seed
-from lorax.network.backbone import Backbone, open_backbone
+from lorax.network.backbone import Backbone
+from lorax.network.building import open_backbone
 from lorax.network.features import FeatureCache, OnCached, Read
 from lorax.network.network import Network
 from lorax.network.process_group import SINGLE, ProcessGroup

@@ -27,7 +27,8 @@ from lorax.learning.loading import device_of
 from lorax.learning.queries import Fetch
 from lorax.learning.state import Branch, Exemplar, LearnerState
 from lorax.learning.training import EpochRow, Fit, epoch_seed
-from lorax.network.backbone import BackboneIdentity, reopen_backbone
+from lorax.network.backbone import BackboneIdentity
+from lorax.network.building import reopen_backbone
 from lorax.network.features import FeatureCache
 from lorax.network.network import Network
 from lorax.params import Params, TrainingParams

@@ -10,7 +10,8 @@ from lorax.errors import StateError
 from lorax.learning.assessment import Assessment
 from lorax.learning.branch_similarity import BranchComparison
 from lorax.learning.folder import Report
-from lorax.learning.state import LearnerState, load_state, state_digest
+from lorax.learning.state import LearnerState
+from lorax.learning.state_files import load_state, state_digest
 from lorax.params import GateParams
 from lorax.registry import tracking
 from lorax.registry.assessment_log import assessment_metrics

@@ -12,7 +12,8 @@ import lorax
 from lorax.learning.assessment import ALL
 from lorax.learning.false_positives import Slice
 from lorax.learning.state import LearnerState
-from lorax.network.backbone import BackboneIdentity, import_timm
+from lorax.network.backbone import BackboneIdentity
+from lorax.network.building import import_timm
 from lorax.registry.candidate import Candidate
 from lorax.registry.limits import limits
 from lorax.text import percent, short

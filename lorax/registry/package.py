@@ -138,7 +138,7 @@ def _model_id(client: Any, found: Any) -> str:
 
 def is_whole(directory: Path, digest: str) -> bool:
     """Whether `directory` holds the learner state `digest`, every file as it was."""
-    from lorax.learning.state import load_state, state_digest
+    from lorax.learning.state_files import load_state, state_digest
 
     try:
         load_state(directory)

@@ -242,7 +242,7 @@ def _found(store: Store, number: int) -> ModelVersion | None:
 
 
 def _fetched(store: Store, version: ModelVersion) -> LearnerState:
-    from lorax.learning.state import load_state
+    from lorax.learning.state_files import load_state
 
     with scratch() as folder:
         return load_state(store.download_state(version.version, folder))

@@ -127,7 +127,7 @@ class Registry(RegisteredModel):
             RegistryError: there is no such version, another person has moved the champion since, or MLflow doesn't
                 answer or refuses.
         """
-        from lorax.learning.state import load_state
+        from lorax.learning.state_files import load_state
 
         self.require_server()
         version = self.version(number)
@@ -288,7 +288,7 @@ class Registry(RegisteredModel):
         Raises:
             RegistryError: MLflow doesn't answer or refuses.
         """
-        from lorax.learning.state import load_state
+        from lorax.learning.state_files import load_state
         from lorax.registry.candidate import check_fits
 
         self.require_server()

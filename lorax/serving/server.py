@@ -16,7 +16,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from lorax.errors import ServiceError
-from lorax.network.backbone import import_timm
+from lorax.network.building import import_timm
 from lorax.serving.connections import MOST_HEAD_S, Connection
 from lorax.serving.unpacking import give_back_what_is_freed
 

@@ -26,7 +26,8 @@ from lorax.errors import StateError
 from lorax.learning.calibration import Calibration
 from lorax.learning.loading import open_network
 from lorax.learning.relatives import Relatives
-from lorax.learning.state import LearnerState, load_state
+from lorax.learning.state import LearnerState
+from lorax.learning.state_files import load_state
 from lorax.network.network import Network
 from lorax.stream import ClassTable
 

@@ -11,7 +11,8 @@ from lorax.atlas.branches import StateBranches
 from lorax.atlas.formats import read_all
 from lorax.atlas.index import Atlas
 from lorax.errors import AtlasError
-from lorax.learning.state import LearnerState, load_state, save_state
+from lorax.learning.state import LearnerState
+from lorax.learning.state_files import load_state, save_state
 from lorax.stream import TaskClass
 from tests.atlas.made import made
 from tests.tiny_learner import learn_stream, tiny_params

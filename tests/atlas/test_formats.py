@@ -17,8 +17,8 @@ from lorax.atlas import tensors
 from lorax.atlas.adapter import Adapter
 from lorax.atlas.formats import find_adapters, read_adapter, read_all
 from lorax.errors import AdapterError
-from lorax.learning.state import load_state
-from lorax.network.backbone import import_timm
+from lorax.learning.state_files import load_state
+from lorax.network.building import import_timm
 from tests.atlas.bad_files import NOT_FINITE, UNFIT, UNREADABLE
 from tests.atlas.files import (
     ALPHA,

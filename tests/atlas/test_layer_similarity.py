@@ -14,7 +14,8 @@ from lorax.atlas import layer_similarity
 from lorax.atlas.index import Atlas
 from lorax.learning.branch_similarity import BranchComparison
 from lorax.learning.folder import EpisodeFolder
-from lorax.learning.state import Branch, load_state, save_state
+from lorax.learning.state import Branch
+from lorax.learning.state_files import load_state, save_state
 from tests.atlas.made import made
 from tests.tiny_learner import Learned, learn_stream, tiny_params
 

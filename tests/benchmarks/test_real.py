@@ -11,7 +11,7 @@ from PIL import Image
 from benchmarks.demo_streams import learned
 from benchmarks.real_figures import alone_figures, joint_figures, joint_task, read_photographs, stream_figures
 from benchmarks.tasks import TaskFiles, write_task
-from lorax.learning.state import load_state
+from lorax.learning.state_files import load_state
 from lorax.params import Params
 from tests.tiny_learner import tiny_params
 

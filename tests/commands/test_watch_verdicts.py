@@ -19,7 +19,7 @@ from lorax.cli import app
 from lorax.commands import access
 from lorax.data.walk import Found
 from lorax.errors import StateError
-from lorax.learning.state import load_state, save_state
+from lorax.learning.state_files import load_state, save_state
 from lorax.verdicts import watched
 from lorax.verdicts.watched import Inbox, followed, from_lines
 from lorax.workspace import Workspace

@@ -32,7 +32,8 @@ from lorax.data.admission import LandingOptions
 from lorax.data.landing import land
 from lorax.learning.episode import Episode, learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan
-from lorax.learning.state import Revision, load_state, state_digest
+from lorax.learning.state import Revision
+from lorax.learning.state_files import load_state, state_digest
 from lorax.params import load_params
 from lorax.services import embedded
 from lorax.stream import SCENARIOS

@@ -18,8 +18,8 @@ from lorax.errors import DataVersionError
 from lorax.learning.assessment import Assessment
 from lorax.learning.episode import Episode, learn_episode
 from lorax.learning.folder import EpisodeFolder
-from lorax.learning.state import load_state
-from lorax.network.backbone import _build
+from lorax.learning.state_files import load_state
+from lorax.network.building import _build
 from lorax.params import Params, RealsParams, RobustnessParams
 from lorax.workspace import Workspace
 from tests.data.test_reals import add_photographs

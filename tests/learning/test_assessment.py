@@ -12,7 +12,7 @@ from lorax.data.perturbations import CARD
 from lorax.errors import LayoutError
 from lorax.learning.assessment import ALL, Assessment, assess, kept_assessment, sample_of
 from lorax.learning.folder import EpisodeFolder
-from lorax.learning.state import load_state, save_state
+from lorax.learning.state_files import load_state, save_state
 from lorax.params import Params, RobustnessParams
 from lorax.registry.assessment_log import assessment_metrics
 from lorax.stream import check_task_name

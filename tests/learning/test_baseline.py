@@ -9,7 +9,7 @@ import torch
 
 from lorax.data.images import Images
 from lorax.learning.baseline import learn_without_branches
-from lorax.network.backbone import open_backbone
+from lorax.network.building import open_backbone
 from lorax.params import HeadParams, Params
 from tests.learning.conftest import Stream
 

@@ -12,8 +12,9 @@ from lorax.learning.folder import EpisodeFolder
 from lorax.learning.ood import Residual
 from lorax.learning.recalibration import hold_out
 from lorax.learning.reliability import answers_of, mean_loss, right_answers
-from lorax.learning.state import LearnerState, load_state
-from lorax.network.backbone import open_backbone
+from lorax.learning.state import LearnerState
+from lorax.learning.state_files import load_state
+from lorax.network.building import open_backbone
 from lorax.params import CalibrationParams, Params
 from lorax.stream import ClassEntry, ClassTable
 from tests.learning.conftest import learn_one, opened

@@ -20,8 +20,9 @@ from lorax.errors import BackboneError, StateError
 from lorax.learning.episode import Episode, learn_episode
 from lorax.learning.folder import EpisodeFolder, Report
 from lorax.learning.loading import base_state, open_network
-from lorax.learning.state import Revision, load_state, state_digest
-from lorax.network.backbone import import_timm
+from lorax.learning.state import Revision
+from lorax.learning.state_files import load_state, state_digest
+from lorax.network.building import import_timm
 from lorax.network.network import Network
 from lorax.params import Params
 from tests.learning.conftest import Learn, Stream, learn_one, opened, plan_of

@@ -16,7 +16,7 @@ from lorax.learning.assessment import Assessment, assess, kept_assessment
 from lorax.learning.false_positives import SLICES
 from lorax.learning.folder import EpisodeFolder
 from lorax.learning.loading import open_network
-from lorax.learning.state import load_state
+from lorax.learning.state_files import load_state
 from lorax.params import Params, RealsParams, RobustnessParams
 from lorax.stream import Sample
 from lorax.verdicts.predictor import REAL, Predictor

@@ -15,8 +15,9 @@ from lorax.errors import StateError
 from lorax.learning import probe
 from lorax.learning.folder import EpisodeFolder
 from lorax.learning.probe import Context, kept_probe, known_images, train_probe
-from lorax.learning.state import LearnerState, load_state
-from lorax.network.backbone import open_backbone
+from lorax.learning.state import LearnerState
+from lorax.learning.state_files import load_state
+from lorax.network.building import open_backbone
 from lorax.params import Params
 
 

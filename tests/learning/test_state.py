@@ -13,7 +13,7 @@ import torch
 
 from lorax.errors import StateError, StorageError
 from lorax.learning.folder import EpisodeFolder
-from lorax.learning.state import load_state, save_state, state_digest
+from lorax.learning.state_files import load_state, save_state, state_digest
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -212,6 +212,6 @@ def test_relatives_that_are_no_generators_of_the_state_are_refused(tmp_path: Pat
 
 
 def test_there_is_a_fixture_of_the_current_format() -> None:
-    from lorax.learning.state import FORMAT
+    from lorax.learning.state_files import FORMAT
 
     assert (FIXTURES / f"state-format-{FORMAT}").is_dir()

@@ -13,7 +13,7 @@ from lorax.data.images import Images
 from lorax.errors import StateError
 from lorax.learning.batches import TrainingSet
 from lorax.learning.training import EpochRow, Fit, learning_rate
-from lorax.network.backbone import open_backbone
+from lorax.network.building import open_backbone
 from lorax.network.features import FeatureCache
 from lorax.network.network import Network
 from lorax.params import Params, TrainingParams

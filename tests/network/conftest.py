@@ -8,8 +8,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from lorax.network.backbone import Backbone, import_timm, open_backbone
+from lorax.network.backbone import Backbone
 from lorax.network.branch import Branch
+from lorax.network.building import import_timm, open_backbone
 from lorax.params import BackboneParams, LoraParams
 
 timm = import_timm()  # before any test module imports PEFT, which imports torchvision too

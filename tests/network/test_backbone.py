@@ -10,7 +10,8 @@ import safetensors.torch
 import torch
 
 from lorax.errors import BackboneError
-from lorax.network.backbone import Backbone, import_timm, open_backbone, reopen_backbone
+from lorax.network.backbone import Backbone
+from lorax.network.building import import_timm, open_backbone, reopen_backbone
 from lorax.params import BackboneParams
 
 

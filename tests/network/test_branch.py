@@ -12,8 +12,9 @@ import torch
 from peft import PeftModel
 
 from lorax.errors import BackboneError
-from lorax.network.backbone import Backbone, BackboneIdentity, import_timm, reopen_backbone
+from lorax.network.backbone import Backbone, BackboneIdentity
 from lorax.network.branch import match_targets
+from lorax.network.building import import_timm, reopen_backbone
 from lorax.params import BackboneParams, LoraParams
 from tests.network.conftest import TINY, learned_branch
 

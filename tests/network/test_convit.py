@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from lorax.network.backbone import import_timm
+from lorax.network.building import import_timm
 from lorax.network.convit import use_fast_attention
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from lorax.network.backbone import Backbone, open_backbone, reopen_backbone
+from lorax.network.backbone import Backbone
+from lorax.network.building import open_backbone, reopen_backbone
 from lorax.network.features import CENTER, FeatureCache, Views, views_of
 from lorax.network.network import Network
 from lorax.network.process_group import ProcessGroup

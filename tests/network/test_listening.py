@@ -65,7 +65,8 @@ def test_textures_are_kept_beside_features(backbone: Backbone, images: torch.Ten
 
 
 def test_a_model_without_such_layers_still_gives_features_and_says_so_when_asked_for_textures() -> None:
-    from lorax.network.backbone import BackboneIdentity, import_timm
+    from lorax.network.backbone import BackboneIdentity
+    from lorax.network.building import import_timm
 
     small = {"img_size": 32, "window_size": 1, "embed_dim": 8, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1)}
     model = import_timm().create_model("swin_tiny_patch4_window7_224", pretrained=False, num_classes=0, **small)

@@ -9,7 +9,8 @@ import torch
 
 from lorax.errors import BackboneError
 from lorax.network import backbone as opening
-from lorax.network.backbone import Backbone, BackboneIdentity, import_timm
+from lorax.network.backbone import Backbone, BackboneIdentity
+from lorax.network.building import import_timm
 from lorax.network.network import Network
 from lorax.params import LoraParams
 

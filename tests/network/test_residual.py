@@ -10,8 +10,9 @@ import torch
 
 from lorax.errors import BackboneError
 from lorax.network import traces
-from lorax.network.backbone import Backbone, BackboneIdentity, import_timm, open_backbone, reopen_backbone
+from lorax.network.backbone import Backbone, BackboneIdentity
 from lorax.network.branch import LiveBranch
+from lorax.network.building import import_timm, open_backbone, reopen_backbone
 from lorax.network.features import CENTER, TEXTURE, FeatureCache, views_of
 from lorax.network.network import Network
 from lorax.network.residual import NAME

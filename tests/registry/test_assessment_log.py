@@ -11,7 +11,7 @@ import pytest
 from lorax.errors import StateError
 from lorax.learning.assessment import Assessment
 from lorax.learning.false_positives import Slice
-from lorax.learning.state import load_state
+from lorax.learning.state_files import load_state
 from lorax.registry import ModelVersion, Registry
 from lorax.registry.assessment_log import assessment_metrics
 from tests.registry.assessments import ACCURACY, FALSE_POSITIVES, FORESEEN, assessed

@@ -17,7 +17,7 @@ from mlflow.cli import cli as mlflow_command
 
 from lorax.errors import RegistryError, StateError
 from lorax.learning import metrics
-from lorax.learning.state import load_state, state_digest
+from lorax.learning.state_files import load_state, state_digest
 from lorax.registry import CHAMPION, KnownTask, Registry
 from tests.registry.assessments import FORESEEN, assessed
 from tests.registry.conftest import OPEN, LossyServer, Server, free_port

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from lorax.network.backbone import open_backbone
+from lorax.network.building import open_backbone
 from lorax.network.residual import NAME, ResidualBackbone
 from lorax.params import BackboneParams
 from scripts.pretraining import bank, network

@@ -10,7 +10,8 @@ import torch
 from lorax.data.images import decode
 from lorax.errors import ImageError, StateError
 from lorax.learning.relatives import Relatives
-from lorax.learning.state import LearnerState, load_state, save_state
+from lorax.learning.state import LearnerState
+from lorax.learning.state_files import load_state, save_state
 from lorax.stream import ClassEntry, ClassTable
 from lorax.verdicts.predictor import TOO_LITTLE, Predictor, Verdict, check_predicts, decide
 from tests.tiny_learner import Learned, calibrated, learn_stream, tiny_params

@@ -1,0 +1,163 @@
+"""Backbones from names: timm's models and our own, their weights loaded, named and hashed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from lorax.errors import BackboneError
+from lorax.network.backbone import Backbone, BackboneIdentity
+from lorax.network.convit import use_fast_attention
+from lorax.network.rehearsal import first_line
+from lorax.network.residual import LEAST_CROP, lorax_residual
+from lorax.network.residual import NAME as RESIDUAL
+from lorax.network.shipped import SHIPPED, shipped, shipped_weights
+from lorax.params import BackboneParams
+
+
+def open_backbone(params: BackboneParams) -> Backbone:
+    """Build the backbone that params.yaml names and load its weights.
+
+    Raises:
+        BackboneError: timm doesn't know the model or its arguments, or its weights can't be had or don't fit.
+    """
+    if (params.name in SHIPPED) != (params.weights == "shipped"):
+        raise BackboneError(
+            f"backbone.name is {params.name!r} and backbone.weights {params.weights!r}: one that ships with lorax "
+            f"has the name {' or '.join(map(repr, SHIPPED))} and weights: shipped; any other timm model needs weights: "
+            "hub, or the path of a safetensors file."
+        )
+    if params.name in SHIPPED:
+        own = shipped(params.name)
+        crop = own.get("crop", params.crop)
+        if "crop" not in own and crop < LEAST_CROP:
+            raise BackboneError(
+                f"backbone.crop is {crop}, but the residual backbone looks at squares of {LEAST_CROP} pixels or more: "
+                "its spectra and convolutions would see hardly anything of fewer. Set backbone.crop: 128, or 64 for "
+                "images of that size."
+            )
+        return _build(own["name"], own["arguments"], "shipped", crop, own["mean"], own["std"])
+    return _build(params.name, params.arguments, params.weights, params.crop, params.mean, params.std)
+
+
+def reopen_backbone(identity: BackboneIdentity) -> Backbone:
+    """Build the backbone that a learner state names, and hold it to its hash.
+
+    The environment variable LORAX_BACKBONE_WEIGHTS names the weights' file where the recorded path doesn't exist here.
+
+    Raises:
+        BackboneError: as `open_backbone`, or the weights at hand have another hash.
+    """
+    source = identity.source
+    if source not in ("shipped", "hub") and not Path(source).is_file():
+        source = os.environ.get("LORAX_BACKBONE_WEIGHTS", source)
+    backbone = _build(identity.name, identity.arguments, source, identity.crop, identity.mean, identity.std)
+    if backbone.identity.sha256 != identity.sha256:
+        raise BackboneError(
+            f"backbone {identity.name!r} from {source!r} has sha256 {backbone.identity.sha256[:12]}..., the learner "
+            f"state was learned on {identity.sha256[:12]}.... Point LORAX_BACKBONE_WEIGHTS at the file with that hash."
+        )
+    backbone.identity = identity
+    return backbone
+
+
+def _build(
+    name: str, arguments: Mapping[str, Any], source: str, crop: int, mean: Sequence[float], std: Sequence[float]
+) -> Backbone:
+    timm = import_timm()
+    try:
+        model = timm.create_model(name, pretrained=source == "hub", num_classes=0, **arguments)
+    except OSError as error:  # what the hub's client raises when it can't be reached, and its children
+        raise BackboneError(_no_hub(name, error)) from error
+    except Exception as error:  # the hub's client has its own errors, timm's many models any
+        if type(error).__module__.split(".")[0] in ("huggingface_hub", "httpx", "requests", "urllib3"):
+            raise BackboneError(_no_hub(name, error)) from error
+        why = f"{type(error).__name__}: {first_line(error)}"
+        raise BackboneError(f"timm can't build {name!r} with arguments {dict(arguments)} ({why}).") from error
+    if source != "hub":
+        _load_weights(model, shipped_weights(name) if source == "shipped" else Path(source))
+    prepare(model)
+    triples = [(float(v[0]), float(v[1]), float(v[2])) for v in (mean, std)]
+    return Backbone(model, BackboneIdentity(name, dict(arguments), source, _weights_sha256(model), crop, *triples))
+
+
+def _no_hub(name: str, error: Exception) -> str:
+    return (
+        f"pretrained weights of {name!r} can't be fetched from the hub ({type(error).__name__}). Fetch the model's "
+        "safetensors file on a machine that can, and name its path as backbone.weights in params.yaml."
+    )
+
+
+def prepare(model: Any) -> None:
+    """Make timm's model, its weights loaded, one for branches: exact fast attention, and projections that are called.
+
+    The attentions of BEiT, EVA and Swin V2 only read `qkv.weight`, so that LoRA there would do nothing. timm's own
+    switch calls `qkv` and adds the bias afterwards; what is computed is the same but for the last bits.
+    """
+    model.float()
+    use_fast_attention(model)
+    for module in model.modules():
+        if hasattr(module, "qkv_bias_separate"):
+            module.qkv_bias_separate = True
+
+
+def _load_weights(model: nn.Module, path: Path) -> None:
+    try:
+        weights = safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise BackboneError(f"backbone weights {path} can't be read as safetensors: {error}.") from error
+    own, classifier = model.state_dict(), _classifier(model)
+    weights = {n: w for n, w in weights.items() if n in own or not n.startswith(classifier)}
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        first = str(error).strip().splitlines()[-1].strip()
+        raise BackboneError(
+            f"backbone weights {path} don't fit the model: {first}. Check backbone.name and backbone.arguments."
+        ) from error
+
+
+def _classifier(model: Any) -> tuple[str, ...]:
+    """What the names of the classifier's weights begin with, which a model without classes has not."""
+    named = model.pretrained_cfg.get("classifier") or "head"
+    return tuple(f"{name.split('.')[0]}." for name in ((named,) if isinstance(named, str) else named))
+
+
+def _weights_sha256(model: nn.Module) -> str:
+    """One hash for the same weights, wherever they came from: over sorted names, shapes and float32 values."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def import_timm() -> Any:
+    """Import timm, which then knows our own model, also beside a torchvision that was built for another torch.
+
+    There `import torchvision` stops at two operators that it never found; declaring their schemas lets it go on. Only
+    torchvision's Python transforms are reached through timm, so neither operator is ever called.
+    """
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise
+        for name in [n for n in sys.modules if n.split(".")[0] == "torchvision"]:
+            del sys.modules[name]  # what the failed import left behind
+        for operator in ("nms", "qnms"):
+            schema = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            torch.library.define(f"torchvision::{operator}", schema)
+    import timm
+
+    if not timm.is_model(RESIDUAL):
+        timm.models.register_model(lorax_residual)
+    return timm
