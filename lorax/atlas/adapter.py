@@ -48,6 +48,9 @@ class Adapter:
         base: the base model that it states, or None.
         layers: sorted.
         read: gives the factors of the layers that it is asked for, in their order, at least float32.
+        label: what it is known to have learned, or "".
+        start: of a branch that did not start as fresh ones do, the name of the one whose weights it started from, or ""
+            from before fresh branches had a common start; None of all others.
     """
 
     name: str
@@ -56,6 +59,8 @@ class Adapter:
     base: str | None
     layers: tuple[Layer, ...]
     read: Callable[[Sequence[Layer]], list[Factors]] = field(repr=False, compare=False)
+    label: str = ""
+    start: str | None = None
 
     def factors(self) -> list[Factors]:
         """Of every layer, in order.
@@ -63,9 +68,9 @@ class Adapter:
         Raises:
             AdapterError: the file is damaged, or a number is not finite.
         """
-        found = self.read(self.layers)
-        self.check(found)
-        return found
+        factors = self.read(self.layers)
+        self.check(factors)
+        return factors
 
     def check(self, factors: Sequence[Factors]) -> None:
         """Refuse factors of its layers that are no numbers.

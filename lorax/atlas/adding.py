@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from lorax.atlas.adapter import Adapter, Factors, digest_of
 from lorax.atlas.descriptor import Describer, pooled_spectrum
-from lorax.atlas.entry import ADAPTER, BRANCH, Entry
+from lorax.atlas.entry import ADAPTER, BRANCH, DERIVED, AtlasEntry
 from lorax.atlas.known import AlreadyThereError, Known
 from lorax.atlas.record import Record, read_record
-from lorax.atlas.segments import Rows, Segment, Segments, now, remove_leftovers, write_segment
+from lorax.atlas.segments import Segment, Segments, now, remove_leftovers, write_segment
+from lorax.atlas.space import Rows
 from lorax.atlas.view import POOLED
 from lorax.errors import AdapterError, AtlasError, printable
 
@@ -29,10 +29,11 @@ _SEGMENT_BYTES = 2**26
 class Newcomers:
     """One call's additions. Memory is bounded: what is described goes to disk in segments that nothing names yet."""
 
-    def __init__(self, atlas_dir: Path, record: Record, descriptors: Sequence[str]) -> None:
+    def __init__(
+        self, atlas_dir: Path, record: Record, entries: Sequence[AtlasEntry], descriptors: Sequence[str]
+    ) -> None:
         self._dir, self._record, self._descriptors = atlas_dir, record, descriptors
         held = Segments(atlas_dir, record.segments)
-        entries = held.entries()
         self._known, self._held = Known(entries, held.blocks(MARKS), self._product), len(entries)
         self._describer = Describer.from_record(record.describer) if record.describer else None
         held.check_widths(self._describer.widths if self._describer else {})
@@ -42,18 +43,17 @@ class Newcomers:
                 f"the atlas at {atlas_dir} keeps no {', '.join(lacking)}: that was settled by its first add. "
                 "Make a new atlas with 'lorax atlas add PATH --with-factors'."
             )
-        self._waiting: list[tuple[Entry, dict[str, Rows]]] = []
+        self._waiting: list[tuple[AtlasEntry, dict[str, Rows]]] = []
         self._written: list[Segment] = []
-        self.added: list[Entry] = []
+        self.added: list[AtlasEntry] = []
         self.refused: list[str] = []
 
-    def offer(self, adapter: Adapter, label: str | None = None, kind: str | None = None) -> Entry:
+    def offer(self, adapter: Adapter, label: str | None = None) -> AtlasEntry:
         """Take an adapter in.
 
         Args:
             adapter: its factors are read now.
-            label: what it is known to have learned; of a branch its name, if not given.
-            kind: see `Entry`; by its format, if not given.
+            label: what it is known to have learned; its own, if not given.
 
         Raises:
             AdapterError: it is damaged, has other layers or another base model, or is in the atlas already.
@@ -67,8 +67,9 @@ class Newcomers:
         self._known.check(digest, adapter.source)  # to describe it takes far longer
         rows = _described(describer, adapter, factors)
         length = math.sqrt(np.square(rows["product"].astype(np.float64)).sum())  # norm would start BLAS's threads
-        entry, rows[MARKS] = self._known.take(_entry(adapter, digest, length, label, kind), rows["product"])
-        self._describer, self._record = describer, replace(self._record, base=self._record.base or entry.base)
+        entry, rows[MARKS] = self._known.take(_entry(adapter, digest, length, label), rows["product"])
+        base = self._record.base or entry.base
+        self._describer, self._record = describer, self._record.model_copy(update={"base": base})
         self._waiting.append((entry, rows))
         self.added.append(entry)
         size = sum(row.nbytes for row in rows.values())
@@ -77,19 +78,13 @@ class Newcomers:
         return entry
 
     def offer_all(
-        self,
-        adapters: Iterable[Adapter],
-        labels: Mapping[str, str],
-        kinds: Mapping[str, str],
-        *,
-        missing_only: bool = False,
+        self, adapters: Iterable[Adapter], labels: Mapping[str, str] | None = None, *, missing_only: bool = False
     ) -> None:
         """Take adapters in, and note those that are refused.
 
         Args:
             adapters: read one after the other.
-            labels: by an adapter's name.
-            kinds: by an adapter's name.
+            labels: by an adapter's name, where they are not its own.
             missing_only: pass over those that are there already.
 
         Raises:
@@ -97,7 +92,7 @@ class Newcomers:
         """
         for adapter in adapters:
             with self.judging(), suppress(*([AlreadyThereError] if missing_only else [])):
-                self.offer(adapter, labels.get(adapter.name), kinds.get(adapter.name))
+                self.offer(adapter, (labels or {}).get(adapter.name))
 
     @contextmanager
     def judging(self) -> Iterator[None]:
@@ -107,11 +102,14 @@ class Newcomers:
         except AdapterError as error:
             self.refused.append(printable(str(error)))
 
-    def finish(self, *, keep_going: bool = False) -> None:
+    def finish(self, *, keep_going: bool = False) -> Record:
         """Make all that was added known to the atlas.
 
         Args:
             keep_going: also if some were refused.
+
+        Returns:
+            The atlas's revision with them.
 
         Raises:
             AdapterError: some were refused; each is named, and the atlas is as it was.
@@ -120,15 +118,17 @@ class Newcomers:
         if self.refused and not keep_going:
             raise AdapterError(refusal(self.refused, len(self.added)))
         if not self.added:
-            return
+            return self._record
         self._flush()
         assert self._describer is not None
-        replace(
-            self._record,
+        record = Record(
             describer=self._describer.record(),
+            base=self._record.base,
             segments=(*self._record.segments, *self._written),
             revision=self._record.revision + 1,
-        ).write(self._dir)
+        )
+        record.write(self._dir)
+        return record
 
     def discard(self) -> None:
         """Remove what was written and did not become known; an interruption may come after it did."""
@@ -180,13 +180,12 @@ def check_base(expected: str, adapter: Adapter) -> None:
         )
 
 
-def _entry(adapter: Adapter, digest: str, length: float, label: str | None, kind: str | None) -> Entry:
-    is_branch = adapter.format == BRANCH
-    return Entry(
+def _entry(adapter: Adapter, digest: str, length: float, label: str | None) -> AtlasEntry:
+    return AtlasEntry(
         digest=digest,
         name=printable(adapter.name),
-        label=printable(label if label is not None else adapter.name if is_branch else ""),
-        kind=kind or (BRANCH if is_branch else ADAPTER),
+        label=printable(adapter.label if label is None else label),
+        kind=DERIVED if adapter.start else BRANCH if adapter.format == BRANCH else ADAPTER,
         source=printable(adapter.source),
         format=adapter.format,
         base=adapter.base or "",
@@ -198,9 +197,9 @@ def _entry(adapter: Adapter, digest: str, length: float, label: str | None, kind
 
 def _described(describer: Describer, adapter: Adapter, factors: list[Factors]) -> dict[str, Rows]:
     with finite_numbers(adapter):
-        found = describer.describe(factors)
-        found[POOLED] = pooled_spectrum(adapter.layers, found["spectrum"])
-    rows = {kind: row.float().numpy() for kind, row in found.items()}
+        tensors = describer.describe(factors)
+        tensors[POOLED] = pooled_spectrum(adapter.layers, tensors["spectrum"])
+    rows = {kind: row.float().numpy() for kind, row in tensors.items()}
     if not all(np.isfinite(row).all() for row in rows.values()):
         adapter.check(factors)
         raise too_large(adapter)

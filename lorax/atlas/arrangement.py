@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lorax.atlas.clustering import MOST_CLUSTERED, find_families, grow_tree
-from lorax.atlas.entry import Entry
+from lorax.atlas.entry import AtlasEntry
 from lorax.atlas.index import Atlas
-from lorax.atlas.space import LEAST_FITTED, similarity
-
-Floats = NDArray[np.floating]
+from lorax.atlas.searching import nearest_others
+from lorax.atlas.space import LEAST_FITTED, Floats, similarity
 
 MOST_SHOWN = 200
 """Entries in the heatmap and its tree at most; of a larger collection they are drawn evenly along the tree."""
@@ -91,13 +89,13 @@ class Arrangement:
         corners = np.array(self.frame)
         points = (self.places - corners[:, 0]) / np.ptp(corners, axis=1)
         taken = [(x - 0.01, y - 0.01, x + 0.01, y + 0.01) for x, y in points]
-        found = []
+        sides = []
         for name, (x, y) in zip(self.names, points, strict=True):
             boxes = {side: _name_box(x, y, _NAME_CHARACTER * len(clipped(name)), side) for side in _NAME_SIDES}
             side = min(_NAME_SIDES, key=lambda side: sum(_shared(boxes[side], other) for other in taken))
             taken.append(boxes[side])
-            found.append(side)
-        return found
+            sides.append(side)
+        return sides
 
     def members(self, kind: Group) -> list[int]:
         """The numbers of the entries of one colour."""
@@ -123,7 +121,10 @@ def arrange(atlas: Atlas, descriptor: str = "product", group: str = "all") -> Ar
         ],
         places=places,
         rule=rule,
-        nearest=_nearest(atlas, view.vectors),
+        nearest=[
+            ", ".join(f"{entry.name} {cosine:.2f}" for entry, cosine in others)
+            for others in nearest_others(atlas, view, range(len(atlas)), _NEAREST)
+        ],
         shown=rows,
         heat=similarity(view.vectors[rows], view.vectors[rows]),
         tree=((np.array(tree["icoord"]) - 5) / 10, np.array(tree["dcoord"])),  # scipy's leaves are at 5, 15, ...
@@ -186,7 +187,7 @@ def _shared(one: tuple[float, ...], other: tuple[float, ...]) -> float:
     return max(0.0, wide) * max(0.0, high)
 
 
-def _groups(entries: Sequence[Entry], vectors: Floats) -> list[Group]:
+def _groups(entries: Sequence[AtlasEntry], vectors: Floats) -> list[Group]:
     """What each entry is coloured by: labels; where there are none at all, clusters."""
     labels, rest = [entry.label for entry in entries], Rest.UNLABELLED
     if not any(labels):
@@ -208,18 +209,3 @@ def _shown(vectors: Floats) -> list[int]:
     order = leaves_list(grow_tree(vectors[sample]))
     along = np.linspace(0, len(order) - 1, MOST_SHOWN).astype(int)
     return sorted(int(sample[order[i]]) for i in along)
-
-
-def _nearest(atlas: Atlas, vectors: Floats) -> list[str]:
-    """Of each entry, its nearest others: their names, labels and similarities."""
-    derived = [i for i, entry in enumerate(atlas.entries) if entry.is_derived]
-    found, most = [], min(_NEAREST, len(vectors) - 1)
-    for start in range(0, len(vectors), _AT_ONCE):
-        near = similarity(vectors[start : start + _AT_ONCE], vectors)
-        near[np.arange(len(near)), np.arange(start, start + len(near))] = -np.inf
-        near[:, derived] = -np.inf
-        for row in near:
-            best = np.argpartition(-row, most - 1)[:most]
-            ranked = [i for i in best[np.argsort(-row[best])] if np.isfinite(row[i])]
-            found.append(", ".join(f"{atlas.entries[i].name} {row[i]:.2f}" for i in ranked))
-    return found

@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from lorax.atlas.space import LEAST_FITTED, directions, similarity
+from lorax.atlas.space import LEAST_FITTED, Floats, directions, similarity
 
-Floats = NDArray[np.floating]
 Numbers = NDArray[np.int64]
 
 MOST_CLUSTERED = 1000

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from lorax.atlas.adapter import Adapter, Factors, Layer
 from lorax.atlas.adding import finite_numbers, too_large
-from lorax.atlas.descriptor import Describer, singular_values
-from lorax.atlas.segments import Rows
+from lorax.atlas.descriptor import Describer, singular_values, spectrum
+from lorax.atlas.space import Rows
 from lorax.errors import AdapterError
 
 _ZERO = 1e-12
@@ -64,6 +64,21 @@ class Sketched:
 
     product: Rows
     spectrum: Rows
+
+    @classmethod
+    def of(cls, adapter: Adapter, describer: Describer) -> Sketched:
+        """Those of an adapter that need not be in the atlas.
+
+        Raises:
+            AdapterError: it is damaged, or has other layers than the atlas's adapters.
+        """
+        describer.check(adapter, ("product", "spectrum"))
+        factors = adapter.factors()
+        with finite_numbers(adapter):
+            rows = [row.float().numpy() for row in (describer.product(factors), spectrum(factors))]
+        if not all(np.isfinite(row).all() for row in rows):
+            raise too_large(adapter)
+        return cls(*rows)
 
 
 def compare_factors(one: Adapter, other: Adapter) -> Comparison:

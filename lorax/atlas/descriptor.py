@@ -14,7 +14,7 @@ training set: Salama et al., DSiRe (arXiv 2406.19395).
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -26,6 +26,7 @@ from torch import Tensor
 from lorax.atlas.adapter import Adapter, Factors, Layer
 from lorax.atlas.entry import counted
 from lorax.atlas.groups import groups
+from lorax.atlas.record import DescriberRecord
 from lorax.errors import AdapterError
 
 DESCRIPTORS = ("product", "spectrum", "factors")
@@ -67,15 +68,14 @@ class Describer:
         self.groups = groups(self.layers)
         self._signs: dict[tuple[str, int, np.dtype[Any]], Numbers] = {}
 
-    def record(self) -> dict[str, Any]:
-        """All that `from_record` needs, as JSON."""
-        layers = [[x.part, x.name, x.outputs, x.inputs, x.rank] for x in self.layers]
-        return {"layers": layers, "descriptors": list(self.descriptors), "side": self.side, "seed": self.seed}
+    def record(self) -> DescriberRecord:
+        """All that `from_record` needs."""
+        layers = [(x.part, x.name, x.outputs, x.inputs, x.rank) for x in self.layers]
+        return DescriberRecord(layers=layers, descriptors=list(self.descriptors), side=self.side, seed=self.seed)
 
     @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> Describer:
-        layers = [Layer(*entry) for entry in record["layers"]]
-        return cls(layers, record["descriptors"], record["side"], record["seed"])
+    def from_record(cls, record: DescriberRecord) -> Describer:
+        return cls([Layer(*entry) for entry in record.layers], record.descriptors, record.side, record.seed)
 
     def check(self, adapter: Adapter, descriptors: Sequence[str] | None = None) -> None:
         """Refuse an adapter whose rows could not be compared with the others'.
@@ -160,8 +160,7 @@ class Describer:
     def _sketch(self, a: Numbers, b: Numbers) -> Numbers:
         left = self._sign("outputs", len(b), b.dtype) @ b  # (side, r)
         right = self._sign("inputs", a.shape[1], a.dtype) @ a.T  # (side, r)
-        found: Numbers = left @ right.T
-        return found
+        return np.asarray(left @ right.T)
 
     def _sign(self, end: str, size: int, dtype: np.dtype[Any]) -> Numbers:
         """Random signs (side, size), from the seed, the end and the size alone."""
@@ -210,8 +209,7 @@ def singular_values(gram_a: Numbers, gram_b: Numbers) -> Numbers:
     values, vectors = np.linalg.eigh(gram_b)
     root = vectors * np.sqrt(values.clip(0))[..., None, :]
     squares = np.linalg.eigvalsh(root.swapaxes(-1, -2) @ gram_a @ root)
-    found: Numbers = np.sqrt(squares[..., ::-1].clip(0))
-    return found
+    return np.asarray(np.sqrt(squares[..., ::-1].clip(0)))
 
 
 def pooled_spectrum(layers: Sequence[Layer], row: Tensor) -> Tensor:
@@ -248,8 +246,7 @@ def _arrays(factors: Sequence[Factors]) -> Iterator[tuple[Numbers, Numbers]]:
 
 def _gram(rows: Numbers) -> Numbers:
     """Inner products of rows (r, n), in float64: (r, r)."""
-    found: Numbers = rows.astype(np.float64) @ rows.T  # a copy on one side only: by itself it is multiplied slower
-    return found
+    return np.asarray(rows.astype(np.float64) @ rows.T)  # a copy on one side only: by itself it is multiplied slower
 
 
 def _differing(lacking: Sequence[Layer], extra: Sequence[Layer]) -> str:

@@ -20,8 +20,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from lorax.atlas.arrangement import Arrangement, Floats, Group, Rest, arrange, clipped, text_of
+from lorax.atlas.arrangement import Arrangement, Group, Rest, arrange, clipped, text_of
 from lorax.atlas.index import Atlas
+from lorax.atlas.space import Floats
 from lorax.storage import write_whole
 
 _MOST_NAMED = 80
@@ -121,10 +122,10 @@ def looks(arrangement: Arrangement) -> dict[Group, tuple[str, str]]:
     colours = _FEW_COLOURS if len(coloured) <= len(_FEW_COLOURS) else _MANY_COLOURS
     palette = [matplotlib.colormaps[name](i) for name, i in colours]
     both = zip(coloured, palette, _SHAPES * 2, strict=False)
-    found: dict[Group, tuple[str, str]] = {
+    styles: dict[Group, tuple[str, str]] = {
         kind: (matplotlib.colors.to_hex(colour), shape) for kind, colour, shape in both
     }
-    return found | {Rest.UNLABELLED: (_LIGHT_GREY, "o"), Rest.OTHERS: (_GREY, "o")}
+    return styles | {Rest.UNLABELLED: (_LIGHT_GREY, "o"), Rest.OTHERS: (_GREY, "o")}
 
 
 def _draw_plane(figure: Figure, arrangement: Arrangement) -> None:

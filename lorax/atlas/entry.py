@@ -13,7 +13,7 @@ ADAPTER, BRANCH, DERIVED = "adapter", "branch", "derived"
 
 
 @dataclass(frozen=True)
-class Entry:
+class AtlasEntry:
     """One row of entries.csv.
 
     Args:
@@ -45,7 +45,7 @@ class Entry:
         return self.kind == DERIVED
 
 
-COLUMNS = tuple(column.name for column in fields(Entry))
+COLUMNS = tuple(column.name for column in fields(AtlasEntry))
 
 
 def counted(count: int, one: str, many: str = "") -> str:
@@ -53,7 +53,7 @@ def counted(count: int, one: str, many: str = "") -> str:
     return f"{count} {one if count == 1 else many or one + 's'}"
 
 
-def to_csv(entries: Iterable[Entry]) -> str:
+def to_csv(entries: Iterable[AtlasEntry]) -> str:
     """The text of entries.csv."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
@@ -62,7 +62,7 @@ def to_csv(entries: Iterable[Entry]) -> str:
     return text.getvalue()
 
 
-def from_csv(text: str) -> list[Entry]:
+def from_csv(text: str) -> list[AtlasEntry]:
     """Its inverse.
 
     Raises:
@@ -71,5 +71,5 @@ def from_csv(text: str) -> list[Entry]:
     return [_parsed(row) for row in csv.DictReader(io.StringIO(text))]
 
 
-def _parsed(row: dict[str, Any]) -> Entry:
-    return Entry(**row | {"rank": int(row["rank"]), "length": float(row["length"])})
+def _parsed(row: dict[str, Any]) -> AtlasEntry:
+    return AtlasEntry(**row | {"rank": int(row["rank"]), "length": float(row["length"])})

@@ -11,15 +11,16 @@ ever opened.
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from lorax.atlas.adapter import Adapter
 from lorax.atlas.entry import counted
-from lorax.atlas.layers import Found, assemble, reader
+from lorax.atlas.layers import StoredLayer, assemble, reader
 from lorax.atlas.names import PEFT_PREFIX, Key, canonical, family, other_kind, part_of, single_file_key, split
-from lorax.atlas.scales import Settings, parse_settings
+from lorax.atlas.scales import LoraSettings, parse_settings
 from lorax.atlas.tensors import (
     Stored,
     TensorFile,
@@ -86,9 +87,12 @@ def read_all(path: Path, base: str | None = None) -> list[Adapter]:
 
 
 def branches_of(state: LearnerState, directory: Path, base: str | None = None) -> list[Adapter]:
-    """Every branch of a learner state that was read from `directory`, named by its task."""
+    """Every branch of a learner state that was read from `directory`: named by its task, labelled by its generators."""
     known = base or f"{state.backbone.name}@{state.backbone.sha256[:12]}"
-    return [_branch(directory, branch, known) for branch in state.branches]
+    labels: dict[str, list[str]] = defaultdict(list)
+    for entry in state.classes.entries:
+        labels[entry.task] += [] if entry.is_real else [entry.label]
+    return [_branch(directory, branch, known, "+".join(labels[branch.task])) for branch in state.branches]
 
 
 def find_adapters(paths: Iterable[Path]) -> Iterator[Path]:
@@ -104,10 +108,10 @@ def find_adapters(paths: Iterable[Path]) -> Iterator[Path]:
         with adapter_errors(path):
             if not path.exists():
                 raise AdapterError(f"{path} doesn't exist. Check the path.")
-            found = list(_below(path)) if path.is_dir() else [path]
-            if not found:
+            places = list(_below(path)) if path.is_dir() else [path]
+            if not places:
                 raise AdapterError(_nothing_in(path))
-        yield from sorted(found)
+        yield from sorted(places)
 
 
 def _below(folder: Path) -> Iterator[Path]:
@@ -154,37 +158,38 @@ def _peft_folder(folder: Path, base: str | None) -> Adapter:
     record = read_json(config)
     settings = parse_settings(record, str(config))
     file = open_tensors(weights)
-    found = assemble(_peft_keys(file.tensors, _model_class(record), str(weights)), file.tensors, str(weights))
-    _check_ranks(found, {each.layer.part: settings for each in found}, str(folder))
-    read = reader(found, file.read, lambda each, _: settings.scale(each.path, each.layer.rank), str(weights))
+    stored = assemble(_peft_keys(file.tensors, _model_class(record), str(weights)), file.tensors, str(weights))
+    _check_ranks(stored, {each.layer.part: settings for each in stored}, str(folder))
+    read = reader(stored, file.read, lambda each, _: settings.scale(each.path, each.layer.rank), str(weights))
     stated = base or _stated_base([record.get("base_model_name_or_path")], config)
-    layers = tuple(each.layer for each in found)
+    layers = tuple(each.layer for each in stored)
     return Adapter(_name(folder), str(folder), "peft", family(stated) if stated else None, layers, read)
 
 
-def _branch(directory: Path, branch: Branch, base: str) -> Adapter:
+def _branch(directory: Path, branch: Branch, base: str, label: str) -> Adapter:
     source = f"{directory}: branch {branch.task}"
     settings = parse_settings(branch.config, source)
     tensors = {name: Stored(value.dtype, tuple(value.shape), 0, 0) for name, value in branch.weights.items()}
-    found = assemble(_peft_keys(tensors, None, source), tensors, source)
+    stored = assemble(_peft_keys(tensors, None, source), tensors, source)
     read = reader(
-        found,
+        stored,
         lambda names: [at_least_float32(branch.weights[name]) for name in names],
         lambda each, _: settings.scale(each.path, each.layer.rank),
         source,
     )
-    return Adapter(branch.task, source, "branch", base, tuple(each.layer for each in found), read)
+    layers = tuple(each.layer for each in stored)
+    return Adapter(branch.task, source, "branch", base, layers, read, label, branch.start)
 
 
 def _single_file(path: Path, base: str | None) -> Adapter:
     file = open_tensors(path)
     keys = {name: key for name in file.tensors if (key := single_file_key(name)) is not None}
     _check_plain(file.tensors, keys, "unet., transformer., text_encoder., lora_unet_, lora_te_ or so", str(path))
-    found = assemble(keys, file.tensors, str(path))
+    stored = assemble(keys, file.tensors, str(path))
     settings = _settings_by_part(file, {key.part for key in keys.values()})
-    _check_ranks([each for each in found if each.alpha is None], settings, str(path))
+    _check_ranks([each for each in stored if each.alpha is None], settings, str(path))
 
-    def scale(each: Found, alpha: float | None) -> float:
+    def scale(each: StoredLayer, alpha: float | None) -> float:
         if alpha is not None:
             return alpha / each.layer.rank
         given = settings.get(each.layer.part)
@@ -192,17 +197,17 @@ def _single_file(path: Path, base: str | None) -> Adapter:
 
     form = next(iter(keys.values())).format
     stated = base or _stated_base([file.metadata.get(key) for key in _BASE_KEYS], path)
-    layers = tuple(each.layer for each in found)
-    read = reader(found, file.read, scale, str(path))
+    layers = tuple(each.layer for each in stored)
+    read = reader(stored, file.read, scale, str(path))
     return Adapter(_name(path), str(path), form, family(stated) if stated else None, layers, read)
 
 
 def _peft_keys(tensors: Iterable[str], model_class: str | None, source: str) -> dict[str, Key]:
     names = list(tensors)
     split_names = {
-        name: found
+        name: key
         for name in names
-        if name.startswith(PEFT_PREFIX) and (found := split(name.removeprefix(PEFT_PREFIX))) and found[1] in "AB"
+        if name.startswith(PEFT_PREFIX) and (key := split(name.removeprefix(PEFT_PREFIX))) and key[1] in "AB"
     }
     _check_plain(names, split_names, PEFT_PREFIX, source)
     part = part_of((path for path, _ in split_names.values()), model_class)
@@ -243,7 +248,7 @@ def _check_plain(names: Iterable[str], known: Mapping[str, object], expected: st
         )
 
 
-def _settings_by_part(file: TensorFile, parts: Iterable[str]) -> dict[str, Settings]:
+def _settings_by_part(file: TensorFile, parts: Iterable[str]) -> dict[str, LoraSettings]:
     """What newer diffusers write of PEFT's settings: by part, or plain where the file has no prefixes."""
     if _SETTINGS_KEY not in file.metadata:
         return {}
@@ -256,8 +261,8 @@ def _settings_by_part(file: TensorFile, parts: Iterable[str]) -> dict[str, Setti
     return settings
 
 
-def _check_ranks(found: Iterable[Found], settings: Mapping[str, Settings], source: str) -> None:
-    for each in found:
+def _check_ranks(layers: Iterable[StoredLayer], settings: Mapping[str, LoraSettings], source: str) -> None:
+    for each in layers:
         given = settings.get(each.layer.part)
         if given and each.layer.rank not in given.ranks:
             raise AdapterError(

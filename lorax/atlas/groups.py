@@ -38,17 +38,17 @@ def groups(layers: Sequence[Layer]) -> dict[str, list[int]]:
     "early" and "late" are the halves of each part, in the order in which its blocks are passed through.
     """
     kinds = [kind(layer) for layer in layers]
-    found = {ALL: list(range(len(layers)))}
+    members_of = {ALL: list(range(len(layers)))}
     for name, members in _WIDER.items():
-        found[name] = [i for i, k in enumerate(kinds) if k in members]
+        members_of[name] = [i for i, k in enumerate(kinds) if k in members]
     for name in _KINDS:
-        found[name] = [i for i, k in enumerate(kinds) if k == name]
+        members_of[name] = [i for i, k in enumerate(kinds) if k == name]
     parts = sorted({layer.part for layer in layers})
-    found["early"] = sorted(i for part in parts for i in _halves(layers, part)[0])
-    found["late"] = sorted(i for part in parts for i in _halves(layers, part)[1])
+    members_of["early"] = sorted(i for part in parts for i in _halves(layers, part)[0])
+    members_of["late"] = sorted(i for part in parts for i in _halves(layers, part)[1])
     for part in parts if len(parts) > 1 else ():
-        found[part] = [i for i, layer in enumerate(layers) if layer.part == part]
-    return {name: members for name, members in found.items() if members}
+        members_of[part] = [i for i, layer in enumerate(layers) if layer.part == part]
+    return {name: members for name, members in members_of.items() if members}
 
 
 def _halves(layers: Sequence[Layer], part: str) -> tuple[list[int], list[int]]:

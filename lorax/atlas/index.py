@@ -23,14 +23,14 @@ import numpy as np
 from lorax.atlas.adapter import Adapter
 from lorax.atlas.adding import Newcomers
 from lorax.atlas.descriptor import Describer
-from lorax.atlas.entry import COLUMNS, Entry, counted
+from lorax.atlas.entry import COLUMNS, AtlasEntry, counted
 from lorax.atlas.groups import ALL
-from lorax.atlas.record import FILE, read_record
-from lorax.atlas.segments import Rows, Segments, remove_leftovers
-from lorax.atlas.space import LEAST_FITTED
+from lorax.atlas.record import FILE, Record, read_record
+from lorax.atlas.segments import Segments, remove_leftovers
+from lorax.atlas.space import LEAST_FITTED, Rows
 from lorax.atlas.view import DIMS, POOLED, POOLED_BLOCKS, Lens, View, fit_view, open_view
 from lorax.errors import AtlasError
-from lorax.storage import locked, storage_errors
+from lorax.storage import locked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,7 +47,7 @@ class Atlas:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._load()
+        self._load(read_record(folder))
 
     @classmethod
     def open(cls, folder: Path) -> Atlas:
@@ -80,11 +80,11 @@ class Atlas:
         """
         if self._record.describer is None:
             raise AtlasError(f"the atlas at {self.folder} holds nothing yet: 'lorax atlas add PATH'.")
-        found = Describer.from_record(self._record.describer)
-        self._segments.check_widths(found.widths)
-        return found
+        describer = Describer.from_record(self._record.describer)
+        self._segments.check_widths(describer.widths)
+        return describer
 
-    def entry(self, name: str) -> Entry:
+    def entry(self, name: str) -> AtlasEntry:
         """The entry of this name.
 
         Raises:
@@ -116,50 +116,39 @@ class Atlas:
             StorageError: the disk is full; the atlas is as it was.
         """
         wanted = (*KEPT, *(("factors",) if with_factors else ()))
-        with self._locked(on_wait):
+        read_record(self.folder)  # refuses a folder of something else before anything is written to it
+        with locked(self.folder / "atlas.lock", on_wait):
             record = read_record(self.folder)
+            if record != self._record:
+                self._load(record)
             if not (self.folder / FILE).exists():
                 record.write(self.folder)  # before any segment: where there are some and no record, it was lost
             remove_leftovers(self.folder, record.segments)
-            newcomers = Newcomers(self.folder, record, wanted)
+            newcomers = Newcomers(self.folder, record, self.entries, wanted)
             try:
                 yield newcomers
-                newcomers.finish(keep_going=keep_going)
+                record = newcomers.finish(keep_going=keep_going)
             except BaseException:
                 newcomers.discard()
                 raise
-            self._load()
+            self._load(record, [*self.entries, *newcomers.added])
 
     def add(
-        self,
-        adapters: Iterable[Adapter],
-        labels: Mapping[str, str] | None = None,
-        kinds: Mapping[str, str] | None = None,
-    ) -> list[Entry]:
+        self, adapters: Iterable[Adapter], labels: Mapping[str, str] | None = None, *, missing_only: bool = False
+    ) -> list[AtlasEntry]:
         """Add adapters, all or none.
 
         Args:
             adapters: read one after the other.
-            labels: by an adapter's name: what it is known to have learned.
-            kinds: by an adapter's name; see `Entry`.
+            labels: by an adapter's name: what it is known to have learned, where that is not its own label.
+            missing_only: pass over those that are there already.
 
         Raises:
             AdapterError: some are refused.
             StorageError: the disk is full.
         """
         with self.adding() as newcomers:
-            newcomers.offer_all(adapters, labels or {}, kinds or {})
-        return newcomers.added
-
-    def add_missing(
-        self,
-        adapters: Iterable[Adapter],
-        labels: Mapping[str, str] | None = None,
-        kinds: Mapping[str, str] | None = None,
-    ) -> list[Entry]:
-        """The same, but those that are there already are passed over; so it may be called again and again."""
-        with self.adding() as newcomers:
-            newcomers.offer_all(adapters, labels or {}, kinds or {}, missing_only=True)
+            newcomers.offer_all(adapters, labels, missing_only=missing_only)
         return newcomers.added
 
     def table(self) -> pd.DataFrame:
@@ -217,10 +206,9 @@ class Atlas:
         """Of the entry of this name, in the order of adding."""
         return self._numbers[self.entry(name).name]
 
-    def _load(self) -> None:
-        self._record = read_record(self.folder)
-        self._segments = Segments(self.folder, self._record.segments)
-        self.entries = self._segments.entries()
+    def _load(self, record: Record, entries: list[AtlasEntry] | None = None) -> None:
+        self._record, self._segments = record, Segments(self.folder, record.segments)
+        self.entries = self._segments.entries() if entries is None else entries
         self._numbers = {entry.name: number for number, entry in enumerate(self.entries)}
         self._views: dict[tuple[str, str], View] = {}
         self.__dict__.pop("describer", None)
@@ -240,12 +228,3 @@ class Atlas:
                 "What it keeps was settled by its first add: 'factors' needs 'lorax atlas add PATH --with-factors'."
             )
         return Lens(descriptor, group, describer.columns(descriptor, group), describer.blocks(descriptor, group))
-
-    @contextmanager
-    def _locked(self, on_wait: Callable[[], None]) -> Iterator[None]:
-        """One writer at a time."""
-        read_record(self.folder)  # refuses a folder of something else before anything is written to it
-        with storage_errors(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-        with locked(self.folder / "atlas.lock", on_wait):
-            yield

@@ -9,8 +9,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from lorax.atlas.entry import Entry
-from lorax.atlas.segments import Rows
+from lorax.atlas.entry import AtlasEntry
+from lorax.atlas.space import Rows
 from lorax.errors import AdapterError
 
 _COSINE = 1e-6
@@ -32,7 +32,7 @@ class Known:
         product: gives the product row (F,) of the entry with a number, counted on for what is taken in.
     """
 
-    def __init__(self, entries: Sequence[Entry], marks: Iterable[Rows], product: Callable[[int], Rows]) -> None:
+    def __init__(self, entries: Sequence[AtlasEntry], marks: Iterable[Rows], product: Callable[[int], Rows]) -> None:
         self._product = product
         self._entries = list(entries)
         self._names = {entry.name for entry in entries}
@@ -51,7 +51,7 @@ class Known:
                 f"{source} is in the atlas already, number for number, as {same.name!r}. Leave it out."
             )
 
-    def take(self, entry: Entry, row: Rows) -> tuple[Entry, Rows]:
+    def take(self, entry: AtlasEntry, row: Rows) -> tuple[AtlasEntry, Rows]:
         """Count an adapter in whose numbers are new; gives it back under a name that is free, and its marks.
 
         Args:
@@ -71,7 +71,7 @@ class Known:
         self._add(named := replace(entry, name=self._free_name(entry)), marks)
         return named, marks
 
-    def _add(self, entry: Entry, marks: Rows) -> None:
+    def _add(self, entry: AtlasEntry, marks: Rows) -> None:
         if len(self._entries) == len(self._marks):
             self._marks = np.concatenate([self._marks, np.empty((max(256, len(self._marks)), _MARKS), np.float32)])
         self._marks[len(self._entries)] = marks
@@ -79,7 +79,7 @@ class Known:
         self._names.add(entry.name)
         self._digests[entry.digest] = entry
 
-    def _with_product(self, length: float, marks: Rows, row: Rows) -> Entry | None:
+    def _with_product(self, length: float, marks: Rows, row: Rows) -> AtlasEntry | None:
         """The entry whose product is the same, whatever its factors."""
         apart = np.abs(self._marks[: len(self._entries)] - marks).max(axis=1)
         for number in np.flatnonzero(apart <= math.sqrt(2 * _COSINE)):
@@ -90,7 +90,7 @@ class Known:
                 return entry
         return None
 
-    def _free_name(self, entry: Entry) -> str:
+    def _free_name(self, entry: AtlasEntry) -> str:
         """A second `gaugan` becomes `gaugan@<digest>`."""
         if entry.name not in self._names:
             return entry.name

@@ -16,13 +16,13 @@ class Labels:
 
     Args:
         everyone: the label of all, or None.
-        told: of adapters by name, or by absolute path.
+        told: by name, or by absolute path, the label and its line in the CSV.
+        used: the names and paths of those that were asked for.
     """
 
     everyone: str | None = None
-    told: dict[str | Path, str] = field(default_factory=dict)
-    _lines: dict[str | Path, int] = field(default_factory=dict)
-    _used: set[str | Path] = field(default_factory=set)
+    told: dict[str | Path, tuple[str, int]] = field(default_factory=dict)
+    used: set[str | Path] = field(default_factory=set)
 
     @classmethod
     def read(cls, path: Path) -> Labels:
@@ -31,7 +31,7 @@ class Labels:
         Raises:
             AdapterError: it can't be read, has other columns or a line without a label, or tells two labels of one.
         """
-        found = cls()
+        labels = cls()
         try:
             with path.open(newline="", encoding="utf-8-sig") as file:
                 rows = csv.DictReader(file)
@@ -42,46 +42,37 @@ class Labels:
                         "or path. Its first line names them: 'name,label'."
                     )
                 for row in rows:
-                    found._take(row, path, rows.line_num)
+                    labels._take(row, path, rows.line_num)
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise AdapterError(f"{path} can't be read as a CSV of labels: {error}. Check the path.") from error
-        return found
+        return labels
 
     def _take(self, row: Mapping[str, str | None], path: Path, line: int) -> None:
         name, place, label = (row.get(column) or "" for column in ("name", "path", "label"))
-        if not (name or place):
-            return
-        if not label:
+        keys: list[str | Path] = ([name] if name else []) + ([(path.parent / place).resolve()] if place else [])
+        if keys and not label:
             raise AdapterError(
                 f"{path}, line {line}: {printable(name or place)} has no label. Write one, or take the line out."
             )
-        keys: list[str | Path] = [name] if name else []
-        keys += [(path.parent / place).resolve()] if place else []
         for key in keys:
-            if self.told.setdefault(key, label) != label:
+            before, of_line = self.told.setdefault(key, (label, line))
+            if before != label:
                 raise AdapterError(
-                    f"{path} tells two labels of {printable(str(key))}: {printable(self.told[key])} in line "
-                    f"{self._lines[key]}, {printable(label)} in line {line}. Keep one of them."
+                    f"{path} tells two labels of {printable(str(key))}: {printable(before)} in line {of_line}, "
+                    f"{printable(label)} in line {line}. Keep one of them."
                 )
-            self._lines.setdefault(key, line)
 
-    def of(self, name: str, path: Path, known: str | None) -> str | None:
-        """The label of an adapter.
-
-        Args:
-            name: its own.
-            path: where it was read from.
-            known: what is taken if nothing is told of it.
-        """
+    def of(self, name: str, path: Path) -> str | None:
+        """The label of an adapter by its name, or the path where it was read; None where nothing is told of it."""
         if self.everyone is not None:
             return self.everyone
         for key in (name, path.resolve()):
             if key in self.told:
-                self._used.add(key)
-                return self.told[key]
-        return known
+                self.used.add(key)
+                return self.told[key][0]
+        return None
 
     @property
     def unused(self) -> list[str]:
         """What the CSV names and nothing that was read has."""
-        return [str(key) for key in self.told if key not in self._used]
+        return [str(key) for key in self.told if key not in self.used]

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from lorax.atlas.branches import StateBranches
+from lorax.atlas.adapter import Adapter
+from lorax.atlas.formats import branches_of
 from lorax.atlas.index import Atlas
 from lorax.atlas.searching import search
 from lorax.drafts import scratch
 from lorax.errors import AtlasError, LoraxError
 from lorax.learning.branch_similarity import BranchComparison, BranchNeighbours, SimilarBranch
 from lorax.learning.folder import EpisodeFolder, Report
-from lorax.learning.state import LearnerState
+from lorax.learning.state import LearnerState, load_state
 from lorax.storage import whole_directory
 
 _FOLDER = "atlas"
@@ -43,7 +44,8 @@ def update(
     Returns:
         What came of it, in a few words.
     """
-    told, branches = [], functools.cache(lambda: StateBranches.read(folder.state_dir, state))
+    told = []
+    branches = functools.cache(lambda: branches_of(state or load_state(folder.state_dir), folder.state_dir))
     with _harmless(warn, "the branches were not compared"):
         if not compared_dir(folder):
             compare(folder, branches(), warn)
@@ -63,7 +65,7 @@ def compared_dir(folder: EpisodeFolder) -> Path | None:
     return kept
 
 
-def compare(folder: EpisodeFolder, branches: StateBranches, warn: Callable[[str], None]) -> None:
+def compare(folder: EpisodeFolder, branches: Sequence[Adapter], warn: Callable[[str], None]) -> None:
     """Compare the branches of the episode's state with each other; leave the record, and of two or more a map.
 
     They are compared in an atlas of their own, which is thrown away: so what is told of a version follows from its
@@ -73,9 +75,12 @@ def compare(folder: EpisodeFolder, branches: StateBranches, warn: Callable[[str]
     shutil.rmtree(folder.root / _FOLDER, ignore_errors=True)  # one that can't be read
     with scratch() as made, whole_directory(folder.root / _FOLDER) as draft:
         atlas = Atlas.open(Path(made))
-        for reason in branches.add_missing(atlas):
+        with atlas.adding(keep_going=True) as newcomers:
+            newcomers.offer_all(branches)
+        for reason in newcomers.refused:
             warn(f"a branch can't be compared: {reason}")
-        neighbours = tuple(_neighbours(atlas, branches, entry.name) for entry in atlas.entries)
+        fresh = {branch.name for branch in branches if branch.start is None}
+        neighbours = tuple(_neighbours(atlas, branch, fresh) for branch in branches if branch.name in atlas)
         described = atlas.view().described if neighbours else "nothing"
         BranchComparison(report.episode, report.task, described, neighbours).write(draft)
         if len(atlas) > 1:
@@ -85,7 +90,7 @@ def compare(folder: EpisodeFolder, branches: StateBranches, warn: Callable[[str]
                 save_map(atlas, draft)
 
 
-def add_branches(branches: StateBranches, atlas_dir: Path, warn: Callable[[str], None]) -> int:
+def add_branches(branches: Sequence[Adapter], atlas_dir: Path, warn: Callable[[str], None]) -> int:
     """Add what an atlas lacks of the branches of an episode's state; returns how many entries it has then.
 
     Raises:
@@ -93,8 +98,9 @@ def add_branches(branches: StateBranches, atlas_dir: Path, warn: Callable[[str],
         StorageError: it can't be written.
     """
     atlas = Atlas.open(atlas_dir)
-    refused = branches.add_missing(atlas, on_wait=_refuse_to_wait)
-    if refused:
+    with atlas.adding(keep_going=True, on_wait=_refuse_to_wait) as newcomers:
+        newcomers.offer_all(branches, missing_only=True)
+    if refused := newcomers.refused:
         warn(
             f"the atlas at {atlas_dir} refused {len(refused)} of the branches, the first of them since {refused[0]} "
             "Where the backbone or lora.targets changed, rename that folder: the next episode begins a new atlas."
@@ -112,14 +118,11 @@ def _harmless(warn: Callable[[str], None], what: str) -> Iterator[None]:
         warn(f"{what}: {kind}{error} The episode goes on.")
 
 
-def _neighbours(atlas: Atlas, branches: StateBranches, name: str) -> BranchNeighbours:
+def _neighbours(atlas: Atlas, branch: Adapter, fresh: Collection[str]) -> BranchNeighbours:
     """The branches that started as fresh ones do and are most similar to one that can be compared with them."""
-    start = branches.starts.get(name)
-    near = search(atlas, name, len(atlas)).neighbours if start != "" else []
-    found = [
-        SimilarBranch(n.name, n.label, round(n.similarity, _DIGITS)) for n in near if n.name not in branches.starts
-    ]
-    return BranchNeighbours(name, branches.labels[name], start, tuple(found[:_NEAREST]))
+    near = search(atlas, branch.name, len(atlas)).neighbours if branch.start != "" else []
+    similar = [SimilarBranch(n.name, n.label, round(n.similarity, _DIGITS)) for n in near if n.name in fresh]
+    return BranchNeighbours(branch.name, branch.label, branch.start, tuple(similar[:_NEAREST]))
 
 
 def _told(comparison: BranchComparison) -> str:

@@ -108,10 +108,10 @@ def split(name: str) -> tuple[str, str] | None:
 @lru_cache(maxsize=1 << 15)  # the same names come in every file of a collection
 def single_file_key(name: str) -> Key | None:
     """What a tensor's name in a single file says; None where it is no LoRA's, or of an unknown part."""
-    found = split(name)
-    if found is None:
+    split_name = split(name)
+    if split_name is None:
         return None
-    path, role = found
+    path, role = split_name
     for prefix, part in _KOHYA_PARTS.items():
         if path.startswith(prefix):
             return _key("kohya", part, path.removeprefix(prefix), role)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from lorax.atlas.descriptor import DESCRIPTORS
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+
 from lorax.atlas.segments import Segment, has_segments
 from lorax.errors import AtlasError
 from lorax.storage import canonical_json, write_whole
@@ -19,21 +18,33 @@ FILE = "atlas.json"
 _OURS = {"segments", "bases", "atlas.lock"}
 
 
-@dataclass(frozen=True)
-class Record:
+class DescriberRecord(BaseModel):
+    """All that makes a `Describer`; of each layer part, name, outputs, inputs and rank."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    layers: list[tuple[str, str, int, int, int]]
+    descriptors: list[Literal["product", "spectrum", "factors"]] = Field(min_length=2)
+    side: PositiveInt
+    seed: int
+
+
+class Record(BaseModel):
     """One revision of an atlas.
 
     Args:
-        describer: what `Describer.record` gives, or None while the atlas is empty.
+        describer: None while the atlas is empty.
         base: the base model that its adapters state, or "" while none did.
         segments: in the order of adding.
         revision: how many adds there were.
     """
 
-    describer: Mapping[str, Any] | None = None
-    base: str = ""
-    segments: tuple[Segment, ...] = ()
-    revision: int = 0
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    describer: DescriberRecord | None
+    base: str
+    segments: tuple[Segment, ...]
+    revision: int
 
     def write(self, atlas_dir: Path) -> None:
         """Make this the atlas's revision; a reader sees this one or the one before.
@@ -41,7 +52,7 @@ class Record:
         Raises:
             StorageError: the disk is full; the atlas is as it was.
         """
-        write_whole(atlas_dir / FILE, canonical_json({"format": FORMAT, **asdict(self)}))
+        write_whole(atlas_dir / FILE, canonical_json({"format": FORMAT, **self.model_dump()}))
 
 
 def read_record(atlas_dir: Path) -> Record:
@@ -52,55 +63,30 @@ def read_record(atlas_dir: Path) -> Record:
     """
     path = atlas_dir / FILE
     try:
-        raw = json.loads(path.read_bytes())
-        found = raw["format"]
-        if found == FORMAT:
-            return _parsed(raw)
+        text = path.read_bytes()
+        form = json.loads(text)["format"]
+        if form == FORMAT:
+            return Record.model_validate_json(text)
     except FileNotFoundError:
         _check_free(atlas_dir)
-        return Record()
+        return Record(describer=None, base="", segments=(), revision=0)
     except NotADirectoryError:
         raise AtlasError(f"{atlas_dir} is a file; expected the folder of an atlas. Name another one.") from None
     except OSError as error:
         raise AtlasError(f"{path} can't be read: {error.strerror}. Check the path and its permissions.") from error
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise AtlasError(
-            f"{path} is damaged ({error}); expected an atlas's record. Bring it back from a copy, or make it anew."
+            f"{path} is damaged ({_reason(error)}); expected an atlas's record. Bring it back from a copy, or make it "
+            "anew."
         ) from error
-    raise AtlasError(f"{path} is of format {found!r}; this version of lorax reads {FORMAT}. Use a newer lorax.")
+    raise AtlasError(f"{path} is of format {form!r}; this version of lorax reads {FORMAT}. Use a newer lorax.")
 
 
-def _parsed(raw: Mapping[str, Any]) -> Record:
-    segments = tuple(Segment(**segment) for segment in raw["segments"])
-    for segment in segments:
-        _expect("a segment's name", segment.name, str)
-        _expect("a segment's count", segment.count, int)
-        _expect("a segment's files", segment.files, dict)
-    record = Record(raw["describer"], raw["base"], segments, raw["revision"])
-    _expect("base", record.base, str)
-    _expect("revision", record.revision, int)
-    if record.segments or record.describer is not None:
-        _check_describer(record.describer)
-    return record
-
-
-def _check_describer(describer: Any) -> None:
-    _expect("describer", describer, dict)
-    for key in ("side", "seed"):
-        _expect(key, describer[key], int)
-    layers, descriptors = describer["layers"], describer["descriptors"]
-    _expect("descriptors", descriptors, list)
-    if not {"product", "spectrum"} <= set(descriptors) <= set(DESCRIPTORS) or describer["side"] < 1:
-        raise ValueError("its describer is none")
-    _expect("layers", layers, list)
-    for layer in layers:
-        if [type(value) for value in layer] != [str, str, int, int, int]:
-            raise ValueError("a layer is none")
-
-
-def _expect(what: str, value: Any, kind: type) -> None:
-    if not isinstance(value, kind):
-        raise ValueError(f"{what} is no {kind.__name__}")
+def _reason(error: Exception) -> str:
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
 def _check_free(atlas_dir: Path) -> None:

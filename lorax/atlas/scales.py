@@ -21,7 +21,7 @@ _CHANGED_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 @dataclass(frozen=True)
-class Settings:
+class LoraSettings:
     """Of one LoRA, as PEFT names them: the scale is alpha / r, with rsLoRA alpha / sqrt(r).
 
     `ranks` are those that layers may have; `alphas` are by layer, where they differ from `alpha`.
@@ -45,7 +45,7 @@ class Settings:
         return alpha / (math.sqrt(rank) if self.is_rslora else rank)
 
 
-def parse_settings(record: Mapping[str, Any], where: str) -> Settings:
+def parse_settings(record: Mapping[str, Any], where: str) -> LoraSettings:
     """Settings from adapter_config.json, or from what diffusers keeps of it.
 
     Args:
@@ -64,7 +64,7 @@ def parse_settings(record: Mapping[str, Any], where: str) -> Settings:
                 f"{where}: alpha_pattern holds {shown(pattern)}; expected layers' names: a stranger's regular "
                 "expressions are not run. Write the names out."
             )
-    return Settings(
+    return LoraSettings(
         tuple(sorted({_rank(key, value, where) for key, value in ranks.items()})),
         _alpha("lora_alpha", record.get("lora_alpha"), where),
         alphas,
@@ -102,10 +102,10 @@ def _check_plain(record: Mapping[str, Any], where: str) -> None:
 
 
 def _pattern(record: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
-    found = record.get(key) or {}
-    if not isinstance(found, dict):
-        raise _wrong(where, key, found, "a table by layer")
-    return found
+    pattern = record.get(key) or {}
+    if not isinstance(pattern, dict):
+        raise _wrong(where, key, pattern, "a table by layer")
+    return pattern
 
 
 def _rank(name: str, value: Any, where: str) -> int:
@@ -126,8 +126,8 @@ def _matches(pattern: str, path: str) -> bool:
     return path == name or (not pattern.startswith("^") and path.endswith("." + name))
 
 
-def _wrong(where: str, name: str, found: Any, expected: str) -> AdapterError:
+def _wrong(where: str, name: str, value: Any, expected: str) -> AdapterError:
     return AdapterError(
-        f"{where}: {shown(name)} is {ascii(found)[:80]}; expected {expected}. "
+        f"{where}: {shown(name)} is {ascii(value)[:80]}; expected {expected}. "
         "The file is damaged, or its writer erred: fetch it again, or leave it out."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,14 +10,17 @@ import numpy as np
 from lorax.atlas.adapter import Adapter
 from lorax.atlas.adding import check_base, finite_numbers, too_large, untrained
 from lorax.atlas.descriptor import SINGULAR_VALUES, flattened, pooled_spectrum, spectrum
+from lorax.atlas.entry import AtlasEntry
 from lorax.atlas.index import Atlas
-from lorax.atlas.segments import Rows
-from lorax.atlas.view import POOLED
+from lorax.atlas.space import Rows
+from lorax.atlas.view import POOLED, View
+
+_AT_ONCE = 512
 
 
 @dataclass(frozen=True)
 class Neighbour:
-    """An entry near a query; for `kind` see `Entry`, `similarity` is a cosine in [-1, 1]."""
+    """An entry near a query; for `kind` see `AtlasEntry`, `similarity` is a cosine in [-1, 1]."""
 
     name: str
     label: str
@@ -65,13 +69,35 @@ def search(
     else:
         own = atlas.number(query)
         vector, residual = view.vectors[own], view.residual_of(own)
-    found = view.similarities(vector[None])[0]
+    similarities = view.similarities(vector[None])[0]
     if own is not None:
-        found[own] = -np.inf
-    nearest = np.argsort(-found, kind="stable")[: min(k, len(atlas) - (own is not None))]
-    entries = [(atlas.entries[i], float(found[i])) for i in nearest]
+        similarities[own] = -np.inf
+    nearest = np.argsort(-similarities, kind="stable")[: min(k, len(atlas) - (own is not None))]
+    entries = [(atlas.entries[i], float(similarities[i])) for i in nearest]
     neighbours = [Neighbour(entry.name, entry.label, entry.kind, cosine) for entry, cosine in entries]
     return SearchResult(neighbours, view.described, residual, view.limit)
+
+
+def nearest_others(
+    atlas: Atlas, view: View, numbers: Sequence[int], k: int
+) -> Iterator[list[tuple[AtlasEntry, float]]]:
+    """Of each of some entries the k most similar others, the nearest first, with their cosines; none of them derived.
+
+    Args:
+        atlas: to be searched.
+        view: of it.
+        numbers: of the entries.
+        k: others at most.
+    """
+    derived = [i for i, entry in enumerate(atlas.entries) if entry.is_derived]
+    for start in range(0, len(numbers), _AT_ONCE):
+        some = numbers[start : start + _AT_ONCE]
+        similarities = view.similarities(view.vectors[some])
+        similarities[np.arange(len(some)), some] = -np.inf
+        similarities[:, derived] = -np.inf
+        for row in similarities:
+            best = np.argpartition(-row, range(min(k, len(row))))[:k]
+            yield [(atlas.entries[i], float(row[i])) for i in best if np.isfinite(row[i])]
 
 
 def _row(atlas: Atlas, adapter: Adapter, descriptor: str) -> Rows:
@@ -88,10 +114,10 @@ def _row(atlas: Atlas, adapter: Adapter, descriptor: str) -> Rows:
         POOLED: lambda factors: pooled_spectrum(adapter.layers, spectrum(factors)),
     }
     with finite_numbers(adapter):
-        found: Rows = made[descriptor](factors).float().numpy()
-    if not np.isfinite(found).all():
+        row: Rows = made[descriptor](factors).float().numpy()
+    if not np.isfinite(row).all():
         raise too_large(adapter)
-    shares = found.reshape(-1, 1 + SINGULAR_VALUES)[:, 1:] if descriptor in (POOLED, "spectrum") else found
+    shares = row.reshape(-1, 1 + SINGULAR_VALUES)[:, 1:] if descriptor in (POOLED, "spectrum") else row
     if not shares.any():  # a spectrum's norms are logarithms, which are never zero
         raise untrained(adapter)
-    return found
+    return row

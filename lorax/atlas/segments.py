@@ -18,13 +18,11 @@ from typing import Any
 import numpy as np
 import safetensors
 import safetensors.numpy
-from numpy.typing import NDArray
 
-from lorax.atlas.entry import Entry, from_csv, to_csv
+from lorax.atlas.entry import AtlasEntry, from_csv, to_csv
+from lorax.atlas.space import Rows
 from lorax.errors import AtlasError
 from lorax.storage import storage_errors, whole_directory
-
-Rows = NDArray[np.float32]
 
 _FOLDER = "segments"
 _ENTRIES = "entries.csv"
@@ -42,7 +40,7 @@ class Segment:
     files: Mapping[str, str]
 
 
-def write_segment(atlas_dir: Path, number: int, entries: Sequence[Entry], rows: Mapping[str, Rows]) -> Segment:
+def write_segment(atlas_dir: Path, number: int, entries: Sequence[AtlasEntry], rows: Mapping[str, Rows]) -> Segment:
     """Write n entries with their rows (n, F) of each kind. Nothing knows of the segment yet.
 
     Raises:
@@ -85,19 +83,19 @@ class Segments:
         self._folder, self._segments = atlas_dir / _FOLDER, tuple(segments)
         self._checked: set[Path] = set()
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[AtlasEntry]:
         """In the order of adding.
 
         Raises:
             AtlasError: a file is missing or damaged.
         """
-        found: list[Entry] = []
+        all_entries: list[AtlasEntry] = []
         for segment in self._segments:
             entries = from_csv(self._read(segment, _ENTRIES).decode())
             if len(entries) != segment.count:
                 raise self._damage(segment, _ENTRIES, f"it has {len(entries)} rows, {segment.count} are expected")
-            found += entries
-        return found
+            all_entries += entries
+        return all_entries
 
     def check_widths(self, widths: Mapping[str, int]) -> None:
         """Refuse an atlas whose record was changed, so that its rows are not what it says: kind -> numbers in a row.
@@ -110,9 +108,9 @@ class Segments:
                 file = f"{kind}.safetensors"
                 with suppress(OSError, safetensors.SafetensorError):  # is told when its rows are asked for
                     with safetensors.safe_open(self._folder / segment.name / file, "numpy") as stored:
-                        found = stored.get_slice("rows").get_shape()[1]
-                    if found != width:
-                        raise self._damage(segment, file, f"its rows have {found} numbers, {width} by atlas.json")
+                        width_there = stored.get_slice("rows").get_shape()[1]
+                    if width_there != width:
+                        raise self._damage(segment, file, f"its rows have {width_there} numbers, {width} by atlas.json")
 
     def blocks(self, kind: str, start: int = 0) -> Iterator[Rows]:
         """Rows (n, F) of one kind from entry number `start` on, one segment after the other.
@@ -135,8 +133,7 @@ class Segments:
         first = 0
         for segment in self._segments:
             if number < first + segment.count:
-                found: Rows = self._matrix(segment, kind)[number - first]
-                return found
+                return np.asarray(self._matrix(segment, kind)[number - first])
             first += segment.count
         raise IndexError(number)
 
@@ -157,9 +154,9 @@ class Segments:
         except OSError as error:
             raise self._damage(segment, file, f"it can't be read ({error.strerror})") from error
         if path not in self._checked:
-            found, stated = hashlib.sha256(data).hexdigest(), segment.files.get(file, "none")
-            if found != stated:
-                raise self._damage(segment, file, f"its sha256 is {found[:12]}, atlas.json states {stated[:12]}")
+            actual, stated = hashlib.sha256(data).hexdigest(), segment.files.get(file, "none")
+            if actual != stated:
+                raise self._damage(segment, file, f"its sha256 is {actual[:12]}, atlas.json states {stated[:12]}")
             self._checked.add(path)
         return data
 

@@ -166,7 +166,7 @@ def _left_out(whitened: Rows, components: Rows, folds: int) -> tuple[Rows, Rows]
     between the two.
     """
     scores = whitened @ components.T
-    found, residuals = np.zeros_like(scores), np.zeros(len(whitened), np.float32)
+    without, residuals = np.zeros_like(scores), np.zeros(len(whitened), np.float32)
     turns = np.random.default_rng(0).permutation(len(whitened)) % folds
     for turn in range(folds):
         out = turns == turn
@@ -174,7 +174,7 @@ def _left_out(whitened: Rows, components: Rows, folds: int) -> tuple[Rows, Rows]
         others = _components(whitened[~out] - mean, len(components))
         centred = whitened[out] - mean
         part = centred @ others.T
-        found[out] = (part @ others + mean) @ components.T
+        without[out] = (part @ others + mean) @ components.T
         residuals[out] = 1 - np.square(part).sum(1) / np.maximum(np.square(centred).sum(1), _NONE)
-    slope = (scores * found).sum(0) / np.maximum(np.square(found).sum(0), _NONE)
+    slope = (scores * without).sum(0) / np.maximum(np.square(without).sum(0), _NONE)
     return np.maximum(slope, 1).astype(np.float32), residuals.clip(0, 1)

@@ -90,15 +90,15 @@ class TensorFile:
             AdapterError: the file can't be read, or was changed since it was opened.
         """
         wanted = [self.tensors[name] for name in names]
-        found: dict[int, Tensor] = {}
+        read: dict[int, Tensor] = {}
         with adapter_errors(self.path), self.path.open("rb", buffering=0) as file:
             if _stamp(file) != self.stamp:
                 raise AdapterError(f"{self.path} was changed while it was read. Run again when it is whole.")
             for run in _runs(wanted):
                 data = _bytes(file, self.path, run[0].start, run[-1].end).view(run[0].dtype)
                 pieces = at_least_float32(data).split([prod(stored.shape) for stored in run])
-                found |= {s.start: piece.view(s.shape) for s, piece in zip(run, pieces, strict=True)}
-        return [found[stored.start] for stored in wanted]
+                read |= {s.start: piece.view(s.shape) for s, piece in zip(run, pieces, strict=True)}
+        return [read[stored.start] for stored in wanted]
 
 
 def at_least_float32(numbers: Tensor) -> Tensor:
@@ -185,17 +185,17 @@ def adapter_errors(path: Path) -> Iterator[None]:
 def _no_safetensors(path: Path, size: int, first: bytes, length: int) -> str:
     other = next((what for magic, what in _OTHER_FILES.items() if first.startswith(magic)), None)
     if not size:
-        found = "is empty"
+        what = "is empty"
     elif other:
-        found = f"is {other}"
+        what = f"is {other}"
     elif len(first) < _LENGTH:
-        found = f"has only {size} bytes"
+        what = f"has only {size} bytes"
     elif length > min(size - _LENGTH, _MOST_HEADER):
-        found = f"claims a header of {length} bytes, but has {size} bytes, and no LoRA's header exceeds {_MOST_HEADER}"
+        what = f"claims a header of {length} bytes, but has {size} bytes, and no LoRA's header exceeds {_MOST_HEADER}"
     else:
-        found = "begins with something else than a header"
+        what = "begins with something else than a header"
     return (
-        f"{path} {found}: no whole safetensors file, whatever its name says. Fetch it again, or ask its author for one."
+        f"{path} {what}: no whole safetensors file, whatever its name says. Fetch it again, or ask its author for one."
     )
 
 

@@ -20,8 +20,8 @@ import safetensors
 import safetensors.numpy
 
 from lorax.atlas.descriptor import SINGULAR_VALUES
-from lorax.atlas.segments import Rows, Segment, Segments
-from lorax.atlas.space import Basis, directions, drawn, fit_basis, similarity
+from lorax.atlas.segments import Segment, Segments
+from lorax.atlas.space import Basis, Rows, directions, drawn, fit_basis, similarity
 from lorax.errors import StorageError
 from lorax.storage import write_whole
 
@@ -61,8 +61,8 @@ class Lens:
 
     def seen(self, rows: Rows) -> Rows:
         """What is compared of rows (n, F): (n, d)."""
-        found = rows[:, self.columns]
-        return directions(found) if self.kind in _OF_LENGTH_1 else found
+        chosen = rows[:, self.columns]
+        return directions(chosen) if self.kind in _OF_LENGTH_1 else chosen
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,8 @@ class View:
 
     def is_drifting(self, newcomers: Sequence[int]) -> bool:
         """Whether the newcomers among the entries with these numbers lie outside what the basis was fitted on."""
-        found = [residual for number in newcomers if (residual := self.residual_of(number)) is not None]
-        return self.basis is not None and self.basis.is_drifting(np.array(found))
+        residuals = [residual for number in newcomers if (residual := self.residual_of(number)) is not None]
+        return self.basis is not None and self.basis.is_drifting(np.array(residuals))
 
     def refit_advice(self, newcomers: Sequence[int]) -> str:
         """Why the basis should be fitted anew after these entries came in; "" if it need not be."""
@@ -189,12 +189,12 @@ def _fitted(atlas_dir: Path, lens: Lens, segments: Sequence[Segment], dims: int)
 
 
 def _sample(rows: Segments, lens: Lens, chosen: np.ndarray) -> Rows:
-    first, found = 0, []
+    first, seen = 0, []
     for block in rows.blocks(lens.kind):
         here = chosen[(chosen >= first) & (chosen < first + len(block))] - first
-        found.append(lens.seen(block[here]))
+        seen.append(lens.seen(block[here]))
         first += len(block)
-    return np.concatenate(found)
+    return np.concatenate(seen)
 
 
 def _projected(basis: Basis, lens: Lens, rows: Segments, start: int, fitted: np.ndarray) -> tuple[Rows, Rows]:

@@ -18,16 +18,18 @@ def layers_of(rank: int = 2, places: Sequence[tuple[str, int, int]] = PLACES) ->
 
 
 def adapter(
-    name: str, factors: Sequence[Factors], layers: Sequence[Layer], *, base: str | None = None, form: str = "peft"
-) -> Adapter:
+    name: str, factors: Sequence[Factors], layers: Sequence[Layer], *, base: str | None = None, form: str = "peft",
+    start: str | None = None,
+) -> Adapter:  # fmt: skip
     """An adapter whose layers are among `layers`, which the factors are of."""
     held = dict(zip(layers, factors, strict=True))
-    return Adapter(name, f"{name}.safetensors", form, base, tuple(layers), lambda some: [held[x] for x in some])
+    read = lambda some: [held[x] for x in some]  # noqa: E731
+    return Adapter(name, f"{name}.safetensors", form, base, tuple(layers), read, start=start)
 
 
 def made(
     name: str, family: int = 0, member: int = 0, *, rank: int = 2, spread: float = 0.3, base: str | None = None,
-    form: str = "peft", layers: Sequence[Layer] = (),
+    form: str = "peft", layers: Sequence[Layer] = (), start: str | None = None,
 ) -> Adapter:  # fmt: skip
     """A member of a family: the family's factors, and noise of its own of `spread` times their size."""
     of = tuple(layers) or layers_of(rank)
@@ -39,7 +41,7 @@ def made(
             for shape in ((x.rank, x.inputs), (x.outputs, x.rank))
         )
         factors.append((a, b))
-    return adapter(name, factors, of, base=base, form=form)
+    return adapter(name, factors, of, base=base, form=form, start=start)
 
 
 def zoo(families: int, members: int, **kwargs: float) -> tuple[list[Adapter], dict[str, str]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from lorax.atlas.branches import StateBranches
+from lorax.atlas.adapter import Adapter
 from lorax.atlas.formats import read_all
 from lorax.atlas.index import Atlas
 from lorax.errors import AtlasError
@@ -30,15 +31,18 @@ def atlas(tmp_path: Path) -> Atlas:
     return Atlas.open(tmp_path / "atlas")
 
 
-def changed(state: LearnerState, into: Path, **of_newest: object) -> StateBranches:
+def changed(state: LearnerState, into: Path, **of_newest: object) -> list[Adapter]:
     """The same state with another newest branch."""
     *older, newest = state.branches
     save_state(replace(state, branches=(*older, replace(newest, **of_newest))), into)
-    return StateBranches.read(into)
+    return read_all(into)
 
 
-def test_they_are_the_adapters_that_any_state_s_directory_is_read_as(learned: Path) -> None:
-    assert [a.digest for a in StateBranches.read(learned).adapters] == [a.digest for a in read_all(learned)]
+def add_missing(atlas: Atlas, branches: list[Adapter], on_wait: Callable[[], None] = lambda: None) -> list[str]:
+    """Add those that the atlas lacks; returns why the others were refused."""
+    with atlas.adding(keep_going=True, on_wait=on_wait) as newcomers:
+        newcomers.offer_all(branches, missing_only=True)
+    return newcomers.refused
 
 
 def test_each_is_labelled_by_its_task_s_generators_without_the_real_class(learned: Path, tmp_path: Path) -> None:
@@ -47,12 +51,13 @@ def test_each_is_labelled_by_its_task_s_generators_without_the_real_class(learne
     classes = classes.with_task("beta", (TaskClass(1, "beta"), TaskClass(2, "other")))
     state = replace(state, classes=classes, exemplars=(), calibration_memory=())
     save_state(state, tmp_path / "state")
-    assert StateBranches.read(tmp_path / "state").labels == {"alpha": "alpha", "beta": "beta+beta/other"}
+    labels = {branch.name: branch.label for branch in read_all(tmp_path / "state")}
+    assert labels == {"alpha": "alpha", "beta": "beta+beta/other"}
 
 
 def test_an_atlas_takes_each_once(learned: Path, atlas: Atlas) -> None:
     for _ in range(2):
-        assert StateBranches.read(learned).add_missing(atlas) == []
+        assert add_missing(atlas, read_all(learned)) == []
         assert [(e.name, e.label, e.kind) for e in atlas.entries] == [
             ("alpha", "alpha", "branch"),
             ("beta", "beta", "branch"),
@@ -60,15 +65,15 @@ def test_an_atlas_takes_each_once(learned: Path, atlas: Atlas) -> None:
 
 
 def test_one_that_started_from_another_s_weights_is_marked(learned: Path, atlas: Atlas, tmp_path: Path) -> None:
-    changed(load_state(learned), tmp_path / "state", start="alpha").add_missing(atlas)
+    add_missing(atlas, changed(load_state(learned), tmp_path / "state", start="alpha"))
     assert {e.name: e.kind for e in atlas.entries} == {"alpha": "branch", "beta": "derived"}
 
 
 def test_a_task_that_was_learned_twice_has_two(learned: Path, atlas: Atlas, tmp_path: Path) -> None:
-    StateBranches.read(learned).add_missing(atlas)
+    add_missing(atlas, read_all(learned))
     state = load_state(learned)
     other = {name: value + 0.1 for name, value in state.branches[1].weights.items()}
-    changed(state, tmp_path / "state", weights=other).add_missing(atlas)
+    add_missing(atlas, changed(state, tmp_path / "state", weights=other))
     alpha, beta, again = atlas.entries
     assert [e.name for e in (alpha, beta, again)] == ["alpha", "beta", f"beta@{again.digest[:8]}"]
     assert again.label == "beta"
@@ -80,14 +85,14 @@ def test_one_that_was_never_trained_is_refused_and_the_others_are_not(
     state = load_state(learned)
     zero = {name: 0 * value for name, value in state.branches[0].weights.items()}
     save_state(replace(state, branches=(replace(state.branches[0], weights=zero), state.branches[1])), tmp_path / "s")
-    [reason] = StateBranches.read(tmp_path / "s").add_missing(atlas)
+    [reason] = add_missing(atlas, read_all(tmp_path / "s"))
     assert "its product" in reason
     assert [e.name for e in atlas.entries] == ["beta"]
 
 
 def test_an_atlas_of_another_base_refuses_them_all_and_stays_as_it_is(learned: Path, atlas: Atlas) -> None:
     atlas.add([made("theirs", base="another")])
-    assert len(StateBranches.read(learned).add_missing(atlas)) == 2
+    assert len(add_missing(atlas, read_all(learned))) == 2
     assert [e.name for e in atlas.entries] == ["theirs"]
 
 
@@ -96,4 +101,4 @@ def test_nobody_waits_for_another_add_who_does_not_want_to(learned: Path, atlas:
         raise AtlasError("in use")
 
     with atlas.adding(), pytest.raises(AtlasError, match="in use"):
-        StateBranches.read(learned).add_missing(Atlas.open(atlas.folder), on_wait=leave)
+        add_missing(Atlas.open(atlas.folder), read_all(learned), leave)

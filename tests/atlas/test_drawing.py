@@ -140,7 +140,7 @@ def test_a_large_collection_shows_an_even_part_and_the_most_frequent_labels(
 
 def test_what_began_at_anothers_weights_is_in_no_cluster_and_nobodys_nearest(tmp_path: Path) -> None:
     plain = Atlas.open(tmp_path / "atlas")
-    plain.add([*zoo(3, 4)[0], made("child", 0, 0, spread=0.28)], kinds={"child": "derived"})
+    plain.add([*zoo(3, 4)[0], made("child", 0, 0, spread=0.28, start="f0-0")])
     found = arrange(plain)
     assert found.groups[-1] == Rest.OTHERS
     assert sorted(set(found.groups[:-1])) == ["cluster 1", "cluster 2", "cluster 3"]

@@ -99,10 +99,12 @@ def test_the_original_and_diffusers_names_of_a_u_net_give_one_adapter(tmp_path: 
 
 def test_a_convolutions_kernel_counts_as_inputs(tmp_path: Path) -> None:
     made = convolution()
+    flat = {name: (a, b.flatten(1)) for name, (a, b) in made.items()}  # as LyCORIS's DyLoRA keeps B
     read = [
         read_adapter(write_kohya(tmp_path / "kohya.safetensors", made)),
         read_adapter(write_diffusers(tmp_path / "diffusers.safetensors", made)),
         read_adapter(write_peft(tmp_path / "peft", made)),
+        read_adapter(write_kohya(tmp_path / "dylora.safetensors", flat)),
     ]
     ((a, b),) = made.values()
     (pair,) = read[0].factors()
@@ -112,12 +114,12 @@ def test_a_convolutions_kernel_counts_as_inputs(tmp_path: Path) -> None:
 
 
 class _Small(nn.Module):
-    """Linear layers and a convolution, by names that a U-Net has."""
+    """Linear layers and convolutions of every kind, by names that a U-Net has."""
 
     def __init__(self) -> None:
         super().__init__()
         self.down_blocks = nn.ModuleList([nn.ModuleDict({"to_q": nn.Linear(6, 4), "to_v": nn.Linear(6, 4)})])
-        self.conv = nn.Conv2d(3, 5, 3)
+        self.conv, self.conv1d, self.conv3d = nn.Conv2d(3, 5, 3), nn.Conv1d(3, 5, 3), nn.Conv3d(3, 5, 2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x
@@ -129,8 +131,8 @@ def test_what_pefts_own_writer_saves_changes_the_weights_as_peft_says(tmp_path: 
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
-        r=2, lora_alpha=5, target_modules=["to_q", "to_v", "conv"], init_lora_weights=False, use_rslora=is_rslora,
-        rank_pattern={"down_blocks.0.to_v": 3}, alpha_pattern={"to_v": 7, "^conv": 11},
+        r=2, lora_alpha=5, target_modules=["to_q", "to_v", "conv", "conv1d", "conv3d"], init_lora_weights=False,
+        use_rslora=is_rslora, rank_pattern={"down_blocks.0.to_v": 3}, alpha_pattern={"to_v": 7, "^conv": 11},
     )  # fmt: skip
     torch.manual_seed(0)
     with warnings.catch_warnings():
@@ -139,7 +141,8 @@ def test_what_pefts_own_writer_saves_changes_the_weights_as_peft_says(tmp_path: 
         model.save_pretrained(str(tmp_path / "saved"))
     found = products(read_adapter(tmp_path / "saved"))
     inside = model.base_model.model
-    modules = {"conv": inside.conv, **{f"down_blocks_0_{n}": inside.down_blocks[0][n] for n in ("to_q", "to_v")}}
+    convolutions = {name: getattr(inside, name) for name in ("conv", "conv1d", "conv3d")}
+    modules = {**convolutions, **{f"down_blocks_0_{n}": inside.down_blocks[0][n] for n in ("to_q", "to_v")}}
     assert found.keys() == {f"unet.{name}" for name in modules}
     for name, module in modules.items():
         expected = module.get_delta_weight("default").flatten(1).double()

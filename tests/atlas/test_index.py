@@ -89,8 +89,9 @@ def test_the_nearest_entries_are_of_the_family_with_few_entries_and_with_many(at
         assert {n.name for n in found} == {"f1-0", "f1-1", "f1-2"}
         assert [n.similarity for n in found] == sorted((n.similarity for n in found), reverse=True)
         assert {n.label for n in found} == {"f1"}
-        atlas.add_missing(
-            [made(f"f{family}-{member}", family, member) for family in range(2, 8) for member in range(3)]
+        atlas.add(
+            [made(f"f{family}-{member}", family, member) for family in range(2, 8) for member in range(3)],
+            missing_only=True,
         )
     assert "components fitted on 24 entries" in atlas.view().described
     assert len(search(atlas, "f1-0", 100).neighbours) == 23
@@ -184,16 +185,11 @@ def test_a_name_that_is_taken_gets_the_digest_behind_it(filled: Atlas) -> None:
     assert odd.name == "new\\nline\\x1b[31m\\udcff"
 
 
-def test_a_branch_is_labelled_by_its_own_name(atlas: Atlas) -> None:
-    atlas.add([made("gaugan", form="branch"), made("file", 1), made("biggan", 2, form="branch")], {"biggan": "gan"})
-    assert [(e.label, e.kind) for e in atlas.entries] == [("gaugan", "branch"), ("", "adapter"), ("gan", "branch")]
-
-
 def test_adding_what_is_missing_may_be_repeated(filled: Atlas) -> None:
     adapters, labels = zoo(5, 6)
-    assert [entry.label for entry in filled.add_missing(adapters, labels)] == ["f4"] * 6
+    assert [entry.label for entry in filled.add(adapters, labels, missing_only=True)] == ["f4"] * 6
     before = files(filled.folder)
-    assert filled.add_missing(adapters, labels) == []
+    assert filled.add(adapters, labels, missing_only=True) == []
     assert files(filled.folder) == before
 
 
@@ -408,11 +404,20 @@ def test_damage_is_refused_and_named(filled: Atlas, kind: str, harm: str) -> Non
     [
         ('{"format": 99, "anything": []}', "is of format 99; this version of lorax reads 1"),
         ('{"format": 1, "segm', "is damaged"),
-        ('{"format": 1}', "is damaged ('segments')"),
+        ('{"format": 1}', "is damaged (describer: Field required)"),
         ("[]", "is damaged"),
-        ('{"format": 1, "segments": [], "describer": {"layers": 3}, "base": "", "revision": 1}', "is damaged ('side')"),
-        ('{"format": 1, "segments": [], "describer": null, "base": "", "revision": "x"}', "revision is no int"),
-        ('{"format": 1, "segments": [{"name": 1, "count": 1, "when": "", "files": {}}]}', "name is no str"),
+        (
+            '{"format": 1, "segments": [], "describer": {"layers": 3}, "base": "", "revision": 1}',
+            "is damaged (describer.layers: Input should be a valid array)",
+        ),
+        (
+            '{"format": 1, "segments": [], "describer": null, "base": "", "revision": "x"}',
+            "revision: Input should be a valid integer",
+        ),
+        (
+            '{"format": 1, "describer": null, "segments": [{"name": 1, "count": 1, "when": "", "files": {}}]}',
+            "segments.0.name: Input should be a valid string",
+        ),
     ],
 )
 def test_a_record_that_cannot_be_read_is_refused(filled: Atlas, text: str, why: str) -> None:

@@ -267,7 +267,7 @@ def test_clusters_are_the_families_and_their_number_is_justified(styles: Path) -
 def test_what_began_at_anothers_weights_is_left_out_of_families(tmp_path: Path) -> None:
     atlas = Atlas.open(tmp_path / "atlas")
     adapters = [made(f"f{f}-{m}", f, m) for f in range(3) for m in range(3)]
-    atlas.add([*adapters, made("child", 0, 9)], kinds={"child": "derived"})
+    atlas.add([*adapters, made("child", 0, 9, start="f0-0")])
     record = told("cluster", "--atlas", str(tmp_path / "atlas"))
     assert (record["entries"], record["left out"]) == (9, 1)
     assert "child" not in [name for cluster in record["clusters"] for name in cluster["members"]]
@@ -276,7 +276,7 @@ def test_what_began_at_anothers_weights_is_left_out_of_families(tmp_path: Path) 
 
 def test_what_began_at_anothers_weights_is_found_and_marked_but_no_newcomers_nearest(tmp_path: Path) -> None:
     atlas = Atlas.open(tmp_path / "atlas")
-    atlas.add([made("parent", 0, 0), made("child", 0, 0, spread=0.2)], kinds={"child": "derived"})
+    atlas.add([made("parent", 0, 0), made("child", 0, 0, spread=0.2, start="parent")])
     where = ["--atlas", str(tmp_path / "atlas")]
     new = str(write_peft(tmp_path / "new", 0, 0, spread=0.21))
     found = told("search", new, *where)["neighbours"]

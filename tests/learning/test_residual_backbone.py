@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lorax.atlas.branches import StateBranches
+from lorax.atlas.formats import read_all
 from lorax.atlas.index import Atlas
 from lorax.atlas.searching import search
 from lorax.data.images import Images
@@ -69,7 +69,7 @@ def test_an_image_smaller_than_the_crop_lies_mirrored_around_its_centre(
 
 def test_an_atlas_takes_its_branches_and_finds_the_nearest(episodes: list[EpisodeFolder], tmp_path: Path) -> None:
     atlas = Atlas.open(tmp_path / "atlas")
-    assert StateBranches.read(episodes[1].state_dir).add_missing(atlas) == []
+    atlas.add(read_all(episodes[1].state_dir))
     assert [(entry.name, entry.kind) for entry in atlas.entries] == [("stripes", "branch"), ("bars", "branch")]
     [nearest] = search(atlas, "bars", 1).neighbours
     assert (nearest.name, nearest.kind) == ("stripes", "branch") and abs(nearest.similarity) < 1

@@ -1,0 +1,18 @@
+"""`lorax atlas`: LoRA weights compared, searched, clustered."""
+
+from collections.abc import Callable
+
+import typer
+
+from lorax.commands.atlas.add import add
+from lorax.commands.atlas.entries import cluster, draw, fit, show
+from lorax.commands.atlas.search import attribute, compare, search
+
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "add": add, "search": search, "cluster": cluster, "map": draw, "compare": compare, "attribute": attribute,
+    "fit": fit, "list": show,
+}  # fmt: skip
+
+atlas_commands = typer.Typer(no_args_is_help=True)
+for name, command in _COMMANDS.items():
+    atlas_commands.command(name)(command)
