@@ -415,7 +415,7 @@ def test_damage_is_refused_and_named(filled: Atlas, kind: str, harm: str) -> Non
             "revision: Input should be a valid integer",
         ),
         (
-            '{"format": 1, "describer": null, "segments": [{"name": 1, "count": 1, "when": "", "files": {}}]}',
+            '{"format": 1, "base": "", "describer": null, "segments": [{"name": 1, "count": 1, "files": {}}]}',
             "segments.0.name: Input should be a valid string",
         ),
     ],
