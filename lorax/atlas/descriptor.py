@@ -71,7 +71,8 @@ class Describer:
     def record(self) -> DescriberRecord:
         """All that `from_record` needs."""
         layers = [(x.part, x.name, x.outputs, x.inputs, x.rank) for x in self.layers]
-        return DescriberRecord(layers=layers, descriptors=list(self.descriptors), side=self.side, seed=self.seed)
+        fields = {"layers": layers, "descriptors": list(self.descriptors), "side": self.side, "seed": self.seed}
+        return DescriberRecord.model_validate(fields)
 
     @classmethod
     def from_record(cls, record: DescriberRecord) -> Describer:

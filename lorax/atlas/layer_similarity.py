@@ -21,7 +21,8 @@ from lorax.drafts import scratch
 from lorax.errors import AtlasError, LoraxError
 from lorax.learning.branch_similarity import BranchComparison, BranchNeighbours, SimilarBranch
 from lorax.learning.folder import EpisodeFolder, Report
-from lorax.learning.state import LearnerState, load_state
+from lorax.learning.state import LearnerState
+from lorax.learning.state_files import load_state
 from lorax.storage import whole_directory
 
 _FOLDER = "atlas"
