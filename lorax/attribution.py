@@ -1,4 +1,10 @@
-"""Whose images these are, told by a probe: a quick branch, compared with the branches of known generators."""
+"""Whose images these are, told by a probe: a quick branch, compared with probes of known generators.
+
+All started alike, so what training changed is compared number by number: rows are the factors less where they started,
+less the mean over the known generators, which is what all probes learn alike: to tell real from synthetic.
+
+Source: the factors as descriptor, and attribution by the nearest of them: Liu et al. (arXiv 2412.12048).
+"""
 
 from __future__ import annotations
 
@@ -9,7 +15,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lorax.atlas.attribution import Match, Weights, rank
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
 from lorax.data import versions
 from lorax.data.images import decode_bytes, read
 from lorax.data.walk import files_named
@@ -21,6 +30,9 @@ from lorax.stream import Sample, Task
 from lorax.verdicts.predictor import Predictor
 from lorax.workspace import Workspace
 
+Weights = Mapping[str, Tensor]
+"""Factors by name."""
+
 Fetch = Callable[[Iterable[Sample]], Mapping[str, Path]]
 Told = Callable[[str], None]
 
@@ -28,6 +40,14 @@ _REAL = "0_real"
 
 _PROBES = 2
 """Of each known generator, from every other of its exemplars: two tell more than one of all of them (docs/log.md)."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """A known generator and how alike it is; `similarity` is a mean cosine, in [-1, 1]."""
+
+    label: str
+    similarity: float
 
 
 @dataclass(frozen=True)
@@ -163,3 +183,22 @@ def attribute(workspace: Workspace, state_dir: Path, params: Params, folder: Pat
         "classifier": dict(Counter(v.verdict for v in verdicts).most_common()),
         "problems": list(handful.problems),
     }
+
+
+def rank(probe: Weights, start: Weights, known: Mapping[str, Sequence[Weights]]) -> list[Match]:
+    """The known generators, the most similar first.
+
+    Args:
+        probe: what the unknown images taught.
+        start: what all probes started from.
+        known: label -> the generator's probes, at least one.
+    """
+    rows = {label: torch.stack([_moved(each, start) for each in probes]) for label, probes in known.items()}
+    usual = torch.stack([row.mean(0) for row in rows.values()]).mean(0) if len(rows) > 1 else 0.0
+    query = _moved(probe, start) - usual
+    cosines = {label: F.cosine_similarity(query, row - usual, dim=1).mean() for label, row in rows.items()}
+    return sorted((Match(label, float(cosine)) for label, cosine in cosines.items()), key=lambda m: -m.similarity)
+
+
+def _moved(weights: Weights, start: Weights) -> Tensor:
+    return torch.cat([(weights[name] - start[name]).flatten() for name in sorted(start)]).double()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lorax.atlas.attribution import rank
+from lorax.attribution import rank
 
 START = {"A": torch.ones(2, 3), "B": torch.zeros(3, 2)}
 

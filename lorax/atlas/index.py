@@ -66,11 +66,6 @@ class Atlas:
         """The base model that its adapters state, or ""."""
         return self._record.base
 
-    @property
-    def revision(self) -> int:
-        """How many adds there were."""
-        return self._record.revision
-
     @cached_property
     def describer(self) -> Describer:
         """What is computed of every adapter.

@@ -42,8 +42,7 @@ class Basis:
         components: (d, F), orthonormal.
         stretch: what newcomers' scores are multiplied by, (d,); at least 1.
         usual: residuals of rows that were left out while fitting, as shares of their squared length, sorted.
-        fitted: how many rows it was fitted on.
-        collection: how many the collection had then.
+        collection: how many rows the collection had when it was fitted.
     """
 
     mean: Rows
@@ -51,7 +50,6 @@ class Basis:
     components: Rows
     stretch: Rows
     usual: Rows
-    fitted: int
     collection: int
 
     def project(self, rows: Floats, *, newcomers: bool) -> tuple[Rows, Rows]:
@@ -86,14 +84,12 @@ class Basis:
 
     def tensors(self) -> dict[str, Floats]:
         """For a safetensors file; `parse` is the inverse."""
-        counts = np.array([self.fitted, self.collection], np.float32)
-        return {name: getattr(self, name) for name in _ARRAYS} | {"counts": counts}
+        return {name: getattr(self, name) for name in _ARRAYS} | {"counts": np.array([self.collection], np.float32)}
 
     @classmethod
     def parse(cls, tensors: Mapping[str, Floats]) -> Basis:
-        fitted, collection = (int(count) for count in tensors["counts"])
         arrays = {name: np.asarray(tensors[name], np.float32) for name in _ARRAYS}
-        return cls(**arrays, fitted=fitted, collection=collection)
+        return cls(**arrays, collection=int(tensors["counts"][-1]))
 
     def _standardised(self, rows: Floats) -> Rows:
         return ((np.asarray(rows, np.float32) - self.mean) * self.scale).astype(np.float32)
@@ -129,7 +125,7 @@ def fit_basis(rows: Floats, dims: int, blocks: Sequence[int]) -> Basis:
     dims = min(dims, len(sample) - 1 - -(-len(sample) // folds), whitened.shape[1])
     components = _components(whitened, dims)
     stretch, usual = _left_out(whitened, components, folds)
-    return Basis(mean, scale, components, stretch, np.sort(usual), len(sample), len(sample))
+    return Basis(mean, scale, components, stretch, np.sort(usual), len(sample))
 
 
 def similarity(one: Floats, other: Floats) -> Rows:
