@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from lorax.errors import LayoutError
 
@@ -96,14 +96,10 @@ class Task:
 
 @dataclass(frozen=True)
 class PinnedTask:
-    """A task and the digest of its data: as it landed, or as it was learned.
-
-    `accepted_leak` says why its format leak was accepted when it landed, if it was.
-    """
+    """A task and the digest of its data: as it landed, or as it was learned."""
 
     name: str
     digest: str
-    accepted_leak: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)

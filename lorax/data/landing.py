@@ -63,9 +63,8 @@ def land(
         if commit:
             _catch_up(workspace)
         stream = {entry.name: entry for entry in pins.on_disk(workspace).stream}
-        landed = PinnedTask(task, incoming.digest, options.accept_leak)
+        landed = PinnedTask(task, incoming.digest)
         if not incoming.complaints and stream.get(task) == landed:
-            landed = stream[task]
             _restore(workspace, incoming, commit)
             if commit:
                 _share(workspace)
@@ -78,7 +77,8 @@ def land(
                 keeping.keep_old_bytes(workspace, task)
             stream[task] = landed  # a task that lands again keeps its place
             share = partial(_share, workspace, partial(_check_again, workspace, incoming, options, on_report))
-            _bring(workspace, incoming, tuple(stream.values()), share if commit else None, progress)
+            leaks = {landed: options.accept_leak}
+            _bring(workspace, incoming, tuple(stream.values()), leaks, share if commit else None, progress)
     return landed
 
 
@@ -103,6 +103,7 @@ def _bring(
     workspace: Workspace,
     incoming: Incoming,
     stream: Sequence[PinnedTask],
+    accepted_leaks: Mapping[PinnedTask, str],
     share: Callable[[], None] | None,
     progress: Progress | None,
 ) -> None:
@@ -127,7 +128,7 @@ def _bring(
             repository.add_to_dvc(workspace.root, f"data/{name}" if before.stream else "data")
             _check_pins(workspace, others | {f"{name}/{path}": md5 for path, md5 in incoming.md5s.items()})
             _check_cache(cached.values())
-            pins.write_stream(workspace, stream)
+            pins.write_stream(workspace, stream, accepted_leaks)
             if share is not None:
                 by_dvc = [".gitignore"] if _bytes_of(ignore_path) != ignored else []
                 again = " again" if len(stream) == len(before.stream) else ""

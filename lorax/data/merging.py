@@ -30,7 +30,8 @@ def merged(workspace: Workspace, base: Pins, theirs: Pins, ours: Pins) -> str:
     files |= _files(workspace, ours, changed.keys())
     pinned = {"md5": keeping.store_manifest(workspace, files), "size": _size(base, theirs, ours), "nfiles": len(files)}
     output = {key: value for key, value in ({**_output(theirs), **pinned}).items() if value is not None}
-    return Pins({**theirs.content, "outs": [output]}, theirs.place).text(stream)
+    leaks = {task: why for task, why in ours.accepted_leaks.items() if task.name in changed}
+    return Pins({**theirs.content, "outs": [output]}, theirs.place).text(stream, leaks)
 
 
 def _output(pins: Pins) -> dict[str, Any]:

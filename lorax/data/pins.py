@@ -56,10 +56,7 @@ class Pins:
         if not self.content:
             return ()
         try:
-            return tuple(
-                PinnedTask(str(entry["task"]), str(entry["digest"]), str(entry.get("accepted_leak", "")))
-                for entry in self.content["meta"]["stream"]
-            )
+            return tuple(_task(entry) for entry in self.content["meta"]["stream"])
         except (KeyError, TypeError, AttributeError) as error:
             raise DataVersionError(
                 f"{self.place} names no stream of tasks (expected meta: stream: with task and digest each), "
@@ -67,9 +64,16 @@ class Pins:
                 "each task's folder."
             ) from error
 
-    def text(self, stream: Sequence[PinnedTask]) -> str:
-        """The file's text, with another stream."""
-        meta = {**(self.content.get("meta") or {}), "stream": [_entry(task) for task in stream]}
+    @property
+    def accepted_leaks(self) -> dict[PinnedTask, str]:
+        """Why the format leak of a task was accepted, of those where it was."""
+        entries = (self.content.get("meta") or {}).get("stream") or ()
+        return {_task(entry): str(entry["accepted_leak"]) for entry in entries if entry.get("accepted_leak")}
+
+    def text(self, stream: Sequence[PinnedTask], accepted_leaks: Mapping[PinnedTask, str]) -> str:
+        """The file's text, with another stream; accepted leaks are those given and the file's own."""
+        leaks = {**self.accepted_leaks, **accepted_leaks}
+        meta = {**(self.content.get("meta") or {}), "stream": [_entry(task, leaks.get(task)) for task in stream]}
         return yaml.safe_dump(
             {**self.content, "meta": meta}, sort_keys=False, allow_unicode=True, width=_NO_LINE_BREAKS
         )
@@ -121,9 +125,9 @@ def read(text: str | None, place: str, folder: str = "data") -> Pins:
         raise _damaged(place, error, folder) from error
 
 
-def write_stream(workspace: Workspace, stream: Sequence[PinnedTask]) -> None:
+def write_stream(workspace: Workspace, stream: Sequence[PinnedTask], accepted_leaks: Mapping[PinnedTask, str]) -> None:
     """Write the stream into data.dvc's `meta:` block, whole or not at all."""
-    write_whole(workspace.data_dvc_path, on_disk(workspace).text(stream))
+    write_whole(workspace.data_dvc_path, on_disk(workspace).text(stream, accepted_leaks))
 
 
 def _damaged(place: str, error: Exception, folder: str = "data") -> DataVersionError:
@@ -133,6 +137,10 @@ def _damaged(place: str, error: Exception, folder: str = "data") -> DataVersionE
     )
 
 
-def _entry(task: PinnedTask) -> dict[str, str]:
+def _task(entry: Mapping[str, Any]) -> PinnedTask:
+    return PinnedTask(str(entry["task"]), str(entry["digest"]))
+
+
+def _entry(task: PinnedTask, accepted_leak: str | None) -> dict[str, str]:
     entry = {"task": task.name, "digest": task.digest}
-    return entry | {"accepted_leak": task.accepted_leak} if task.accepted_leak else entry
+    return entry | {"accepted_leak": accepted_leak} if accepted_leak else entry

@@ -7,8 +7,9 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -17,7 +18,6 @@ from lorax.data import git_locks, pins, repository, versions
 from lorax.data.admission import LandingOptions
 from lorax.data.landing import land, one_at_a_time, undo_killed
 from lorax.errors import ContractError, DataVersionError, LayoutError, StorageError
-from lorax.stream import PinnedTask
 from lorax.workspace import Workspace
 from tests.conftest import SMALL_CONTRACT, NewWorkspace, WriteTask
 
@@ -337,8 +337,8 @@ def test_what_git_has_not_committed_yet_has_not_landed(
     before = versions.revision(landed_workspace)
     seen: list[object] = []
 
-    def write_then_look(workspace: Workspace, stream: Sequence[PinnedTask]) -> None:
-        written(workspace, stream)
+    def write_then_look(workspace: Workspace, *what: Any) -> None:
+        written(workspace, *what)
         seen.append([task.name for task in versions.landed(workspace)])
         seen.append(versions.revision(workspace))
         seen.append({path.partition("/")[0] for path in versions.manifest(workspace)})

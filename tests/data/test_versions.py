@@ -99,7 +99,7 @@ def test_the_task_digest_depends_on_paths_and_bytes_but_not_on_order() -> None:
 
 def test_a_stream_that_contradicts_its_files_is_refused(landed_workspace: Workspace) -> None:
     alpha, beta = versions.landed(landed_workspace)
-    pins.write_stream(landed_workspace, [dataclasses.replace(alpha, digest="0" * 64), beta])
+    pins.write_stream(landed_workspace, [dataclasses.replace(alpha, digest="0" * 64), beta], {})
     repository.commit(landed_workspace.root, ["data.dvc"], "Damage")
     assert versions.read_task(landed_workspace, "beta").name == "beta"
     with pytest.raises(DataVersionError, match="contradicts itself"):
