@@ -17,11 +17,11 @@ from lorax.learning.episode import Episode, learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan
 from lorax.learning.loading import open_network
 from lorax.learning.queries import FeatureQuery
-from lorax.learning.state import LearnerState, Revision
+from lorax.learning.state import LearnerState
 from lorax.learning.state_files import load_state
 from lorax.network.features import FeatureCache
 from lorax.params import Params
-from lorax.stream import Sample, Task
+from lorax.stream import DataRevision, Sample, Task
 
 
 def demo_files(folder: Path) -> TaskFiles:
@@ -46,7 +46,7 @@ def learned(
     for task in tasks:
         base = folders[-1].state_dir if folders else None
         chosen = start(load_state(base), task) if base else None
-        plan = Plan.of(base, task, params, Revision("simulated", "none"), chosen)
+        plan = Plan.of(base, task, params, DataRevision("simulated", "none"), chosen)
         folders.append(EpisodeFolder.open(home, plan))
         learn_episode(Episode.open(folders[-1], {one.name: one for one in tasks}.__getitem__, files.fetch))
     return folders

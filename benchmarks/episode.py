@@ -29,13 +29,12 @@ from lorax.data.images import Images
 from lorax.learning.batches import TrainingSet
 from lorax.learning.episode import Episode, learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan
-from lorax.learning.state import Revision
 from lorax.learning.training import Fit
 from lorax.network.building import open_backbone
 from lorax.network.features import FeatureCache, views_of
 from lorax.network.network import Network
 from lorax.params import Params
-from lorax.stream import Task
+from lorax.stream import DataRevision, Task
 
 SIZES = Sizes()
 """Of the episodes that are composed."""
@@ -137,7 +136,7 @@ def learn_ours(folder: EpisodeFolder, files: TaskFiles) -> None:
 
 
 def plan_of(base: Path | None, task: Task, params: Params) -> Plan:
-    return Plan.of(base, task, params, Revision("benchmark", "none"))
+    return Plan.of(base, task, params, DataRevision("benchmark", "none"))
 
 
 @contextmanager

@@ -36,11 +36,11 @@ def prepare(home: Path, branches: int) -> None:
     import safetensors.torch
     import torch
 
-    from lorax.learning.state import Branch, LearnedTask, LearnerState, Revision
+    from lorax.learning.state import Branch, LearnerState
     from lorax.learning.state_files import save_state
     from lorax.network.building import import_timm, open_backbone
     from lorax.params import Params
-    from lorax.stream import ClassTable, TaskClass
+    from lorax.stream import ClassTable, DataRevision, PinnedTask, TaskClass
 
     torch.manual_seed(0)
     weights = home / "base.safetensors"
@@ -70,9 +70,9 @@ def prepare(home: Path, branches: int) -> None:
         classes,
         torch.randn(2 * branches, branches * backbone.width),
         torch.zeros(2 * branches),
-        tasks=tuple(LearnedTask(branch.task, "0" * 32) for branch in learned),
+        tasks=tuple(PinnedTask(branch.task, "0" * 32) for branch in learned),
         accuracy=tuple(tuple([0.5] * (k + 1)) for k in range(branches)),
-        revision=Revision("0" * 32, None),
+        revision=DataRevision("0" * 32, None),
         parameters=params.learning(),
     )
     save_state(state, home / "base")

@@ -29,7 +29,6 @@ from lorax.learning import assessment
 from lorax.learning.assessment import Assessment
 from lorax.learning.episode import Episode
 from lorax.learning.folder import EpisodeFolder, Plan, Report
-from lorax.learning.state import Revision
 from lorax.learning.state_files import load_state, state_digest
 from lorax.params import Params
 from lorax.tidying import used
@@ -121,8 +120,7 @@ def plan_episode(
     reals.pinned(workspace, params.reals)  # else it would be missed after the training
     revision = versions.revision(workspace)
     new = versions.read_task(workspace, name, revision.commit or "HEAD")
-    pinned = Revision(revision.digest, revision.commit)
-    plan = Plan.of(Path(base) if base else None, new, params, pinned, start)
+    plan = Plan.of(Path(base) if base else None, new, params, revision, start)
     _open.clear()  # of other parameters, maybe
     return str(EpisodeFolder.open(parent, plan).root)
 

@@ -29,7 +29,6 @@ from lorax.learning import metrics
 from lorax.learning.baseline import learn_without_branches
 from lorax.learning.episode import Episode, learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan
-from lorax.learning.state import Revision
 from lorax.learning.state_files import load_state, state_digest
 from lorax.params import Params, load_params
 from lorax.workspace import Workspace
@@ -69,7 +68,7 @@ def learn_task(root: Path, params: Params, home: Path, base: Path | None, k: int
     workspace = Workspace(root)
     read_task = lambda name: versions.read_task(workspace, name)  # noqa: E731
     revision = versions.revision(workspace)
-    plan = Plan.of(base, read_task(DEMO_TASKS[k]), params, Revision(revision.digest, revision.commit))
+    plan = Plan.of(base, read_task(DEMO_TASKS[k]), params, revision)
     folder = EpisodeFolder.open(home, plan)
     learn_episode(Episode.open(folder, read_task, lambda samples: versions.fetch(workspace, samples)))
     return folder.state_dir

@@ -36,11 +36,10 @@ from lorax.errors import StateError
 from lorax.learning import metrics
 from lorax.learning.episode import Episode, learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan, Report
-from lorax.learning.state import Revision
 from lorax.params import Params, load_params
 from lorax.registry.candidate import open_candidate
 from lorax.registry.gate import reasons
-from lorax.stream import Task
+from lorax.stream import DataRevision, Task
 
 Pixels = NDArray[np.uint8]
 Generator = Callable[[Ints], Ints]
@@ -140,7 +139,7 @@ def learn(files: TaskFiles, params: Params, home: Path) -> list[str]:
     detected_first: dict[str, float] = {}
     for task in files.tasks:
         started = time.perf_counter()
-        folder = EpisodeFolder.open(home, Plan.of(base, task, params, Revision("simulated", "none")))
+        folder = EpisodeFolder.open(home, Plan.of(base, task, params, DataRevision("simulated", "none")))
         try:
             state = learn_episode(Episode.open(folder, {t.name: t for t in files.tasks}.__getitem__, files.fetch))
         except StateError as error:  # the only task with real images may have been refused before it

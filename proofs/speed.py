@@ -26,9 +26,9 @@ from lorax.data.simulate import DEMO_TASKS, SIDE, simulate
 from lorax.learning import metrics
 from lorax.learning.episode import Episode, learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan
-from lorax.learning.state import Revision
 from lorax.params import Params, load_params
 from lorax.storage import canonical_json, write_whole
+from lorax.stream import DataRevision
 
 Rows = Sequence[Sequence[float]]
 """The accuracy matrix, a row per episode."""
@@ -46,7 +46,7 @@ def learn_published(files: TaskFiles, params: Params, home: Path) -> Rows:
 def learn_ours(files: TaskFiles, params: Params, home: Path) -> Rows:
     base: Path | None = None
     for task in files.tasks:
-        folder = EpisodeFolder.open(home, Plan.of(base, task, params, Revision("simulated", "none")))
+        folder = EpisodeFolder.open(home, Plan.of(base, task, params, DataRevision("simulated", "none")))
         state = learn_episode(Episode.open(folder, {t.name: t for t in files.tasks}.__getitem__, files.fetch))
         base = folder.state_dir
     shutil.rmtree(home)  # its episodes would answer for code that is changed later

@@ -14,7 +14,7 @@ import pytest
 from lorax.errors import DataVersionError, RegistryError
 from lorax.params import Params
 from lorax.reconcile import accuracy_rows, changed_tasks, missing_tasks, one_at_a_time, scenario_tasks, waiting_tasks
-from lorax.registry import KnownTask, ModelVersion
+from lorax.registry import ModelVersion
 from lorax.services import embedded
 from lorax.stream import PinnedTask
 from lorax.workspace import Workspace
@@ -32,7 +32,7 @@ def version(number: int, tasks: dict[str, str], row: list[float]) -> ModelVersio
         line="state 1",
         episode=number - 1,
         task=list(tasks)[-1],
-        tasks=tuple(KnownTask(name, digest) for name, digest in tasks.items()),
+        tasks=tuple(PinnedTask(name, digest) for name, digest in tasks.items()),
         data_digest="",
         data_commit=None,
         metrics={f"accuracy/{task}": value for task, value in zip(tasks, row, strict=True)},

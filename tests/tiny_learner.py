@@ -16,11 +16,10 @@ from lorax.learning.calibration import Calibration
 from lorax.learning.episode import Episode, learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan, Report
 from lorax.learning.loading import open_network
-from lorax.learning.state import Revision
 from lorax.learning.state_files import load_state, save_state, state_digest
 from lorax.network.building import import_timm
 from lorax.params import Params
-from lorax.stream import Sample, Task, TaskClass
+from lorax.stream import DataRevision, Sample, Task, TaskClass
 
 ARGUMENTS = {"img_size": 16, "patch_size": 8, "embed_dim": 4, "num_heads": 4, "depth": 3, "local_up_to_layer": 2}
 TRAIN, TEST = 6, 4
@@ -68,7 +67,7 @@ def learn_next(folder: Path, params: Params, earlier: Sequence[Learned], name: s
     """Learn one task on top of the last of `earlier`."""
     task, files = make_task(folder / "data", name)
     base = earlier[-1] if earlier else None
-    plan = Plan.of(base.state_dir if base else None, task, params, Revision("0" * 32, "c0ffee"))
+    plan = Plan.of(base.state_dir if base else None, task, params, DataRevision("0" * 32, "c0ffee"))
     home = EpisodeFolder.open(folder / "episodes", plan)
     known = {md5: path for files in [*(e.files for e in earlier), files] for md5, path in files.items()}
     tasks = {one.name: one for one in (*(e.task for e in earlier), task)}

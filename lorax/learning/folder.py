@@ -14,12 +14,11 @@ import safetensors
 
 from lorax.errors import StateError
 from lorax.learning.evaluation import Paired
-from lorax.learning.state import LearnedTask, Revision
 from lorax.learning.state_files import state_digest
 from lorax.learning.training import EpochRow
 from lorax.params import Params
 from lorax.storage import canonical_json, write_whole
-from lorax.stream import Task
+from lorax.stream import DataRevision, PinnedTask, Task
 
 _DAMAGE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 
@@ -82,19 +81,19 @@ class Plan:
     """
 
     base: str | None
-    task: LearnedTask
+    task: PinnedTask
     parameters: Mapping[str, Any]
-    revision: Revision
+    revision: DataRevision
     start: str | None = None
     base_dir: str | None = None
 
     @classmethod
     def of(
-        cls, base_dir: Path | None, task: Task, params: Params, revision: Revision, start: str | None = None
+        cls, base_dir: Path | None, task: Task, params: Params, revision: DataRevision, start: str | None = None
     ) -> Plan:
         """The plan to learn `task` on top of the state in a directory, or of none."""
         digest, place = (state_digest(base_dir), str(base_dir)) if base_dir else (None, None)
-        learned = LearnedTask(task.name, task.digest)
+        learned = PinnedTask(task.name, task.digest)
         return cls(digest, learned, params.model_dump(mode="json"), revision, start, place)
 
     @property
@@ -165,6 +164,6 @@ class EpisodeFolder:
     def plan(self) -> Plan:
         with damage_told(self.plan_path):
             record = json.loads(self.plan_path.read_bytes())
-            task, revision = LearnedTask(**record["task"]), Revision(**record["revision"])
+            task, revision = PinnedTask(**record["task"]), DataRevision(**record["revision"])
             told = (record.get("start"), record.get("base_dir"))
             return Plan(record["base"], task, record["parameters"], revision, *told)

@@ -19,7 +19,7 @@ from lorax.learning.loading import base_state, open_network
 from lorax.learning.preconditions import check_learnable, check_solver
 from lorax.learning.queries import FeatureQuery, Fetch
 from lorax.learning.recalibration import extended_memory, hold_out
-from lorax.learning.state import Branch, LearnedTask, LearnerState
+from lorax.learning.state import Branch, LearnerState
 from lorax.learning.state_files import load_state
 from lorax.learning.texture_head import CLEAN
 from lorax.learning.trained import Trained
@@ -29,7 +29,7 @@ from lorax.network.building import open_backbone
 from lorax.network.features import FeatureCache, OnCached, Read
 from lorax.network.network import Network
 from lorax.network.process_group import SINGLE, ProcessGroup
-from lorax.stream import ClassTable, Task
+from lorax.stream import ClassTable, PinnedTask, Task
 
 ReadTask = Callable[[str], Task]
 """Finds a landed task by its name."""
@@ -164,7 +164,7 @@ class OpenedEpisode:
             calibration=None,
             head_weight=trained.head_weight,
             head_bias=trained.head_bias,
-            tasks=(*self.base.tasks, LearnedTask(name, self.task.digest)),
+            tasks=(*self.base.tasks, PinnedTask(name, self.task.digest)),
             revision=self.plan.revision,
             parameters=self.params.learning(),
             parent=self.plan.base,

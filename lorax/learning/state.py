@@ -15,7 +15,7 @@ from lorax.learning.statistics import Statistics
 from lorax.learning.texture_head import TextureWeights
 from lorax.network.backbone import BackboneIdentity
 from lorax.storage import canonical_json
-from lorax.stream import ClassTable, Sample
+from lorax.stream import ClassTable, DataRevision, PinnedTask, Sample
 
 
 @dataclass(frozen=True)
@@ -42,28 +42,12 @@ class Branch:
 
 
 @dataclass(frozen=True)
-class LearnedTask:
-    """A task in the state, with the digest of the data it was learned from."""
-
-    name: str
-    digest: str
-
-
-@dataclass(frozen=True)
 class Exemplar:
     """A reference to one image of the exemplar memory, or of the calibration memory; `rank` 0 was chosen first."""
 
     sample: Sample
     class_id: int
     rank: int
-
-
-@dataclass(frozen=True)
-class Revision:
-    """Which data revision a state was learned at: data.dvc's root digest and the git commit that pinned it."""
-
-    digest: str
-    commit: str | None
 
 
 @dataclass(frozen=True)
@@ -84,9 +68,9 @@ class LearnerState:
     exemplars: tuple[Exemplar, ...] = ()
     calibration_memory: tuple[Exemplar, ...] = ()
     calibration: Calibration | None = None
-    tasks: tuple[LearnedTask, ...] = ()
+    tasks: tuple[PinnedTask, ...] = ()
     accuracy: tuple[tuple[float, ...], ...] = ()
-    revision: Revision = field(default_factory=lambda: Revision("", None))
+    revision: DataRevision = field(default_factory=lambda: DataRevision("", None))
     parameters: Mapping[str, Any] = field(default_factory=dict)
     parent: str | None = None
 

@@ -36,12 +36,12 @@ from lorax.learning.record import (
     parsed_object,
     parsed_rows,
 )
-from lorax.learning.state import Branch, Exemplar, LearnedTask, LearnerState, Revision, tensor_file
+from lorax.learning.state import Branch, Exemplar, LearnerState, tensor_file
 from lorax.learning.state_checks import check_calibration, check_fit, check_textures
 from lorax.learning.texture_head import TextureWeights, parse_statistics, statistics_tensors
 from lorax.network.backbone import BackboneIdentity
 from lorax.storage import canonical_json, whole_directory
-from lorax.stream import ClassEntry, ClassTable, Sample, check_task_name
+from lorax.stream import ClassEntry, ClassTable, DataRevision, PinnedTask, Sample, check_task_name
 
 FORMAT = 5
 """1 had no calibration; before 3 branches had no common start; before 4 no head read textures, no verdict was a set;
@@ -154,9 +154,9 @@ def _read_format_1(directory: Path, record: LearnerRecord) -> LearnerState:
         head_weight=head["weight"],
         head_bias=head["bias"],
         exemplars=_exemplars(directory, "exemplars.csv", record, classes),
-        tasks=tuple(LearnedTask(t.name, t.digest) for t in record.tasks),
+        tasks=tuple(PinnedTask(t.name, t.digest) for t in record.tasks),
         accuracy=record.accuracy,
-        revision=Revision(record.data.digest, record.data.commit),
+        revision=DataRevision(record.data.digest, record.data.commit),
         parameters=record.parameters,
         parent=record.parent,
     )

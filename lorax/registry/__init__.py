@@ -5,13 +5,12 @@ from lorax.registry.journal import Entry, Quarantine
 from lorax.registry.look import Look
 from lorax.registry.registry import Registry
 from lorax.registry.store import CHALLENGER, CHAMPION
-from lorax.registry.versions import KnownTask, ModelVersion
+from lorax.registry.versions import ModelVersion
 
 __all__ = [
     "CHALLENGER",
     "CHAMPION",
     "Entry",
-    "KnownTask",
     "Look",
     "ModelVersion",
     "Quarantine",

@@ -14,7 +14,7 @@ from lorax.registry.comparison import write_comparison
 from lorax.registry.lineage import detected_first
 from lorax.registry.package import CARD, logged_model, model_address, replace_card
 from lorax.registry.store import CHALLENGER, Store
-from lorax.registry.versions import KnownTask, ModelVersion, describe, newer_metric_tags, version_tags
+from lorax.registry.versions import ModelVersion, describe, newer_metric_tags, version_tags
 
 
 def make_version(store: Store, candidate: Candidate, gate: GateParams) -> ModelVersion:
@@ -61,12 +61,11 @@ def _fill_run(store: Store, run_id: str, candidate: Candidate, card: str) -> Non
 
 def _create_version(store: Store, candidate: Candidate, gate: GateParams, run_id: str, model_id: str) -> ModelVersion:
     client, state, metrics = store.client, candidate.state, candidate.metrics
-    tasks = tuple(KnownTask(task.name, task.digest) for task in state.tasks)
     verdicts = candidate.judged(gate, detected_first(state.parent, store.versions()))
     tags = version_tags(
         state_digest=candidate.digest,
         parent_digest=state.parent,
-        tasks=tasks,
+        tasks=state.tasks,
         data_digest=state.revision.digest,
         data_commit=state.revision.commit,
         calibrated=state.calibration is not None,
@@ -81,7 +80,7 @@ def _create_version(store: Store, candidate: Candidate, gate: GateParams, run_id
             source=model_address(model_id),
             run_id=run_id,
             tags=tags,
-            description=describe(tasks, metrics, verdicts),
+            description=describe(state.tasks, metrics, verdicts),
             model_id=model_id,
         )
     store.set_alias(CHALLENGER, int(created.version))

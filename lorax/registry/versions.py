@@ -17,6 +17,7 @@ from typing import Any
 from lorax.errors import RegistryError
 from lorax.learning.branch_similarity import SimilarBranch
 from lorax.registry.gate import TaskVerdict
+from lorax.stream import PinnedTask
 
 DIGEST_TAG = "lorax.state_digest"
 LINE_TAG = "lorax.line"
@@ -47,14 +48,6 @@ MODEL_DESCRIPTION = (
 
 
 @dataclass(frozen=True)
-class KnownTask:
-    """A task that a version has learned, with the digest of the data it was learned from."""
-
-    name: str
-    digest: str
-
-
-@dataclass(frozen=True)
 class ModelVersion:
     """A learner state registered in MLflow.
 
@@ -73,7 +66,7 @@ class ModelVersion:
     line: str
     episode: int
     task: str
-    tasks: tuple[KnownTask, ...]
+    tasks: tuple[PinnedTask, ...]
     data_digest: str
     data_commit: str | None
     metrics: Mapping[str, float]
@@ -89,7 +82,7 @@ class ModelVersion:
     aliases: tuple[str, ...] = ()
 
     @property
-    def learned(self) -> KnownTask:
+    def learned(self) -> PinnedTask:
         """The task that its own episode learned."""
         return self.tasks[-1]
 
@@ -98,7 +91,7 @@ def version_tags(
     *,
     state_digest: str,
     parent_digest: str | None,
-    tasks: tuple[KnownTask, ...],
+    tasks: tuple[PinnedTask, ...],
     data_digest: str,
     data_commit: str | None,
     calibrated: bool,
@@ -165,7 +158,7 @@ def read_version(found: Any, aliases: tuple[str, ...]) -> ModelVersion:
             line=tags.get(LINE_TAG, ""),
             episode=int(tags["lorax.episode"]),
             task=tags["lorax.task"],
-            tasks=tuple(KnownTask(name, digest) for name, digest in _joined(tags, _TASKS_TAG)),
+            tasks=tuple(PinnedTask(name, digest) for name, digest in _joined(tags, _TASKS_TAG)),
             data_digest=tags["lorax.data_digest"],
             data_commit=tags["lorax.data_commit"] or None,
             metrics=_newest(tags, _METRICS_TAG),
@@ -192,7 +185,7 @@ def is_ours(found: Any) -> bool:
     return DIGEST_TAG in found.tags
 
 
-def describe(tasks: Sequence[KnownTask], metrics: Mapping[str, float], verdicts: Sequence[TaskVerdict]) -> str:
+def describe(tasks: Sequence[PinnedTask], metrics: Mapping[str, float], verdicts: Sequence[TaskVerdict]) -> str:
     """A version's description on MLflow's page: its model card in short, the gate's verdicts in a table."""
     names = shorten(", ".join(task.name for task in tasks), _NAMES_LENGTH, placeholder=" ...")
     detection = metrics.get("average_binary_accuracy")

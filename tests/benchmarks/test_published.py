@@ -11,11 +11,11 @@ from benchmarks.published import PublishedFit, PublishedLearner, PublishedNetwor
 from benchmarks.tasks import TaskFiles, write_task
 from lorax.learning.episode import Episode, learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan
-from lorax.learning.state import Revision
 from lorax.learning.training import Fit
 from lorax.network.building import open_backbone
 from lorax.network.network import Network
 from lorax.params import Params
+from lorax.stream import DataRevision
 from tests.tiny_learner import tiny_params
 
 
@@ -58,7 +58,7 @@ def test_a_whole_stream_gives_the_same_exemplars_accuracies_head_and_branches(pa
         write_task(tmp_path / f"task{number}", train=12, test=8, side=16, seed=number)
         task = files.read(tmp_path / f"task{number}")
         learner.learn(task, files.fetch)
-        folder = EpisodeFolder.open(tmp_path / "episodes", Plan.of(base, task, params, Revision("none", "none")))
+        folder = EpisodeFolder.open(tmp_path / "episodes", Plan.of(base, task, params, DataRevision("none", "none")))
         state = learn_episode(Episode.open(folder, {t.name: t for t in files.tasks}.__getitem__, files.fetch))
         base = folder.state_dir
     assert [e.sample for e in state.exemplars] == [e.sample for e in learner.memory]

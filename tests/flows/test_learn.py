@@ -32,11 +32,10 @@ from lorax.data.admission import LandingOptions
 from lorax.data.landing import land
 from lorax.learning.episode import Episode, learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan
-from lorax.learning.state import Revision
 from lorax.learning.state_files import load_state, state_digest
 from lorax.params import load_params
 from lorax.services import embedded
-from lorax.stream import SCENARIOS
+from lorax.stream import SCENARIOS, DataRevision
 from lorax.workspace import Workspace
 from tests.conftest import write_task_files
 from tests.registry.conftest import OPEN
@@ -134,11 +133,11 @@ def learned_by_plain_functions(workspace: Workspace, folder: Path, names: tuple[
     return state_digest(base)
 
 
-def revision_at(workspace: Workspace, task: str) -> Revision:
+def revision_at(workspace: Workspace, task: str) -> DataRevision:
     """The data revision that a version's episode was planned at."""
     registry = reconcile.look(workspace, load_params(workspace.params_path))
     found = next(version for version in registry.versions() if version.task == task)
-    return Revision(found.data_digest, found.data_commit)
+    return DataRevision(found.data_digest, found.data_commit)
 
 
 def test_every_landed_task_is_learned_in_order_each_on_top_of_the_last(workspace: Workspace) -> None:

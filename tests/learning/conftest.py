@@ -14,9 +14,8 @@ from PIL import Image
 from lorax.data.layout import parse_task
 from lorax.learning.episode import Episode, learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan
-from lorax.learning.state import Revision
 from lorax.params import Params
-from lorax.stream import Sample, Task
+from lorax.stream import DataRevision, Sample, Task
 from tests.network.conftest import tiny_backbone_params  # noqa: F401  (a fixture)
 
 NAMES = ("stripes", "bars", "checks")
@@ -97,7 +96,7 @@ def learn(stream: Stream, params: Params) -> Learn:
 
 
 def plan_of(base: Path | None, task: Task, params: Params) -> Plan:
-    return Plan.of(base, task, params, Revision("root", "commit"))
+    return Plan.of(base, task, params, DataRevision("root", "commit"))
 
 
 @pytest.fixture(scope="session")

@@ -20,11 +20,11 @@ from lorax.errors import BackboneError, StateError
 from lorax.learning.episode import Episode, learn_episode
 from lorax.learning.folder import EpisodeFolder, Report
 from lorax.learning.loading import base_state, open_network
-from lorax.learning.state import Revision
 from lorax.learning.state_files import load_state, state_digest
 from lorax.network.building import import_timm
 from lorax.network.network import Network
 from lorax.params import Params
+from lorax.stream import DataRevision
 from tests.learning.conftest import Learn, Stream, learn_one, opened, plan_of
 
 
@@ -174,9 +174,9 @@ def test_an_interrupted_episode_keeps_the_revision_it_was_begun_at(
 ) -> None:
     plan = plan_of(None, stream.tasks[0], params)
     first = EpisodeFolder.open(tmp_path, plan)
-    later = EpisodeFolder.open(tmp_path, replace(plan, revision=Revision("newer", "later")))
+    later = EpisodeFolder.open(tmp_path, replace(plan, revision=DataRevision("newer", "later")))
     assert later.root == first.root
-    assert later.plan().revision == Revision("root", "commit")
+    assert later.plan().revision == DataRevision("root", "commit")
 
 
 def test_a_loaded_network_predicts_what_the_episode_scored(learned: list[EpisodeFolder], stream) -> None:

@@ -15,8 +15,9 @@ import pytest
 from lorax.errors import RegistryError
 from lorax.learning.evaluation import Paired
 from lorax.params import GateParams
-from lorax.registry import CHALLENGER, CHAMPION, KnownTask, Registry, TaskVerdict, claims, journal
+from lorax.registry import CHALLENGER, CHAMPION, Registry, TaskVerdict, claims, journal
 from lorax.registry.versions import describe, promotion_tags, read_version, version_tags
+from lorax.stream import PinnedTask
 from tests.registry.conftest import OPEN, Server
 from tests.tiny_learner import Learned
 
@@ -398,7 +399,7 @@ def test_what_waits_for_a_past_champion_is_free_to_be_learned_again(registry: Re
 
 def test_a_version_that_knows_many_tasks_fits_mlflow_s_tags() -> None:
     names = [f"generator-of-the-month-{i:03d}" for i in range(200)]
-    tasks = tuple(KnownTask(name, f"{i:064d}") for i, name in enumerate(names))
+    tasks = tuple(PinnedTask(name, f"{i:064d}") for i, name in enumerate(names))
     metrics = {f"accuracy/{name}": 0.9123456789 for name in names}
     metrics |= {"average_accuracy": 0.9, "average_incremental_accuracy": 0.9, "forgetting": 0.0}
     verdicts = [TaskVerdict(name, kind, 0.91, 0.9, 0.4, True) for name in names for kind in ("drop", "forgetting")]

@@ -18,7 +18,8 @@ from mlflow.cli import cli as mlflow_command
 from lorax.errors import RegistryError, StateError
 from lorax.learning import metrics
 from lorax.learning.state_files import load_state, state_digest
-from lorax.registry import CHAMPION, KnownTask, Registry
+from lorax.registry import CHAMPION, Registry
+from lorax.stream import PinnedTask
 from tests.registry.assessments import FORESEEN, assessed
 from tests.registry.conftest import OPEN, LossyServer, Server, free_port
 from tests.tiny_learner import Learned
@@ -125,7 +126,7 @@ def test_each_episode_of_a_stream_becomes_a_version_and_the_newest_is_champion(
     assert champion == versions[-1]
     assert champion.episode == 2
     assert champion.task == "gamma"
-    assert champion.tasks == tuple(KnownTask(e.task.name, e.task.digest) for e in stream)
+    assert champion.tasks == tuple(PinnedTask(e.task.name, e.task.digest) for e in stream)
     assert (champion.data_digest, champion.data_commit) == ("0" * 32, "c0ffee")
     assert filled.find(stream[1].digest) == versions[1]
 

@@ -18,10 +18,11 @@ from PIL import Image
 
 from lorax.errors import RegistryError
 from lorax.params import ServingParams
-from lorax.registry import KnownTask, ModelVersion
+from lorax.registry import ModelVersion
 from lorax.serving.app import VERDICTS, create_app
 from lorax.serving.model import Served, Source, open_served
 from lorax.serving.server import VerdictServer, listen
+from lorax.stream import PinnedTask
 from lorax.verdicts.predictor import Judged, Predictor
 from tests.tiny_learner import Learned, learn_stream, tiny_params
 
@@ -156,7 +157,7 @@ def opened(learned: list[Learned], number: int) -> Served:
 
 
 def version(number: int) -> ModelVersion:
-    known = KnownTask("alpha", "0" * 64)
+    known = PinnedTask("alpha", "0" * 64)
     return ModelVersion(
         number, "run", f"{number}" * 64, None, "", 0, "alpha", (known,), "0" * 32, None, {}, datetime.now(UTC)
     )
