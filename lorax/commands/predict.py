@@ -149,9 +149,9 @@ class Printed:
         labels = [f"synthetic:{e.label}" for e in self.predictor.classes.entries if not e.is_real]
         width = max(len(name) for name in (REAL, UNKNOWN, UNDECIDED, *labels))
         against = _of_threshold(verdict)
-        strange = f"  strangeness {against}" if against else ""
+        ood = f"  strangeness {against}" if against else ""
         said = f"{verdict.verdict}: one of {', '.join(verdict.one_of)}" if verdict.one_of else verdict.verdict
-        return f"{said:<{width}}  {100 * verdict.probability:5.1f} %{strange}  {printable(verdict.source)}"
+        return f"{said:<{width}}  {100 * verdict.probability:5.1f} %{ood}  {printable(verdict.source)}"
 
     def _write(self, line: str) -> None:
         encoding = getattr(self.out.file, "encoding", None) or "utf-8"

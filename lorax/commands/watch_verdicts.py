@@ -34,7 +34,7 @@ _ROSE = 3
 
 _FALSE_ALARMS_TIMES = 3.0
 """The rate to watch for, unless one is given, by the version's stated false alarms. New images of known kinds are
-called strange more often than calibration images were, twice as often and more (docs/log.md)."""
+called unknown more often than calibration images were, twice as often and more (docs/log.md)."""
 
 _AT_ONCE = 4
 """Versions that are held open, and watched, at once: while one takes over from another, lines of both come."""

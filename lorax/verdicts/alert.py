@@ -34,7 +34,7 @@ _IN_EVENT = 5
 
 @dataclass(frozen=True)
 class Cluster:
-    """Strange images that are alike: how much, from 0 to 1, says `cohesion`.
+    """Unknown images that are alike: how much, from 0 to 1, says `cohesion`.
 
     `responses` has each branch's task, and how far its features are from usual.
     """
@@ -69,7 +69,7 @@ class Alert:
 
 
 def raise_alert(window: Window, predictor: Predictor, watch_dir: Path) -> Alert:
-    """Cluster the strange images of a window and write what was found to a new folder below `watch_dir`.
+    """Cluster the out-of-distribution images of a window and write what was found to a new folder below `watch_dir`.
 
     Args:
         window: when it rose.
@@ -87,7 +87,7 @@ def raise_alert(window: Window, predictor: Predictor, watch_dir: Path) -> Alert:
         **window.record(),
         "verdicts": window.verdicts,
         "version": window.seen[-1].version,
-        "unclustered": len(window.strange) - sum(len(cluster.members) for cluster in found),
+        "unclustered": len(window.ood) - sum(len(cluster.members) for cluster in found),
         "lost": lost,
         "report": str(folder / REPORT),
     }
@@ -104,30 +104,30 @@ def _sheet_name(number: int) -> str:
 
 
 def _clusters(window: Window, predictor: Predictor) -> tuple[list[Cluster], int]:
-    """The clusters, largest first, and how many strange images are gone, or changed, and were never looked at here.
+    """The clusters, largest first, and how many of the images are gone, or changed, and were never looked at here.
 
-    Images are clustered by their texture, in which they are strange; the branches, which look for what was known, tell
-    them apart less well (docs/log.md).
+    Images are clustered by their texture, in which they are unlike what is known; the branches, which look for what
+    was known, tell them apart less well (docs/log.md).
     """
     judged = _judged(window.seen, predictor)
-    here = [s for s in window.strange if s.sha256 in judged]
-    usual = [judged[s.sha256] for s in window.seen if not s.is_strange and s.sha256 in judged]
-    strange = [judged[s.sha256] for s in here]
-    textures = _deviations([j.texture for j in strange], [j.texture for j in usual])
-    features = _deviations([j.features for j in strange], [j.features for j in usual])
+    here = [s for s in window.ood if s.sha256 in judged]
+    usual = [judged[s.sha256] for s in window.seen if not s.is_ood and s.sha256 in judged]
+    ood = [judged[s.sha256] for s in here]
+    textures = _deviations([j.texture for j in ood], [j.texture for j in usual])
+    features = _deviations([j.features for j in ood], [j.features for j in usual])
     names = [branch.task for branch in predictor.state.branches]
     made = []
     for rows in clusters(textures):
         shares = responses(features[rows], len(names))
         members = tuple(here[row] for row in rows)
         made.append(Cluster(members, cohesion(textures[rows]), dict(zip(names, shares, strict=True))))
-    return made, len(window.strange) - len(here)
+    return made, len(window.ood) - len(here)
 
 
-def _deviations(strange: Sequence[Tensor], usual: Sequence[Tensor]) -> Tensor:
-    if not strange:
+def _deviations(ood: Sequence[Tensor], usual: Sequence[Tensor]) -> Tensor:
+    if not ood:
         return torch.zeros(0, 0)
-    return standardized(torch.stack([*strange]), torch.stack([*usual]) if usual else strange[0].new_zeros(0, 0))
+    return standardized(torch.stack([*ood]), torch.stack([*usual]) if usual else ood[0].new_zeros(0, 0))
 
 
 def _judged(seen: Sequence[WatchedVerdict], predictor: Predictor) -> dict[str, Judged]:

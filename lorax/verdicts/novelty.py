@@ -29,7 +29,7 @@ def clusters(deviations: Tensor) -> list[list[int]]:
 
     Average linkage by the angle between rows, cut where the silhouette is largest. Directions are compared, since a
     generator's trace is stronger in some images than in others but of one kind. Rows in groups of fewer than
-    `LEAST_TOGETHER` are in no list; false alarms, each strange in its own way, mostly end there. So are rows of zeros,
+    `LEAST_TOGETHER` are in no list; false alarms, each odd in its own way, mostly end there. So are rows of zeros,
     which point nowhere; where there are no others, or all rows point exactly the same way, they are one group.
     """
     pointing = _pointing(deviations)

@@ -50,9 +50,9 @@ class Verdict:
     "undecided" or, where the image hardly shows anything, "undecided: too little to see"; `generator` the class's label
     where there is one. `one_of` has the labels of relatives of which one it is, where the verdict is "synthetic" and so
     much is sure. `probability` is that of what the verdict says; for the undecided ones that of the likeliest answer.
-    `probabilities` has every class by label, `real` is their sum over the real classes. `strangeness` beyond
-    `threshold` means: like nothing that was learned; both are None where the version is not `calibrated`. Numbers are
-    averages over `crops`.
+    `probabilities` has every class by label, `real` is their sum over the real classes. `strangeness`, as JSON calls
+    the out-of-distribution score, beyond `threshold` means: like nothing that was learned; both are None where the
+    version is not `calibrated`. Numbers are averages over `crops`.
     """
 
     source: str
@@ -68,7 +68,7 @@ class Verdict:
     one_of: tuple[str, ...] = ()
 
     @property
-    def is_strange(self) -> bool:
+    def is_ood(self) -> bool:
         """Whether the image is like nothing that was learned; never where that can't be told."""
         if self.strangeness is None or self.threshold is None or self.verdict == TOO_LITTLE:
             return False
@@ -107,7 +107,7 @@ class Predictor:
 
     @property
     def calibration(self) -> Calibration | None:
-        """What turns logits into probabilities that can be trusted, and features into strangeness; None without."""
+        """What makes logits probabilities that can be trusted, and textures out-of-distribution scores; or None."""
         return self.state.calibration
 
     @classmethod
@@ -161,15 +161,15 @@ class Predictor:
         parts = [torch.cat(part).split([len(own) for own in crops]) for part in zip(*answers, strict=True)]
         judged = []
         for source, seen, *own in zip(sources, crops, *parts, strict=True):
-            features, texture, probabilities, strangeness = (part.mean(0) for part in own)
-            judged.append(Judged(self._decide(source, probabilities, float(strangeness), seen), features, texture))
+            features, texture, probabilities, ood_score = (part.mean(0) for part in own)
+            judged.append(Judged(self._decide(source, probabilities, float(ood_score), seen), features, texture))
         return judged
 
     @torch.no_grad()
     def _ask(self, crops: Pixels) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Features (B, K·D), texture (B, L·D), probabilities (B, C) and strangeness (B,), on the CPU.
+        """Features (B, K·D), texture (B, L·D), probabilities (B, C) and out-of-distribution scores (B,), on the CPU.
 
-        Without calibration strangeness is NaN, and there is no texture (B, 0) unless a head reads it.
+        Without calibration the scores are NaN, and there is no texture (B, 0) unless a head reads it.
         """
         images = torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous()
         embedded = self.network.embed(images)
@@ -179,19 +179,19 @@ class Predictor:
             texture = self.network.texture(embedded)
         logits = self.network.logits(features, texture)
         if self.calibration is None:
-            probabilities, strangeness = logits.softmax(dim=1), torch.full((len(crops),), math.nan)
+            probabilities, ood_score = logits.softmax(dim=1), torch.full((len(crops),), math.nan)
         else:
-            probabilities, strangeness = self.calibration.probabilities(logits), self.calibration.ood_score(texture)
-        return features.cpu(), texture.cpu(), probabilities.double().cpu(), strangeness.double().cpu()
+            probabilities, ood_score = self.calibration.probabilities(logits), self.calibration.ood_score(texture)
+        return features.cpu(), texture.cpu(), probabilities.double().cpu(), ood_score.double().cpu()
 
-    def _decide(self, source: str, probabilities: Tensor, strangeness: float, crops: Pixels) -> Verdict:
+    def _decide(self, source: str, probabilities: Tensor, ood_score: float, crops: Pixels) -> Verdict:
         if self.calibration is None:
             return decide(source, probabilities, self.classes, crops=len(crops), is_telling=is_telling(crops))
         return decide(
             source,
             probabilities,
             self.classes,
-            strangeness=strangeness,
+            ood_score=ood_score,
             threshold=float(self.calibration.threshold),
             undecided_below=self.state.undecided_below,
             relatives=self.calibration.relatives,
@@ -222,7 +222,7 @@ def decide(
     probabilities: Tensor,
     classes: ClassTable,
     *,
-    strangeness: float | None = None,
+    ood_score: float | None = None,
     threshold: float | None = None,
     undecided_below: float = 0.0,
     relatives: Relatives | None = None,
@@ -242,7 +242,7 @@ def decide(
         source: what the image is called.
         probabilities: (C,), in the order of `classes`.
         classes: what each stands for.
-        strangeness, threshold: None where the version is not calibrated.
+        ood_score, threshold: None where the version is not calibrated.
         undecided_below: 0 where it is not.
         relatives: which generators are confused; None where that is not known.
         crops: how many the numbers are the average of.
@@ -261,14 +261,14 @@ def decide(
         verdict = f"{_NAMED}{labels[0]}" if len(labels) == 1 else SYNTHETIC
     if not is_telling:
         verdict, labels = TOO_LITTLE, ()
-    elif strangeness is not None and threshold is not None and strangeness > threshold:
+    elif ood_score is not None and threshold is not None and ood_score > threshold:
         labels, is_fake = (), fake >= _MORE_LIKELY_THAN_NOT
         verdict, probability = (UNKNOWN, fake) if is_fake else (UNDECIDED, probability)
     elif probability < undecided_below:
         verdict, labels = UNDECIDED, ()
     generator, one_of = (labels[0], ()) if len(labels) == 1 else (None, labels)
     calibrated = threshold is not None
-    numbers = (named, calibrated, real, strangeness, threshold, crops)
+    numbers = (named, calibrated, real, ood_score, threshold, crops)
     return Verdict(source, verdict, generator, probability, *numbers, one_of)
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from lorax.verdicts.watched import WatchedVerdict
 
 LEAST_SEEN = 20
-"""Images before anything is said: a few strange ones in a row are no rise."""
+"""Images before anything is said: a few unknown ones in a row are no rise."""
 
 CONFIDENCE = math.erf(2.576 / math.sqrt(2))
 """Of the share's interval, 99 in 100: it is looked at after every image, not once."""
@@ -23,9 +23,10 @@ Change = Literal["rising", "fallen", ""]
 class Window:
     """The last `size` verdicts.
 
-    Counted is what is *strange*: the verdict "synthetic:unknown", and of "undecided" those images that are like nothing
-    known but not clearly synthetic, as a new generator's may be. An image that is undecided between known classes does
-    not count: it is no sign of anything new. So in a stream of known classes the share is the false-alarm rate.
+    Counted is what is *out of distribution* (`ood`): the verdict "synthetic:unknown", and of "undecided" those images
+    that are like nothing known but not clearly synthetic, as a new generator's may be. An image that is undecided
+    between known classes does not count: it is no sign of anything new. So in a stream of known classes the share is
+    the false-alarm rate.
 
     It rises when the lower end of the share's interval passes `rate`, and can rise again only after it has fallen: when
     the share itself is below the rate.
@@ -53,12 +54,12 @@ class Window:
         return ""
 
     @property
-    def strange(self) -> list[WatchedVerdict]:
-        return [verdict for verdict in self.seen if verdict.is_strange]
+    def ood(self) -> list[WatchedVerdict]:
+        return [verdict for verdict in self.seen if verdict.is_ood]
 
     @property
     def share(self) -> float:
-        return len(self.strange) / len(self.seen) if self.seen else 0.0
+        return len(self.ood) / len(self.seen) if self.seen else 0.0
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -67,7 +68,7 @@ class Window:
 
         if not self.seen:
             return 0.0, 1.0
-        interval = binomtest(len(self.strange), len(self.seen)).proportion_ci(CONFIDENCE, method="wilson")
+        interval = binomtest(len(self.ood), len(self.seen)).proportion_ci(CONFIDENCE, method="wilson")
         return float(interval.low), float(interval.high)
 
     @property

@@ -29,7 +29,7 @@ class WatchedVerdict:
     file: str
     sha256: str
     verdict: str
-    is_strange: bool
+    is_ood: bool
     version: int
     judged: Judged | None = None
 
@@ -155,7 +155,7 @@ def _judged(answer: Answer, version: int, on_bad: OnBad) -> list[WatchedVerdict]
         on_bad(reading.error)
         return []
     verdict = answer.judged.verdict
-    return [WatchedVerdict(reading.name, reading.sha256, verdict.verdict, verdict.is_strange, version, answer.judged)]
+    return [WatchedVerdict(reading.name, reading.sha256, verdict.verdict, verdict.is_ood, version, answer.judged)]
 
 
 def _parsed(record: Mapping[str, Any]) -> WatchedVerdict:
@@ -163,8 +163,8 @@ def _parsed(record: Mapping[str, Any]) -> WatchedVerdict:
     if not record["calibrated"]:
         raise not_calibrated(version)
     verdict = str(record["verdict"])
-    is_strange = verdict != TOO_LITTLE and float(record["strangeness"]) > float(record["threshold"])
-    return WatchedVerdict(str(record["file"]), str(record["sha256"]), verdict, is_strange, version)
+    is_ood = verdict != TOO_LITTLE and float(record["strangeness"]) > float(record["threshold"])
+    return WatchedVerdict(str(record["file"]), str(record["sha256"]), verdict, is_ood, version)
 
 
 def _is_another(path: Path, opened: int, read: int) -> bool:

@@ -62,7 +62,7 @@ def test_synthetic_classes_compete_one_by_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "strangeness", "expected"),
+    ("row", "ood_score", "expected"),
     [
         ([0.1, 0.7, 0.1, 0.05, 0.05], 1.0, ("synthetic:a", "a", 0.7)),
         ([0.1, 0.7, 0.1, 0.05, 0.05], 1.1, ("synthetic:unknown", None, 0.8)),
@@ -72,13 +72,13 @@ def test_synthetic_classes_compete_one_by_one() -> None:
         ([0.25, 0.2, 0.25, 0.1, 0.2], 1.1, ("synthetic:unknown", None, 0.5)),
     ],
 )
-def test_what_is_strange_is_no_known_class_and_what_is_unlikely_is_left_open(
-    row: list[float], strangeness: float, expected: tuple[str, str | None, float]
+def test_what_is_ood_is_no_known_class_and_what_is_unlikely_is_left_open(
+    row: list[float], ood_score: float, expected: tuple[str, str | None, float]
 ) -> None:
-    settings = {"strangeness": strangeness, "threshold": 1.0, "undecided_below": 0.45}
+    settings = {"ood_score": ood_score, "threshold": 1.0, "undecided_below": 0.45}
     found = decide("x", torch.tensor(row, dtype=torch.float64), CLASSES, **settings)
     assert (found.verdict, found.generator, pytest.approx(found.probability)) == expected
-    assert found.is_strange == (strangeness > 1)
+    assert found.is_ood == (ood_score > 1)
     assert (found.calibrated, found.real) == (True, pytest.approx(row[0] + row[2]))
 
 
@@ -86,7 +86,7 @@ PAIR = Relatives(0.1, ((3, 4),), torch.tensor([0.0, 0.0, 0.0, 0.9, 0.9], dtype=t
 
 
 @pytest.mark.parametrize(
-    ("row", "strangeness", "expected"),
+    ("row", "ood_score", "expected"),
     [
         ([0.02, 0.9, 0.02, 0.03, 0.03], 1.0, ("synthetic:a", "a", (), 0.9)),
         ([0.02, 0.04, 0.02, 0.52, 0.4], 1.0, ("synthetic", None, ("b", "b/other"), 0.92)),
@@ -98,16 +98,16 @@ PAIR = Relatives(0.1, ((3, 4),), torch.tensor([0.0, 0.0, 0.0, 0.9, 0.9], dtype=t
     ],
 )
 def test_of_an_image_by_relatives_as_much_is_said_as_is_sure(
-    row: list[float], strangeness: float, expected: tuple[str, str | None, tuple[str, ...], float]
+    row: list[float], ood_score: float, expected: tuple[str, str | None, tuple[str, ...], float]
 ) -> None:
-    settings = {"strangeness": strangeness, "threshold": 1.0, "undecided_below": 0.45, "relatives": PAIR}
+    settings = {"ood_score": ood_score, "threshold": 1.0, "undecided_below": 0.45, "relatives": PAIR}
     found = decide("x", torch.tensor(row, dtype=torch.float64), CLASSES, **settings)
     assert (found.verdict, found.generator, found.one_of, pytest.approx(found.probability)) == expected
 
 
 def test_synthetic_by_no_generator_for_sure_is_undecided_where_that_is_too_unlikely() -> None:
     row = torch.tensor([0.2, 0.2, 0.2, 0.2, 0.2], dtype=torch.float64)
-    found = decide("x", row, CLASSES, strangeness=0.0, threshold=1.0, undecided_below=0.7, relatives=PAIR)
+    found = decide("x", row, CLASSES, ood_score=0.0, threshold=1.0, undecided_below=0.7, relatives=PAIR)
     assert (found.verdict, found.generator, found.one_of) == ("undecided", None, ())
 
 
@@ -133,7 +133,7 @@ def test_what_hardly_shows_anything_is_left_undecided(
     for verdict in found:
         if verdict.verdict == TOO_LITTLE:
             assert verdict.generator is None
-            assert not verdict.is_strange
+            assert not verdict.is_ood
             assert verdict.probability >= max(verdict.real, *(p for p in verdict.probabilities.values()))
 
 
@@ -161,8 +161,8 @@ def test_a_calibrated_version_says_what_is_like_nothing_known(calibrated_predict
     odd = [image.astype(np.uint8) for image in odd]
     verdicts = calibrated_predictor.judge([*known, *odd], [""] * 42)
     assert all(v.calibrated and v.threshold == calibrated_predictor.calibration.threshold for v in verdicts)
-    assert sum(v.is_strange for v in verdicts[:40]) <= 8  # 5 % are expected
-    assert all(v.is_strange and v.verdict in ("synthetic:unknown", "undecided") for v in verdicts[40:])
+    assert sum(v.is_ood for v in verdicts[:40]) <= 8  # 5 % are expected
+    assert all(v.is_ood and v.verdict in ("synthetic:unknown", "undecided") for v in verdicts[40:])
     plain = Predictor(calibrated_predictor.network, replace(calibrated_predictor.state, calibration=None))
     [other] = plain.judge(odd[:1], [""])
     logits = torch.tensor(list(other.probabilities.values()), dtype=torch.double).log()
