@@ -6,6 +6,7 @@ from lorax.addresses import without_password
 from lorax.errors import RegistryError
 from lorax.registry import journal, tracking
 from lorax.registry.lineage import ancestors
+from lorax.registry.package import copies, stored_bytes
 from lorax.registry.store import CHAMPION, Store, lost_alias
 from lorax.registry.versions import ModelVersion
 
@@ -82,6 +83,33 @@ class RegisteredModel(Store):
                 "gone: serving and learning go on, but no rollback goes further back, a new line's curves begin later"
             )
         return found
+
+    def check_deletable(self, number: int) -> ModelVersion:
+        """The version, if it may be deleted.
+
+        Raises:
+            RegistryError: an alias is on it, or the champion's or challenger's line of descent needs it.
+        """
+        self.require_server()
+        version, versions = self.version(number), self.versions()
+        for other in (v for v in versions if v.aliases):
+            if number in {a.version for a in ancestors(other, versions)}:
+                alias = " and ".join(other.aliases)
+                what = (
+                    f"is the {alias}" if other.version == number else f"is an ancestor of the {alias}, {other.version}"
+                )
+                raise RegistryError(f"version {number} can't be deleted: it {what}. Nothing was changed.")
+        return version
+
+    def stored_bytes(self, version: int) -> int:
+        """How much room a version's artifacts take on the server."""
+        with self.talking(f"look at the artifacts of version {version}"):
+            return stored_bytes(self.client, self.name, version)
+
+    def copies(self, version: int) -> list[str]:
+        """Versions of other models that MLflow made as copies of this one, or that this is a copy of."""
+        with self.talking(f"look for copies of version {version}"):
+            return copies(self.client, self.name, version)
 
     def pages(self) -> dict[str, str]:
         """Addresses of MLflow's pages for a browser: the timeline's curves and the model's versions."""

@@ -10,8 +10,8 @@ from lorax.errors import RegistryError
 from lorax.params import GateParams
 from lorax.registry import journal, promotion, tracking
 from lorax.registry.journal import Entry, Quarantine
-from lorax.registry.lineage import ancestors, detected_first
-from lorax.registry.package import copies, delete_model, stored_bytes
+from lorax.registry.lineage import detected_first
+from lorax.registry.package import delete_model
 from lorax.registry.reading import RegisteredModel
 from lorax.registry.versions import ModelVersion
 
@@ -225,40 +225,13 @@ class Registry(RegisteredModel):
         """Delete a version with its artifacts; its runs, with their figures, stay. Its task stays quarantined if it is.
 
         Raises:
-            RegistryError: an alias is on it, or the champion's or challenger's line of descent needs it.
+            RegistryError: as `check_deletable`.
         """
         version = self.check_deletable(number)
         with self.talking(f"delete version {number}"):
             self.note(journal.DELETED, number, by, reason)
             delete_model(self.client, self.name, number)
         return version
-
-    def check_deletable(self, number: int) -> ModelVersion:
-        """The version, if `delete` would take it.
-
-        Raises:
-            RegistryError: as `delete`.
-        """
-        self.require_server()
-        version, versions = self.version(number), self.versions()
-        for other in (v for v in versions if v.aliases):
-            if number in {a.version for a in ancestors(other, versions)}:
-                alias = " and ".join(other.aliases)
-                what = (
-                    f"is the {alias}" if other.version == number else f"is an ancestor of the {alias}, {other.version}"
-                )
-                raise RegistryError(f"version {number} can't be deleted: it {what}. Nothing was changed.")
-        return version
-
-    def stored_bytes(self, version: int) -> int:
-        """How much room a version's artifacts take on the server."""
-        with self.talking(f"look at the artifacts of version {version}"):
-            return stored_bytes(self.client, self.name, version)
-
-    def copies(self, version: int) -> list[str]:
-        """Versions of other models that MLflow made as copies of this one, or that this is a copy of."""
-        with self.talking(f"look for copies of version {version}"):
-            return copies(self.client, self.name, version)
 
     def track_scenario(
         self,
