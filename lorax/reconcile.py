@@ -13,6 +13,7 @@ from lorax.data import versions
 from lorax.errors import DataVersionError, RegistryError
 from lorax.params import Params
 from lorax.registry import Look, ModelVersion, Quarantine, Registry
+from lorax.registry.lineage import ancestors
 from lorax.services import embedded
 from lorax.services.embedded import Service
 from lorax.storage import locked
@@ -83,12 +84,8 @@ def waiting_tasks(workspace: Workspace, params: Params) -> list[PinnedTask]:
 
 def accuracy_rows(champion: ModelVersion, known: Sequence[ModelVersion]) -> list[list[float]]:
     """The accuracy matrix up to `champion`, from the metrics of its ancestors; the oldest that is still there first."""
-    by_digest: dict[str | None, ModelVersion] = {version.state_digest: version for version in known}
-    rows, version = [], by_digest.get(champion.state_digest)
-    while version is not None:
-        rows.append([version.metrics[f"accuracy/{task.name}"] for task in version.tasks])
-        version = by_digest.get(version.parent_digest)
-    return rows[::-1]
+    line = reversed(ancestors(champion, known))
+    return [[version.metrics[f"accuracy/{task.name}"] for task in version.tasks] for version in line]
 
 
 def scenario_tasks(workspace: Workspace, name: str) -> list[PinnedTask]:
