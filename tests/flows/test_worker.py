@@ -288,14 +288,14 @@ def test_status_tells_how_the_last_run_ended_what_is_paused_and_what_starts_the_
     told = status.record(workspace, params_of(workspace))["runs"]
     assert (told["last"]["state"], told["now"], told["paused"]) == ("cancelled", None, [])
     assert told["next"].startswith("the schedule, 20"), "neither announcer nor event will"
-    api._changed("PATCH", "work_pools/gpu", {"is_paused": True})
+    api.change("PATCH", "work_pools/gpu", {"is_paused": True})
     deployment.start_run(api, key="paused")
     said = Console(record=True, width=200, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123
     status.print_status(status.record(workspace, params_of(workspace)), said)
     text = said.export_text()
     assert "no run begins until 'prefect work-pool resume gpu'" in text
     assert "this run" in text
-    api._changed("PATCH", "work_pools/gpu", {"is_paused": False})
+    api.change("PATCH", "work_pools/gpu", {"is_paused": False})
     end(api, under_way(api)[0], "CANCELLED")
 
 
