@@ -138,7 +138,7 @@ def registered(steps: Any, given: dict[str, Any], folder: Any) -> None:
 
     if hasattr(steps, "_opened"):
         with steps._opened(given["root"], given["home"]) as episode:
-            steps.candidate_of(episode)
+            steps._candidate(episode)
         return
     from lorax.learning.folder import Report
     from lorax.workspace import Workspace

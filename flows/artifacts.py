@@ -57,7 +57,7 @@ def show_accuracy(report: Report, base: LearnerState) -> None:
 def show_verdicts(version: ModelVersion) -> None:
     """The gate's verdicts on Prefect's page."""
     rows = [{"task": v.task, "asked": v.kind, "passed": v.passed, "because": v.reason} for v in version.verdicts]
-    summary = f"version {version.version}: {version.outcome}. {version.reason}"
+    summary = f"version {version.version}: {version.outcome or 'passed the gate'}. {version.reason}"
     create_table_artifact(rows, key=_key("gate", version.task), description=summary)
 
 

@@ -111,7 +111,9 @@ def episode(workspace_root: str, task: str, index: int, settings: dict[str, Any]
     steps.score(workspace_root, home)
     steps.assess(workspace_root, home)
     steps.update_atlas(workspace_root, home)
-    return steps.register(workspace_root, home)
+    steps.register(workspace_root, home)
+    steps.gate(workspace_root, home)
+    return steps.promote(workspace_root, home)
 
 
 @step(

@@ -31,6 +31,8 @@ from lorax.learning.episode import Episode
 from lorax.learning.folder import EpisodeFolder, Plan, Report
 from lorax.learning.state_files import load_state, state_digest
 from lorax.params import Params
+from lorax.registry import Registry
+from lorax.registry.candidate import Candidate, open_candidate
 from lorax.tidying import used
 from lorax.workspace import Workspace
 
@@ -216,25 +218,35 @@ def update_atlas(root: str, home: str) -> None:
 
 @step("register")
 def register(root: str, home: str) -> int:
-    """Register the episode's learner state as a model version, champion if the gate lets it; returns its number."""
+    """Register the episode's learner state as a model version and challenger; returns its number."""
     with progress.step("register") as shown, _opened(root, home) as episode:
-        folder, params, workspace = episode.folder, episode.params, Workspace(Path(root))
-        registry = reconcile.registry_of_server(workspace, params)
-        _keep_memory(workspace, episode)
-        version = registry.register(
-            folder.state_dir,
-            Report.read(folder.report_path),
-            gate=params.gate,
-            git_commit=episode.plan.revision.commit,
-            assessment=Assessment.read(folder.assessment_path),
-            atlas_dir=layer_similarity.compared_dir(folder),
-        )
+        _keep_memory(Workspace(Path(root)), episode)
+        version = _registry(root, episode).register(_candidate(episode))
+        shown.outcome = f"version {version.version}"
+        get_run_logger().info("registered as %s of %s", shown.outcome, episode.params.registry.model)
+        return version.version
+
+
+@step("gate")
+def gate(root: str, home: str) -> None:
+    """Have the gate judge the challenger; one that fails is refused, and its task held."""
+    with progress.step("gate") as shown, _opened(root, home) as episode:
+        version = _registry(root, episode).judge(_candidate(episode), episode.params.gate)
         artifacts.show_verdicts(version)
+        shown.outcome = version.outcome or "passed"
+        get_run_logger().info("version %d: %s", version.version, shown.outcome)
+
+
+@step("promote")
+def promote(root: str, home: str) -> int:
+    """Make a challenger that passed the gate champion, unless it is to wait for approval; returns its number."""
+    with progress.step("promote") as shown, _opened(root, home) as episode:
+        version = _registry(root, episode).promote_passed(_candidate(episode), episode.params.gate)
         shown.outcome = f"version {version.version} {version.outcome}"
         log = get_run_logger()
         tell = log.info if version.outcome == "promoted" else log.warning
-        tell("registered as %s of %s: %s", shown.outcome, params.registry.model, version.reason)
-        discard(folder.state_dir)  # it holds every branch, and the registry has it
+        tell("%s: %s", shown.outcome, version.reason)
+        discard(episode.folder.state_dir)  # it holds every branch, and the registry has it
         return version.version
 
 
@@ -249,6 +261,18 @@ def _opened(root: str, home: str) -> Iterator[Episode]:
         episode = Episode.open(EpisodeFolder(Path(home)), read_task, lambda samples: versions.fetch(workspace, samples))
     yield episode
     _open[home] = episode
+
+
+def _registry(root: str, episode: Episode) -> Registry:
+    return reconcile.registry_of_server(Workspace(Path(root)), episode.params)
+
+
+def _candidate(episode: Episode) -> Candidate:
+    """What the episode left, and all that was measured of it."""
+    folder, commit = episode.folder, episode.plan.revision.commit
+    report, assessed = Report.read(folder.report_path), Assessment.read(folder.assessment_path)
+    compared = layer_similarity.compared_dir(folder)
+    return open_candidate(folder.state_dir, report, assessed, commit, compared, episode.state)
 
 
 def _already_done(shown: progress.Shown) -> None:

@@ -73,13 +73,14 @@ def open_candidate(
     assessment: Assessment | None,
     git_commit: str | None,
     atlas_dir: Path | None = None,
+    state: LearnerState | None = None,
 ) -> Candidate:
-    """Read the state and hold to it what was measured of it.
+    """Hold to a state what was measured of it; the state is read unless it is given.
 
     Raises:
         StateError: the state is damaged, or something belongs to another episode.
     """
-    state, comparison = load_state(state_dir), BranchComparison.read(atlas_dir) if atlas_dir else None
+    state, comparison = state or load_state(state_dir), BranchComparison.read(atlas_dir) if atlas_dir else None
     for measured in (report, assessment, comparison):
         if measured:
             check_fits(state, measured)

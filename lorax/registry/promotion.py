@@ -28,8 +28,8 @@ from lorax.registry.versions import (
     REASON_TAG,
     ModelVersion,
     describe,
-    newer_verdict_tags,
     promotion_tags,
+    verdict_tags,
 )
 
 if TYPE_CHECKING:
@@ -43,21 +43,29 @@ _PASSED = "passed the gate"
 _MOVED_THERE = "the alias was moved in MLflow"
 
 
-def decide(store: Store, version: ModelVersion, state: LearnerState, gate: GateParams) -> None:
-    """Promote a registered challenger, or refuse it; nothing happens to one that a person has decided on.
+def judge(store: Store, version: ModelVersion) -> None:
+    """Make a version challenger, and refuse it where one of its verdicts failed; the champion is beyond that.
 
     Called again after being cut off, it comes to the same end.
     """
-    champion = store.champion()
-    if champion and champion.version == version.version:
-        if not version.outcome:
-            _finish(store, state)
+    if _is_champion(store, version):
         return
     store.set_alias(CHALLENGER, version.version)
     if failed := reasons(version.verdicts):
         refuse(store, version, GATE, failed)
-    elif _key(version) in {(one.task, one.digest) for one in store.quarantined()}:
-        return  # rolled back, refused or waiting since it was registered
+
+
+def promote_passed(store: Store, version: ModelVersion, state: LearnerState, gate: GateParams) -> None:
+    """Promote a judged challenger unless it was refused; nothing happens to one that a person has decided on.
+
+    Called again after being cut off, it comes to the same end.
+    """
+    champion = store.champion()
+    if _is_champion(store, version):
+        if not version.outcome:
+            _finish(store, state)
+    elif reasons(version.verdicts) or _key(version) in {(one.task, one.digest) for one in store.quarantined()}:
+        return  # refused, or rolled back, refused by hand or waiting since it was registered
     elif (champion.state_digest if champion else None) != version.parent_digest:
         base = f"version {champion.version}" if champion else "none"
         _base_moved(store, version, f"the champion is {base} by now, which this did not grow from")
@@ -70,11 +78,11 @@ def decide(store: Store, version: ModelVersion, state: LearnerState, gate: GateP
         _promote(store, version, state)
 
 
-def judge_again(store: Store, version: ModelVersion, verdicts: Sequence[TaskVerdict]) -> ModelVersion:
+def with_verdicts(store: Store, version: ModelVersion, verdicts: Sequence[TaskVerdict]) -> ModelVersion:
     """Give a version today's verdicts: a task released after the thresholds were changed comes out the same again."""
     if verdicts == list(version.verdicts):
         return version
-    store.set_tags(version.version, newer_verdict_tags(verdicts))
+    store.set_tags(version.version, verdict_tags(verdicts, is_first=not version.verdicts))
     store.set_description(version.version, describe(version.tasks, version.metrics, verdicts))
     return replace(version, verdicts=tuple(verdicts))
 
@@ -235,6 +243,11 @@ def _beaten(move: Entry) -> str:
         f"the champion was moved meanwhile: {move.by} made version {move.version} champion at {when} ({move.reason}). "
         "Nothing else was changed. Look at 'lorax history', and decide anew."
     )
+
+
+def _is_champion(store: Store, version: ModelVersion) -> bool:
+    champion = store.champion()
+    return champion is not None and champion.version == version.version
 
 
 def _found(store: Store, number: int) -> ModelVersion | None:

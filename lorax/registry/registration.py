@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lorax.params import GateParams
 from lorax.registry import tracking
 from lorax.registry.assessment_log import write_assessment
 from lorax.registry.candidate import Candidate
 from lorax.registry.card import model_card
 from lorax.registry.client import sent_once
 from lorax.registry.comparison import write_comparison
-from lorax.registry.lineage import detected_first
 from lorax.registry.package import CARD, logged_model, model_address, replace_card
 from lorax.registry.store import CHALLENGER, Store
 from lorax.registry.versions import ModelVersion, describe, newer_metric_tags, version_tags
 
 
-def make_version(store: Store, candidate: Candidate, gate: GateParams) -> ModelVersion:
+def make_version(store: Store, candidate: Candidate) -> ModelVersion:
     """The episode's run, the model, and last the version that names both."""
     client, state = store.client, candidate.state
     experiment = tracking.experiment_id(client, store.uri, store.name)
@@ -28,7 +26,7 @@ def make_version(store: Store, candidate: Candidate, gate: GateParams) -> ModelV
     _fill_run(store, run_id, candidate, card)
     model_id = logged_model(client, experiment, run_id, store.name, candidate.state_dir, state.classes, card)
     tracking.finish_run(client, run_id)
-    return _create_version(store, candidate, gate, run_id, model_id)
+    return _create_version(store, candidate, run_id, model_id)
 
 
 def measured_anew(store: Store, version: ModelVersion, candidate: Candidate) -> ModelVersion:
@@ -59,9 +57,8 @@ def _fill_run(store: Store, run_id: str, candidate: Candidate, card: str) -> Non
     client.log_text(run_id, card, CARD)
 
 
-def _create_version(store: Store, candidate: Candidate, gate: GateParams, run_id: str, model_id: str) -> ModelVersion:
+def _create_version(store: Store, candidate: Candidate, run_id: str, model_id: str) -> ModelVersion:
     client, state, metrics = store.client, candidate.state, candidate.metrics
-    verdicts = candidate.judged(gate, detected_first(state.parent, store.versions()))
     tags = version_tags(
         state_digest=candidate.digest,
         parent_digest=state.parent,
@@ -70,7 +67,6 @@ def _create_version(store: Store, candidate: Candidate, gate: GateParams, run_id
         data_commit=state.revision.commit,
         calibrated=state.calibration is not None,
         metrics=metrics,
-        verdicts=verdicts,
         nearest=candidate.nearest_tags,
     )
     store.ensure_model()
@@ -80,7 +76,7 @@ def _create_version(store: Store, candidate: Candidate, gate: GateParams, run_id
             source=model_address(model_id),
             run_id=run_id,
             tags=tags,
-            description=describe(state.tasks, metrics, verdicts),
+            description=describe(state.tasks, metrics, ()),
             model_id=model_id,
         )
     store.set_alias(CHALLENGER, int(created.version))

@@ -16,59 +16,67 @@ from lorax.registry.reading import RegisteredModel
 from lorax.registry.versions import ModelVersion
 
 if TYPE_CHECKING:  # these import torch, which a look-up can do without
-    from lorax.learning.assessment import Assessment
     from lorax.learning.folder import Report
+    from lorax.registry.candidate import Candidate
 
 
 class Registry(RegisteredModel):
     """One registered model and its experiment, with all that changes them; see `RegisteredModel` for what is read."""
 
-    def register(
-        self,
-        state_dir: Path,
-        report: Report,
-        *,
-        gate: GateParams,
-        git_commit: str | None = None,
-        assessment: Assessment | None = None,
-        atlas_dir: Path | None = None,
-    ) -> ModelVersion:
-        """Register a learner state with its runs and figures, and make it champion if the gate lets it.
+    def register(self, candidate: Candidate) -> ModelVersion:
+        """Register a learner state with its runs and figures, as challenger; the gate has yet to judge it.
 
-        Safe to call again after being cut off anywhere: each thing is looked up by the state's digest before it is
-        made, and the version, made in one call, marks that everything before it is whole.
+        Safe to call again after being cut off anywhere, as are `judge` and `promote_passed`: each thing is looked up by
+        the state's digest before it is made, and the version, made in one call, marks that everything before it is
+        whole.
 
-        Args:
-            state_dir: the learner state that the episode left.
-            report: what the episode measured.
-            gate: when it may become champion.
-            git_commit: commit of the workspace, or None.
-            assessment: how far its verdicts can be trusted, or None where that was not measured.
-            atlas_dir: a folder that holds the `BranchComparison` of its branches and what else its run keeps of the
-                atlas, or None where they were not compared.
+        Raises:
+            RegistryError: MLflow doesn't answer or refuses.
+        """
+        from lorax.registry.registration import make_version, measured_anew
+
+        self.require_server()
+        with self.talking(f"register the state after {candidate.report.task!r}"):
+            version = self.find(candidate.digest)
+            if version is None:
+                version = make_version(self, candidate)
+            elif not version.outcome or version.outcome == journal.REFUSED:
+                version = measured_anew(self, version, candidate)
+        return self.version(version.version)
+
+    def judge(self, candidate: Candidate, gate: GateParams) -> ModelVersion:
+        """Have the gate judge a registered candidate: one that fails is refused, and its task held.
+
+        Nothing happens to one that is champion, or that a person has decided on.
+
+        Raises:
+            RegistryError: it is not registered, or MLflow doesn't answer or refuses.
+        """
+        self.require_server()
+        with self.talking(f"judge the state after {candidate.report.task!r}"):
+            version = self._registered(candidate)
+            if not version.outcome or version.outcome == journal.REFUSED:
+                first = detected_first(candidate.state.parent, self.versions())
+                version = promotion.with_verdicts(self, version, candidate.judged(gate, first))
+            promotion.judge(self, version)
+        return self.version(version.version)
+
+    def promote_passed(self, candidate: Candidate, gate: GateParams) -> ModelVersion:
+        """Make a candidate that passed the gate champion, or have it wait for approval where `gate` asks for one.
 
         Returns:
             The version; its `outcome` says whether it is champion now.
 
         Raises:
-            StateError: the state is damaged, or what was measured belongs to another episode.
-            RegistryError: MLflow doesn't answer or refuses.
+            RegistryError: it is not registered or not judged, or MLflow doesn't answer or refuses.
         """
-        from lorax.registry.candidate import open_candidate
-        from lorax.registry.registration import make_version, measured_anew
-
         self.require_server()
-        candidate = open_candidate(state_dir, report, assessment, git_commit, atlas_dir)
-        with self.talking(f"register the state after {report.task!r}"):
-            found = self.find(candidate.digest)
-            if found is None:
-                found = make_version(self, candidate, gate)
-            elif not found.outcome or found.outcome == journal.REFUSED:
-                found = measured_anew(self, found, candidate)
-                first = detected_first(candidate.state.parent, self.versions())
-                found = promotion.judge_again(self, found, candidate.judged(gate, first))
-            promotion.decide(self, found, candidate.state, gate)
-        return self.version(found.version)
+        with self.talking(f"promote the state after {candidate.report.task!r}"):
+            version = self._registered(candidate)
+            if not version.verdicts:
+                raise RegistryError(f"version {version.version} was not judged by the gate: run 'lorax learn' again.")
+            promotion.promote_passed(self, version, candidate.state, gate)
+        return self.version(version.version)
 
     def settle(self) -> ModelVersion | None:
         """Take note of what was done to the champion's alias in MLflow itself; returns the champion.
@@ -273,6 +281,12 @@ class Registry(RegisteredModel):
             tracking.write_scenario(self.client, run_id, state, reports, files)
             tracking.finish_run(self.client, run_id)
         return run_id
+
+    def _registered(self, candidate: Candidate) -> ModelVersion:
+        version = self.find(candidate.digest)
+        if version is None:
+            raise RegistryError(f"state {candidate.digest[:12]} is not registered: 'lorax learn' registers it first.")
+        return version
 
     def _check_experiment(self, name: str) -> None:
         with self.talking("look for the experiment"):

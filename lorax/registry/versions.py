@@ -52,7 +52,7 @@ class ModelVersion:
     """A learner state registered in MLflow.
 
     `outcome` is "promoted", "refused", "base moved" (the champion was no longer its parent), "waiting" (for approval),
-    or '' where registering was cut off; `reason` says why, `verdicts` is the gate's part of it. `promoted_by` and
+    or '' until that is decided; `reason` says why, `verdicts` is the gate's part of it. `promoted_by` and
     `promoted_at` tell of the last promotion. `calibrated` says whether its probabilities are. `line` names the line of
     descent, '' until promoted: the digest of its first state. `nearest` names the task whose branch is most like the
     one that its episode added, '' where that was not looked up; `start` the one from whose weights that branch started,
@@ -96,10 +96,12 @@ def version_tags(
     data_commit: str | None,
     calibrated: bool,
     metrics: Mapping[str, float],
-    verdicts: Sequence[TaskVerdict],
     nearest: Mapping[str, str],
 ) -> dict[str, str]:
-    """The tags of a new version, from which `read_version` makes the record again; `nearest` are `nearest_tags`."""
+    """The tags of a new version that no gate has judged, from which `read_version` makes the record again.
+
+    `nearest` are `nearest_tags`.
+    """
     return {
         DIGEST_TAG: state_digest,
         "lorax.parent_digest": parent_digest or "",
@@ -110,7 +112,6 @@ def version_tags(
         "lorax.data_commit": data_commit or "",
         _CALIBRATED_TAG: "yes" if calibrated else "no",
         **_parts(_METRICS_TAG, dict(sorted(metrics.items()))),
-        **_parts(_VERDICTS_TAG, _values(verdicts)),
         **_headlines(metrics),
         **nearest,
     }
@@ -122,9 +123,10 @@ def nearest_tags(nearest: SimilarBranch | None, start: str | None) -> dict[str, 
     return told | ({_START_TAG: start} if start else {})
 
 
-def newer_verdict_tags(verdicts: Sequence[TaskVerdict]) -> dict[str, str]:
+def verdict_tags(verdicts: Sequence[TaskVerdict], *, is_first: bool) -> dict[str, str]:
     """The tags that make a version's verdicts these, one call each: until the last is written, the old ones stand."""
-    return _newer_parts(_VERDICTS_TAG, _values(verdicts))
+    tags = _parts(_VERDICTS_TAG, _values(verdicts))
+    return tags if is_first and len(tags) == 1 else _newer_parts(_VERDICTS_TAG, _values(verdicts))
 
 
 def newer_metric_tags(metrics: Mapping[str, float]) -> dict[str, str]:
@@ -163,7 +165,7 @@ def read_version(found: Any, aliases: tuple[str, ...]) -> ModelVersion:
             data_commit=tags["lorax.data_commit"] or None,
             metrics=_newest(tags, _METRICS_TAG),
             created_at=datetime.fromtimestamp(found.creation_timestamp / 1000, UTC),
-            verdicts=tuple(TaskVerdict(*values) for values in _newest(tags, _VERDICTS_TAG)),
+            verdicts=tuple(TaskVerdict(*values) for values in _newest(tags, _VERDICTS_TAG, [])),
             outcome=tags.get(OUTCOME_TAG, ""),
             reason=tags.get(REASON_TAG, ""),
             promoted_at=datetime.fromisoformat(tags[_PROMOTED_AT_TAG]) if _PROMOTED_AT_TAG in tags else None,
@@ -243,8 +245,9 @@ def _newer_parts(tag: str, value: Any) -> dict[str, str]:
     return {**_parts(fresh, value), f"{tag}{_NEWER}": fresh}
 
 
-def _newest(tags: Mapping[str, str], tag: str) -> Any:
-    return _joined(tags, tags.get(f"{tag}{_NEWER}", tag))
+def _newest(tags: Mapping[str, str], tag: str, default: Any = None) -> Any:
+    newest = tags.get(f"{tag}{_NEWER}", tag)
+    return default if default is not None and newest not in tags else _joined(tags, newest)
 
 
 def _joined(tags: Mapping[str, str], tag: str) -> Any:

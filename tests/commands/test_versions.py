@@ -30,7 +30,7 @@ from lorax.workspace import Workspace
 from tests.commands.test_cli import HEAVY, said_and_imported
 from tests.conftest import SMALL_CONTRACT, write_task_files
 from tests.registry.assessments import FORESEEN, assessed
-from tests.registry.conftest import OPEN, Server
+from tests.registry.conftest import OPEN, Server, enter
 from tests.tiny_learner import Learned, calibrated
 
 
@@ -66,7 +66,7 @@ def register(
     atlas_dir: Path | None = None,
 ) -> None:
     for e in episodes:
-        registry.register(e.state_dir, e.report, gate=gate, assessment=assessment, atlas_dir=atlas_dir)
+        enter(registry, e, gate=gate, assessment=assessment, atlas_dir=atlas_dir)
 
 
 def lorax(*arguments: str, code: int = 0, answer: str | None = None) -> str:

@@ -52,6 +52,8 @@ STEPS = (
     "assess verdicts",
     "update atlas",
     "register",
+    "gate",
+    "promote",
 )
 EPOCHS = 100  # long enough that a signal sent at the first checkpoint arrives during training
 

@@ -18,8 +18,10 @@ from threading import Thread
 import pytest
 import requests
 
+from lorax.learning.assessment import Assessment
 from lorax.params import GateParams, Params
-from lorax.registry import Registry
+from lorax.registry import ModelVersion, Registry
+from lorax.registry.candidate import open_candidate
 from tests.tiny_learner import Learned, learn_next, learn_stream, tiny_params
 
 START_S = 240
@@ -98,8 +100,24 @@ def filled(server: Server, stream: list[Learned]) -> Registry:
     """A registered model with the whole stream in it; tests only read it."""
     registry = Registry(server.uri, f"filled-{uuid.uuid4().hex[:8]}")
     for episode in stream:
-        registry.register(episode.state_dir, episode.report, gate=OPEN, git_commit="c0ffee")
+        enter(registry, episode, git_commit="c0ffee")
     return registry
+
+
+def enter(
+    registry: Registry,
+    episode: Learned,
+    *,
+    gate: GateParams = OPEN,
+    assessment: Assessment | None = None,
+    git_commit: str | None = None,
+    atlas_dir: Path | None = None,
+) -> ModelVersion:
+    """Register what an episode left, have the gate judge it, and promote it if it passed."""
+    candidate = open_candidate(episode.state_dir, episode.report, assessment, git_commit, atlas_dir)
+    registry.register(candidate)
+    registry.judge(candidate, gate)
+    return registry.promote_passed(candidate, gate)
 
 
 def free_port() -> int:

@@ -15,7 +15,7 @@ from lorax.learning.state_files import load_state
 from lorax.registry import ModelVersion, Registry
 from lorax.registry.assessment_log import assessment_metrics
 from tests.registry.assessments import ACCURACY, FALSE_POSITIVES, FORESEEN, assessed
-from tests.registry.conftest import OPEN, Server
+from tests.registry.conftest import OPEN, Server, enter
 from tests.registry.test_registry import curves, runs, table_of
 from tests.tiny_learner import Learned, calibrated
 
@@ -34,7 +34,7 @@ def trusted(server: Server, stream: list[Learned]) -> Registry:
 
 def register(registry: Registry, episode: Learned, assessment: Assessment | None, **gate: Any) -> ModelVersion:
     given = OPEN.model_copy(update=gate)
-    return registry.register(episode.state_dir, episode.report, gate=given, assessment=assessment)
+    return enter(registry, episode, gate=given, assessment=assessment)
 
 
 def files(registry: Registry, run: Any, into: Path) -> list[str]:

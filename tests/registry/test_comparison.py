@@ -13,7 +13,7 @@ from lorax.registry import ModelVersion, Registry
 from lorax.registry.candidate import open_candidate
 from lorax.registry.card import model_card
 from tests.registry.assessments import assessed
-from tests.registry.conftest import OPEN, Server
+from tests.registry.conftest import OPEN, Server, enter
 from tests.registry.test_registry import curves, runs, table_of
 from tests.tiny_learner import Learned
 
@@ -42,9 +42,9 @@ def compared(server: Server, stream: list[Learned], tmp_path_factory: pytest.Tem
 def register(
     registry: Registry, episode: Learned, found: BranchComparison | None, folder: Path, **gate: float
 ) -> ModelVersion:
-    return registry.register(
-        episode.state_dir,
-        episode.report,
+    return enter(
+        registry,
+        episode,
         gate=OPEN.model_copy(update=gate),
         assessment=assessed(episode.report.episode, episode.report.task),
         atlas_dir=compared_in(folder, found) if found else None,

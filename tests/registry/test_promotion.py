@@ -16,9 +16,10 @@ from lorax.errors import RegistryError
 from lorax.learning.evaluation import Paired
 from lorax.params import GateParams
 from lorax.registry import CHALLENGER, CHAMPION, Registry, TaskVerdict, claims, journal
-from lorax.registry.versions import describe, promotion_tags, read_version, version_tags
+from lorax.registry.candidate import open_candidate
+from lorax.registry.versions import describe, promotion_tags, read_version, verdict_tags, version_tags
 from lorax.stream import PinnedTask
-from tests.registry.conftest import OPEN, Server
+from tests.registry.conftest import OPEN, Server, enter
 from tests.tiny_learner import Learned
 
 STRICT = OPEN.model_copy(update={"attribution_drop": 0.05, "significance": 0.5})
@@ -29,7 +30,7 @@ HIGH = OPEN.model_copy(update={"attribution_floor": 1.0})
 
 def register(registry: Registry, *episodes: Learned, gate: GateParams = OPEN) -> list[str]:
     """Outcomes."""
-    return [registry.register(e.state_dir, e.report, gate=gate).outcome for e in episodes]
+    return [enter(registry, e, gate=gate).outcome for e in episodes]
 
 
 def champion(registry: Registry) -> int | None:
@@ -83,7 +84,7 @@ def test_a_challenger_that_lost_an_old_task_is_refused_named_and_held(
 ) -> None:
     register(registry, *stream[:2])
     lost = {task: Paired(8, 4, 0) for task in ("alpha", "beta")}  # whatever such small learners make of it
-    version = registry.register(stream[2].state_dir, replace(stream[2].report, against_base=lost), gate=STRICT)
+    version = enter(registry, replace(stream[2], report=replace(stream[2].report, against_base=lost)), gate=STRICT)
     assert version.outcome == "refused"
     assert version.reason.startswith("alpha: attribution")
     assert "; beta: attribution" in version.reason
@@ -117,7 +118,7 @@ def test_a_challenger_whose_parent_is_not_champion_any_more_is_told_so_and_not_h
     registry: Registry, stream: list[Learned], other_second: Learned
 ) -> None:
     register(registry, *stream[:2])
-    version = registry.register(other_second.state_dir, other_second.report, gate=OPEN)
+    version = enter(registry, other_second)
     assert (version.outcome, champion(registry), held(registry)) == ("base moved", 2, [])
     assert "version 2" in version.reason
 
@@ -405,8 +406,9 @@ def test_a_version_that_knows_many_tasks_fits_mlflow_s_tags() -> None:
     verdicts = [TaskVerdict(name, kind, 0.91, 0.9, 0.4, True) for name in names for kind in ("drop", "forgetting")]
     tags = version_tags(
         state_digest="s", parent_digest=None, tasks=tasks, data_digest="d", data_commit=None, calibrated=False,
-        metrics=metrics, verdicts=verdicts, nearest={},
+        metrics=metrics, nearest={},
     )  # fmt: skip
+    tags |= verdict_tags(verdicts, is_first=True)
     assert max(map(len, tags.values())) <= 4000
     assert len(describe(tasks, metrics, verdicts)) <= 5000
     tags |= promotion_tags("ann", "why")
@@ -429,3 +431,19 @@ def test_a_promoted_version_s_state_is_the_one_that_was_registered(
     found = registry.champion()
     assert found is not None
     assert registry.download_state(found.version, tmp_path).name == stream[0].digest
+
+
+def test_a_registered_state_is_no_champion_before_the_gate_has_judged_it(
+    registry: Registry, stream: list[Learned]
+) -> None:
+    candidate = open_candidate(stream[0].state_dir, stream[0].report, None, None)
+    with pytest.raises(RegistryError, match="is not registered"):
+        registry.judge(candidate, OPEN)
+    registered = registry.register(candidate)
+    assert (registered.verdicts, registered.outcome, registered.aliases) == ((), "", (CHALLENGER,))
+    with pytest.raises(RegistryError, match="version 1 was not judged by the gate"):
+        registry.promote_passed(candidate, OPEN)
+    judged = registry.judge(candidate, OPEN)
+    assert ([v.kind for v in judged.verdicts], judged.outcome) == (["new", "new"], "")
+    assert registry.champion() is None
+    assert registry.promote_passed(candidate, OPEN).aliases == (CHAMPION,)

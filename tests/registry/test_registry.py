@@ -21,7 +21,7 @@ from lorax.learning.state_files import load_state, state_digest
 from lorax.registry import CHAMPION, Registry
 from lorax.stream import PinnedTask
 from tests.registry.assessments import FORESEEN, assessed
-from tests.registry.conftest import OPEN, LossyServer, Server, free_port
+from tests.registry.conftest import LossyServer, Server, enter, free_port
 from tests.tiny_learner import Learned
 
 
@@ -173,9 +173,9 @@ def test_figures_and_report_are_kept_with_the_run(filled: Registry, tmp_path: Pa
 
 def test_registering_again_changes_nothing(registry: Registry, stream: list[Learned]) -> None:
     given = assessed(0, "alpha")
-    first = registry.register(stream[0].state_dir, stream[0].report, gate=OPEN, assessment=given)
+    first = enter(registry, stream[0], assessment=given)
     before = contents(registry)
-    assert registry.register(stream[0].state_dir, stream[0].report, gate=OPEN, assessment=given) == first
+    assert enter(registry, stream[0], assessment=given) == first
     assert contents(registry) == before
 
 
@@ -186,13 +186,13 @@ def test_a_register_killed_after_any_of_its_writes_is_completed_by_the_next(
     cuts: set[tuple[str, int]] = set()
     for episode in stream[:2]:
         given = assessed(episode.report.episode, episode.report.task, foreseen=FORESEEN)
-        clean.register(episode.state_dir, episode.report, gate=OPEN, assessment=given)
+        enter(clean, episode, assessment=given)
         cuts -= {(name, 1) for name in ("create_run", "finalize_logged_model", "create_model_version")}
         while True:
             attempt = Registry(server.uri, registry.name)
             attempt.__dict__["client"] = CutClient(attempt.client, cuts)
             try:
-                attempt.register(episode.state_dir, episode.report, gate=OPEN, assessment=given)
+                enter(attempt, episode, assessment=given)
                 break
             except Killed:
                 pass
@@ -209,7 +209,7 @@ def test_an_answer_that_is_lost_makes_nothing_twice(
     front, name, lost = lossy(*making), f"model-{uuid.uuid4().hex[:8]}", 0
     while lost <= 2 * len(making):
         try:
-            Registry(front.uri, name).register(stream[0].state_dir, stream[0].report, gate=OPEN)
+            enter(Registry(front.uri, name), stream[0])
             break
         except RegistryError:
             lost += 1
@@ -225,9 +225,9 @@ def test_a_second_child_of_a_version_starts_a_timeline_with_its_ancestor_s_point
     registry: Registry, stream: list[Learned], other_second: Learned
 ) -> None:
     for episode in stream[:2]:
-        registry.register(episode.state_dir, episode.report, gate=OPEN)
+        enter(registry, episode)
     registry.rollback(1, by="ann", reason="beta was bad")
-    version = registry.register(other_second.state_dir, other_second.report, gate=OPEN)
+    version = enter(registry, other_second)
     assert version.line == other_second.digest
     by_line = {r.data.tags["lorax.line"]: curves(registry, r) for r in runs(registry, "timeline")}
     first, second = by_line[stream[0].digest], by_line[other_second.digest]
@@ -239,7 +239,7 @@ def test_a_second_child_of_a_version_starts_a_timeline_with_its_ancestor_s_point
 def test_a_deleted_alias_is_an_error_that_names_the_version_it_was_on(
     registry: Registry, stream: list[Learned]
 ) -> None:
-    registry.register(stream[0].state_dir, stream[0].report, gate=OPEN)
+    enter(registry, stream[0])
     registry.client.delete_registered_model_alias(registry.name, CHAMPION)
     with pytest.raises(RegistryError, match="no alias 'champion' any more: it was on version 1"):
         registry.champion()
@@ -247,7 +247,7 @@ def test_a_deleted_alias_is_an_error_that_names_the_version_it_was_on(
 
 
 def test_a_deleted_champion_is_an_error_and_not_an_empty_registry(registry: Registry, stream: list[Learned]) -> None:
-    registry.register(stream[0].state_dir, stream[0].report, gate=OPEN)
+    enter(registry, stream[0])
     registry.client.delete_model_version(registry.name, "1")
     with pytest.raises(RegistryError, match="deleted in MLflow"):
         registry.champion()
@@ -306,7 +306,7 @@ def test_a_version_copied_to_another_model_opens_and_outlives_what_it_was_copied
     server: Server, registry: Registry, stream: list[Learned], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for episode in stream[:2]:
-        registry.register(episode.state_dir, episode.report, gate=OPEN)
+        enter(registry, episode)
     registry.rollback(1, by="ann", reason="to have one that may go")
     prod = Registry(server.uri, f"{registry.name}-prod")
     registry.client.copy_model_version(f"models:/{registry.name}/2", prod.name)
@@ -324,7 +324,7 @@ def test_a_version_copied_to_another_model_opens_and_outlives_what_it_was_copied
     assert done.exit_code == 0, done.output
     state_dir = prod.download_state(1, tmp_path)
     load_state(state_dir)
-    assert prod.register(stream[2].state_dir, stream[2].report, gate=OPEN).outcome == "promoted"
+    assert enter(prod, stream[2]).outcome == "promoted"
     assert [v.version for v in prod.versions()] == [1, 2]
 
 
@@ -332,7 +332,7 @@ def test_a_deleted_experiment_is_told_before_anything_is_learned_with_the_comman
     registry: Registry, stream: list[Learned]
 ) -> None:
     assert registry.settle() is None
-    registry.register(stream[0].state_dir, stream[0].report, gate=OPEN)
+    enter(registry, stream[0])
     registry.track_scenario("demo", stream[0].state_dir, [stream[0].report])
     for name, ask in ((registry.name, registry.settle), (f"{registry.name}-scenarios", registry.check_scenarios)):
         experiment = registry.client.get_experiment_by_name(name)
@@ -352,14 +352,14 @@ def test_a_deleted_experiment_is_told_before_anything_is_learned_with_the_comman
 def test_the_journal_stands_where_mlflow_s_page_does_not_show_it_and_older_entries_are_read(
     registry: Registry, stream: list[Learned]
 ) -> None:
-    registry.register(stream[0].state_dir, stream[0].report, gate=OPEN)
+    enter(registry, stream[0])
     [(key, text)] = registry.registered_model().tags.items()
     assert key.startswith("mlflow.")
     [entry] = registry.journal()
     registry.client.delete_registered_model_tag(registry.name, key)
     registry.client.set_registered_model_tag(registry.name, key.removeprefix("mlflow."), text)
     assert registry.journal() == [replace(entry, key=key.removeprefix("mlflow."))]
-    assert registry.register(stream[1].state_dir, stream[1].report, gate=OPEN).outcome == "promoted"
+    assert enter(registry, stream[1]).outcome == "promoted"
 
 
 def states_in(folder: Path) -> list[Path]:
@@ -369,7 +369,7 @@ def states_in(folder: Path) -> list[Path]:
 def test_artifacts_changed_on_the_server_are_refused(
     server: Server, registry: Registry, stream: list[Learned], tmp_path: Path
 ) -> None:
-    registry.register(stream[0].state_dir, stream[0].report, gate=OPEN)
+    enter(registry, stream[0])
     model_id = registry.client.get_model_version(registry.name, "1").source.removeprefix("models:/")
     (head,) = (p for p in (server.folder / "artifacts").rglob("head.safetensors") if model_id in p.parts)
     head.write_bytes(b"changed")
@@ -387,7 +387,7 @@ def test_a_report_of_another_episode_is_refused_before_anything_is_written(
     registry: Registry, stream: list[Learned]
 ) -> None:
     with pytest.raises(StateError, match="report is of episode 1"):
-        registry.register(stream[0].state_dir, stream[1].report, gate=OPEN)
+        enter(registry, replace(stream[0], report=stream[1].report))
     assert registry.client.get_experiment_by_name(registry.name) is None
 
 
@@ -396,7 +396,7 @@ def test_a_damaged_state_is_refused(registry: Registry, stream: list[Learned], t
     shutil.copytree(stream[0].state_dir, copy)
     (copy / "exemplars.csv").write_text("changed")
     with pytest.raises(StateError, match="damaged"):
-        registry.register(copy, stream[0].report, gate=OPEN)
+        enter(registry, replace(stream[0], state_dir=copy))
     assert registry.versions() == []
 
 
@@ -408,7 +408,7 @@ def test_the_database_can_be_looked_up_without_the_server_but_not_written(
     assert reader.champion() == filled.champion()
     assert reader.versions() == filled.versions()
     with pytest.raises(RegistryError, match="lorax up"):
-        reader.register(stream[0].state_dir, stream[0].report, gate=OPEN)
+        enter(reader, stream[0])
     with pytest.raises(RegistryError, match="readonly"), reader.talking("write"):
         reader.client.set_registered_model_tag(filled.name, "written", "1")
     assert list(tmp_path.iterdir()) == []

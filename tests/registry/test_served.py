@@ -9,13 +9,13 @@ from lorax.registry import Registry
 from lorax.serving.following import Follower
 from lorax.serving.meters import Meters
 from lorax.serving.model import Served, Source
-from tests.registry.conftest import OPEN
+from tests.registry.conftest import enter
 from tests.tiny_learner import Learned
 
 
 def test_a_rollback_and_the_way_back_are_followed(registry: Registry, stream: list[Learned], tmp_path: Path) -> None:
     for episode in stream[:2]:
-        registry.register(episode.state_dir, episode.report, gate=OPEN, git_commit="c0ffee")
+        enter(registry, episode, git_commit="c0ffee")
     source = Source(registry, "champion", tmp_path, "cpu")
     served: list[Served] = [source.open(source.find())]
     follower = Follower(source, served[0], served.append, Meters(), poll_s=1)
