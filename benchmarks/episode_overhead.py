@@ -87,7 +87,6 @@ def one_episode(home: Path, branches: int) -> dict[str, Any]:
     from lorax.data import versions
     from lorax.data.layout import parse_task
     from lorax.learning.folder import EpisodeFolder
-    from lorax.learning.state_files import load_state, state_digest
 
     files: dict[str, Path] = {}
     tasks = {f"task{k}": _task(f"task{k}", k, home, files, parse_task, np, Image) for k in range(branches + 1)}
@@ -128,7 +127,6 @@ def one_episode(home: Path, branches: int) -> dict[str, Any]:
                 step.fn(**{key: given[key] for key in inspect.signature(step.fn).parameters})
         registered(steps, given, EpisodeFolder(Path(given["home"])))
         whole = time.perf_counter() - started
-    assert load_state and state_digest
     return {"overhead_s": spent, "steps_s": whole, "calls": calls}
 
 

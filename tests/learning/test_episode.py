@@ -23,7 +23,7 @@ from lorax.learning.loading import base_state, open_network
 from lorax.learning.state_files import load_state, state_digest
 from lorax.network.building import import_timm
 from lorax.network.network import Network
-from lorax.params import Params
+from lorax.params import Params, RobustnessParams
 from lorax.stream import DataRevision
 from tests.learning.conftest import Learn, Stream, learn_one, opened, plan_of
 
@@ -169,14 +169,17 @@ def test_another_backbone_than_the_states_is_refused(learned: list[EpisodeFolder
         base_state(learned[0].state_dir, other)
 
 
-def test_an_interrupted_episode_keeps_the_revision_it_was_begun_at(
-    learned: list[EpisodeFolder], stream, params: Params, tmp_path: Path
+def test_an_interrupted_episode_keeps_its_revision_and_takes_what_else_the_run_says(
+    stream: Stream, params: Params, tmp_path: Path
 ) -> None:
     plan = plan_of(None, stream.tasks[0], params)
-    first = EpisodeFolder.open(tmp_path, plan)
-    later = EpisodeFolder.open(tmp_path, replace(plan, revision=DataRevision("newer", "later")))
+    first = EpisodeFolder.open(tmp_path, replace(plan, parameters=params.learning()))  # as before plans held them all
+    asked = params.model_copy(update={"robustness": RobustnessParams(per_class=7)})
+    newer = replace(plan_of(None, stream.tasks[0], asked), revision=DataRevision("newer", "later"))
+    later = EpisodeFolder.open(tmp_path, newer)
     assert later.root == first.root
     assert later.plan().revision == DataRevision("root", "commit")
+    assert later.plan().params == asked
 
 
 def test_a_loaded_network_predicts_what_the_episode_scored(learned: list[EpisodeFolder], stream) -> None:
