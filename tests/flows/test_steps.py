@@ -118,3 +118,16 @@ def test_the_steps_of_an_episode_read_each_state_once_and_build_the_network_once
         steps._open.clear()  # as if each ran in a process of its own, after a kill
         step.fn(root, home)
     assert calls == {"load_state": 2}, "of the base and of the episode's state, for the atlas: all else is done"
+
+
+@pytest.mark.usefixtures("outside_a_flow")
+def test_an_episode_in_hand_is_used_again_but_not_after_an_error(landed_workspace: Workspace, tmp_path: Path) -> None:
+    settings, root = tiny_params(tmp_path).model_dump(mode="json"), str(landed_workspace.root)
+    home = steps.plan_episode(root, landed_workspace.episodes_dir, None, "alpha", settings)
+    with steps._opened(root, home) as first:
+        first.grow()
+    with pytest.raises(ZeroDivisionError), steps._opened(root, home) as second:
+        assert second is first
+        raise ZeroDivisionError
+    with steps._opened(root, home) as third:
+        assert third is not first, "it is opened from what lies on disk, whatever the error left in memory"
