@@ -54,11 +54,12 @@ def show_accuracy(report: Report, base: LearnerState) -> None:
     create_table_artifact(rows, key=_key("accuracy-after", report.task), description="accuracy on test images")
 
 
-def show_verdicts(version: ModelVersion) -> None:
-    """The gate's verdicts on Prefect's page."""
+def show_verdicts(version: ModelVersion) -> str:
+    """The gate's verdicts on Prefect's page; returns what they come to."""
     rows = [{"task": v.task, "asked": v.kind, "passed": v.passed, "because": v.reason} for v in version.verdicts]
-    summary = f"version {version.version}: {version.outcome or 'passed the gate'}. {version.reason}"
-    create_table_artifact(rows, key=_key("gate", version.task), description=summary)
+    outcome = "passed" if all(verdict.passed for verdict in version.verdicts) else "refused"
+    create_table_artifact(rows, key=_key("gate", version.task), description=f"version {version.version}: {outcome}")
+    return outcome
 
 
 def trust(assessed: Assessment) -> str:

@@ -232,8 +232,7 @@ def gate(root: str, home: str) -> None:
     """Have the gate judge the challenger; one that fails is refused, and its task held."""
     with progress.step("gate") as shown, _opened(root, home) as episode:
         version = _registry(root, episode).judge(_candidate(episode), episode.params.gate)
-        artifacts.show_verdicts(version)
-        shown.outcome = version.outcome or "passed"
+        shown.outcome = artifacts.show_verdicts(version)
         get_run_logger().info("version %d: %s", version.version, shown.outcome)
 
 
