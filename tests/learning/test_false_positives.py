@@ -20,7 +20,7 @@ from lorax.learning.state_files import load_state
 from lorax.params import Params, RealsParams, RobustnessParams
 from lorax.stream import Sample
 from lorax.verdicts.predictor import REAL, Predictor
-from tests.learning.conftest import Learn, Stream
+from tests.learning.conftest import Learn, Stream, opened
 
 PHOTOGRAPHS = 30
 
@@ -59,13 +59,9 @@ def folder(learn: Learn, learned: list[EpisodeFolder], tmp_path_factory: pytest.
 def found(
     folder: EpisodeFolder, learned: list[EpisodeFolder], stream: Stream, asked: Params, files: dict[str, Path]
 ) -> Assessment:
-    state, base = load_state(folder.state_dir), load_state(learned[0].state_dir)
-    given = reals(files, also=stream.tasks[0].train[:4])
-
-    def fetch(samples: Iterable[Sample]) -> dict[str, Path]:
-        return {s.md5: (files | stream.paths)[s.md5] for s in samples}
-
-    return assess(folder, state, base, stream.tasks[:2], fetch, asked, None, given)
+    episode = opened(stream, asked, folder.root.parent, learned[0].state_dir, 1)
+    episode.fetch = lambda samples: {s.md5: (files | stream.paths)[s.md5] for s in samples}
+    return assess(episode, reals(files, also=stream.tasks[0].train[:4]))
 
 
 def test_what_is_counted_is_what_the_predictor_says(
@@ -92,14 +88,20 @@ def test_images_that_a_task_brought_are_left_out_and_no_more_are_looked_at_than_
 
 
 def test_other_photographs_are_looked_at_anew(
-    found: Assessment, folder: EpisodeFolder, asked: Params, files: dict[str, Path]
+    found: Assessment,
+    folder: EpisodeFolder,
+    learned: list[EpisodeFolder],
+    stream: Stream,
+    asked: Params,
+    files: dict[str, Path],
 ) -> None:
     own = reals(files)
-    assert Assessment.read(folder.assessment_path) == kept_assessment(folder, asked, own) == found
+    assert Assessment.read(folder.assessment_path) == kept_assessment(folder, own) == found
+    assert kept_assessment(folder, replace(own, digest="other.dir")) is None
+    assert kept_assessment(folder) is None
     more = asked.model_copy(update={"reals": RealsParams(path="photographs", images=26)})
-    assert kept_assessment(folder, more, own) is None
-    assert kept_assessment(folder, asked, replace(own, digest="other.dir")) is None
-    assert kept_assessment(folder, asked) is None
+    assert opened(stream, more, folder.root.parent, learned[0].state_dir, 1).folder == folder
+    assert kept_assessment(folder, own) is None
 
 
 def test_an_assessment_from_before_there_were_photographs_is_read(found: Assessment, folder: EpisodeFolder) -> None:

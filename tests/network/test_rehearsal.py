@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from lorax.errors import BackboneError
-from lorax.network import backbone as opening
 from lorax.network.backbone import Backbone, BackboneIdentity
-from lorax.network.building import import_timm
+from lorax.network.building import import_timm, prepare
 from lorax.network.network import Network
 from lorax.params import LoraParams
 
@@ -32,7 +31,7 @@ def backbone_of(name: str, arguments: dict[str, Any], crop: int | None = None) -
     model = import_timm().create_model(name, pretrained=False, num_classes=0, **arguments)
     for parameter in model.parameters():  # Swin V2's norms begin at zero
         parameter.data += 0.1 * torch.randn_like(parameter)
-    opening.prepare(model)
+    prepare(model)
     side = crop or arguments["img_size"]
     return Backbone(model, BackboneIdentity(name, arguments, "", "", side, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
 
