@@ -29,7 +29,7 @@ demo: setup ## learn five simulated generators one after the other, under DVC, P
 test: setup ## run the tests: three files at a time, since many wait for servers
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
-test-fast: setup ## those that start no server or process: 90 seconds on two quiet cores
+test-fast: setup ## those that are not marked slow
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow"
 
 check: setup ## lint, formatting, types, floor plan

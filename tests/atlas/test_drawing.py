@@ -20,6 +20,8 @@ from lorax.atlas.searching import search
 from tests.atlas.made import made, zoo
 from tests.browser import browsing
 
+pytestmark = pytest.mark.slow
+
 _HOVER = """
 const cell = (row, column) => [column, row].map(
   (i, axis) => map.heat[axis] + (i + 0.5) / map.shown.length * map.heat[2 + axis]);

@@ -19,6 +19,8 @@ from lorax.learning.state_files import load_state, save_state
 from tests.atlas.made import made
 from tests.tiny_learner import Learned, learn_stream, tiny_params
 
+pytestmark = pytest.mark.slow
+
 MAP = {"map.png", "map.html"}
 
 

@@ -15,6 +15,8 @@ from lorax.learning.state_files import load_state
 from lorax.params import Params
 from tests.tiny_learner import tiny_params
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:

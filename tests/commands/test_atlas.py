@@ -19,6 +19,8 @@ from lorax.workspace import Workspace
 from tests.atlas.made import made
 from tests.commands.test_cli import HEAVY, said_and_imported
 
+pytestmark = pytest.mark.slow
+
 STATE = Path(__file__).parents[1] / "learning" / "fixtures" / "state-format-3"
 COMMANDS = ("add", "search", "cluster", "map", "compare", "fit", "list")
 

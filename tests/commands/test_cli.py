@@ -26,6 +26,8 @@ from lorax.params import Params, load_params
 from lorax.workspace import Workspace
 from tests.conftest import SMALL_CONTRACT, WriteTask, write_task_files
 
+pytestmark = pytest.mark.slow
+
 COMMANDS = (
     *("init", "simulate", "land", "learn", "scenario", "status", "predict", "watch-verdicts", "up", "down", "demo"),
     *("history", "diff", "rollback", "promote", "refuse", "hold", "release", "relearn", "delete", "atlas"),

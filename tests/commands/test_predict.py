@@ -23,6 +23,8 @@ from lorax.learning.relatives import Relatives
 from lorax.verdicts.predictor import Predictor
 from tests.tiny_learner import Learned, calibrated
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def calibrated_predictor(learned: Learned, tmp_path_factory: pytest.TempPathFactory) -> Predictor:

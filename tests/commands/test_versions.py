@@ -33,6 +33,8 @@ from tests.registry.assessments import FORESEEN, assessed
 from tests.registry.conftest import OPEN, Server, enter
 from tests.tiny_learner import Learned, calibrated
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def registry(server: Server) -> Registry:

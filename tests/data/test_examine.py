@@ -12,6 +12,8 @@ import pytest
 from lorax.data import examine as examining
 from lorax.data.examine import Examined, examine, examine_in_processes
 
+pytestmark = pytest.mark.slow
+
 _DEADLY = "train/1_fake/6.png"
 
 

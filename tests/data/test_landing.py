@@ -21,6 +21,8 @@ from lorax.errors import ContractError, DataVersionError, LayoutError, StorageEr
 from lorax.workspace import Workspace
 from tests.conftest import SMALL_CONTRACT, NewWorkspace, WriteTask
 
+pytestmark = pytest.mark.slow
+
 
 def git(root: Path, *arguments: str) -> str:
     return subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True, text=True).stdout

@@ -5,9 +5,13 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from lorax.data import checkout
 from lorax.data.repository import last_commit
 from lorax.workspace import Workspace
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_landing_before_the_newest_is_part_of_a_clone_of_the_newest_commit(

@@ -18,6 +18,8 @@ from lorax.params import Params
 from lorax.workspace import Workspace
 from tests.conftest import SMALL_CONTRACT, WriteTask, write_task_files
 
+pytestmark = pytest.mark.slow
+
 
 def git(root: Path, *arguments: str) -> str:
     named = ("-c", "user.name=x", "-c", "user.email=x@y")

@@ -17,6 +17,8 @@ from lorax.stream import DataRevision
 from lorax.workspace import Workspace
 from tests.conftest import write_task_files
 
+pytestmark = pytest.mark.slow
+
 
 def git(root: Path, *arguments: str) -> str:
     return subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True, text=True).stdout

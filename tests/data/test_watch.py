@@ -20,6 +20,8 @@ from lorax.stream import PinnedTask
 from lorax.workspace import Workspace
 from tests.conftest import WriteTask
 
+pytestmark = pytest.mark.slow
+
 
 def drop(root: Path, name: str, at: int = 1) -> Path:
     """A data set that is complete since `at`."""

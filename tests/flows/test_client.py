@@ -15,6 +15,8 @@ from flows.client import NoAnswerError, PrefectApi
 from lorax.errors import ServiceError
 from lorax.services import embedded
 
+pytestmark = pytest.mark.slow
+
 SAYS: dict[str, list[tuple[int, bytes]]] = {
     "/api/here": [(200, b'{"name": "a"}')],
     "/api/busy": [(503, b"locked"), (503, b"locked"), (200, b'[{"name": "b"}]')],

@@ -57,7 +57,8 @@ STEPS = (
 )
 EPOCHS = 100  # long enough that a signal sent at the first checkpoint arrives during training
 
-pytestmark = pytest.mark.timeout(900)  # the servers alone take minutes to come up on a machine that is busy
+# the servers alone take minutes to come up on a machine that is busy
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,8 @@ from tests.flows.test_learn import free_port
 from tests.registry.conftest import OPEN
 from tests.tiny_learner import tiny_params
 
-pytestmark = pytest.mark.timeout(900)  # the servers alone take minutes to come up on a machine that is busy
+# the servers alone take minutes to come up on a machine that is busy
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 PATIENCE_S = 600.0
 

@@ -27,6 +27,8 @@ from lorax.params import Params, RobustnessParams
 from lorax.stream import DataRevision
 from tests.learning.conftest import Learn, Stream, learn_one, opened, plan_of
 
+pytestmark = pytest.mark.slow
+
 
 def test_an_episode_adds_a_branch_its_classes_a_row_and_exemplars(learned: list[EpisodeFolder]) -> None:
     for k, folder in enumerate(learned):

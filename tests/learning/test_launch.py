@@ -21,6 +21,8 @@ from lorax.learning.folder import EpisodeFolder
 from lorax.params import Params
 from tests.learning.conftest import plan_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def still(params: Params) -> Params:

@@ -19,6 +19,8 @@ from tests.registry.conftest import OPEN, Server, enter
 from tests.registry.test_registry import curves, runs, table_of
 from tests.tiny_learner import Learned, calibrated
 
+pytestmark = pytest.mark.slow
+
 BETA = assessed(1, "beta", foreseen=FORESEEN, false_positives=FALSE_POSITIVES)
 ROBUSTNESS = (0.9 + 0.57 + 0.8) / 3 / 0.95
 

@@ -9,6 +9,8 @@ from lorax.errors import RegistryError
 from lorax.registry.client import mlflow_errors
 from tests.registry.conftest import Server
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_server_that_fails_is_told_from_one_that_refuses_and_its_log_is_named(server: Server) -> None:
     failed = requests.exceptions.RetryError(

@@ -17,6 +17,8 @@ from tests.registry.conftest import OPEN, Server, enter
 from tests.registry.test_registry import curves, runs, table_of
 from tests.tiny_learner import Learned
 
+pytestmark = pytest.mark.slow
+
 ALONE = BranchComparison(0, "alpha", "product", (BranchNeighbours("alpha", "alpha", None),))
 PAIR = BranchComparison(
     1,

@@ -17,6 +17,8 @@ from lorax.errors import RegistryError
 from lorax.registry import Registry
 from lorax.registry.database import is_empty, read_only
 
+pytestmark = pytest.mark.slow
+
 _PROOFS = Path(__file__).parents[2] / "proofs"
 
 

@@ -9,6 +9,8 @@ import requests
 
 from lorax.registry import Look, Registry
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:

@@ -22,6 +22,8 @@ from lorax.stream import PinnedTask
 from tests.registry.conftest import OPEN, Server, enter
 from tests.tiny_learner import Learned
 
+pytestmark = pytest.mark.slow
+
 STRICT = OPEN.model_copy(update={"attribution_drop": 0.05, "significance": 0.5})
 """Refuses an episode that lost more of an old task than chance explains."""
 

@@ -24,6 +24,8 @@ from lorax.verdicts.predictor import TOO_LITTLE, Predictor, Verdict, decide
 from tests.registry.conftest import Server
 from tests.tiny_learner import Learned
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def model(server: Server, filled: Registry) -> Any:

@@ -24,6 +24,8 @@ from tests.registry.assessments import FORESEEN, assessed
 from tests.registry.conftest import LossyServer, Server, enter, free_port
 from tests.tiny_learner import Learned
 
+pytestmark = pytest.mark.slow
+
 
 class Killed(BaseException):
     """What a process that is killed between two calls does not get to handle."""

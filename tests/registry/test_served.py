@@ -12,6 +12,8 @@ from lorax.serving.model import Served, Source
 from tests.registry.conftest import enter
 from tests.tiny_learner import Learned
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_rollback_and_the_way_back_are_followed(registry: Registry, stream: list[Learned], tmp_path: Path) -> None:
     for episode in stream[:2]:

@@ -12,6 +12,8 @@ import pytest
 
 from lorax.registry.server import make_database
 
+pytestmark = pytest.mark.slow
+
 _MAKE = "from lorax.registry.server import make_database; make_database()"
 
 

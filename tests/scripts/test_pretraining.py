@@ -22,6 +22,8 @@ from scripts.real import photographs
 from scripts.real.photographs import Photograph
 from tests.scripts.test_real import REPOSITORY, picture
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -23,6 +23,8 @@ from scripts.real.keras_graph import KerasGraph
 from scripts.real.patches import PATCH, Master
 from scripts.real.photographs import Photograph
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parents[2]
 SOURCES = ("admin-lte", "material-kit", "palapeli-data")
 """Packages that the drawn photographs are said to be from."""

@@ -12,6 +12,8 @@ from lorax.services import databases, embedded
 from lorax.workspace import Workspace
 from tests.registry.conftest import free_port
 
+pytestmark = pytest.mark.slow
+
 ELSEWHERE = "sqlite:////srv/mlflow.db"  # stands for any database with an address; its driver is always there
 
 

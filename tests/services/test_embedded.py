@@ -25,6 +25,8 @@ from lorax.services import embedded, orphans, supervision
 from lorax.workspace import Workspace
 from tests.browser import STRANGER, Browser, browsing, page_of_a_stranger
 
+pytestmark = pytest.mark.slow
+
 
 def _free_port() -> int:
     with socket.socket() as probe:

@@ -16,6 +16,8 @@ from lorax.params import Params, load_params
 from lorax.services import embedded, homes, orphans
 from lorax.workspace import Workspace
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def no_addresses_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import base64
 from pathlib import Path
 
+import pytest
+
 from lorax.serving.app import VERDICTS
 from lorax.serving.model import Served
 from tests.browser import STRANGER, browsing, page_of_a_stranger
 from tests.serving.conftest import Running, Start, image
+
+pytestmark = pytest.mark.slow
 
 _ASK = """
 const [url, data, done] = arguments;

@@ -14,6 +14,8 @@ from lorax.serving.connections import MOST_HEAD_BYTES
 from lorax.serving.model import Served
 from tests.serving.conftest import SMALL, Running, running
 
+pytestmark = pytest.mark.slow
+
 HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
 CHUNKED = f"POST {VERDICTS} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
 LONG = b"x" * 2 * MOST_HEAD_BYTES

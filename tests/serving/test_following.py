@@ -4,9 +4,13 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from lorax.serving import answers
 from lorax.serving.model import Served
 from tests.serving.conftest import Running, Shelf, Start, image
+
+pytestmark = pytest.mark.slow
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

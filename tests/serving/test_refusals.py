@@ -15,6 +15,8 @@ from lorax.serving.app import VERDICTS
 from lorax.serving.model import Served
 from tests.serving.conftest import Gate, Running, Start, image
 
+pytestmark = pytest.mark.slow
+
 
 def bomb(width: int, height: int) -> bytes:
     """A PNG of a few bytes that claims to be large."""
