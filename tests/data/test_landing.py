@@ -269,7 +269,7 @@ def test_an_unsafe_name_is_refused_and_nothing_is_written(
 ) -> None:
     source = write_task(tmp_path / "in")
     before = sorted(tmp_path.rglob("*"))
-    for name in ("..", "../../up", "a/b", "/root"):
+    for name in ("..", "../../up", "a/b", "/up"):
         with pytest.raises(LayoutError, match="task name"):
             land(workspace, source, name)
     for word in ("unknown", "all", "real", "undecided", "synthetic"):  # words of verdicts and figures
