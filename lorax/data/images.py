@@ -25,6 +25,7 @@ from PIL import Image, UnidentifiedImageError
 from lorax.data.colour import loaded, to_rgb
 from lorax.data.perturbations import UNCHANGED, Perturbation
 from lorax.data.pixels import DeviceImages, Pixels, mapped
+from lorax.data.png import without_notes
 from lorax.errors import DataVersionError, ImageError
 from lorax.stream import Sample
 
@@ -69,23 +70,38 @@ def opened(data: bytes, name: str) -> Iterator[Image.Image]:
         ImageError: as for `decode`.
     """
     try:
+        data = without_notes(data)
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and image.width * image.height > limit:
-                raise ImageError(
-                    f"{name} claims {image.width} x {image.height} pixels; more than {limit} are refused, "
-                    "since a small file that unpacks to so many is likely an attack. Scale it down first."
-                )
+                raise _too_many_pixels(name, f"{image.width} x {image.height}")
             yield loaded(image, data)
     except ImageError:
         raise
+    except Image.DecompressionBombError as error:
+        raise _too_many_pixels(name, "far too many") from error
     except UnidentifiedImageError as error:  # its own text holds a memory address
         raise ImageError(
             f"{name} can't be decoded: it is none of {', '.join(FORMATS)}, or of a kind that Pillow does not know. "
             "Save it as PNG."
         ) from error
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
-        raise ImageError(f"{name} can't be decoded: {error or type(error).__name__}.") from error
+        raise ImageError(f"{name} can't be decoded: {what_is_wrong(error)}.") from error
+
+
+def what_is_wrong(error: Exception) -> str:
+    """With a file that Pillow failed at, for people; Pillow's own words name its insides."""
+    if isinstance(error, MemoryError):
+        return "there is too little memory for it"
+    is_short = isinstance(error, EOFError) or "truncated" in str(error).lower()
+    return "it breaks off before its end" if is_short else "it is damaged"
+
+
+def _too_many_pixels(name: str, found: str) -> ImageError:
+    return ImageError(
+        f"{name} claims {found} pixels; more than {Image.MAX_IMAGE_PIXELS} are refused, since a small file that "
+        "unpacks to so many is likely an attack. Scale it down first."
+    )
 
 
 def in_threads(

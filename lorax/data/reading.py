@@ -13,6 +13,7 @@ from PIL import ExifTags, Image
 from lorax.data.crops import crops_of
 from lorax.data.images import FORMATS, decode_bytes, read
 from lorax.data.pixels import Pixels
+from lorax.data.png import keywords, without_notes
 from lorax.data.walk import Found
 from lorax.errors import ImageError
 
@@ -79,17 +80,16 @@ def metadata_of(data: bytes) -> Metadata:
     """What is found in the bytes of an image file; notes that can't be read count as not there."""
     kind = ""
     exif: tuple[str, ...] = ()
-    text: tuple[str, ...] = ()
+    with suppress(Exception), Image.open(io.BytesIO(without_notes(data)), formats=FORMATS) as image:
+        kind = image.format or ""
     with (
         suppress(Exception),
         Image.open(io.BytesIO(data), formats=FORMATS) as image,
     ):  # Pillow raises nearly anything on damaged notes
-        kind = image.format or ""
-        text = tuple(sorted(str(key) for key, value in image.info.items() if isinstance(value, str)))
         tags = image.getexif()
         names = {**tags, **tags.get_ifd(_EXIF_FOLDER)}.keys() - {_EXIF_FOLDER}
         exif = tuple(sorted(ExifTags.TAGS.get(tag, f"tag {tag}") for tag in names))
-    return Metadata(kind, exif, text, b"<x:xmpmeta" in data, b"jumb" in data and b"c2pa" in data)
+    return Metadata(kind, exif, keywords(data), b"<x:xmpmeta" in data, b"jumb" in data and b"c2pa" in data)
 
 
 def _bytes(found: Found) -> bytes:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from PIL import Image, UnidentifiedImageError
 
 from lorax.data.encoding import from_base64
-from lorax.data.images import FORMATS
+from lorax.data.images import FORMATS, what_is_wrong
 from lorax.data.pixels import Pixels
+from lorax.data.png import without_notes
 from lorax.errors import ImageError
 from lorax.params import ServingParams
 from lorax.serving.jpeg import MOST_SCANS, scans_of
@@ -126,7 +127,9 @@ def decode(data: bytes, side: int, params: ServingParams, room: Room, unpack_lar
     Raises:
         RefusalError: the file is empty, too large, of another format, or damaged.
     """
-    claim = _checked(data, params)
+    _check_file(data, params)
+    data = without_notes(data)
+    claim = _claimed(data, params)
     is_large = claim.pixels > LARGE
     cost = claim.cost + len(data)  # some readers copy the file
     try:
@@ -136,21 +139,14 @@ def decode(data: bytes, side: int, params: ServingParams, room: Room, unpack_lar
         raise RefusalError(422, "damaged", str(error)) from error
 
 
-def _checked(data: bytes, params: ServingParams) -> _Claim:
-    """What the file's header claims, if that is within the limits; nothing is unpacked."""
+def _check_file(data: bytes, params: ServingParams) -> None:
+    """See that the file may be looked into at all."""
     if not data:
         raise RefusalError(422, "empty", "the image has no bytes.")
     if len(data) > params.max_image_mb * _MB:
         raise _too_large(f"{len(data)} bytes", params)
     if data.startswith(_JPEG) and scans_of(data) > MOST_SCANS:
         raise RefusalError(422, "damaged", f"the JPEG has more than {MOST_SCANS} scans, which no honest one has.")
-    claim = _claimed(data)
-    if claim.pixels > params.max_pixels:
-        raise RefusalError(
-            413, "too_many_pixels", f"the image claims {claim.width} x {claim.height} pixels; "
-            f"expected at most {params.max_pixels} (serving.max_pixels). Scale it down first."
-        )  # fmt: skip
-    return claim
 
 
 def _too_large(found: str, params: ServingParams) -> RefusalError:
@@ -160,19 +156,28 @@ def _too_large(found: str, params: ServingParams) -> RefusalError:
     )
 
 
-def _claimed(data: bytes) -> _Claim:
+def _claimed(data: bytes, params: ServingParams) -> _Claim:
+    """What the file's header claims, if that is within the limits; nothing is unpacked."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             is_transparent = "transparency" in image.info or (image.format == "PNG" and b"tRNS" in data)  # at the end
-            return _Claim(image.format, image.mode, *_unpacked(image), is_transparent)
+            claim = _Claim(image.format, image.mode, *_unpacked(image), is_transparent)
     except UnidentifiedImageError as error:
         raise RefusalError(415, "not_an_image", f"no image was found; expected one of {', '.join(FORMATS)}.") from error
     except Image.DecompressionBombError as error:
-        raise RefusalError(413, "too_many_pixels", f"{error} Scale it down first.") from error
+        raise _too_many_pixels("far too many", params) from error
     except Exception as error:  # Pillow's readers raise nearly anything on damaged bytes
-        raise RefusalError(
-            422, "damaged", f"the image's header can't be read: {error or type(error).__name__}."
-        ) from error
+        raise RefusalError(422, "damaged", f"the image's header can't be read: {what_is_wrong(error)}.") from error
+    if claim.pixels > params.max_pixels:
+        raise _too_many_pixels(f"{claim.width} x {claim.height}", params)
+    return claim
+
+
+def _too_many_pixels(found: str, params: ServingParams) -> RefusalError:
+    return RefusalError(
+        413, "too_many_pixels", f"the image claims {found} pixels; expected at most {params.max_pixels} "
+        "(serving.max_pixels). Scale it down first."
+    )  # fmt: skip
 
 
 def _unpacked(image: Image.Image) -> tuple[int, int]:
