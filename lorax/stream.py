@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lorax.errors import LayoutError
 
@@ -75,7 +75,10 @@ class TaskClass:
 
 @dataclass(frozen=True)
 class Sample:
-    """One image: `path` is relative to data/ (POSIX, starts with the task's name), `md5` the digest of its bytes."""
+    """One image: `path` is relative to data/ (POSIX), `md5` the digest of its bytes.
+
+    `task` is the one whose class it is of; `path` starts with the name of the one that brought it.
+    """
 
     path: str
     md5: str
@@ -85,13 +88,31 @@ class Sample:
 
 @dataclass(frozen=True)
 class Task:
-    """What one landing brought, as listed in a data revision; no pixel is read to make one."""
+    """What one landing brought, as listed in a data revision; no pixel is read to make one.
+
+    `extends` names the task whose classes its classes are, of which it brings more images; None: they are its own.
+    """
 
     name: str
     digest: str
     classes: tuple[TaskClass, ...]
     train: tuple[Sample, ...]
     test: tuple[Sample, ...]
+    extends: str | None = None
+
+    def as_more_of(self, base: Task) -> Task:
+        """This task as more images of another: its classes are that one's, by name, and its samples are of them.
+
+        Raises:
+            LayoutError: it has a class that the other has not.
+        """
+        own = {one.index: _class_in(base, one, self.name) for one in self.classes}
+
+        def moved(samples: Iterable[Sample]) -> tuple[Sample, ...]:
+            return tuple(replace(s, task=base.name, class_index=own[s.class_index].index) for s in samples)
+
+        classes = tuple(sorted(set(own.values())))
+        return replace(self, classes=classes, train=moved(self.train), test=moved(self.test), extends=base.name)
 
 
 @dataclass(frozen=True)
@@ -162,3 +183,17 @@ class ClassTable:
         """
         first_real = next((e.id for e in self.entries if e.is_real), -1)
         return [first_real if e.is_real else e.id for e in self.entries]
+
+
+def _class_in(base: Task, wanted: TaskClass, task: str) -> TaskClass:
+    """The class of `base` that a class of task `task`, which extends it, stands for."""
+    name = base.name if wanted.name == task else wanted.name  # of a folder 1_fake
+    found = next((one for one in base.classes if one.name == name), None)
+    if found is None:
+        known = ", ".join(f"{one.index}_{one.name}" for one in base.classes)
+        raise LayoutError(
+            f"class {wanted.index}_{name} is none of task {base.name!r}, which has {known}; an extension brings more "
+            "images of the same classes. Name its folder after one of these, leave it out, or land it as a task of "
+            "its own, without --extend."
+        )
+    return found

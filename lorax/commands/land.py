@@ -44,6 +44,13 @@ def land(
         str,
         typer.Option(metavar="WHY", help="Land although formats tell real from synthetic; kept with the task."),
     ] = "",
+    extend: Annotated[
+        bool, typer.Option("--extend", help="More images of the generator that --task names; it lands as NAME-2, ...")
+    ] = False,
+    new_version_of: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="The task of which this is the next version; learned from its branch."),
+    ] = "",
     split: Annotated[float | None, typer.Option(help="For data without val/: the share that goes to train/.")] = None,
     commit: Annotated[bool, typer.Option(help="Commit data.dvc, and push where a remote is set.")] = True,
     as_json: Json = False,
@@ -54,10 +61,12 @@ def land(
     """
     from lorax.data.admission import LandingOptions
 
-    options = LandingOptions(split=split, replace=replace, accept_leak=accept_leak)
+    options = LandingOptions(split, replace, accept_leak, extend=extend, new_version_of=new_version_of)
     if watch is not None:
-        if path or task or dry_run or accept_leak:
-            raise typer.BadParameter("--watch goes without PATH, --task, --dry-run and --accept-leak")
+        if path or task or dry_run or accept_leak or extend or new_version_of:
+            raise typer.BadParameter(
+                "--watch goes without PATH, --task, --dry-run, --accept-leak, --extend and --new-version-of"
+            )
         _watch(here(), watch, options, commit=commit, as_json=as_json)
         return
     if path is None or not task:
@@ -99,9 +108,9 @@ def land_one(
     _print_report(report, out)
     if out:
         known = "" if report else ": it had landed already; what was missing of it is back"
-        out.print(f"landed {task} ({short(landed.digest)}){known}", markup=False)
-    _tell(workspace, task, report, commit=commit)
-    return _record(task, landed, report)
+        out.print(f"landed {landed.name} ({short(landed.digest)}){known}", markup=False)
+    _tell(workspace, landed.name, report, commit=commit)
+    return _record(landed.name, landed, report)
 
 
 def _try_out(
@@ -115,8 +124,8 @@ def _try_out(
         report = check_landing(workspace, source, task, options, shown)
     _print_report(report, out)
     if out and not report.refused:
-        out.print(f"{task} would land ({short(report.digest)}); nothing was changed.", markup=False)
-    return _record(task, None, report, _refusal(report))
+        out.print(f"{report.task} would land ({short(report.digest)}); nothing was changed.", markup=False)
+    return _record(report.task, None, report, _refusal(report))
 
 
 def _watch(workspace: Workspace, drop_dir: Path, options: LandingOptions, *, commit: bool, as_json: bool) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lorax.data import pins, versions
+from lorax.data import extending, pins, versions
 from lorax.data.contract import Report, check
 from lorax.data.images import Progress
 from lorax.data.incoming import Incoming, checked_source, read_incoming
-from lorax.data.pins import Pins
+from lorax.data.pins import Pins, TaskNotes
+from lorax.errors import DataVersionError
 from lorax.params import LandingParams, load_params
 from lorax.stream import check_new_name
 from lorax.workspace import Workspace
@@ -24,12 +25,25 @@ class LandingOptions:
         replace: whether it takes the place of what has landed under its name.
         accept_leak: why a format leak is accepted; '' if it is not.
         contract: the thresholds of the landing contract; None takes those of the workspace's params.yaml.
+        extend: whether it brings more images of the task that is named, and lands beside it.
+        new_version_of: the task from whose branch its own is to start; '' for none.
     """
 
     split: float | None = None
     replace: bool = False
     accept_leak: str = ""
     contract: LandingParams | None = None
+    extend: bool = False
+    new_version_of: str = ""
+
+    def notes(self, found: Pins, task: str) -> TaskNotes:
+        """What is to be kept with task `task`; as `extending.notes_for`."""
+        if self.extend and self.replace:
+            raise DataVersionError(
+                f"more images of {task!r} take no other's place. Give --extend or --replace, not both; an extension is "
+                f"replaced under its own name, such as '{task}-2'."
+            )
+        return extending.notes_for(found, task, self.extend, self.new_version_of, self.accept_leak)
 
 
 DEFAULTS = LandingOptions()
@@ -46,9 +60,19 @@ def check_landing(
         DataVersionError: what has landed can't be read.
     """
     check_new_name(task)
-    return report_on(
-        workspace, read_incoming(checked_source(workspace, source), task, options.split, progress), options
-    )
+    incoming = read_incoming(checked_source(workspace, source), task, options.split, progress)
+    return report_on(workspace, named(incoming, pins.on_disk(workspace), options), options)
+
+
+def named(incoming: Incoming, found: Pins, options: LandingOptions) -> Incoming:
+    """The data set under the name that it lands under, which differs from the given one where it extends that task.
+
+    Raises:
+        DataVersionError: that one has not landed.
+    """
+    extends = options.notes(found, incoming.task).extends
+    name = extending.extension_name(found, extends, incoming.digest) if options.extend else incoming.task
+    return replace(incoming, task=name, extends=extends)
 
 
 def report_on(workspace: Workspace, incoming: Incoming, options: LandingOptions, beside: Pins | None = None) -> Report:
@@ -66,7 +90,10 @@ def report_on(workspace: Workspace, incoming: Incoming, options: LandingOptions,
     files = versions.manifest(workspace, beside)
     others = {path: md5 for path, md5 in files.items() if path.partition("/")[0] != incoming.task}
     rules = options.contract or load_params(workspace.params_path).landing
-    return check(incoming, others, rules, options.accept_leak, _taken(workspace, incoming, options.replace, beside))
+    report = check(incoming, others, rules, options.accept_leak, _taken(workspace, incoming, options.replace, beside))
+    own = pins.on_disk(workspace)
+    problems = extending.problems(incoming, own, versions.manifest(workspace, own))
+    return replace(report, findings=(*report.findings, *problems))
 
 
 def _taken(workspace: Workspace, incoming: Incoming, replace: bool, beside: Pins) -> str:
@@ -76,7 +103,8 @@ def _taken(workspace: Workspace, incoming: Incoming, replace: bool, beside: Pins
     if found != incoming.digest and not replace:
         return (
             f"task {incoming.task!r} has landed already, with other files (digest {found[:12]}, these have "
-            f"{incoming.digest[:12]}). Choose another --task name, or replace the landed files with --replace."
+            f"{incoming.digest[:12]}). Choose another --task name, add these to it with --extend, or replace those "
+            "that landed with --replace."
         )
     here = {entry.name for entry in pins.on_disk(workspace).stream}
     return "" if incoming.task in here else _strangers(workspace, incoming.task)

@@ -18,7 +18,8 @@ from lorax.workspace import Workspace
 class Incoming:
     """What was read: for each path below data/<task>, the file's source and what was seen in it.
 
-    `complaints` say what is wrong with the layout; the files that it concerns are left out.
+    `complaints` say what is wrong with the layout; the files that it concerns are left out. `extends` names the task
+    of which these are more images; '' for none.
     """
 
     task: str
@@ -26,6 +27,7 @@ class Incoming:
     sources: Mapping[str, Path] = field(repr=False)
     files: Mapping[str, Examined] = field(repr=False)
     complaints: tuple[str, ...]
+    extends: str = ""
 
     @property
     def md5s(self) -> dict[str, str]:

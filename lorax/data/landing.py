@@ -13,10 +13,12 @@ from functools import partial
 from pathlib import Path
 
 from lorax.data import keeping, memory, pins, repository, upstream, versions
-from lorax.data.admission import DEFAULTS, LandingOptions, report_on
+from lorax.data.admission import DEFAULTS, LandingOptions, named, report_on
 from lorax.data.contract import Report
+from lorax.data.extending import check_relation
 from lorax.data.images import Progress
 from lorax.data.incoming import Incoming, checked_source, read_incoming
+from lorax.data.pins import TaskNotes
 from lorax.data.transaction import is_noted, roll_back, transaction
 from lorax.errors import ContractError, DataVersionError, StorageError
 from lorax.storage import locked
@@ -50,7 +52,8 @@ def land(
     Raises:
         LayoutError: unsafe name, no folder, or one that landing must not read.
         ContractError: the data set does not fulfil the landing contract; names every finding.
-        DataVersionError: DVC or git refused. After a failed push the task has landed nevertheless.
+        DataVersionError: DVC or git refused, or what is to be extended has not landed. After a failed push the task
+            has landed nevertheless.
         StorageError: the disk is full or refuses to be written.
     """
     check_new_name(task)
@@ -62,9 +65,12 @@ def land(
         incoming = read_incoming(folder, task, options.split, progress)
         if commit:
             _catch_up(workspace)
-        stream = {entry.name: entry for entry in pins.on_disk(workspace).stream}
-        landed = PinnedTask(task, incoming.digest)
-        if not incoming.complaints and stream.get(task) == landed:
+        before = pins.on_disk(workspace)
+        notes, incoming = options.notes(before, task), named(incoming, before, options)
+        stream = {entry.name: entry for entry in before.stream}
+        landed = PinnedTask(incoming.task, incoming.digest)
+        if not incoming.complaints and stream.get(landed.name) == landed:
+            check_relation(before, landed, options.new_version_of and notes.new_version_of)
             _restore(workspace, incoming, commit)
             if commit:
                 _share(workspace)
@@ -73,12 +79,11 @@ def land(
             on_report(report)
             if report.refused:
                 raise ContractError(report.text)
-            if task in stream:
-                keeping.keep_old_bytes(workspace, task)
-            stream[task] = landed  # a task that lands again keeps its place
+            if landed.name in stream:
+                keeping.keep_old_bytes(workspace, landed.name)
+            stream[landed.name] = landed  # a task that lands again keeps its place
             share = partial(_share, workspace, partial(_check_again, workspace, incoming, options, on_report))
-            leaks = {landed: options.accept_leak}
-            _bring(workspace, incoming, tuple(stream.values()), leaks, share if commit else None, progress)
+            _bring(workspace, incoming, tuple(stream.values()), {landed: notes}, share if commit else None, progress)
     return landed
 
 
@@ -103,7 +108,7 @@ def _bring(
     workspace: Workspace,
     incoming: Incoming,
     stream: Sequence[PinnedTask],
-    accepted_leaks: Mapping[PinnedTask, str],
+    notes: Mapping[PinnedTask, TaskNotes],
     share: Callable[[], None] | None,
     progress: Progress | None,
 ) -> None:
@@ -128,7 +133,7 @@ def _bring(
             repository.add_to_dvc(workspace.root, f"data/{name}" if before.stream else "data")
             _check_pins(workspace, others | {f"{name}/{path}": md5 for path, md5 in incoming.md5s.items()})
             _check_cache(cached.values())
-            pins.write_stream(workspace, stream, accepted_leaks)
+            pins.write_stream(workspace, stream, notes)
             if share is not None:
                 by_dvc = [".gitignore"] if _bytes_of(ignore_path) != ignored else []
                 again = " again" if len(stream) == len(before.stream) else ""

@@ -30,8 +30,8 @@ def merged(workspace: Workspace, base: Pins, theirs: Pins, ours: Pins) -> str:
     files |= _files(workspace, ours, changed.keys())
     pinned = {"md5": keeping.store_manifest(workspace, files), "size": _size(base, theirs, ours), "nfiles": len(files)}
     output = {key: value for key, value in ({**_output(theirs), **pinned}).items() if value is not None}
-    leaks = {task: why for task, why in ours.accepted_leaks.items() if task.name in changed}
-    return Pins({**theirs.content, "outs": [output]}, theirs.place).text(stream, leaks)
+    notes = {task: kept for task, kept in ours.notes.items() if task.name in changed}
+    return Pins({**theirs.content, "outs": [output]}, theirs.place).text(stream, notes)
 
 
 def _output(pins: Pins) -> dict[str, Any]:

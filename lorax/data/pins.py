@@ -7,7 +7,7 @@ block, which DVC keeps, is ours:
       stream:
       - task: gaugan
         digest: <sha256 of the task's (path, md5) pairs>
-        accepted_leak: <why a format leak was accepted, where it was>
+        <what else is kept with the task: the fields of TaskNotes that say something>
 
 What has landed is what is committed (`committed`). The file on disk (`on_disk`) may be that of a landing which is under
 way, and which a hook of git's may still refuse; only landing reads it.
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import yaml
@@ -32,6 +32,31 @@ NAME = "data.dvc"
 
 _DIRECTORY_MD5 = re.compile(r"[0-9a-f]{32}\.dir")
 _NO_LINE_BREAKS = 2**20
+
+
+@dataclass(frozen=True)
+class TaskNotes:
+    """What data.dvc keeps with a task beside its digest; '' where there is nothing to say.
+
+    Args:
+        accepted_leak: why its format leak was accepted.
+        extends: the task whose classes its classes are, of which it brings more images.
+        new_version_of: the task from whose branch its own is to start.
+    """
+
+    accepted_leak: str = ""
+    extends: str = ""
+    new_version_of: str = ""
+
+    @classmethod
+    def of(cls, entry: Mapping[str, Any]) -> TaskNotes:
+        """Those of an entry of the stream."""
+        return cls(**{field.name: str(entry[field.name]) for field in fields(cls) if entry.get(field.name)})
+
+    @property
+    def record(self) -> dict[str, str]:
+        """What there is to say, by name."""
+        return {name: text for name, text in asdict(self).items() if text}
 
 
 @dataclass(frozen=True)
@@ -65,15 +90,20 @@ class Pins:
             ) from error
 
     @property
-    def accepted_leaks(self) -> dict[PinnedTask, str]:
-        """Why the format leak of a task was accepted, of those where it was."""
+    def notes(self) -> dict[PinnedTask, TaskNotes]:
+        """What is kept with each task."""
         entries = (self.content.get("meta") or {}).get("stream") or ()
-        return {_task(entry): str(entry["accepted_leak"]) for entry in entries if entry.get("accepted_leak")}
+        return {_task(entry): TaskNotes.of(entry) for entry in entries}
 
-    def text(self, stream: Sequence[PinnedTask], accepted_leaks: Mapping[PinnedTask, str]) -> str:
-        """The file's text, with another stream; accepted leaks are those given and the file's own."""
-        leaks = {**self.accepted_leaks, **accepted_leaks}
-        meta = {**(self.content.get("meta") or {}), "stream": [_entry(task, leaks.get(task)) for task in stream]}
+    def notes_of(self, name: str) -> TaskNotes:
+        """What is kept with a task, by its name; nothing if it has not landed."""
+        return next((notes for task, notes in self.notes.items() if task.name == name), TaskNotes())
+
+    def text(self, stream: Sequence[PinnedTask], notes: Mapping[PinnedTask, TaskNotes]) -> str:
+        """The file's text, with another stream; what is kept with tasks is what is given, and the file's own."""
+        kept = {**self.notes, **notes}
+        entries = [_entry(task) | kept.get(task, TaskNotes()).record for task in stream]
+        meta = {**(self.content.get("meta") or {}), "stream": entries}
         return yaml.safe_dump(
             {**self.content, "meta": meta}, sort_keys=False, allow_unicode=True, width=_NO_LINE_BREAKS
         )
@@ -125,9 +155,9 @@ def read(text: str | None, place: str, folder: str = "data") -> Pins:
         raise _damaged(place, error, folder) from error
 
 
-def write_stream(workspace: Workspace, stream: Sequence[PinnedTask], accepted_leaks: Mapping[PinnedTask, str]) -> None:
+def write_stream(workspace: Workspace, stream: Sequence[PinnedTask], notes: Mapping[PinnedTask, TaskNotes]) -> None:
     """Write the stream into data.dvc's `meta:` block, whole or not at all."""
-    write_whole(workspace.data_dvc_path, on_disk(workspace).text(stream, accepted_leaks))
+    write_whole(workspace.data_dvc_path, on_disk(workspace).text(stream, notes))
 
 
 def _damaged(place: str, error: Exception, folder: str = "data") -> DataVersionError:
@@ -141,6 +171,5 @@ def _task(entry: Mapping[str, Any]) -> PinnedTask:
     return PinnedTask(str(entry["task"]), str(entry["digest"]))
 
 
-def _entry(task: PinnedTask, accepted_leak: str | None) -> dict[str, str]:
-    entry = {"task": task.name, "digest": task.digest}
-    return entry | {"accepted_leak": accepted_leak} if accepted_leak else entry
+def _entry(task: PinnedTask) -> dict[str, str]:
+    return {"task": task.name, "digest": task.digest}

@@ -88,6 +88,7 @@ def read_task(workspace: Workspace, name: str, commit: str = "HEAD") -> Task:
 
     Raises:
         DataVersionError: the task has not landed, its list of files can't be had, or is not what the stream names.
+        LayoutError: the task that it extends was replaced by one without its classes.
     """
     found = pins.committed(workspace, commit)
     digests = {entry.name: entry.digest for entry in found.stream}
@@ -101,7 +102,8 @@ def read_task(workspace: Workspace, name: str, commit: str = "HEAD") -> Task:
             f"{found.place} contradicts itself: its stream names task {name!r} with digest {digests[name]}, but its "
             f"files have {digest}. Only 'lorax land' may change data/; restore data.dvc from git."
         )
-    return parse_task(name, digest, files)
+    task, base = parse_task(name, digest, files), found.notes_of(name).extends
+    return task.as_more_of(read_task(workspace, base, commit)) if base else task
 
 
 def fetch(workspace: Workspace, samples: Iterable[Sample]) -> dict[str, Path]:

@@ -155,4 +155,4 @@ def _check_gpus(processes: int, on_cpu: bool) -> None:
 def _task(record: Mapping[str, Any]) -> Task:
     parts = {name: tuple(Sample(**sample) for sample in record[name]) for name in ("train", "test")}
     classes = tuple(TaskClass(**entry) for entry in record["classes"])
-    return Task(record["name"], record["digest"], classes, **parts)
+    return Task(record["name"], record["digest"], classes, parts["train"], parts["test"], record["extends"])

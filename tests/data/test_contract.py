@@ -202,9 +202,9 @@ def test_a_leak_needs_a_reason_to_land_and_the_reason_is_kept(workspace: Workspa
         land(workspace, tmp_path / "in", "leaky")
     assert versions.landed(workspace) == ()
     land(workspace, tmp_path / "in", "leaky", options=LandingOptions(accept_leak="it is: all that there is"))
-    assert [*pins.committed(workspace).accepted_leaks.values()] == ["it is: all that there is"]
+    assert [notes.accepted_leak for notes in pins.committed(workspace).notes.values()] == ["it is: all that there is"]
     land(workspace, tmp_path / "in", "leaky")  # the same bytes again need no reason
-    assert [*pins.committed(workspace).accepted_leaks.values()] == ["it is: all that there is"]
+    assert [notes.accepted_leak for notes in pins.committed(workspace).notes.values()] == ["it is: all that there is"]
     assert "_READY" not in str(dict(versions.manifest(workspace)))
 
 
