@@ -19,6 +19,14 @@ WriteTask = Callable[..., Path]
 NewWorkspace = Callable[..., Workspace]
 
 
+LONGEST = ("tests/flows", "tests/registry")
+"""Rooms whose files take minutes: several processes end together only if these begin first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _no_settings_of_the_machine(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Neither a person's git and DVC settings nor what DVC remembers of other runs reaches the tests."""

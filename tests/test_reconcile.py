@@ -120,4 +120,6 @@ def test_down_ends_who_learns_by_hand_and_who_waits_to(tmp_path: Path) -> None:
         assert learners[-1].stdout.readline() == said
     assert sorted(embedded.stop_learning_by_hand(Workspace(tmp_path))) == sorted(p.pid for p in learners)
     assert not any(psutil.pid_exists(process.pid) for process in learners)
+    for process in learners:
+        process.communicate()
     assert embedded.stop_learning_by_hand(Workspace(tmp_path)) == []

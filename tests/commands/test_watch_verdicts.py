@@ -102,8 +102,8 @@ def test_a_new_kind_of_image_in_a_folder_is_told_with_its_cluster(
     members = {Path(member["file"]).name for member in report["clusters"][0]["members"]}
     assert len(members) == cluster["size"] > len(cluster["members"]) == 5
     assert len(members & {f"{99 - i}.png" for i in range(40, 70)}) > 0.7 * len(members)
-    sheet = Image.open(Path(rise["report"]).parent / "cluster-0.png")
-    assert sheet.getpixel((10, 10))[0] > 200 > 100 > sheet.getpixel((10, 10))[1]
+    with Image.open(Path(rise["report"]).parent / "cluster-0.png") as sheet:
+        assert sheet.getpixel((10, 10))[0] > 200 > 100 > sheet.getpixel((10, 10))[1]
     assert Path(rise["report"]).is_relative_to(workspace.work_dir / "watch")
 
 
@@ -206,6 +206,11 @@ def test_a_link_in_an_inbox_that_can_t_be_followed_is_one_bad_file(tmp_path: Pat
     assert inbox.new(settled=True) == []
 
 
+def append(path: Path, data: bytes) -> None:
+    with path.open("ab") as file:
+        file.write(data)
+
+
 def test_a_file_is_followed_as_it_grows_and_when_another_takes_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,7 +218,7 @@ def test_a_file_is_followed_as_it_grows_and_when_another_takes_its_name(
     path.write_bytes(b"1\n2")
     steps: Iterator[Callable[[], object]] = iter(
         [
-            lambda: path.open("ab").write(b"2\n3\n"),
+            lambda: append(path, b"2\n3\n"),
             lambda: path.write_bytes(b"new\n"),
             lambda: (path.unlink(), path.write_bytes(b"another file\n")),
         ]

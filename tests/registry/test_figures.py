@@ -48,7 +48,8 @@ def test_a_long_stream_gives_figures_of_a_legible_size(tmp_path: Path) -> None:
     counts = [[10 if i == j else 1 for j in range(24)] for i in range(24)]
     save_figures(tmp_path, tasks, [[0.5] * (j + 1) for j in range(12)], labels, counts)
     for path in tmp_path.glob("*.png"):
-        assert min(Image.open(path).size) > 500
+        with Image.open(path) as image:
+            assert min(image.size) > 500
     assert len(list(tmp_path.glob("*.png"))) == 3
 
 
