@@ -6,12 +6,14 @@ import json
 import random
 from datetime import date
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 import yaml
 
+from lorax.data.perturbations import KINDS
 from lorax.errors import ParamsError
-from lorax.params import Params, load_params
+from lorax.params import HeadParams, Params, load_params
 
 ROOT = Path(__file__).parents[1]
 TEMPLATE = ROOT / "lorax" / "templates" / "params.yaml"
@@ -162,3 +164,8 @@ def test_a_gate_of_before_detection_was_judged_apart_is_told_the_new_keys(tmp_pa
     for figure in ("detection", "attribution"):
         assert all(f"{figure}_{limit}" in told for limit in ("floor", "drop", "forgetting"))
     assert told.count(";") == 0, "one error"
+
+
+def test_every_kind_of_perturbation_can_be_named() -> None:
+    kind, _ = get_args(get_type_hints(HeadParams)["perturbations"])
+    assert set(get_args(kind)) == set(KINDS)

@@ -1,4 +1,4 @@
-"""The gate: whether a challenger may take the champion's place.
+"""The gate: whether a challenger may take the champion's place; `promotion.promote_passed` has it do so, or wait.
 
 Two things are judged apart. *Detection*: real or synthetic told rightly, whichever generator was named. *Attribution*:
 the right name as well. Detection is held to strictly; attribution leniently, since generators of one family may be hard

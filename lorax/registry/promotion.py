@@ -43,7 +43,7 @@ _PASSED = "passed the gate"
 _MOVED_THERE = "the alias was moved in MLflow"
 
 
-def judge(store: Store, version: ModelVersion) -> None:
+def challenge(store: Store, version: ModelVersion) -> None:
     """Make a version challenger, and refuse it where one of its verdicts failed; the champion is beyond that.
 
     Called again after being cut off, it comes to the same end.

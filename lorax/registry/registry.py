@@ -58,7 +58,7 @@ class Registry(RegisteredModel):
             if not version.outcome or version.outcome == journal.REFUSED:
                 first = detected_first(candidate.state.parent, self.versions())
                 version = promotion.with_verdicts(self, version, candidate.judged(gate, first))
-            promotion.judge(self, version)
+            promotion.challenge(self, version)
         return self.version(version.version)
 
     def promote_passed(self, candidate: Candidate, gate: GateParams) -> ModelVersion:
