@@ -16,7 +16,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.failures import OUTSIDE, Failures
 from lorax import progress
-from lorax.data import checkout, landing, versions
+from lorax.data import checkout, landing, versions, withdrawal
 from lorax.errors import DataVersionError
 from lorax.params import load_params
 from lorax.reconcile import missing_tasks, one_at_a_time, registry_of_server
@@ -56,7 +56,7 @@ def learn(
         update_checkout(root, task, digest, commit)
     params, log = load_params(workspace.params_path, preset=preset), get_run_logger()
     with one_at_a_time(workspace, lambda: log.info("another 'lorax learn' runs in this workspace; waiting for it")):
-        tidy(workspace)
+        tidy(workspace, keeps_episodes=bool(withdrawal.under_way(workspace)))
         registered, failures = [], Failures(registry_of_server(workspace, params))
         while planned := _next(workspace, failures):
             new, champion = planned

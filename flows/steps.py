@@ -29,10 +29,12 @@ from lorax.learning import assessment
 from lorax.learning.assessment import Assessment
 from lorax.learning.episode import Episode
 from lorax.learning.folder import EpisodeFolder, Plan, Report
+from lorax.learning.state import LearnerState
 from lorax.learning.state_files import load_state, state_digest
 from lorax.params import Params
 from lorax.registry import Registry
 from lorax.registry.candidate import Candidate, open_candidate
+from lorax.stream import DataRevision
 from lorax.tidying import used
 from lorax.workspace import Workspace
 
@@ -106,7 +108,13 @@ def find_nearest(root: str, base: str, name: str, settings: Settings) -> str | N
 
 
 def plan_episode(
-    root: str, parent: Path, base: str | None, name: str, settings: Settings, start: str | None = None
+    root: str,
+    parent: Path,
+    base: str | None,
+    name: str,
+    settings: Settings,
+    start: str | None = None,
+    revision: DataRevision | None = None,
 ) -> str:
     """The folder of the episode that learns task `name` on top of `base`; the same work has the same folder.
 
@@ -117,10 +125,11 @@ def plan_episode(
         name: a landed task.
         settings: all sections of params.yaml, which the plan holds.
         start: the task whose branch the new one starts from (`choose_start`), or None.
+        revision: the data revision that the next state is to name; None: what is checked out.
     """
     workspace, params = Workspace(Path(root)), Params.model_validate(settings)
     reals.pinned(workspace, params.reals)  # else it would be missed after the training
-    revision = versions.revision(workspace)
+    revision = revision or versions.revision(workspace)
     new = versions.read_task(workspace, name, revision.commit or "HEAD")
     plan = Plan.of(Path(base) if base else None, new, params, revision, start)
     _open.clear()  # of other parameters, maybe
@@ -267,11 +276,14 @@ def _registry(root: str, episode: Episode) -> Registry:
 
 
 def _candidate(episode: Episode) -> Candidate:
-    """What the episode left, and all that was measured of it."""
-    folder, commit = episode.folder, episode.plan.revision.commit
+    return candidate_in(episode.folder, episode.state)
+
+
+def candidate_in(folder: EpisodeFolder, state: LearnerState | None = None) -> Candidate:
+    """What an episode left, and all that was measured of it; the state is read unless it is given."""
     report, assessed = Report.read(folder.report_path), Assessment.read(folder.assessment_path)
     compared = layer_similarity.compared_dir(folder)
-    return open_candidate(folder.state_dir, report, assessed, commit, compared, episode.state)
+    return open_candidate(folder.state_dir, report, assessed, folder.plan().revision.commit, compared, state)
 
 
 def _already_done(shown: progress.Shown) -> None:

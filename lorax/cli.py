@@ -25,6 +25,7 @@ from lorax.commands.serve import serve
 from lorax.commands.services import down, up
 from lorax.commands.status import status
 from lorax.commands.watch_verdicts import watch_verdicts
+from lorax.commands.withdraw import withdraw
 
 app = typer.Typer(
     cls=Commands,
@@ -52,7 +53,7 @@ def main(
 
 for command in (
     *(init, simulate, land, learn, scenario, status, up, down, demo),
-    *(history, diff, rollback, promote, refuse, hold, release, relearn, delete),
+    *(history, diff, rollback, promote, refuse, hold, release, relearn, delete, withdraw),
     *(serve, predict, watch_verdicts),
 ):
     app.command()(command)

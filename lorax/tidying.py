@@ -21,15 +21,21 @@ _USED_LATELY_S = 3600.0
 """Somebody may read what was asked for within this time."""
 
 
-def tidy(workspace: Workspace) -> None:
-    """Remove from work/ what nobody will ask for; what is in use, or can't be fetched again, stays."""
+def tidy(workspace: Workspace, *, keeps_episodes: bool = False) -> None:
+    """Remove from work/ what nobody will ask for; what is in use, or can't be fetched again, stays.
+
+    Args:
+        workspace: whose.
+        keeps_episodes: all of them stay, as while many wait for being registered together.
+    """
     work = workspace.work_dir
     folders = (work, workspace.states_dir, workspace.services_dir, workspace.atlas_dir, work / "watch")
     for folder in (*folders, *_nested(workspace.episodes_dir), *_nested(work / "scenarios"), *_nested(work / "probes")):
         drafts.sweep(folder)
     drafts.sweep_temporary()
     _shrink(workspace.states_dir.glob("[!.]*/"), STATES_KEPT)
-    _shrink((plan.parent for plan in workspace.episodes_dir.glob("[!.]*/plan.json")), EPISODES_KEPT)
+    if not keeps_episodes:
+        _shrink((plan.parent for plan in workspace.episodes_dir.glob("[!.]*/plan.json")), EPISODES_KEPT)
 
 
 def used(state_dir: Path) -> Path:

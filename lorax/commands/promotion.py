@@ -148,7 +148,7 @@ def delete(
 def print_moved(record: Mapping[str, Any], out: Console) -> None:
     """Which version is champion now, what is held, and which data belongs to it."""
     before, now = record["before"], record["champion"]
-    out.print(f"champion: {_named(before)} -> {_named(now)}", markup=False)
+    out.print(f"champion: {named(before)} -> {named(now)}", markup=False)
     print_quarantined(record["held"], out)
     if record["held"]:
         out.print(
@@ -272,5 +272,6 @@ def _last_champion(registry: Registry) -> ModelVersion | None:
         return next((v for v in registry.versions() if move and v.version == move.version), None)
 
 
-def _named(version: Mapping[str, Any] | None) -> str:
+def named(version: Mapping[str, Any] | None) -> str:
+    """A version's record for people, with what it knows."""
     return f"version {version['version']} ({', '.join(version['tasks'])})" if version else "none"

@@ -92,7 +92,8 @@ def quarantine_line(hold: Mapping[str, Any]) -> str:
 def print_quarantined(holds: Iterable[Mapping[str, Any]], out: Console, what: str = "held") -> None:
     """Tell what is quarantined, or was, a line each."""
     for hold in holds:
-        out.print(f"{what}: {quarantine_line(hold)}", markup=False)
+        title = "withdrawn" if hold["is_withdrawn"] and what == "held" else what
+        out.print(f"{title}: {quarantine_line(hold)}", markup=False)
 
 
 def brief(told: Mapping[str, Any]) -> str:

@@ -40,11 +40,11 @@ def record(workspace: Workspace, params: Params) -> dict[str, Any]:
 
     Where the registry can't tell, `error` says why, and all that only it knows is None or empty: `champion`, `known`,
     `waiting`, `approval`, `changed`, `held`. `broken` names what was deleted in MLflow itself, `unpushed` what has
-    landed here and is in no upstream yet, and what the last push that failed said. `runs` is None while Prefect's
-    server does not answer.
+    landed here and is in no upstream yet, and what the last push that failed said; `withdrawing` the tasks whose
+    withdrawal was begun here and is not over. `runs` is None while Prefect's server does not answer.
     """
     from lorax import tidying
-    from lorax.data import upstream
+    from lorax.data import upstream, withdrawal
     from lorax.data import versions as data_versions
     from lorax.services import embedded
 
@@ -58,6 +58,7 @@ def record(workspace: Workspace, params: Params) -> dict[str, Any]:
         "runs": _outlook(workspace, params, services, is_waiting=bool(known["waiting"])),
         "data": {"digest": revision.digest, "commit": revision.commit},
         "unpushed": {"tasks": upstream.unpushed(workspace), "why": upstream.why_unpushed(workspace)},
+        "withdrawing": withdrawal.under_way(workspace),
         "work": {"bytes": tidying.size(workspace.work_dir)},
         "services": {s.name: _service(s) for s in (services.prefect, services.mlflow)},
         "helpers": dict(services.helpers),
@@ -79,7 +80,8 @@ def print_status(record: Mapping[str, Any], out: Console) -> None:
         rows.append(("waiting", ", ".join(record["waiting"]) or "nothing to learn"))
     rows += _outlook_rows(record["runs"])
     rows += [("approval", approval(number)) for number in (record["approval"],) if number is not None]
-    rows += [("held", _held(hold)) for hold in record["held"]]
+    rows += [("withdrawn" if hold["is_withdrawn"] else "held", _held(hold)) for hold in record["held"]]
+    rows += [("withdrawing", _withdrawing(task)) for task in record["withdrawing"]]
     rows += [("changed", _changed(task)) for task in record["changed"]]
     rows.append(("data", f"{record['data']['digest'] or 'nothing landed'} (commit {short(record['data']['commit'])})"))
     if record["unpushed"]["tasks"]:
@@ -153,7 +155,12 @@ def _champion_record(registry: Look, landed: tuple[PinnedTask, ...]) -> dict[str
 
 
 def _held(hold: Mapping[str, Any]) -> str:
-    return quarantine_line(hold) + ("" if hold.get("is_landed", True) else "; other bytes have landed since, or none")
+    is_usual = hold["is_withdrawn"] or hold.get("is_landed", True)
+    return quarantine_line(hold) + ("" if is_usual else "; other bytes have landed since, or none")
+
+
+def _withdrawing(task: str) -> str:
+    return f"{task}: begun, not over; the same command goes on with it: 'lorax withdraw {task} --reason TEXT'"
 
 
 def _changed(task: str) -> str:

@@ -144,6 +144,17 @@ def commit(root: Path, paths: Sequence[str], message: str) -> None:
         )
 
 
+def commit_tree(root: Path, tree: str, parents: Sequence[str], message: str) -> str:
+    """Make a commit of a tree that is in git already, beside what is checked out; returns its name.
+
+    Raises:
+        DataVersionError: git refused.
+    """
+    signed = ["-S"] if git_says(root, "config", "--type=bool", "commit.gpgSign") == "true" else []
+    after = [word for parent in parents for word in ("-p", parent)]
+    return checked_commit(git(root, *identity(root), "commit-tree", *signed, *after, "-m", message, tree))
+
+
 def identity(root: Path) -> tuple[str, ...]:
     """git's options that name an author where git knows none."""
     if git_says(root, "var", "GIT_COMMITTER_IDENT") is not None:

@@ -154,10 +154,17 @@ def join(workspace: Workspace) -> None:
         DataVersionError: a task landed on both sides with other bytes, another file was changed on both sides, or a
             changed file is in the way.
     """
-    root = workspace.root
-    if is_up_to_date(root):
-        return
-    theirs, ours = repository.head(root, "@{upstream}"), repository.head(root)
+    if not is_up_to_date(workspace.root):
+        bring_in(workspace, repository.head(workspace.root, "@{upstream}"))
+
+
+def bring_in(workspace: Workspace, theirs: str) -> None:
+    """Give the checkout all that a commit has, beside its own; the landings' lock is held.
+
+    Raises:
+        DataVersionError: as for `join`.
+    """
+    root, ours = workspace.root, repository.head(workspace.root)
     target = theirs if repository.holds(root, ours, theirs) else _joined(workspace, theirs, ours)
     _check_no_draft(workspace, target)
     if repository.holds(root, ours, target):
@@ -195,7 +202,7 @@ def _check_no_draft(workspace: Workspace, target: str) -> None:
         git(root, "checkout", "--quiet", "HEAD", "--", pins.NAME)  # a fast-forward was killed
         return
     raise DataVersionError(
-        f"{workspace.data_dvc_path} is not as committed, and the upstream has landed something. Commit it ('git commit "
+        f"{workspace.data_dvc_path} is not as committed, and something else is to become of it. Commit it ('git commit "
         "data.dvc'), or take it back ('git checkout data.dvc'), and try again."
     )
 
@@ -213,10 +220,7 @@ def _joined(workspace: Workspace, theirs: str, ours: str) -> str:
         tree = git(root, "write-tree", also=index)
     if tree == git(root, "rev-parse", f"{theirs}^{{tree}}"):
         return theirs
-    signed = ["-S"] if git_says(root, "config", "--type=bool", "commit.gpgSign") == "true" else []
-    parents = ("-p", theirs, "-p", ours)
-    made = git(root, *repository.identity(root), "commit-tree", *signed, *parents, "-m", _MESSAGE, tree)
-    return checked_commit(made)
+    return repository.commit_tree(root, tree, (theirs, ours), _MESSAGE)
 
 
 def _settle(workspace: Workspace, commits: tuple[str, str, str], index: dict[str, str]) -> None:

@@ -21,8 +21,8 @@ from lorax.errors import RegistryError
 from lorax.registry.client import upsert
 
 PROMOTED, ROLLED_BACK, MOVED = "promoted", "rolled back", "moved"
-REFUSED, BASE_MOVED, WAITING = "refused", "base moved", "waiting"
-HELD, RELEASED, DELETED = "held", "released", "deleted"
+REFUSED, BASE_MOVED, WAITING, PASSED = "refused", "base moved", "waiting", "passed"
+HELD, RELEASED, DELETED, WITHDRAWN = "held", "released", "deleted", "withdrawn"
 
 GATE = "the gate"
 """Who promotes when nobody does it by hand."""
@@ -34,7 +34,7 @@ NO_VERSION = 0
 """Of an entry about a task that no version knows."""
 
 _MOVES = (PROMOTED, ROLLED_BACK, MOVED)
-_QUARANTINES = (REFUSED, HELD, WAITING)
+_QUARANTINES = (REFUSED, HELD, WAITING, WITHDRAWN)
 _PREFIX = "mlflow.lorax.journal."
 """MLflow's page hides tags whose names begin so; as all others, they would stand above the versions."""
 
@@ -51,9 +51,10 @@ class Entry:
 
     `kind` is "promoted", "rolled back" or "moved" (in MLflow itself, outside of lorax): the champion is `version` now;
     "refused", "base moved", "waiting": what came of a challenger, `version`; "held", "released": of a task (and the
-    bytes it has, `digest`); "deleted": a version. `task` and `digest` are '' where they mean nothing; "rolled back"
-    with a task was done to learn that one anew. `version` is 0 where a task is quarantined that no version knows. `key`
-    is the tag's, '' until the entry has its place in the journal.
+    bytes it has, `digest`); "withdrawn": of a task that left data.dvc; "deleted": a version. `task` and `digest` are ''
+    where they mean nothing; "rolled back" with a task was done to learn that one anew, "promoted" with a task to be rid
+    of it. `version` is 0 where a task is quarantined that no version knows. `key` is the tag's, '' until the entry has
+    its place in the journal.
     """
 
     kind: str
@@ -78,7 +79,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Quarantine:
-    """A task that must not be learned while it has the bytes `digest`; `version` knew it, or was refused; 0: none."""
+    """A task that must not be learned while it has the bytes `digest`; `version` knew it, or was refused; 0: none.
+
+    `is_withdrawn` tells a task that left data.dvc for good.
+    """
 
     task: str
     digest: str
@@ -86,6 +90,7 @@ class Quarantine:
     by: str
     at: datetime
     version: int
+    is_withdrawn: bool = False
 
 
 def entry(kind: str, version: int, *, by: str, reason: str, task: str = "", digest: str = "") -> Entry:
@@ -145,7 +150,8 @@ def quarantined(entries: Iterable[Entry]) -> list[Quarantine]:
     found: dict[tuple[str, str], Quarantine] = {}
     for e in entries:
         if e.kind in _QUARANTINES:
-            found[e.task, e.digest] = Quarantine(e.task, e.digest, e.reason, e.by, e.at, e.version)
+            is_withdrawn = e.kind == WITHDRAWN
+            found[e.task, e.digest] = Quarantine(e.task, e.digest, e.reason, e.by, e.at, e.version, is_withdrawn)
         elif e.kind in (RELEASED, BASE_MOVED):
             found.pop((e.task, e.digest), None)
     return list(found.values())

@@ -211,7 +211,7 @@ def _beside(store: Store, move: Entry, version: ModelVersion) -> list[Entry]:
         return [journal.beside(move, journal.RELEASED, one) for one in lifted]
     number = old.version if old else 0
     new = [Quarantine(known.name, known.digest, move.reason, move.by, move.at, number) for known in beyond]
-    return [journal.beside(move, journal.HELD, one) for one in new]
+    return [journal.beside(move, journal.WITHDRAWN if one.task == move.task else journal.HELD, one) for one in new]
 
 
 def _set_alias(store: Store) -> None:

@@ -1,0 +1,159 @@
+"""A task is withdrawn: what was learned after it is learned again without it, while the champion of now serves.
+
+Its episodes are those of `learn`, up to where the registry would see them. Once all are there, their states become
+versions, and the champion is moved once: to the last of them. Then data.dvc loses the task. Killed at any point, the
+same run goes on: a finished step finds its output, and a git ref says that a withdrawal is under way.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger
+
+from flows import steps
+from lorax import progress
+from lorax.data import landing, versions
+from lorax.data import withdrawal as data_withdrawal
+from lorax.drafts import discard
+from lorax.errors import RegistryError
+from lorax.learning.folder import EpisodeFolder
+from lorax.params import Params, load_params
+from lorax.reconcile import one_at_a_time, registry_of_server
+from lorax.registry import ModelVersion, Registry, withdrawal
+from lorax.stream import DataRevision
+from lorax.tidying import used
+from lorax.verdicts.predictor import Predictor, check_predicts
+from lorax.workspace import Workspace
+
+
+@flow(name="withdraw", flow_run_name="withdraw {task}", persist_result=False)
+def withdraw(workspace_root: str, task: str, reason: str, by: str, preset: str | None = None) -> list[int]:
+    """Have champion and data.dvc be as if `task` had never landed; the same run again goes on where it was cut off.
+
+    Args:
+        workspace_root: absolute path of the workspace.
+        task: landed, or known to the champion.
+        reason, by: why and who, for git's history and the registry's journal.
+        preset: a preset of params.yaml, or None.
+
+    Returns:
+        The model versions that were learned without it.
+    """
+    workspace = Workspace(Path(workspace_root))
+    params, log = load_params(workspace.params_path, preset=preset), get_run_logger()
+    with one_at_a_time(workspace, lambda: log.info("another flow learns in this workspace; waiting for it")):
+        landing.undo_killed(workspace)
+        registry, numbers = registry_of_server(workspace, params), list[int]()
+        landed = {known.name: known for known in versions.landed(workspace)}
+        is_here = task in landed or task in data_withdrawal.under_way(workspace)
+        champion = _knowing(registry.settle(), task)
+        revision = data_withdrawal.prepared(workspace, task, reason) if is_here or champion is None else None
+        while champion:
+            numbers = _move_past(workspace, registry, champion, task, params, revision, by, reason)
+            champion = _knowing(registry.settle(), task)  # it may have been moved meanwhile
+        if task in landed:
+            withdrawal.note(registry, landed[task], by=by, reason=reason)
+        if is_here:
+            data_withdrawal.carry_out(workspace, task)
+        return numbers
+
+
+@flow(name="withdraw-episode", flow_run_name="without it, episode {index}: {task}", persist_result=False)
+def episode(
+    workspace_root: str, task: str, index: int, base: str | None, settings: dict[str, Any], revision: list[str] | None
+) -> str:
+    """Learn one task on top of the state in `base`, registering nothing; returns the episode's folder."""
+    progress.say(f"episode {index}: {task}", style="bold")
+    start = steps.choose_start(workspace_root, base, task, settings)
+    parent = Workspace(Path(workspace_root)).episodes_dir
+    data = DataRevision(*revision) if revision else None
+    home = steps.plan_episode(workspace_root, parent, base, task, settings, start, data)
+    steps.grow(workspace_root, home)
+    steps.fit(workspace_root, home)
+    steps.herd(workspace_root, home)
+    steps.calibrate(workspace_root, home)
+    steps.score(workspace_root, home)
+    steps.assess(workspace_root, home)
+    return home
+
+
+@steps.step("make champion")
+def make_champion(
+    root: str, settings: steps.Settings, task: str, before: int, number: int, by: str, reason: str
+) -> None:
+    """Move the champion from version `before`, which knows the task, to `number`, unless it is another by now."""
+    with progress.step("make champion") as shown:
+        workspace, params = Workspace(Path(root)), Params.model_validate(settings)
+        registry = registry_of_server(workspace, params)
+        seen, champion = registry.finished_journal(), _knowing(registry.champion(), task)
+        if champion is None or champion.version != before:
+            shown.outcome = "the champion was moved meanwhile"
+            return
+        state_dir = used(registry.download_state(number, workspace.states_dir))
+        check_predicts(Predictor.open(state_dir, params.run.device))
+        pinned = next(known for known in champion.tasks if known.name == task)
+        withdrawal.withdraw(registry, pinned, number, by=by, reason=reason, seen=seen)
+        shown.outcome = f"version {before} -> version {number}"
+        get_run_logger().info("champion: %s, without %s", shown.outcome, task)
+
+
+def _move_past(
+    workspace: Workspace,
+    registry: Registry,
+    champion: ModelVersion,
+    task: str,
+    params: Params,
+    revision: DataRevision | None,
+    by: str,
+    reason: str,
+) -> list[int]:
+    """Learn what the champion knows, without a task, and make the last of it champion; returns the new versions."""
+    root, settings, numbers = str(workspace.root), params.model_dump(mode="json"), list[int]()
+    base = withdrawal.base_without(registry, champion, task)
+    homes = _learned_again(workspace, registry, champion, base, task, settings, revision)
+    withdrawal.check_gate(registry, [steps.candidate_in(home) for home in homes], params.gate, task)
+    for home in homes:
+        steps.update_atlas(root, str(home.root))
+        numbers.append(steps.register(root, str(home.root)))
+        steps.gate(root, str(home.root))
+    number = numbers[-1] if numbers else base.version if base else 0
+    make_champion(root, settings, task, champion.version, number, by, reason)
+    for home in homes:
+        discard(home.state_dir)  # the registry has it
+    return numbers
+
+
+def _learned_again(
+    workspace: Workspace,
+    registry: Registry,
+    champion: ModelVersion,
+    base: ModelVersion | None,
+    task: str,
+    settings: dict[str, Any],
+    revision: DataRevision | None,
+) -> list[EpisodeFolder]:
+    """The episodes of all that the champion learned beyond `base`, less a task, in the order in which it did."""
+    known = [one.name for one in base.tasks] if base else []
+    names = [one.name for one in champion.tasks if one.name not in (*known, task)]
+    if not known and not names:
+        raise RegistryError(
+            f"task {task!r} is all that version {champion.version} knows, so nothing would be left to serve. Land and "
+            "learn another task first."
+        )
+    for name in names:
+        versions.read_task(workspace, name)  # what has not landed can't be learned again
+    homes = list[EpisodeFolder]()
+    state = str(used(registry.download_state(base.version, workspace.states_dir))) if base else None
+    told = [revision.digest, revision.commit or ""] if revision else None
+    for index, name in enumerate(names, len(known)):
+        home = episode(str(workspace.root), name, index, state, settings, told)
+        homes.append(EpisodeFolder(Path(home)))
+        state = str(homes[-1].state_dir)
+    return homes
+
+
+def _knowing(champion: ModelVersion | None, task: str) -> ModelVersion | None:
+    """The champion, if it knows a task."""
+    return champion if champion and task in {known.name for known in champion.tasks} else None

@@ -1,0 +1,90 @@
+"""A task is withdrawn from the registry: in one move the champion is a version that was learned without it.
+
+The champion of before serves until then, and knows as much but for the task: it is never gone back to less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lorax.errors import RegistryError
+from lorax.params import GateParams
+from lorax.registry import journal, promotion
+from lorax.registry.candidate import Candidate
+from lorax.registry.gate import reasons
+from lorax.registry.journal import Entry
+from lorax.registry.lineage import ancestors, detected_first
+from lorax.registry.registry import Registry
+from lorax.registry.tracking import BINARY_ACCURACY
+from lorax.registry.versions import OUTCOME_TAG, REASON_TAG, ModelVersion
+from lorax.stream import PinnedTask
+
+
+def base_without(registry: Registry, champion: ModelVersion, task: str) -> ModelVersion | None:
+    """The newest version that the champion descends from and that does not know a task; None where none is left."""
+    line = ancestors(champion, registry.versions())
+    return next((version for version in line if task not in _names(version)), None)
+
+
+def check_gate(registry: Registry, candidates: Sequence[Candidate], gate: GateParams, task: str) -> None:
+    """See that the gate will refuse none of the candidates, each of which grew from the one before it.
+
+    Raises:
+        RegistryError: it would; names the reasons. Nothing was changed.
+    """
+    known = registry.versions()
+    first = detected_first(candidates[0].state.parent, known) if candidates else {}
+    for candidate in candidates:
+        name = candidate.names[-1]
+        if refused := reasons(candidate.judged(gate, first)):
+            raise RegistryError(
+                f"without {task!r} the gate would refuse {name!r} ({refused}), so the champion stays what it is and "
+                f"nothing was changed. Set the gate in params.yaml, or give --preset, so that it passes, and run the "
+                f"same command again, which learns nothing twice; or withdraw {name!r} first."
+            )
+        first |= {name: candidate.metrics[f"{BINARY_ACCURACY}/{name}"]}
+
+
+def withdraw(
+    registry: Registry, task: PinnedTask, number: int, *, by: str, reason: str, seen: Sequence[Entry]
+) -> ModelVersion:
+    """Make a version that was learned without a task champion; the task is quarantined as withdrawn.
+
+    Args:
+        registry: whose champion knows the task.
+        task: with the bytes that the champion learned.
+        number: the version.
+        by, reason: who and why.
+        seen: the journal as it was when this was decided on.
+
+    Raises:
+        RegistryError: the version knows the task, another person has moved the champion since, or MLflow doesn't
+            answer or refuses.
+    """
+    registry.require_server()
+    version = registry.version(number)
+    if task.name in _names(version):
+        raise RegistryError(f"version {number} knows task {task.name!r}, which is to be withdrawn.")
+    with registry.talking(f"withdraw {task.name!r}"):
+        for between in ancestors(version, registry.versions())[1:]:
+            if not between.outcome:
+                why = f"passed the gate; version {number} grew from it, to withdraw {task.name}"
+                registry.set_tags(between.version, {REASON_TAG: why, OUTCOME_TAG: journal.PASSED})
+        told = {"by": by, "reason": f"to withdraw {task.name}: {reason}", "task": task.name, "digest": task.digest}
+        promotion.move_by_hand(registry, journal.entry(journal.PROMOTED, number, **told), seen)
+    return registry.version(number)
+
+
+def note(registry: Registry, task: PinnedTask, *, by: str, reason: str) -> None:
+    """Quarantine a task as withdrawn that the champion does not know; nothing happens to one that is so already."""
+    registry.require_server()
+    if any(q.is_withdrawn and (q.task, q.digest) == (task.name, task.digest) for q in registry.all_quarantined()):
+        return
+    with registry.talking(f"withdraw {task.name!r}"):
+        registry.ensure_model()
+        told = f"to withdraw {task.name}: {reason}"
+        registry.note(journal.WITHDRAWN, journal.NO_VERSION, by, told, task.name, task.digest)
+
+
+def _names(version: ModelVersion) -> set[str]:
+    return {known.name for known in version.tasks}

@@ -1,0 +1,138 @@
+"""A task is withdrawn and forgotten, on real servers, by the commands that a person types; the tests run in order."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from lorax import reconcile
+from lorax.commands.init import initialize, with_values
+from lorax.data import pins, versions
+from lorax.data.landing import land
+from lorax.learning.episode import Episode, learn_episode
+from lorax.learning.folder import EpisodeFolder, Plan
+from lorax.learning.state_files import state_digest
+from lorax.params import load_params
+from lorax.services import embedded
+from lorax.stream import DataRevision
+from lorax.workspace import Workspace
+from tests.conftest import NewWorkspace, write_task_files
+from tests.flows.test_learn import champion, command, environment, free_port, lorax
+from tests.registry.conftest import OPEN
+from tests.tiny_learner import tiny_params
+
+TASKS = ("alpha", "beta", "gamma", "delta")
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # servers take minutes to come up on a busy machine
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+    """A workspace where the first three tasks were learned; its servers are stopped in the end."""
+    folder = tmp_path_factory.mktemp("withdraw")
+    made = initialize(folder / "workspace", prefect_port=free_port(), mlflow_port=free_port())
+    values = {
+        **tiny_params(folder).learning(),
+        "landing": {"min_train": 1, "min_val": 1},
+        "gate": OPEN.model_dump(),
+    }
+    made.params_path.write_text(with_values(made.params_path.read_text(), values))
+    for seed, name in enumerate(TASKS):
+        write_task_files(folder / "raw" / name, {"0_real": 3, "1_fake": 3}, seed=seed, side=20)
+    for name in TASKS[:3]:
+        land(made, folder / "raw" / name, name)
+        if name != TASKS[1]:
+            lorax(made, "learn")
+    yield made
+    embedded.down(made)
+
+
+def never_had_it(never: Workspace, workspace: Workspace, commits: dict[str, str]) -> str:
+    """The digest of what plain functions learn where only some tasks landed, each learned before the next lands.
+
+    Args:
+        never: a workspace where nothing has landed.
+        workspace: whose images and parameters.
+        commits: the tasks, and what their states are to name as the commit, which differs wherever one is made.
+    """
+    params, read_task = load_params(workspace.params_path), partial(versions.read_task, never)
+    base = None
+    for name, commit in commits.items():
+        land(never, workspace.root.parent / "raw" / name, name)
+        revision = DataRevision(versions.revision(never).digest, commit)
+        home = EpisodeFolder.open(never.episodes_dir, Plan.of(base, read_task(name), params, revision))
+        learn_episode(Episode.open(home, read_task, partial(versions.fetch, never)))
+        base = home.state_dir
+    assert base is not None
+    return state_digest(base)
+
+
+def killed_when(workspace: Workspace, is_time: Callable[[], bool], *arguments: str) -> None:
+    """Run a command, and kill it at some moment if it is not over by then."""
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command(*arguments), cwd=workspace.root, env=environment(), **quiet)
+    while process.poll() is None and not is_time():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def registered(workspace: Workspace) -> int:
+    return len(reconcile.look(workspace, load_params(workspace.params_path)).versions())
+
+
+def episodes(workspace: Workspace) -> set[Path]:
+    return set(workspace.episodes_dir.glob("*/trained"))
+
+
+def commit_of(workspace: Workspace, version: int) -> str:
+    """The commit that a version's state names."""
+    history = json.loads(lorax(workspace, "history", "--json"))["versions"]
+    return next(str(row["data_commit"]) for row in history if row["version"] == version)
+
+
+def test_a_withdrawal_killed_twice_ends_as_if_the_task_had_never_landed_and_the_champion_serves_meanwhile(
+    workspace: Workspace, new_workspace: NewWorkspace
+) -> None:
+    before, trained = champion(workspace), episodes(workspace)
+    command_line = ("withdraw", "beta", "--reason", "its licence has ended")
+    killed_when(workspace, lambda: episodes(workspace) != trained, *command_line)
+    assert champion(workspace) == before
+    assert json.loads(lorax(workspace, "status", "--json"))["withdrawing"] == ["beta"]
+    killed_when(workspace, lambda: registered(workspace) > 3, *command_line)
+    record = json.loads(lorax(workspace, *command_line, "--json"))
+    now = record["champion"]
+    assert (now["version"], now["tasks"]) == (4, ["alpha", "gamma"])
+    assert [(hold["task"], hold["is_withdrawn"]) for hold in record["held"]] == [("beta", True)]
+    assert [task.name for task in versions.landed(workspace)] == ["alpha", "gamma"]
+    assert not (workspace.data_dir / "beta").exists()
+    assert now["data_digest"] == pins.committed(workspace).digest
+    never = never_had_it(new_workspace(), workspace, {"alpha": commit_of(workspace, 1), "gamma": now["data_commit"]})
+    assert now["state_digest"] == never
+    assert "nothing to learn" in lorax(workspace, "learn")
+    assert "withdrawn" in lorax(workspace, "history")
+
+
+def test_of_the_task_learned_last_the_champion_is_the_version_before_it(workspace: Workspace) -> None:
+    land(workspace, workspace.root.parent / "raw" / "delta", "delta")
+    lorax(workspace, "learn")
+    assert champion(workspace)["tasks"] == ["alpha", "gamma", "delta"]
+    said = lorax(workspace, "withdraw", "delta", "--reason", "only tried")
+    assert "champion: version 5 (alpha, gamma, delta) -> version 4 (alpha, gamma)" in said
+
+
+def test_without_the_task_learned_first_the_line_begins_anew_but_the_only_one_stays(
+    workspace: Workspace, new_workspace: NewWorkspace
+) -> None:
+    record = json.loads(lorax(workspace, "withdraw", "alpha", "--reason", "a person asked for it", "--json"))
+    now = record["champion"]
+    assert (record["learned"], now["tasks"], now["parent_digest"]) == ([6], ["gamma"], None)
+    assert now["state_digest"] == never_had_it(new_workspace(), workspace, {"gamma": now["data_commit"]})
+    assert "is all that version 6 knows" in lorax(workspace, "withdraw", "gamma", "--reason", "too", code=1)
