@@ -25,7 +25,7 @@ from lorax.commands.serve import serve
 from lorax.commands.services import down, up
 from lorax.commands.status import status
 from lorax.commands.watch_verdicts import watch_verdicts
-from lorax.commands.withdraw import withdraw
+from lorax.commands.withdraw import forget, withdraw
 
 app = typer.Typer(
     cls=Commands,
@@ -53,7 +53,8 @@ def main(
 
 for command in (
     *(init, simulate, land, learn, scenario, status, up, down, demo),
-    *(history, diff, rollback, promote, refuse, hold, release, relearn, delete, withdraw),
+    *(history, diff, rollback, promote, refuse, hold, release, relearn, delete),
+    *(withdraw, forget),
     *(serve, predict, watch_verdicts),
 ):
     app.command()(command)

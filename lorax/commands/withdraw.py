@@ -12,11 +12,20 @@ from lorax.commands import access
 from lorax.commands.console import Json, Preset, err, opened, print_record, who
 from lorax.commands.promotion import Reason, named
 from lorax.commands.records import print_quarantined, quarantine_record, version_record
+from lorax.errors import DataVersionError
 from lorax.text import short
 
 if TYPE_CHECKING:
+    from lorax.forgetting import Traces
     from lorax.params import Params
     from lorax.workspace import Workspace
+
+_BEYOND_REACH = (
+    "git's history: it holds digests and names of files, no image",
+    "other clones of this repository, their DVC caches and their work/; who serves a version that is deleted now",
+    "versions that 'lorax delete' removed earlier: they lie in MLflow's trash until 'mlflow gc' empties it",
+    "backups, and older versions of objects where the DVC remote or MLflow's store keeps such",
+)
 
 
 def withdraw(
@@ -43,6 +52,46 @@ def withdraw(
     print_record(record | {"before": version_record(before) if before else None}, _print_withdrawn, as_json)
 
 
+def forget(
+    task: Annotated[str, typer.Argument(help="A withdrawn task.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove every trace of a withdrawn task's images: from DVC's cache and remote, work/ and MLflow; then look for it.
+
+    Versions that know it are deleted with their artifacts. Example: `lorax forget gaugan --yes`
+    """
+    from lorax import forgetting, reconcile
+    from lorax.data import withdrawal
+
+    workspace, params = opened()
+    registry = access.served_registry(workspace, params)
+    with reconcile.one_at_a_time(workspace, lambda: err.print("waiting for who learns in this workspace")):
+        if under_way := withdrawal.under_way(workspace):
+            raise DataVersionError(
+                f"the withdrawal of {', '.join(under_way)} is not over: 'lorax withdraw {under_way[0]} --reason TEXT' "
+                "goes on with it. Then run the same command again."
+            )
+        found = forgetting.traces(workspace, registry, params, task)
+        if not yes:
+            err.print(_at_stake(found), markup=False)
+            typer.confirm(f"Forget {task} for good?", abort=True, err=True)
+        with err.status(f"forgetting {task}") as shown:
+            places = forgetting.forget(workspace, registry, found, by=who(), told=shown.update)
+    record = {
+        "task": task,
+        "digests": sorted(found.images.gone),
+        "places": [{"name": place.name, "found": list(place.found)} for place in places],
+        "shared": sorted(found.images.shared),
+        "unknown": list(found.images.unknown),
+        "versions": [version.version for version in found.versions],
+        "beyond_reach": list(_BEYOND_REACH),
+    }
+    print_record(record, _print_forgotten, as_json)
+    if any(place.found for place in places):
+        raise DataVersionError(f"traces of {task!r} are left, as told above. Run the same command again.")
+
+
 def _withdrawn(workspace: Workspace, params: Params, task: str) -> dict[str, Any]:
     """What became of a task, from registry and git."""
     from lorax import reconcile
@@ -67,3 +116,34 @@ def _print_withdrawn(record: Mapping[str, Any], out: Console) -> None:
         f"are in DVC's cache: 'lorax forget {task}' removes both.",
         markup=False,
     )
+
+
+def _at_stake(found: Traces) -> str:
+    """What forgetting would take, in words."""
+    numbers = ", ".join(str(version.version) for version in found.versions) or "none"
+    return (
+        f"{len(found.images.gone)} images that only {found.task} has had will be removed from DVC's cache, remote and "
+        f"work/, and versions that know {found.task} with their artifacts: {numbers}. Nothing brings any of it back."
+    )
+
+
+def _print_forgotten(record: Mapping[str, Any], out: Console) -> None:
+    count = len(record["digests"])
+    numbers = ", ".join(map(str, record["versions"])) or "none"
+    out.print(f"versions deleted: {numbers}; {count} images looked for by their digests:", markup=False)
+    for place in record["places"]:
+        out.print(f"  {place['name']}: {len(place['found'])} found", markup=False)
+        for name in place["found"]:
+            out.print(f"    {name}", style="red", markup=False)
+    if record["shared"]:
+        what = f"{len(record['shared'])} images stay, since what is landed or known now has them, too."
+        out.print(what, style="yellow", markup=False)
+    if record["unknown"]:
+        commits = ", ".join(map(short, record["unknown"]))
+        what = (
+            f"What landed in {commits} is not known here: its list of files is neither in DVC's cache nor its remote."
+        )
+        out.print(what, style="yellow", markup=False)
+    out.print("Not reached from here:")
+    for sentence in record["beyond_reach"]:
+        out.print(f"  {sentence}", markup=False)

@@ -89,7 +89,13 @@ def download(workspace: Workspace, remote: Any, md5s: Iterable[str]) -> None:
 
 def are_remote(remote: Any, md5s: Iterable[str]) -> set[str]:
     """Which of the images DVC's remote keeps."""
-    return {md5 for md5 in md5s if remote.fs.exists(remote.fs.join(remote.path, _REMOTE_FOLDER, md5))}
+    wanted = list(md5s)
+    return {md5 for md5, path in zip(wanted, remote_paths(remote, wanted), strict=True) if remote.fs.exists(path)}
+
+
+def remote_paths(remote: Any, md5s: Iterable[str]) -> list[str]:
+    """Where DVC's remote keeps images, or would."""
+    return [remote.fs.join(remote.path, _REMOTE_FOLDER, md5) for md5 in md5s]
 
 
 def named(samples: Sequence[Sample]) -> str:

@@ -31,6 +31,7 @@ pytestmark = pytest.mark.slow
 COMMANDS = (
     *("init", "simulate", "land", "learn", "scenario", "status", "predict", "watch-verdicts", "up", "down", "demo"),
     *("history", "diff", "rollback", "promote", "refuse", "hold", "release", "relearn", "delete", "atlas"),
+    *("withdraw", "forget"),
 )
 HEAVY = {"torch", "timm", "peft", "prefect", "dvc", "matplotlib", "sklearn", "skimage"}
 """What takes a second or more to import, and neither help nor a look-up has a use for."""

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from lorax import reconcile
+from lorax.atlas.index import Atlas
 from lorax.commands.init import initialize, with_values
-from lorax.data import pins, versions
+from lorax.data import pins, repository, versions
 from lorax.data.landing import land
 from lorax.learning.episode import Episode, learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan
@@ -44,6 +45,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
         "gate": OPEN.model_dump(),
     }
     made.params_path.write_text(with_values(made.params_path.read_text(), values))
+    repository.set_remote(made.root, "../../store")
+    repository.commit(made.root, [".dvc/config"], "Name the remote")
     for seed, name in enumerate(TASKS):
         write_task_files(folder / "raw" / name, {"0_real": 3, "1_fake": 3}, seed=seed, side=20)
     for name in TASKS[:3]:
@@ -136,3 +139,37 @@ def test_without_the_task_learned_first_the_line_begins_anew_but_the_only_one_st
     assert (record["learned"], now["tasks"], now["parent_digest"]) == ([6], ["gamma"], None)
     assert now["state_digest"] == never_had_it(new_workspace(), workspace, {"gamma": now["data_commit"]})
     assert "is all that version 6 knows" in lorax(workspace, "withdraw", "gamma", "--reason", "too", code=1)
+
+
+def images_in(folder: Path) -> set[str]:
+    return {versions.md5_of(path) for path in folder.rglob("*") if path.is_file() and not path.is_symlink()}
+
+
+def test_what_is_forgotten_is_in_no_file_of_the_workspace_or_its_remote_and_may_land_again(
+    workspace: Workspace,
+) -> None:
+    home = workspace.root.parent
+    theirs = images_in(home / "raw" / "beta")
+    store = home / "store"
+    assert theirs <= images_in(workspace.root) & images_in(store)
+    killed_when(workspace, lambda: registered(workspace) < 6, "forget", "beta", "--yes")
+    record = json.loads(lorax(workspace, "forget", "beta", "--yes", "--json"))
+    assert set(record["digests"]) == theirs
+    assert {place["name"]: place["found"] for place in record["places"]} == {
+        "data/": [],
+        "work/memory/": [],
+        "lists below work/": [],
+        "DVC's cache": [],
+        "DVC's remote": [],
+        "MLflow's registry and its store": [],
+    }
+    assert not theirs & (images_in(workspace.root) | images_in(store))
+    history = json.loads(lorax(workspace, "history", "--json"))
+    assert [row["version"] for row in history["versions"] if "beta" in row["tasks"]] == []
+    assert (history["broken"], champion(workspace)["version"]) == ([], 6)
+    kept = {path.parent.name for path in workspace.services_dir.rglob("exemplars.csv")}
+    assert kept, "the others' states are in MLflow's store as before"
+    assert [entry.name for entry in Atlas.open(workspace.atlas_dir).entries if entry.name.startswith("beta")] == []
+    lorax(workspace, "land", str(home / "raw" / "beta"), "--task", "beta")
+    assert theirs <= images_in(store), "DVC takes nothing for pushed that is gone"
+    assert "nothing to learn" in lorax(workspace, "learn"), "until 'lorax release beta'"

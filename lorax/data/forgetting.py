@@ -1,0 +1,159 @@
+"""Images of a withdrawn task are removed wherever this workspace keeps bytes, and looked for there afterwards."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lorax.data import layout, memory, pins, versions
+from lorax.data.commands import git
+from lorax.data.pins import Pins
+from lorax.errors import DataVersionError
+from lorax.workspace import Workspace
+
+_MD5 = re.compile(rb"\b[0-9a-f]{32}\b")
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images that ever landed as a task: `gone` are to be removed, `shared` are needed by what stays.
+
+    `unknown` are commits that landed the task and whose list of files is nowhere to be had.
+    """
+
+    gone: frozenset[str]
+    shared: frozenset[str]
+    unknown: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Somewhere that was looked at, and what was found there: digests of images, or versions by name."""
+
+    name: str
+    found: tuple[str, ...]
+
+
+def images_of(workspace: Workspace, task: str, kept_states: Collection[str], reals: str | None) -> Images:
+    """Which images a task brought, in all of git's history here.
+
+    Args:
+        workspace: where.
+        task: withdrawn.
+        kept_states: digests of the learner states that stay: what their memory holds is needed.
+        reals: the folder of real photographs that params.yaml names, or None.
+
+    Raises:
+        DataVersionError: the task is landed; or what stays can't be read, so that nothing may be removed.
+    """
+    now = pins.committed(workspace)
+    if task in {one.name for one in now.stream}:
+        raise DataVersionError(f"task {task!r} is landed. Withdraw it first: 'lorax withdraw {task} --reason TEXT'.")
+    ever: set[str] = set()
+    unknown = []
+    for commit in git(workspace.root, "log", "--all", "--format=%H", "--", pins.NAME).split():
+        found = pins.committed(workspace, commit)
+        if task in {one.name for one in found.stream}:
+            try:
+                ever |= set(versions.below(versions.manifest(workspace, found), task).values())
+            except DataVersionError:
+                unknown.append(commit)
+    if not ever and not unknown:
+        raise DataVersionError(f"task {task!r} has never landed in {workspace.root}, by git's history.")
+    needed = set(versions.manifest(workspace, now).values()) | _remembered(workspace, kept_states)
+    needed |= set(versions.manifest(workspace, _reals(workspace, reals)).values()) if reals else set()
+    return Images(frozenset(ever - needed), frozenset(ever & needed), tuple(unknown))
+
+
+def remove(workspace: Workspace, md5s: Collection[str]) -> None:
+    """Remove images from the memory and DVC's cache, here and in DVC's default remote.
+
+    Raises:
+        DataVersionError: DVC's remote can't be reached; the same call goes on.
+    """
+    with versions.opened(workspace, "what is to be removed") as repo, repo.lock:
+        for md5 in md5s:
+            memory.path_of(workspace, md5).unlink(missing_ok=True)
+            for path in _cached(repo, md5):
+                path.unlink(missing_ok=True)
+        if repo.config["core"].get("remote"):
+            _remove_remote(repo, md5s)
+
+
+def forget_states(workspace: Workspace, kept_states: Collection[str]) -> None:
+    """Remove the lists of images of learner states that are no more."""
+    for path in workspace.memory_dir.glob("*.csv"):
+        if path.stem not in kept_states:
+            path.unlink(missing_ok=True)
+
+
+def look_for(workspace: Workspace, md5s: Collection[str]) -> list[Place]:
+    """Where images still are; a place with nothing found is named, too.
+
+    In data/ what is pinned is known by its digest, and every other file's is computed; below work/ every list that is
+    text is read, such as those of exemplars.
+    """
+    wanted = frozenset(md5s)
+    places = [
+        Place("data/", _in_data(workspace, wanted)),
+        Place("work/memory/", tuple(sorted(m for m in wanted if memory.path_of(workspace, m).exists()))),
+        Place("lists below work/", _listed(workspace.work_dir, wanted)),
+    ]
+    with versions.opened(workspace, "what is looked for") as repo:
+        cached = {md5 for md5 in wanted if any(path.exists() for path in _cached(repo, md5))}
+        places.append(Place("DVC's cache", tuple(sorted(cached))))
+        if repo.config["core"].get("remote"):
+            there = {*repo.cloud.get_remote_odb().oids_exist(list(wanted))}
+            there |= memory.are_remote(repo.cloud.get_remote(), wanted)
+            places.append(Place("DVC's remote", tuple(sorted(there & wanted))))
+    return places
+
+
+def _remembered(workspace: Workspace, states: Collection[str]) -> set[str]:
+    found: set[str] = set()
+    for state in states:
+        path = workspace.memory_dir / f"{state}.csv"
+        if path.exists():
+            with path.open(newline="") as file:
+                found |= {row["md5"] for row in csv.DictReader(file)}
+    return found
+
+
+def _reals(workspace: Workspace, folder: str | None) -> Pins:
+    return pins.committed(workspace, folder=folder or "")
+
+
+def _cached(repo: Any, md5: str) -> list[Path]:
+    """Where DVC's cache keeps a file, and where it did before DVC 3."""
+    return [Path(cache.oid_to_path(md5)) for cache in (repo.cache.local, repo.cache.legacy)]
+
+
+def _remove_remote(repo: Any, md5s: Collection[str]) -> None:
+    from dvc_data.hashfile.db import get_index
+
+    odb, remote = repo.cloud.get_remote_odb(), repo.cloud.get_remote()
+    there = list(odb.oids_exist(list(md5s)))
+    for path in [odb.oid_to_path(md5) for md5 in there] + memory.remote_paths(remote, md5s):
+        if remote.fs.exists(path):
+            remote.fs.remove(path)
+    get_index(odb).clear()  # else DVC takes for granted that they are there, and would not push them again
+
+
+def _in_data(workspace: Workspace, wanted: frozenset[str]) -> tuple[str, ...]:
+    pinned = versions.manifest(workspace)
+    found = {md5 for md5 in pinned.values() if md5 in wanted}
+    files: Iterable[str] = layout.list_files(workspace.data_dir) if workspace.data_dir.exists() else ()
+    found |= {versions.md5_of(workspace.data_dir / path) for path in files if path not in pinned} & wanted
+    return tuple(sorted(found))
+
+
+def _listed(folder: Path, wanted: frozenset[str]) -> tuple[str, ...]:
+    found: set[str] = set()
+    for path in (*folder.rglob("*.csv"), *folder.rglob("*.json")):
+        if path.is_file():
+            found |= {match.decode() for match in _MD5.findall(path.read_bytes())} & wanted
+    return tuple(sorted(found))
