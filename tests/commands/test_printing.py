@@ -18,6 +18,7 @@ HOLD = {
     "reason": "a: accuracy 50.0 %; b: accuracy 46.2 %; c: accuracy 1.0 %",
     "by": "the gate",
     "at": "2026-11-22T06:25:11+00:00",
+    "is_withdrawn": False,
 }
 
 
@@ -54,13 +55,14 @@ def test_status_says_what_to_do_about_changed_data_and_which_holds_are_of_bytes_
         "workspace": "/w", "landed": ["tiles"], "error": None, "broken": [], "champion": None, "known": [],
         "waiting": [], "approval": None, "changed": ["tiles"], "held": [HOLD | {"is_landed": False}],
         "data": {"digest": "", "commit": None}, "services": {}, "helpers": {}, "runs": None,
-        "work": {"bytes": 3 * 2**29}, "unpushed": {"tasks": ["tiles"], "why": "because"},
+        "work": {"bytes": 3 * 2**29}, "unpushed": {"tasks": ["tiles"], "why": "because"}, "withdrawing": ["ripple"],
     }  # fmt: skip
     said = "\n".join(printed(status.print_status, record))
     assert "tiles: landed here, not in the upstream" in said
     assert "tiles landed with other bytes than were learned; to learn these: 'lorax relearn tiles'" in said
     assert "other bytes have landed since, or none" in said
     assert "1.5 GiB" in said
+    assert "ripple: begun, not over; the same command goes on with it: 'lorax withdraw ripple --reason TEXT'" in said
 
 
 def test_status_tells_the_champion_s_false_positives_and_their_worst_slice() -> None:
@@ -71,7 +73,7 @@ def test_status_tells_the_champion_s_false_positives_and_their_worst_slice() -> 
         "workspace": "/w", "landed": [], "error": None, "broken": [], "champion": champion, "known": ["tiles"],
         "waiting": [], "approval": None, "changed": [], "held": [], "data": {"digest": "", "commit": None},
         "services": {}, "helpers": {}, "runs": None, "work": {"bytes": 0},
-        "unpushed": {"tasks": [], "why": ""},
+        "unpushed": {"tasks": [], "why": ""}, "withdrawing": [],
     }  # fmt: skip
     said = [" ".join(line.split()) for line in printed(status.print_status, record)]
     place = said.index("false positives on other real photographs 1.0 %")
