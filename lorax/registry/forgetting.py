@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from lorax.errors import RegistryError
 from lorax.registry import journal
-from lorax.registry.package import delete_model, erase_artifacts, stored_bytes
+from lorax.registry.package import delete_model, stored_bytes
 from lorax.registry.registry import Registry
 from lorax.registry.store import CHALLENGER
 from lorax.registry.versions import ModelVersion
@@ -49,13 +49,22 @@ def erase(registry: Registry, version: ModelVersion, *, by: str, reason: str) ->
             registry.client.delete_registered_model_alias(registry.name, CHALLENGER)
         if not any(e.kind == journal.DELETED and e.version == number for e in registry.journal()):
             registry.note(journal.DELETED, number, by, reason)
-        erase_artifacts(registry.client, registry.uri, registry.name, number)
+        erase_artifacts(registry, number)
         if stored_bytes(registry.client, registry.name, number):
             raise RegistryError(
                 f"the artifacts of version {number} are still there: MLflow's store did not delete them. Delete them "
                 "there, and run the same command again."
             )
         delete_model(registry.client, registry.name, number)
+
+
+def erase_artifacts(registry: Registry, number: int) -> None:
+    """Delete the files of the MLflow model below a version for good; they may be gone already."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    if stored_bytes(registry.client, registry.name, number):
+        place = registry.client.get_model_version_download_uri(registry.name, str(number))
+        get_artifact_repository(place, tracking_uri=registry.uri).delete_artifacts()
 
 
 def _knows(version: ModelVersion, task: str) -> bool:

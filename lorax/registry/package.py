@@ -115,15 +115,6 @@ def delete_model(client: Any, name: str, version: int) -> None:
         client.delete_logged_model(model_id)
 
 
-def erase_artifacts(client: Any, uri: str, name: str, version: int) -> None:
-    """Delete the files of the MLflow model below a model version for good; none may be left already."""
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-    model = client.get_logged_model(_model_id(client, client.get_model_version(name, str(version))))
-    if client.list_logged_model_artifacts(model.model_id):
-        get_artifact_repository(model.artifact_location, tracking_uri=uri).delete_artifacts()
-
-
 def copies(client: Any, name: str, version: int) -> list[str]:
     """Other versions over the same MLflow model, as MLflow's `copy_model_version` makes them: "model, version 3"."""
     run_id = client.get_model_version(name, str(version)).run_id

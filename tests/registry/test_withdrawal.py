@@ -7,7 +7,6 @@ import pytest
 from lorax.errors import RegistryError
 from lorax.registry import CHALLENGER, Registry, forgetting, journal, withdrawal
 from lorax.registry.candidate import open_candidate
-from lorax.registry.package import erase_artifacts
 from lorax.stream import PinnedTask
 from tests.registry.conftest import OPEN, Server, enter
 from tests.tiny_learner import Learned
@@ -70,7 +69,7 @@ def test_versions_that_know_a_task_go_for_good_wherever_that_is_cut_off(
     assert (newest.version, second.version) == (3, 2)
     lists = lambda: set(server.folder.glob("artifacts/*/models/*/artifacts/**/exemplars.csv"))  # noqa: E731
     everybody = lists()
-    erase_artifacts(registry.client, registry.uri, registry.name, 3)  # and cut off
+    forgetting.erase_artifacts(registry, 3)  # and cut off
     assert len(everybody - lists()) == 1
     for version in (newest, second):
         forgetting.erase(registry, version, by="somebody", reason="to forget beta")
