@@ -57,8 +57,10 @@ def show_metrics(client: Any, run_id: str, model_id: str) -> None:
     from mlflow.entities import Metric
 
     shown = {(point.key, point.value, point.step) for point in client.get_logged_model(model_id).metrics or ()}
-    keys = [key for key in client.get_run(run_id).data.metrics if not key.startswith(_ABOUT_THE_RUN)]
-    points = [point for key in keys for point in client.get_metric_history(run_id, key)]
+    newest = (
+        client.get_run(run_id).data.to_proto().metrics
+    )  # with time and step, which a history of each would tell, too
+    points = [point for point in newest if not point.key.startswith(_ABOUT_THE_RUN)]
     missing = [point for point in points if (point.key, point.value, point.step) not in shown]
     if missing:
         metrics = [Metric(p.key, p.value, p.timestamp, p.step, model_id=model_id) for p in missing]

@@ -25,7 +25,7 @@ from lorax.services import embedded
 from lorax.stream import DataRevision
 from lorax.workspace import Workspace
 from tests.conftest import NewWorkspace, write_task_files
-from tests.flows.test_learn import champion, command, environment, free_port, lorax
+from tests.flows.test_learn import champion, command, environment, free_port, lorax, told
 from tests.registry.conftest import OPEN
 from tests.tiny_learner import tiny_params
 
@@ -97,7 +97,7 @@ def episodes(workspace: Workspace) -> set[Path]:
 
 def commit_of(workspace: Workspace, version: int) -> str:
     """The commit that a version's state names."""
-    history = json.loads(lorax(workspace, "history", "--json"))["versions"]
+    history = json.loads(told(workspace, "history", "--json"))["versions"]
     return next(str(row["data_commit"]) for row in history if row["version"] == version)
 
 
@@ -108,7 +108,7 @@ def test_a_withdrawal_killed_twice_ends_as_if_the_task_had_never_landed_and_the_
     command_line = ("withdraw", "beta", "--reason", "its licence has ended")
     killed_when(workspace, lambda: episodes(workspace) != trained, *command_line)
     assert champion(workspace) == before
-    assert json.loads(lorax(workspace, "status", "--json"))["withdrawing"] == ["beta"]
+    assert json.loads(told(workspace, "status", "--json"))["withdrawing"] == ["beta"]
     killed_when(workspace, lambda: registered(workspace) > 3, *command_line)
     record = json.loads(lorax(workspace, *command_line, "--json"))
     now = record["champion"]
@@ -119,8 +119,8 @@ def test_a_withdrawal_killed_twice_ends_as_if_the_task_had_never_landed_and_the_
     assert now["data_digest"] == pins.committed(workspace).digest
     never = never_had_it(new_workspace(), workspace, {"alpha": commit_of(workspace, 1), "gamma": now["data_commit"]})
     assert now["state_digest"] == never
-    assert "nothing to learn" in lorax(workspace, "learn")
-    assert "withdrawn" in lorax(workspace, "history")
+    assert "nothing to learn" in told(workspace, "learn")
+    assert "withdrawn" in told(workspace, "history")
 
 
 def test_of_the_task_learned_last_the_champion_is_the_version_before_it(workspace: Workspace) -> None:
@@ -164,7 +164,7 @@ def test_what_is_forgotten_is_in_no_file_of_the_workspace_or_its_remote_and_may_
         "MLflow's registry and its store": [],
     }
     assert not theirs & (images_in(workspace.root) | images_in(store))
-    history = json.loads(lorax(workspace, "history", "--json"))
+    history = json.loads(told(workspace, "history", "--json"))
     assert [row["version"] for row in history["versions"] if "beta" in row["tasks"]] == []
     assert (history["broken"], champion(workspace)["version"]) == ([], 6)
     kept = {path.parent.name for path in workspace.services_dir.rglob("exemplars.csv")}
@@ -172,4 +172,4 @@ def test_what_is_forgotten_is_in_no_file_of_the_workspace_or_its_remote_and_may_
     assert [entry.name for entry in Atlas.open(workspace.atlas_dir).entries if entry.name.startswith("beta")] == []
     lorax(workspace, "land", str(home / "raw" / "beta"), "--task", "beta")
     assert theirs <= images_in(store), "DVC takes nothing for pushed that is gone"
-    assert "nothing to learn" in lorax(workspace, "learn"), "until 'lorax release beta'"
+    assert "nothing to learn" in told(workspace, "learn"), "until 'lorax release beta'"

@@ -5,6 +5,7 @@ One workspace is used from top to bottom: the tests of this file run in order, e
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import threading
@@ -291,7 +292,7 @@ def test_status_tells_how_the_last_run_ended_what_is_paused_and_what_starts_the_
     assert told["next"].startswith("the schedule, 20"), "neither announcer nor event will"
     api.change("PATCH", "work_pools/gpu", {"is_paused": True})
     deployment.start_run(api, key="paused")
-    said = Console(record=True, width=200, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123
+    said = Console(record=True, width=200, file=io.StringIO())
     status.print_status(status.record(workspace, params_of(workspace)), said)
     text = said.export_text()
     assert "no run begins until 'prefect work-pool resume gpu'" in text
