@@ -36,7 +36,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # servers take minute
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
-    """A workspace where the first three tasks were learned; its servers are stopped in the end."""
+    """A workspace where all tasks were learned, the first before the others landed; its servers are stopped in the end."""
     folder = tmp_path_factory.mktemp("withdraw")
     made = initialize(folder / "workspace", prefect_port=free_port(), mlflow_port=free_port())
     values = {
@@ -49,9 +49,9 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     repository.commit(made.root, [".dvc/config"], "Name the remote")
     for seed, name in enumerate(TASKS):
         write_task_files(folder / "raw" / name, {"0_real": 3, "1_fake": 3}, seed=seed, side=20)
-    for name in TASKS[:3]:
+    for name in TASKS:
         land(made, folder / "raw" / name, name)
-        if name != TASKS[1]:
+        if name in (TASKS[0], TASKS[-1]):
             lorax(made, "learn")
     yield made
     embedded.down(made)
@@ -101,6 +101,11 @@ def commit_of(workspace: Workspace, version: int) -> str:
     return next(str(row["data_commit"]) for row in history if row["version"] == version)
 
 
+def test_of_the_task_learned_last_the_champion_is_the_version_before_it(workspace: Workspace) -> None:
+    said = lorax(workspace, "withdraw", "delta", "--reason", "only tried")
+    assert "champion: version 4 (alpha, beta, gamma, delta) -> version 3 (alpha, beta, gamma)" in said
+
+
 def test_a_withdrawal_killed_twice_ends_as_if_the_task_had_never_landed_and_the_champion_serves_meanwhile(
     workspace: Workspace, new_workspace: NewWorkspace
 ) -> None:
@@ -108,12 +113,12 @@ def test_a_withdrawal_killed_twice_ends_as_if_the_task_had_never_landed_and_the_
     command_line = ("withdraw", "beta", "--reason", "its licence has ended")
     killed_when(workspace, lambda: episodes(workspace) != trained, *command_line)
     assert champion(workspace) == before
-    assert json.loads(told(workspace, "status", "--json"))["withdrawing"] == ["beta"]
-    killed_when(workspace, lambda: registered(workspace) > 3, *command_line)
+    assert json.loads(lorax(workspace, "status", "--json"))["withdrawing"] == ["beta"]
+    killed_when(workspace, lambda: registered(workspace) > 4, *command_line)
     record = json.loads(lorax(workspace, *command_line, "--json"))
     now = record["champion"]
-    assert (now["version"], now["tasks"]) == (4, ["alpha", "gamma"])
-    assert [(hold["task"], hold["is_withdrawn"]) for hold in record["held"]] == [("beta", True)]
+    assert (now["version"], now["tasks"]) == (5, ["alpha", "gamma"])
+    assert [(hold["task"], hold["is_withdrawn"]) for hold in record["held"]] == [("delta", True), ("beta", True)]
     assert [task.name for task in versions.landed(workspace)] == ["alpha", "gamma"]
     assert not (workspace.data_dir / "beta").exists()
     assert now["data_digest"] == pins.committed(workspace).digest
@@ -121,14 +126,6 @@ def test_a_withdrawal_killed_twice_ends_as_if_the_task_had_never_landed_and_the_
     assert now["state_digest"] == never
     assert "nothing to learn" in told(workspace, "learn")
     assert "withdrawn" in told(workspace, "history")
-
-
-def test_of_the_task_learned_last_the_champion_is_the_version_before_it(workspace: Workspace) -> None:
-    land(workspace, workspace.root.parent / "raw" / "delta", "delta")
-    lorax(workspace, "learn")
-    assert champion(workspace)["tasks"] == ["alpha", "gamma", "delta"]
-    said = lorax(workspace, "withdraw", "delta", "--reason", "only tried")
-    assert "champion: version 5 (alpha, gamma, delta) -> version 4 (alpha, gamma)" in said
 
 
 def test_without_the_task_learned_first_the_line_begins_anew_but_the_only_one_stays(
