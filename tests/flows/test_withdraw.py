@@ -36,7 +36,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # servers take minute
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
-    """A workspace where all tasks were learned, the first before the others landed; its servers are stopped in the end."""
+    """A workspace where all tasks were learned, alpha before the others landed; its servers are stopped."""
     folder = tmp_path_factory.mktemp("withdraw")
     made = initialize(folder / "workspace", prefect_port=free_port(), mlflow_port=free_port())
     values = {
