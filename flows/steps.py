@@ -25,7 +25,7 @@ from lorax.atlas import layer_similarity
 from lorax.data import reals, versions
 from lorax.drafts import discard
 from lorax.errors import DataVersionError, LoraxError, RegistryError, StateError
-from lorax.learning import assessment
+from lorax.learning import assessment, cutting
 from lorax.learning.assessment import Assessment
 from lorax.learning.episode import Episode
 from lorax.learning.folder import EpisodeFolder, Plan, Report
@@ -134,6 +134,16 @@ def plan_episode(
     plan = Plan.of(Path(base) if base else None, new, params, revision, start)
     _open.clear()  # of other parameters, maybe
     return str(EpisodeFolder.open(parent, plan).root)
+
+
+@step("cut out")
+def cut_out(root: str, base: str, name: str, settings: Settings, revision: DataRevision) -> str:
+    """Cut a task out of the state in `base`; returns the folder of an episode that is to be calibrated and scored."""
+    with progress.step("cut out"):
+        workspace, params = Workspace(Path(root)), Params.model_validate(settings)
+        reads = (partial(versions.read_task, workspace), partial(versions.fetch, workspace))
+        _open.clear()
+        return str(cutting.cut_out(workspace.episodes_dir, Path(base), name, *reads, params, revision).root)
 
 
 @step("grow network")

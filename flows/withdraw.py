@@ -29,7 +29,9 @@ from lorax.workspace import Workspace
 
 
 @flow(name="withdraw", flow_run_name="withdraw {task}", persist_result=False)
-def withdraw(workspace_root: str, task: str, reason: str, by: str, preset: str | None = None) -> list[int]:
+def withdraw(
+    workspace_root: str, task: str, reason: str, by: str, preset: str | None = None, fast: bool = False
+) -> list[int]:
     """Have champion and data.dvc be as if `task` had never landed; the same run again goes on where it was cut off.
 
     Args:
@@ -37,9 +39,10 @@ def withdraw(workspace_root: str, task: str, reason: str, by: str, preset: str |
         task: landed, or known to the champion.
         reason, by: why and who, for git's history and the registry's journal.
         preset: a preset of params.yaml, or None.
+        fast: cut the task out of the champion's state instead of learning what came after it again.
 
     Returns:
-        The model versions that were learned without it.
+        The model versions that were made without it.
     """
     workspace = Workspace(Path(workspace_root))
     params, log = load_params(workspace.params_path, preset=preset), get_run_logger()
@@ -51,7 +54,10 @@ def withdraw(workspace_root: str, task: str, reason: str, by: str, preset: str |
         champion = _knowing(registry.settle(), task)
         revision = data_withdrawal.prepared(workspace, task, reason) if is_here or champion is None else None
         while champion:
-            numbers = _move_past(workspace, registry, champion, task, params, revision, by, reason)
+            is_cut = fast and champion.tasks[-1].name != task  # else the version before it is there
+            without = _cut_out if is_cut else _learned_again
+            homes = without(workspace, registry, champion, task, params.model_dump(mode="json"), revision)
+            numbers = _move_past(workspace, registry, champion, homes, task, params, by, reason)
             champion = _knowing(registry.settle(), task)  # it may have been moved meanwhile
         if task in landed:
             withdrawal.note(registry, landed[task], by=by, reason=reason)
@@ -103,16 +109,15 @@ def _move_past(
     workspace: Workspace,
     registry: Registry,
     champion: ModelVersion,
+    homes: list[EpisodeFolder],
     task: str,
     params: Params,
-    revision: DataRevision | None,
     by: str,
     reason: str,
 ) -> list[int]:
-    """Learn what the champion knows, without a task, and make the last of it champion; returns the new versions."""
+    """Make versions of what episodes left, and the last of it champion; returns them."""
     root, settings, numbers = str(workspace.root), params.model_dump(mode="json"), list[int]()
     base = withdrawal.base_without(registry, champion, task)
-    homes = _learned_again(workspace, registry, champion, base, task, settings, revision)
     withdrawal.check_gate(registry, [steps.candidate_in(home) for home in homes], params.gate, task)
     for home in homes:
         steps.update_atlas(root, str(home.root))
@@ -129,12 +134,12 @@ def _learned_again(
     workspace: Workspace,
     registry: Registry,
     champion: ModelVersion,
-    base: ModelVersion | None,
     task: str,
     settings: dict[str, Any],
     revision: DataRevision | None,
 ) -> list[EpisodeFolder]:
-    """The episodes of all that the champion learned beyond `base`, less a task, in the order in which it did."""
+    """The episodes of all that the champion learned since it knew a task, less that, in the order in which it did."""
+    base = withdrawal.base_without(registry, champion, task)
     known = [one.name for one in base.tasks] if base else []
     names = [one.name for one in champion.tasks if one.name not in (*known, task)]
     if not known and not names:
@@ -152,6 +157,23 @@ def _learned_again(
         homes.append(EpisodeFolder(Path(home)))
         state = str(homes[-1].state_dir)
     return homes
+
+
+def _cut_out(
+    workspace: Workspace,
+    registry: Registry,
+    champion: ModelVersion,
+    task: str,
+    settings: dict[str, Any],
+    revision: DataRevision | None,
+) -> list[EpisodeFolder]:
+    """The one episode that ends as the champion, less a task."""
+    root, state = str(workspace.root), registry.download_state(champion.version, workspace.states_dir)
+    home = steps.cut_out(root, str(used(state)), task, settings, revision or versions.revision(workspace))
+    steps.calibrate(root, home)
+    steps.score(root, home)
+    steps.assess(root, home)
+    return [EpisodeFolder(Path(home))]
 
 
 def _knowing(champion: ModelVersion | None, task: str) -> ModelVersion | None:

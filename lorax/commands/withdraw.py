@@ -31,6 +31,7 @@ _BEYOND_REACH = (
 def withdraw(
     task: Annotated[str, typer.Argument(help="A landed task.")],
     reason: Reason,
+    fast: Annotated[bool, typer.Option("--fast", help="Cut it out of the champion: nothing is learned again.")] = False,
     preset: Preset = None,
     as_json: Json = False,
 ) -> None:
@@ -47,7 +48,7 @@ def withdraw(
     from flows.withdraw import withdraw as flow  # not before: Prefect reads the environment
 
     with progress.showing(err):
-        numbers = flow(str(workspace.root), task, reason, who(), preset)
+        numbers = flow(str(workspace.root), task, reason, who(), preset, fast)
     record = _withdrawn(workspace, params, task) | {"learned": numbers}
     print_record(record | {"before": version_record(before) if before else None}, _print_withdrawn, as_json)
 

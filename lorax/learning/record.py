@@ -77,6 +77,7 @@ class LearnerRecord(_Part):
     parent: _Text | None
     files: dict[str, _Text]
     kinds: tuple[_Text, ...] = ()
+    cut: tuple[TaskRecord, ...] = ()
 
 
 class RelativesRecord(_Part):

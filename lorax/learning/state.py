@@ -55,7 +55,8 @@ class LearnerState:
     """What was learned so far; immutable.
 
     `accuracy[j][i]` is the accuracy on task i after episode j. `statistics` are those of each kind of perturbation, of
-    which CLEAN is the first; there are none where no head reads the texture.
+    which CLEAN is the first; there are none where no head reads the texture. `cut` are tasks that were known and cut
+    out (`cutting`), beside which later ones were learned.
     """
 
     backbone: BackboneIdentity
@@ -73,6 +74,7 @@ class LearnerState:
     revision: DataRevision = field(default_factory=lambda: DataRevision("", None))
     parameters: Mapping[str, Any] = field(default_factory=dict)
     parent: str | None = None
+    cut: tuple[PinnedTask, ...] = ()
 
     @property
     def undecided_below(self) -> float:

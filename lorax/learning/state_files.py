@@ -123,6 +123,7 @@ def _state_files(state: LearnerState) -> dict[str, bytes]:
         "kinds": list(state.statistics),
         "files": {name: _sha256(data) for name, data in files.items()},
     }
+    record |= {"cut": [asdict(t) for t in state.cut]} if state.cut else {}
     return files | {"learner.json": canonical_json(record).encode()}
 
 
@@ -159,6 +160,7 @@ def _read_format_1(directory: Path, record: LearnerRecord) -> LearnerState:
         revision=DataRevision(record.data.digest, record.data.commit),
         parameters=record.parameters,
         parent=record.parent,
+        cut=tuple(PinnedTask(t.name, t.digest) for t in record.cut),
     )
     check_fit(directory, state)
     return state

@@ -64,6 +64,15 @@ class Statistics:
         sums = (old.means * old.counts[:, None]).index_add(0, ids, textures)
         return Statistics(counts, sums / counts.clamp(min=1)[:, None], scatter)
 
+    def without(self, textures: Tensor, kept: Sequence[int]) -> Statistics:
+        """The statistics of the classes `kept`, where `textures` (n, F) are those of all images of all others."""
+        of_one = torch.zeros(len(textures), dtype=torch.long)
+        gone = Statistics.empty(textures.shape[1]).with_images(textures, of_one, 1)
+        rest = Statistics(self.counts[list(kept)], self.means[list(kept)], self.scatter)
+        stay, leave = rest.counts.sum(), gone.counts.sum()
+        apart, weight = gone.mean - rest.mean, stay * leave / (stay + leave).clamp(min=1)
+        return Statistics(rest.counts, rest.means, self.scatter - gone.scatter - weight * torch.outer(apart, apart))
+
     @classmethod
     def pooled(cls, kinds: Sequence[Statistics]) -> Statistics:
         """Of the images of several, whose classes are the kinds themselves."""

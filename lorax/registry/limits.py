@@ -26,6 +26,11 @@ def limits(state: LearnerState, assessment: Assessment | None) -> Iterator[str]:
             "**Uncalibrated**: probabilities are the network's own, which tend to be too sure, and no image is ever "
             "called unknown: that of a generator it never saw is called real, or by another's name."
         )
+    if state.cut:
+        yield (
+            f"**Cut**: {', '.join(task.name for task in state.cut)} was withdrawn the fast way, so it knows no branch, "
+            "class, exemplar or calibration image of it; but what was learned after it was learned beside it."
+        )
     if assessment is None:
         yield "How far its verdicts can be trusted (calibration, unknown generators, robustness) was not measured."
     else:

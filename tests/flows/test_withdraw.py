@@ -15,7 +15,7 @@ import pytest
 from lorax import reconcile
 from lorax.atlas.index import Atlas
 from lorax.commands.init import initialize, with_values
-from lorax.data import pins, repository, versions
+from lorax.data import pins, versions
 from lorax.data.landing import land
 from lorax.learning.episode import Episode, learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan
@@ -29,7 +29,7 @@ from tests.flows.test_learn import champion, command, environment, free_port, lo
 from tests.registry.conftest import OPEN
 from tests.tiny_learner import tiny_params
 
-TASKS = ("alpha", "beta", "gamma", "delta")
+TASKS = ("alpha", "beta", "gamma", "delta", "epsilon")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # servers take minutes to come up on a busy machine
 
@@ -38,15 +38,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # servers take minute
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     """A workspace where all tasks were learned, alpha before the others landed; its servers are stopped."""
     folder = tmp_path_factory.mktemp("withdraw")
-    made = initialize(folder / "workspace", prefect_port=free_port(), mlflow_port=free_port())
+    ports = {"prefect_port": free_port(), "mlflow_port": free_port()}
+    made = initialize(folder / "workspace", remote=str(folder / "store"), **ports)
     values = {
         **tiny_params(folder).learning(),
         "landing": {"min_train": 1, "min_val": 1},
         "gate": OPEN.model_dump(),
     }
     made.params_path.write_text(with_values(made.params_path.read_text(), values))
-    repository.set_remote(made.root, "../../store")
-    repository.commit(made.root, [".dvc/config"], "Name the remote")
     for seed, name in enumerate(TASKS):
         write_task_files(folder / "raw" / name, {"0_real": 3, "1_fake": 3}, seed=seed, side=20)
     for name in TASKS:
@@ -57,22 +56,25 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     embedded.down(made)
 
 
-def never_had_it(never: Workspace, workspace: Workspace, commits: dict[str, str]) -> str:
-    """The digest of what plain functions learn where only some tasks landed, each learned before the next lands.
+def never_had_it(never: Workspace, workspace: Workspace, *stages: tuple[str, str]) -> str:
+    """The digest of what plain functions learn where only some tasks landed.
 
     Args:
         never: a workspace where nothing has landed.
         workspace: whose images and parameters.
-        commits: the tasks, and what their states are to name as the commit, which differs wherever one is made.
+        stages: tasks that land before they are learned, and what their states are to name as the commit, which differs
+            wherever one is made.
     """
     params, read_task = load_params(workspace.params_path), partial(versions.read_task, never)
     base = None
-    for name, commit in commits.items():
-        land(never, workspace.root.parent / "raw" / name, name)
+    for names, commit in stages:
+        for name in names.split():
+            land(never, workspace.root.parent / "raw" / name, name)
         revision = DataRevision(versions.revision(never).digest, commit)
-        home = EpisodeFolder.open(never.episodes_dir, Plan.of(base, read_task(name), params, revision))
-        learn_episode(Episode.open(home, read_task, partial(versions.fetch, never)))
-        base = home.state_dir
+        for name in names.split():
+            home = EpisodeFolder.open(never.episodes_dir, Plan.of(base, read_task(name), params, revision))
+            learn_episode(Episode.open(home, read_task, partial(versions.fetch, never)))
+            base = home.state_dir
     assert base is not None
     return state_digest(base)
 
@@ -102,8 +104,8 @@ def commit_of(workspace: Workspace, version: int) -> str:
 
 
 def test_of_the_task_learned_last_the_champion_is_the_version_before_it(workspace: Workspace) -> None:
-    said = lorax(workspace, "withdraw", "delta", "--reason", "only tried")
-    assert "champion: version 4 (alpha, beta, gamma, delta) -> version 3 (alpha, beta, gamma)" in said
+    said = lorax(workspace, "withdraw", "epsilon", "--reason", "only tried")
+    assert "champion: version 5 (alpha, beta, gamma, delta, epsilon) -> version 4 (alpha, beta, gamma, delta)" in said
 
 
 def test_a_withdrawal_killed_twice_ends_as_if_the_task_had_never_landed_and_the_champion_serves_meanwhile(
@@ -114,28 +116,38 @@ def test_a_withdrawal_killed_twice_ends_as_if_the_task_had_never_landed_and_the_
     killed_when(workspace, lambda: episodes(workspace) != trained, *command_line)
     assert champion(workspace) == before
     assert json.loads(lorax(workspace, "status", "--json"))["withdrawing"] == ["beta"]
-    killed_when(workspace, lambda: registered(workspace) > 4, *command_line)
+    killed_when(workspace, lambda: registered(workspace) > 5, *command_line)
     record = json.loads(lorax(workspace, *command_line, "--json"))
     now = record["champion"]
-    assert (now["version"], now["tasks"]) == (5, ["alpha", "gamma"])
-    assert [(hold["task"], hold["is_withdrawn"]) for hold in record["held"]] == [("delta", True), ("beta", True)]
-    assert [task.name for task in versions.landed(workspace)] == ["alpha", "gamma"]
+    assert (now["version"], now["tasks"]) == (7, ["alpha", "gamma", "delta"])
+    assert [(hold["task"], hold["is_withdrawn"]) for hold in record["held"]] == [("epsilon", True), ("beta", True)]
+    assert [task.name for task in versions.landed(workspace)] == ["alpha", "gamma", "delta"]
     assert not (workspace.data_dir / "beta").exists()
     assert now["data_digest"] == pins.committed(workspace).digest
-    never = never_had_it(new_workspace(), workspace, {"alpha": commit_of(workspace, 1), "gamma": now["data_commit"]})
-    assert now["state_digest"] == never
-    assert "nothing to learn" in told(workspace, "learn")
-    assert "withdrawn" in told(workspace, "history")
+    stages = (("alpha", commit_of(workspace, 1)), ("gamma delta", now["data_commit"]))
+    assert now["state_digest"] == never_had_it(new_workspace(), workspace, *stages)
+    assert "nothing to learn" in lorax(workspace, "learn")
+    assert "withdrawn" in lorax(workspace, "history")
+
+
+def test_a_task_is_cut_out_without_learning_anything_and_the_card_says_so(workspace: Workspace) -> None:
+    before = episodes(workspace)
+    record = json.loads(lorax(workspace, "withdraw", "alpha", "--reason", "at once", "--fast", "--json"))
+    now = record["champion"]
+    assert (record["learned"], now["tasks"], now["parent_digest"]) == ([8], ["gamma", "delta"], None)
+    assert [path.parent.name.partition("-")[0] for path in episodes(workspace) - before] == ["cut"]
+    cards = [path.read_text() for path in workspace.services_dir.rglob("model_card.md")]
+    assert any("alpha was withdrawn the fast way" in card for card in cards)
 
 
 def test_without_the_task_learned_first_the_line_begins_anew_but_the_only_one_stays(
     workspace: Workspace, new_workspace: NewWorkspace
 ) -> None:
-    record = json.loads(lorax(workspace, "withdraw", "alpha", "--reason", "a person asked for it", "--json"))
+    record = json.loads(lorax(workspace, "withdraw", "gamma", "--reason", "a person asked for it", "--json"))
     now = record["champion"]
-    assert (record["learned"], now["tasks"], now["parent_digest"]) == ([6], ["gamma"], None)
-    assert now["state_digest"] == never_had_it(new_workspace(), workspace, {"gamma": now["data_commit"]})
-    assert "is all that version 6 knows" in lorax(workspace, "withdraw", "gamma", "--reason", "too", code=1)
+    assert (record["learned"], now["tasks"], now["parent_digest"]) == ([9], ["delta"], None)
+    assert now["state_digest"] == never_had_it(new_workspace(), workspace, ("delta", now["data_commit"]))
+    assert "is all that version 9 knows" in lorax(workspace, "withdraw", "delta", "--reason", "too", code=1)
 
 
 def images_in(folder: Path) -> set[str]:
@@ -149,7 +161,7 @@ def test_what_is_forgotten_is_in_no_file_of_the_workspace_or_its_remote_and_may_
     theirs = images_in(home / "raw" / "beta")
     store = home / "store"
     assert theirs <= images_in(workspace.root) & images_in(store)
-    killed_when(workspace, lambda: registered(workspace) < 6, "forget", "beta", "--yes")
+    killed_when(workspace, lambda: registered(workspace) < 9, "forget", "beta", "--yes")
     record = json.loads(lorax(workspace, "forget", "beta", "--yes", "--json"))
     assert set(record["digests"]) == theirs
     assert {place["name"]: place["found"] for place in record["places"]} == {
@@ -163,7 +175,7 @@ def test_what_is_forgotten_is_in_no_file_of_the_workspace_or_its_remote_and_may_
     assert not theirs & (images_in(workspace.root) | images_in(store))
     history = json.loads(told(workspace, "history", "--json"))
     assert [row["version"] for row in history["versions"] if "beta" in row["tasks"]] == []
-    assert (history["broken"], champion(workspace)["version"]) == ([], 6)
+    assert (history["broken"], champion(workspace)["version"]) == ([], 9)
     kept = {path.parent.name for path in workspace.services_dir.rglob("exemplars.csv")}
     assert kept, "the others' states are in MLflow's store as before"
     assert [entry.name for entry in Atlas.open(workspace.atlas_dir).entries if entry.name.startswith("beta")] == []
