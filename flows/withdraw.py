@@ -52,6 +52,7 @@ def withdraw(
         landed = {known.name: known for known in versions.landed(workspace)}
         is_here = task in landed or task in data_withdrawal.under_way(workspace)
         champion = _knowing(registry.settle(), task)
+        _check_leaves_something(champion, task)  # before anything is begun
         revision = data_withdrawal.prepared(workspace, task, reason) if is_here or champion is None else None
         while champion:
             is_cut = fast and champion.tasks[-1].name != task  # else the version before it is there
@@ -142,11 +143,6 @@ def _learned_again(
     base = withdrawal.base_without(registry, champion, task)
     known = [one.name for one in base.tasks] if base else []
     names = [one.name for one in champion.tasks if one.name not in (*known, task)]
-    if not known and not names:
-        raise RegistryError(
-            f"task {task!r} is all that version {champion.version} knows, so nothing would be left to serve. Land and "
-            "learn another task first."
-        )
     for name in names:
         versions.read_task(workspace, name)  # what has not landed can't be learned again
     homes = list[EpisodeFolder]()
@@ -174,6 +170,14 @@ def _cut_out(
     steps.score(root, home)
     steps.assess(root, home)
     return [EpisodeFolder(Path(home))]
+
+
+def _check_leaves_something(champion: ModelVersion | None, task: str) -> None:
+    if champion and len(champion.tasks) == 1:
+        raise RegistryError(
+            f"task {task!r} is all that version {champion.version} knows, so nothing would be left to serve. Land and "
+            "learn another task first."
+        )
 
 
 def _knowing(champion: ModelVersion | None, task: str) -> ModelVersion | None:

@@ -71,7 +71,9 @@ class Statistics:
         rest = Statistics(self.counts[list(kept)], self.means[list(kept)], self.scatter)
         stay, leave = rest.counts.sum(), gone.counts.sum()
         apart, weight = gone.mean - rest.mean, stay * leave / (stay + leave).clamp(min=1)
-        return Statistics(rest.counts, rest.means, self.scatter - gone.scatter - weight * torch.outer(apart, apart))
+        scatter = self.scatter - gone.scatter - weight * torch.outer(apart, apart)
+        scatter.diagonal().clamp_(min=0)  # kept sums are rounded, and what hardly varies must have a deviation
+        return Statistics(rest.counts, rest.means, scatter)
 
     @classmethod
     def pooled(cls, kinds: Sequence[Statistics]) -> Statistics:
