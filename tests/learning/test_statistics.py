@@ -66,3 +66,19 @@ def test_parts_that_do_not_belong_together_are_refused(tasks: list[tuple[torch.T
     tensors = kept(tasks).tensors()
     with pytest.raises(ValueError, match="belong together"):
         Statistics.parse(tensors | {"scatter": tensors["scatter"][:-1]})
+
+
+def test_what_is_taken_out_leaves_what_the_others_alone_give_and_no_negative_variance(
+    tasks: list[tuple[torch.Tensor, torch.Tensor]],
+) -> None:
+    still = [(textures.index_fill(1, torch.tensor([5]), 0.1), ids) for textures, ids in tasks]
+    still[1] = tasks[1]  # alone varies in the last number, by a million
+    others = [(still[0][0], still[0][1]), (still[2][0], still[2][1] - 2)]
+    left, alone = kept(still).without(still[1][0], [0, 1, 4, 5]), Statistics.empty(WIDTH)
+    for textures, ids in others:
+        alone = alone.with_images(textures, ids, 4)
+    assert torch.equal(left.counts, alone.counts)
+    torch.testing.assert_close(left.means, alone.means, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(left.scatter[:5, :5], alone.scatter[:5, :5], rtol=1e-3, atol=1e-2)
+    assert left.scatter.diagonal().min() >= 0
+    assert all(part.isfinite().all() for part in left.solve(PENALTY, [0, 1, 0, 2]))
