@@ -115,7 +115,7 @@ def test_a_withdrawal_killed_twice_ends_as_if_the_task_had_never_landed_and_the_
     command_line = ("withdraw", "beta", "--reason", "its licence has ended")
     killed_when(workspace, lambda: episodes(workspace) != trained, *command_line)
     assert champion(workspace) == before
-    assert json.loads(lorax(workspace, "status", "--json"))["withdrawing"] == ["beta"]
+    assert json.loads(told(workspace, "status", "--json"))["withdrawing"] == ["beta"]
     killed_when(workspace, lambda: registered(workspace) > 5, *command_line)
     record = json.loads(lorax(workspace, *command_line, "--json"))
     now = record["champion"]
@@ -126,8 +126,8 @@ def test_a_withdrawal_killed_twice_ends_as_if_the_task_had_never_landed_and_the_
     assert now["data_digest"] == pins.committed(workspace).digest
     stages = (("alpha", commit_of(workspace, 1)), ("gamma delta", now["data_commit"]))
     assert now["state_digest"] == never_had_it(new_workspace(), workspace, *stages)
-    assert "nothing to learn" in lorax(workspace, "learn")
-    assert "withdrawn" in lorax(workspace, "history")
+    assert "nothing to learn" in told(workspace, "learn")
+    assert "withdrawn" in told(workspace, "history")
 
 
 def test_a_task_is_cut_out_without_learning_anything_and_the_card_says_so(workspace: Workspace) -> None:
