@@ -99,6 +99,7 @@ def main() -> None:
         names = simulate(Path(folder, "raw"), seed=asked.seed, train_per_class=2 * asked.train)[:TASKS]
         unseen = held_back(Path(folder, "raw"), names, names[GONE], asked.train)
         values = {"backbone": {"crop": SIDE}, "run": {"seed": asked.seed, "device": "cpu"}}
+        values |= {"landing": {"min_train": 1}}
         workspace = initialize(Path(folder, "workspace"), values=values)
         for name in names:
             land(workspace, Path(folder, "raw", name), name)
