@@ -76,7 +76,7 @@ def our_parts(setting: Setting, params: Params, k: int, files: TaskFiles, home: 
     labels = torch.tensor([s.class_index for s in samples])
     shown, cache = np.arange(len(samples))[:, None], FeatureCache(home / f"features-{k}")
     data = TrainingSet.build(network, images, labels, shown, params.run, cache)
-    fit = Fit(network, (k - 1) * CLASSES, params.training, params.run, k - 1)
+    fit = Fit(network, range((k - 1) * CLASSES, k * CLASSES), params.training, params.run, k - 1)
     bytes_at_hand = images.batch(range(len(samples)), images.center()[:, 0])
     count = len(samples) * batches_at_once(setting)
     names = views_of([samples[0].md5] * count, np.arange(2 * count).reshape(count, 2))

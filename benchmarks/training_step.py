@@ -31,7 +31,7 @@ def published_step(setting: Setting, branches: int, batch: int) -> Work:
 def our_step(setting: Setting, branches: int, batch: int) -> Work:
     params = setting.params(f"training.batch_size={batch}")
     network = setting.ours(params, branches)
-    fit = Fit(network, (branches - 1) * CLASSES, params.training, params.run, branches - 1)
+    fit = Fit(network, range((branches - 1) * CLASSES, branches * CLASSES), params.training, params.run, branches - 1)
     pixels = setting.images(batch)
     frozen = torch.randn(batch, (branches - 1) * network.backbone.width, device=setting.device)
     labels = torch.randint(0, branches * CLASSES, (batch,), device=setting.device)

@@ -83,10 +83,31 @@ def open_base_state(root: str, settings: Settings) -> str | None:
 
 
 def choose_start(root: str, base: str | None, name: str, settings: Settings) -> str | None:
-    """The known task whose branch the new one starts from; None, for a fresh start, unless params.yaml asks for one."""
-    if base is None or Params.model_validate(settings).training.branch_init == "fresh":
+    """The known task whose branch the new one starts from; None, for a fresh start, unless something asks for one.
+
+    What landed as a new version of another starts from that one, whatever params.yaml says of others.
+    """
+    kept = versions.notes_of(Workspace(Path(root)), name)
+    if base is None or kept.extends:
+        return None
+    if kept.new_version_of:
+        return find_older(root, base, kept.new_version_of, settings)
+    if Params.model_validate(settings).training.branch_init == "fresh":
         return None
     return find_nearest(root, base, name, settings)
+
+
+@step("find older branch")
+def find_older(root: str, base: str, older: str, settings: Settings) -> str | None:
+    """The task that the new one is the next version of, if its branch is known and could be started from."""
+    with progress.step("find older branch") as shown:
+        state, params = load_state(Path(base)), Params.model_validate(settings)
+        if why := attribution.unstartable(state, params, older):
+            shown.outcome = f"{why}: a fresh start"
+            get_run_logger().warning("the branch starts fresh: %s", why)
+            return None
+        shown.outcome = older
+        return older
 
 
 @step("find nearest branch")
@@ -155,7 +176,9 @@ def grow(root: str, home: str) -> None:
             return
         with _opened(root, home) as episode:
             episode.grow()
-            shown.outcome = f"{len(episode.base.classes)} + {len(episode.task.classes)} classes"
+            known, new = len(episode.base.classes), len(episode.classes) - len(episode.base.classes)
+            extends = episode.task.extends
+            shown.outcome = f"{extends}'s branch goes on, {known} classes" if extends else f"{known} + {new} classes"
 
 
 @step("train branch")

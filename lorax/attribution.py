@@ -25,6 +25,7 @@ from lorax.data.walk import files_named
 from lorax.errors import ImageError
 from lorax.learning.probe import Context, kept_probe, known_images
 from lorax.learning.state import Branch, LearnerState
+from lorax.network.building import reopen_backbone
 from lorax.params import LEAST_PROBE_IMAGES, LoraParams, Params
 from lorax.stream import Sample, Task
 from lorax.verdicts.predictor import Predictor
@@ -146,6 +147,15 @@ def startable(
     matches = nearest(workspace, state, params, images[: params.atlas.probe_images], fetch, told)
     tasks = {entry.label: entry.task for entry in state.classes.entries}
     return [(tasks[m.label], m.similarity) for m in matches if tasks[m.label] in usable]
+
+
+def unstartable(state: LearnerState, params: Params, task: str) -> str:
+    """Why a new branch can't start from that of a task; '' if it can."""
+    branch = next((branch for branch in state.branches if branch.task == task), None)
+    if branch is None:
+        return f"the champion does not know {task}"
+    start = reopen_backbone(state.backbone).add_branch(params.lora, params.run.seed).weights
+    return "" if _has_form(branch, start, params.lora) else f"the branch of {task} has another form than lora: asks for"
 
 
 def _has_form(branch: Branch, start: Weights, lora: LoraParams) -> bool:

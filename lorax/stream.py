@@ -100,6 +100,11 @@ class Task:
     test: tuple[Sample, ...]
     extends: str | None = None
 
+    @property
+    def branch(self) -> str:
+        """The task whose branch learns these images, and whose classes theirs are: itself, or what it extends."""
+        return self.extends or self.name
+
     def as_more_of(self, base: Task) -> Task:
         """This task as more images of another: its classes are that one's, by name, and its samples are of them.
 
@@ -158,6 +163,14 @@ class ClassTable:
 
     def __len__(self) -> int:
         return len(self.entries)
+
+    def with_classes_of(self, task: Task) -> ClassTable:
+        """The table with what a task adds to it: nothing, if its classes are another's."""
+        return self if task.extends else self.with_task(task.name, task.classes)
+
+    def of_task(self, name: str) -> list[int]:
+        """The head's outputs for a task's own classes."""
+        return [e.id for e in self.entries if e.task == name]
 
     def with_task(self, task: str, classes: Sequence[TaskClass]) -> ClassTable:
         """The table with `classes` of `task` appended, by folder number."""

@@ -84,9 +84,9 @@ class CardRow:
 class Assessment:
     """All that is known of a version's verdicts.
 
-    `foreseen` is what the version before said of the new task; `per_class` how many test images of each class the card
-    was asked for. `false_positives` is None where no other real photographs were named, `named` where a verdict is no
-    set of generators.
+    `foreseen` is what the version before said of the new task, None where its generator was known; `per_class` how many
+    test images of each class the card was asked for. `false_positives` is None where no other real photographs were
+    named, `named` where a verdict is no set of generators.
     """
 
     episode: int
@@ -168,7 +168,9 @@ def assess(episode: Episode, reals: Reals | None = None, on_progress: Progress |
         return Said(*ask(samples, change), torch.tensor(state.classes.ids(samples)))
 
     clean = look([sample for task in tasks for sample in task.test])
-    sampled = [sample for task in tasks for sample in sample_of(task, params.robustness.per_class)]
+    samples_of = {task.name: sample_of(task, params.robustness.per_class) for task in tasks}
+    sampled = [sample for samples in samples_of.values() for sample in samples]
+    of = [name for name, samples in samples_of.items() for _ in samples]
     looks = {change.name: look(sampled, change) for change in (CARD if sampled else ())}
     assessment = Assessment(
         episode=episode.index,
@@ -179,7 +181,7 @@ def assess(episode: Episode, reals: Reals | None = None, on_progress: Progress |
             for change in _RELIABILITY
             if change is UNCHANGED or sampled
         ],
-        card=[row for name, said in looks.items() for row in _card_rows(state, name, said)],
+        card=[row for name, said in looks.items() for row in _card_rows(state, name, said, of)],
         foreseen=foreseen(base, clean.textures, [len(task.test) for task in tasks], tasks[-1]),
         per_class=params.robustness.per_class,
         false_positives=measured(state, reals, tasks, params.reals.images, ask) if reals else None,
@@ -248,16 +250,14 @@ def _named(state: LearnerState, said: Said) -> Named | None:
     return named(fitted.relatives, fitted.probabilities(said.logits), said.ids, state.classes, state.undecided_below)
 
 
-def _card_rows(state: LearnerState, perturbation: str, said: Said) -> Iterator[CardRow]:
-    """One row for each task, and one for all."""
+def _card_rows(state: LearnerState, perturbation: str, said: Said, of: Sequence[str]) -> Iterator[CardRow]:
+    """One row for each task, and one for all; `of` names the task whose test set each image is of."""
     answers, right = _answers(state, said), right_answers(said.ids, state.classes)
     is_ood = None
     if state.calibration:
         is_ood = state.calibration.ood_score(said.textures) > state.calibration.threshold
-    of_task = [entry.task for entry in state.classes.entries]
-    names = [of_task[i] for i in said.ids.tolist()]
     for task in (*(known.name for known in state.tasks), ALL):
-        rows = torch.tensor([task in (ALL, name) for name in names])
+        rows = torch.tensor([task in (ALL, name) for name in of])
         part, true = answers[rows], right[rows]
         yield CardRow(
             perturbation,

@@ -86,7 +86,7 @@ def _solved_heads(tasks: Sequence[Task], said: Said, params: Params) -> Iterator
     """The head after each task, of all classes so far."""
     classes, sums = ClassTable(), Statistics.empty(len(next(iter(said.values()))))
     for task in tasks:
-        classes = classes.with_task(task.name, task.classes)
+        classes = classes.with_classes_of(task)
         sums = sums.with_images(_of(said, task.train), torch.tensor(classes.ids(task.train)), len(classes))
         weight, bias = sums.solve(params.head.penalty, classes.multi_real())
         head = nn.Linear(weight.shape[1], len(classes))
@@ -99,12 +99,14 @@ def _trained_heads(tasks: Sequence[Task], said: Said, params: Params) -> Iterato
     classes, memory = ClassTable(), tuple[Exemplar, ...]()
     head = fresh_head(len(next(iter(said.values()))), 0, torch.Generator())
     for episode, task in enumerate(tasks):
-        classes = classes.with_task(task.name, task.classes)
+        old, classes = len(classes), classes.with_classes_of(task)
         generator = torch.Generator().manual_seed(epoch_seed(params.run.seed, episode, 0))
-        head = grown_head(head, 0, len(task.classes), generator, branch_seed=0)  # which no branch has
+        head = grown_head(head, 0, len(classes) - old, generator, branch_seed=0)  # which no branch has
         samples = [*task.train, *(e.sample for e in memory)]
         _fit(head, _of(said, samples), torch.tensor(classes.ids(samples)), params, generator)
-        memory = updated_memory(memory, task.train, _of(said, task.train), classes, params.exemplars.budget)
+        own = set(classes.ids(task.train))
+        pool = [*task.train, *(e.sample for e in memory if e.class_id in own)]
+        memory = updated_memory(memory, pool, _of(said, pool), classes, params.exemplars.budget)
         yield head, classes
 
 

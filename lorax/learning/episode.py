@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from itertools import chain
@@ -26,6 +28,7 @@ from lorax.learning.statistics import Statistics
 from lorax.learning.texture_head import with_textures
 from lorax.learning.trained import Trained
 from lorax.learning.training import Fit, OnEpoch
+from lorax.stream import Sample
 
 
 def learn_episode(
@@ -78,18 +81,19 @@ class Episode(OpenedEpisode):
             launch("fit", self.folder, self.tasks, samples, self.fetch, on_epoch, on_progress)
             return
         started = self.begin()
-        network, params, train = self.network, self.params, self.task.train
-        samples = [*train, *(e.sample for e in self.base.exemplars)]
+        network, params, pool = self.network, self.params, [*self.task.train, *self.remembered]
+        samples = [*pool, *self.shown_again]
         others = (on_progress, told(on_progress), self.group)
         labels = torch.tensor(self.classes.ids(samples))
         data = TrainingSet.load(network, samples, labels, self.fetch, params, self.cache, self.folder.root, *others)
         prepared = time.perf_counter()
-        fit = Fit(network, len(self.base.classes), params.training, params.run, self.index, self.group)
+        own = self.classes.of_task(self.task.branch)
+        fit = Fit(network, own, params.training, params.run, self.index, self.group)
         curves = fit.run_epochs(data, self.folder.checkpoint_path, on_epoch)
         trained = time.perf_counter()
-        first = FeatureQuery(train, data.first_views(len(train)))  # for herding, while the images are at hand
+        first = FeatureQuery(pool, data.first_views(len(pool)))  # for herding, while the images are at hand
         _, textures = self.run(first, on_progress, with_texture=self.reads_texture, read=data.read_first_views)
-        statistics = self._statistics(textures)
+        statistics = self._statistics(textures[: len(self.task.train)])
         seconds = {"prepare": prepared - started + time.perf_counter() - trained}
         seconds |= {"train": sum(row.seconds for row in curves)}
         if self.group.is_main:
@@ -97,16 +101,20 @@ class Episode(OpenedEpisode):
             self.folder.checkpoint_path.unlink(missing_ok=True)
 
     def herd(self) -> None:
-        """Herd the new classes' exemplars, and shrink the old ones', within the budget.
+        """Herd the exemplars of the task's classes, and shrink the others', within the budget.
 
-        Herding looks at each image's first training view, about which the branches have been asked already.
+        Herding looks at each image's first training view, about which the branches have been asked already. Where the
+        task extends another, the exemplars so far are among those to choose from, for all that they were chosen from.
         """
         if self.folder.exemplars_path.is_file():
             return
         started = self.begin()
-        features, _ = self.run(FeatureQuery(self.task.train, self.trained.views))
-        budget, old = self.params.exemplars.budget, self.base.exemplars
-        memory = updated_memory(old, self.task.train, features, self.classes, budget)
+        pool = [*self.task.train, *self.remembered]
+        features, _ = self.run(FeatureQuery(pool, self.trained.views))
+        weights = self._stood_for(pool) if self.remembered else None
+        memory = updated_memory(
+            self.base.exemplars, pool, features, self.classes, self.params.exemplars.budget, weights
+        )
         write_memory(self.folder.exemplars_path, memory, time.perf_counter() - started)
 
     def calibrate(self) -> None:
@@ -130,12 +138,14 @@ class Episode(OpenedEpisode):
             samples = list(chain.from_iterable(task.test for task in self.tasks))
             launch("look", self.folder, self.tasks, samples, self.fetch, None, on_progress)
         features, textures = self.look_at_tests(on_progress)
+        of_base = self.asked_of_base(self._tests, features)
         predicted, before, true = {}, {}, {}
         sizes = [len(task.test) for task in self.tasks]
-        for task, said, seen in zip(self.tasks, features.split(sizes), textures.split(sizes), strict=True):
+        looks = zip(self.tasks, *(part.split(sizes) for part in (features, of_base, textures)), strict=True)
+        for task, said, said_by_base, seen in looks:
             predicted[task.name] = self.network.logits(said, seen).argmax(dim=1)
-            if task is not self.tasks[-1]:
-                before[task.name] = answers_of(self.base, said, seen)
+            if task is not self.tasks[-1] or task.extends:
+                before[task.name] = answers_of(self.base, said_by_base, seen)
             true[task.name] = torch.tensor(self.classes.ids(task.test))
         scores, multi_real = score(predicted, true, self.classes), self.classes.multi_real()
         memory, herding_s = read_memory(self.folder.exemplars_path)
@@ -161,12 +171,23 @@ class Episode(OpenedEpisode):
         Returns:
             All branches' features (N, K·D), and the textures (N, F), or (N, 0) where nothing reads them.
         """
-        query = FeatureQuery.of_centers([sample for task in self.tasks for sample in task.test])
-        return self.run(query, on_progress, with_texture=self.reads_texture)
+        return self.run(self._tests, on_progress, with_texture=self.reads_texture)
 
     @cached_property
     def _calibrated(self) -> LearnerState:
         return settled(self.grown, self.network, self.cache, self.fetch, self.params)
+
+    @property
+    def _tests(self) -> FeatureQuery:
+        return FeatureQuery.of_centers([sample for task in self.tasks for sample in task.test])
+
+    def _stood_for(self, pool: Sequence[Sample]) -> Tensor:
+        """How many images each that is herded from stands for, (N,): an exemplar for a share of those learned from."""
+        images = Counter(self.classes.ids(s for task in self.tasks[:-1] for s in task.train))
+        ids = self.classes.ids(pool)
+        kept = Counter(ids[len(self.task.train) :])
+        shares = [images[class_id] / kept[class_id] for class_id in ids[len(self.task.train) :]]
+        return torch.tensor([*[1.0] * len(self.task.train), *shares])
 
     def _statistics(self, textures: Tensor) -> dict[str, Statistics]:
         """The base's with the task's training images, as they are, (n, F), and perturbed; {} if no head reads them."""

@@ -17,12 +17,13 @@ from lorax.storage import canonical_json, write_whole
 from lorax.stream import ClassTable, Sample
 
 
-def herd(features: Tensor, count: int) -> list[int]:
+def herd(features: Tensor, count: int, weights: Tensor | None = None) -> list[int]:
     """Choose images whose running mean stays nearest to their class's mean, best first.
 
     Args:
         features: (n, F) concatenated features of one class's images.
         count: how many to choose; all n if that is fewer.
+        weights: (n,) how many images each stands for; None: itself alone.
 
     Returns:
         Indices in the order chosen, so that a shorter memory keeps a prefix. Equal distances go to the first image.
@@ -30,7 +31,7 @@ def herd(features: Tensor, count: int) -> list[int]:
     Source: Rebuffi et al., iCaRL (CVPR 2017), algorithm 4, on L2-normalised features.
     """
     unit = F.normalize(features.detach().double().cpu(), dim=1)  # (n, F)
-    mean = unit.mean(dim=0)
+    mean = unit.mean(dim=0) if weights is None else weights.double() @ unit / weights.sum()
     total = torch.zeros_like(mean)
     free = torch.ones(len(unit), dtype=torch.bool)
     chosen: list[int] = []
@@ -44,23 +45,30 @@ def herd(features: Tensor, count: int) -> list[int]:
 
 
 def updated_memory(
-    old: Sequence[Exemplar], samples: Sequence[Sample], features: Tensor, classes: ClassTable, budget: int
+    old: Sequence[Exemplar],
+    samples: Sequence[Sample],
+    features: Tensor,
+    classes: ClassTable,
+    budget: int,
+    weights: Tensor | None = None,
 ) -> tuple[Exemplar, ...]:
     """The memory after a task: every class seen keeps at most budget // C images.
 
     Args:
-        old: the memory before; each class keeps its best-ranked images.
-        samples: the new task's N training images.
+        old: the memory before; each class that `samples` have none of keeps its best-ranked images.
+        samples: the N images that the others are chosen from.
         features: (N, K·D) what all branches say of them.
         classes: the table with the new task's classes in it.
         budget: images in all.
+        weights: (N,) how many images each stands for; None: itself alone.
     """
     per_class = budget // len(classes)
-    memory = [e for e in old if e.rank < per_class]
     ids = torch.tensor(classes.ids(samples))
-    for class_id in sorted(set(ids.tolist())):
+    chosen_anew = sorted(set(ids.tolist()))
+    memory = [e for e in old if e.rank < per_class and e.class_id not in chosen_anew]
+    for class_id in chosen_anew:
         rows = torch.nonzero(ids == class_id).flatten().tolist()
-        ranked = herd(features[rows], per_class)
+        ranked = herd(features[rows], per_class, None if weights is None else weights[rows])
         memory += [Exemplar(samples[rows[i]], class_id, rank) for rank, i in enumerate(ranked)]
     return tuple(memory)
 

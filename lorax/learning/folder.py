@@ -39,7 +39,8 @@ def damage_told(path: Path) -> Iterator[None]:
 class Report:
     """What one episode measured, beside the state it left; times are not part of any digest.
 
-    `against_base` compares with the base state's own answers on the same test images, for every task that it knew;
+    `against_base` compares with the base state's own answers on the same test images, for every task whose classes it
+    knew, which an extension's are;
     `detection_against_base` does of real or synthetic alone, as `binary_accuracy`.
     `tested` has the digest of each task's data as it was tested on, which may have been replaced since it was learned.
     """
@@ -77,7 +78,7 @@ class Plan:
 
     `parameters` are all sections of params.yaml with the run's preset, so that no step reads them again. `base_dir` is
     where the base state lies. `start` names the base's task whose branch the new branch starts from; None: it starts
-    fresh.
+    fresh. `extends` names the base's task of which the task brings more images; None: it is a generator of its own.
     """
 
     base: str | None
@@ -86,6 +87,7 @@ class Plan:
     revision: DataRevision
     start: str | None = None
     base_dir: str | None = None
+    extends: str | None = None
 
     @classmethod
     def of(
@@ -94,7 +96,7 @@ class Plan:
         """The plan to learn `task` on top of the state in a directory, or of none."""
         digest, place = (state_digest(base_dir), str(base_dir)) if base_dir else (None, None)
         learned = PinnedTask(task.name, task.digest)
-        return cls(digest, learned, params.model_dump(mode="json"), revision, start, place)
+        return cls(digest, learned, params.model_dump(mode="json"), revision, start, place, task.extends)
 
     @property
     def params(self) -> Params:
@@ -104,7 +106,7 @@ class Plan:
     def key(self) -> str:
         """Equal for equal work: a later data revision that holds the same task is the same episode."""
         content = {"base": self.base, "task": asdict(self.task), "parameters": self.params.learning()}
-        content |= {"start": self.start} if self.start else {}
+        content |= {name: text for name, text in (("start", self.start), ("extends", self.extends)) if text}
         return hashlib.sha256(canonical_json(content).encode()).hexdigest()[:16]
 
 
@@ -165,5 +167,5 @@ class EpisodeFolder:
         with damage_told(self.plan_path):
             record = json.loads(self.plan_path.read_bytes())
             task, revision = PinnedTask(**record["task"]), DataRevision(**record["revision"])
-            told = (record.get("start"), record.get("base_dir"))
+            told = (record.get("start"), record.get("base_dir"), record.get("extends"))
             return Plan(record["base"], task, record["parameters"], revision, *told)

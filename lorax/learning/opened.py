@@ -29,7 +29,7 @@ from lorax.network.building import open_backbone
 from lorax.network.features import FeatureCache, OnCached, Read
 from lorax.network.network import Network
 from lorax.network.process_group import SINGLE, ProcessGroup
-from lorax.stream import ClassTable, PinnedTask, Task
+from lorax.stream import ClassTable, PinnedTask, Sample, Task
 
 ReadTask = Callable[[str], Task]
 """Finds a landed task by its name."""
@@ -84,7 +84,7 @@ class OpenedEpisode:
         backbone = None if plan.base_dir else open_backbone(plan.params.backbone)
         base = LearnerState(backbone.identity) if backbone else base_state(Path(plan.base_dir or ""), plan.params)
         new = read_task(plan.task.name)
-        if new.digest != plan.task.digest:
+        if (new.digest, new.extends) != (plan.task.digest, plan.extends):
             raise DataVersionError(
                 f"task {new.name!r} changed while it was being learned: digest {new.digest[:12]} instead of "
                 f"{plan.task.digest[:12]}. Run 'lorax learn' again to learn it as it is now."
@@ -100,7 +100,19 @@ class OpenedEpisode:
     @cached_property
     def classes(self) -> ClassTable:
         """Those of the base, and the task's."""
-        return self.base.classes.with_task(self.task.name, self.task.classes)
+        return self.base.classes.with_classes_of(self.task)
+
+    @cached_property
+    def remembered(self) -> list[Sample]:
+        """The exemplars of the task's own classes, which are there if it extends another; none that it brings again."""
+        own, brought = set(self.classes.ids(self.task.train)), {sample.md5 for sample in self.task.train}
+        return [e.sample for e in self.base.exemplars if e.class_id in own and e.sample.md5 not in brought]
+
+    @cached_property
+    def shown_again(self) -> list[Sample]:
+        """The exemplars of all other classes."""
+        own = set(self.classes.ids(self.task.train))
+        return [e.sample for e in self.base.exemplars if e.class_id not in own]
 
     @cached_property
     def state(self) -> LearnerState:
@@ -152,19 +164,21 @@ class OpenedEpisode:
     @cached_property
     def grown(self) -> LearnerState:
         """The next state as far as training has decided it: exemplars and the new accuracies are still missing."""
-        trained, name = self.trained, self.task.name
-        branch = Branch(name, trained.config, trained.weights, self.params.run.seed, self.plan.start)
+        trained, name, extends = self.trained, self.task.name, self.task.extends
+        begun = self.base.branch_of(extends) if extends else Branch(name, {}, {}, self.params.run.seed, self.plan.start)
+        branch = replace(begun, config=trained.config, weights=trained.weights)
         return replace(
             self.base,
             texture_head=None,
             statistics=trained.statistics,
-            branches=(*self.base.branches, branch),
+            branches=(*(b for b in self.base.branches if b.task != extends), branch),
             classes=self.classes,
-            calibration_memory=extended_memory(self.base.calibration_memory, self.held_out, self.classes),
+            calibration_memory=extended_memory(self.base.calibration_memory, self.held_out, self.classes, self.params),
             calibration=None,
             head_weight=trained.head_weight,
             head_bias=trained.head_bias,
             tasks=(*self.base.tasks, PinnedTask(name, self.task.digest)),
+            extensions=dict(self.base.extensions) | ({name: extends} if extends else {}),
             revision=self.plan.revision,
             parameters=self.params.learning(),
             parent=self.plan.base,
@@ -175,18 +189,32 @@ class OpenedEpisode:
         torch.set_num_threads(self.params.run.threads)
         return time.perf_counter()
 
+    def asked_of_base(self, query: FeatureQuery, features: Tensor) -> Tensor:
+        """What the base's branches say of images (N, ...), of which `features` are what the network's say.
+
+        They say the same, but for the branch of what is extended.
+        """
+        if not self.task.extends:
+            return features
+        network, size = self._opened(self.base), self.params.run.batch_size
+        return query.run(self.cache, network, query.read_files(self.fetch, network.crop), size)[0]
+
     def _opened(self, state: LearnerState) -> Network:
         backbone, self._backbone = self._backbone, None  # which is one network's only
         mixed = self.params.training.mixed_precision
         return open_network(state, self.params.run.device, mixed_precision=mixed, backbone=backbone)
 
     def grown_network(self) -> Network:
-        """The base's network with a branch and outputs for the task.
+        """The base's network with a branch and outputs for the task; what it extends has both: its branch comes last.
 
         Raises:
             BackboneError: the backbone can't learn in what lora.targets matches, or has not what calibration needs.
         """
         network, params, classes = self._opened(self.base), self.params, self.task.classes
+        if self.task.extends:
+            network.move_last([branch.task for branch in self.base.branches].index(self.task.extends))
+            network.texture_head = None  # of fewer images
+            return network
         network.grow(
             params.lora,
             len(classes),
@@ -198,7 +226,7 @@ class OpenedEpisode:
             blank = torch.zeros(1, 3, network.crop, network.crop, dtype=torch.uint8)
             network.texture(blank)  # there is one, or it says so
         if self.plan.start:
-            network.backbone.start_branch(self.index, self.base.branch_of(self.plan.start).weights)
+            network.backbone.start_branch(network.branches - 1, self.base.branch_of(self.plan.start).weights)
         network.texture_head = None  # the base's, of fewer classes
         return network
 

@@ -11,13 +11,15 @@ from lorax.stream import Task
 
 
 def check_learnable(base: LearnerState, task: Task) -> None:
-    """See that a task is new, and that there are real images to tell its synthetic ones from.
+    """See that a task is new, that what it extends is known, and that there are real images to tell others from.
 
     Raises:
-        StateError: one of the two does not hold.
+        StateError: one of these does not hold.
     """
     if task.name in {t.name for t in base.tasks}:
         raise StateError(f"task {task.name!r} is in the learner state already; an episode learns a new task.")
+    if task.extends:
+        _check_extends(base, task)
     if not any(c.is_real for c in task.classes) and not any(e.is_real for e in base.classes.entries):
         raise StateError(
             f"task {task.name!r} brings no real images and no earlier task did: there is nothing to tell its images "
@@ -46,4 +48,15 @@ def check_solver(base: LearnerState, head: HeadParams) -> None:
         raise StateError(
             f"head.perturbations is {wanted}, but the learner state of {tasks} kept sums of images perturbed by "
             f"{kept}. Set head.perturbations: {json.dumps(kept)}, or learn its tasks anew under another registry.model."
+        )
+
+
+def _check_extends(base: LearnerState, task: Task) -> None:
+    known = {(entry.task, entry.index) for entry in base.classes.entries}
+    if any((task.extends, one.index) not in known for one in task.classes):
+        tasks = ", ".join(entry.name for entry in base.tasks) or "none"
+        raise StateError(
+            f"task {task.name!r} brings more images of {task.extends!r}, whose classes the champion does not know (it "
+            f"knows {tasks}). If {task.extends} is held, 'lorax release {task.extends}' has it learned first; then "
+            f"'lorax release {task.name}', where this is held, too."
         )

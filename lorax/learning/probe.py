@@ -170,7 +170,7 @@ def train_probe(
     params = context.params.model_copy(update={"training": context.training.model_copy(update={"epochs": epochs})})
     with scratch() as folder:
         data = TrainingSet.load(network, samples, labels, fetch, params, FeatureCache(folder))
-        fit = Fit(network, 0, params.training, run, 0)
+        fit = Fit(network, range(2), params.training, run, 0)
         rows = fit.run_epochs(data, folder / "checkpoint")
     learned = network.backbone.branch(0)
     return Branch("probe", learned.config, learned.weights, run.seed), rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 
 from lorax.learning.state import Exemplar, LearnerState
@@ -18,7 +19,8 @@ def hold_out(task: Task, base: LearnerState, params: Params) -> tuple[Task, tupl
 
     They are drawn for each class from (seed, md5) alone: at most `calibration.per_class`, and at most a fifth of the
     class. Tasks may share real photos: those in the calibration memory are never trained on, and exemplars are not
-    drawn. Nothing is drawn on top of an uncalibrated state, which could not become calibrated by it.
+    drawn. Nothing is drawn on top of an uncalibrated state, which could not become calibrated by it. Of a class that is
+    extended those are drawn that would have been, had all of its images come at once.
 
     Args:
         task: the episode's.
@@ -33,7 +35,10 @@ def hold_out(task: Task, base: LearnerState, params: Params) -> tuple[Task, tupl
         for index in sorted({sample.class_index for sample in free}):
             of_class = [sample for sample in free if sample.class_index == index]
             drawn = sorted((s for s in of_class if s.md5 not in shown), key=lambda s: _draw(s.md5, params.run.seed))
-            held += drawn[: min(params.calibration.per_class, len(of_class) // _LARGEST_SHARE)]
+            drawn = drawn[: min(params.calibration.per_class, len(of_class) // _LARGEST_SHARE)]
+            known = [e.sample for e in base.calibration_memory if _class_of(e.sample) == _class_of(of_class[0])]
+            first = _drawn_first([*known, *drawn], params)
+            held += [sample for sample in drawn if sample in first]
     names = {sample.md5 for sample in held}
     return replace(task, train=tuple(sample for sample in free if sample.md5 not in names)), tuple(held)
 
@@ -42,11 +47,26 @@ def _draw(md5: str, seed: int) -> bytes:
     return hashlib.blake2b(f"{seed}/{md5}/calibration".encode(), digest_size=8).digest()
 
 
-def extended_memory(old: tuple[Exemplar, ...], held: tuple[Sample, ...], classes: ClassTable) -> tuple[Exemplar, ...]:
-    """The memory with a new task's held-out images; those of older classes stay, whatever the budget of exemplars."""
-    ids, drawn = classes.ids(held), {entry.id: 0 for entry in classes.entries}
-    memory = list(old)
-    for sample, class_id in zip(held, ids, strict=True):
-        memory.append(Exemplar(sample, class_id, drawn[class_id]))
-        drawn[class_id] += 1
+def extended_memory(
+    old: tuple[Exemplar, ...], held: tuple[Sample, ...], classes: ClassTable, params: Params
+) -> tuple[Exemplar, ...]:
+    """The memory with a new task's held-out images; those of other classes stay, whatever the budget of exemplars.
+
+    Of a class that has some already so many stay as one may have, those that are drawn first.
+    """
+    ids = classes.ids(held)
+    memory = [entry for entry in old if entry.class_id not in ids]
+    for class_id in dict.fromkeys(ids):
+        new = [sample for sample, of in zip(held, ids, strict=True) if of == class_id]
+        known = [entry.sample for entry in old if entry.class_id == class_id]
+        memory += [Exemplar(s, class_id, rank) for rank, s in enumerate(_drawn_first([*known, *new], params))]
     return tuple(memory)
+
+
+def _drawn_first(samples: Sequence[Sample], params: Params) -> list[Sample]:
+    """As many of a class's images as one may have, in the order drawn."""
+    return sorted(samples, key=lambda s: _draw(s.md5, params.run.seed))[: params.calibration.per_class]
+
+
+def _class_of(sample: Sample) -> tuple[str, int]:
+    return sample.task, sample.class_index

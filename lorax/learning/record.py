@@ -78,6 +78,7 @@ class LearnerRecord(_Part):
     files: dict[str, _Text]
     kinds: tuple[_Text, ...] = ()
     cut: tuple[TaskRecord, ...] = ()
+    extensions: dict[_Text, _Text] = {}  # since format 6
 
 
 class RelativesRecord(_Part):

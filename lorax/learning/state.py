@@ -20,7 +20,7 @@ from lorax.stream import ClassTable, DataRevision, PinnedTask, Sample
 
 @dataclass(frozen=True)
 class Branch:
-    """One generator's LoRA: PEFT's configuration and weights, and what its training started from.
+    """One task's LoRA: PEFT's configuration and weights, and what its training started from.
 
     `seed` is that of the A factors it started from. `start` names the task whose branch it started from instead; None
     where it started fresh, "" where that was before format 3: then the head started otherwise in every episode, so that
@@ -56,7 +56,9 @@ class LearnerState:
 
     `accuracy[j][i]` is the accuracy on task i after episode j. `statistics` are those of each kind of perturbation, of
     which CLEAN is the first; there are none where no head reads the texture. `cut` are tasks that were known and cut
-    out (`cutting`), beside which later ones were learned.
+    out (`cutting`), beside which later ones were learned. `extensions` names the tasks that brought more images of an
+    older one, and that one: their episodes fitted its branch on, which came last by that, and neither branch nor classes
+    are theirs.
     """
 
     backbone: BackboneIdentity
@@ -70,6 +72,7 @@ class LearnerState:
     calibration_memory: tuple[Exemplar, ...] = ()
     calibration: Calibration | None = None
     tasks: tuple[PinnedTask, ...] = ()
+    extensions: Mapping[str, str] = field(default_factory=dict)
     accuracy: tuple[tuple[float, ...], ...] = ()
     revision: DataRevision = field(default_factory=lambda: DataRevision("", None))
     parameters: Mapping[str, Any] = field(default_factory=dict)

@@ -15,19 +15,23 @@ from lorax.stream import ClassTable
 
 def check_fit(directory: Path, state: LearnerState) -> None:
     """Refuse parts that belong to different states though each file is whole."""
-    episodes, classes = len(state.branches), len(state.classes)
+    episodes, branches, classes = len(state.tasks), len(state.branches), len(state.classes)
+    learned = {branch.task for branch in state.branches}
     fits = (
-        len(state.tasks) == episodes
+        episodes == branches + len(state.extensions)
+        and {task.name for task in state.tasks} == learned | state.extensions.keys()
+        and learned.issuperset(state.extensions.values())
+        and learned.issuperset(entry.task for entry in state.classes.entries)
         and [len(row) for row in state.accuracy] == list(range(1, episodes + 1))
         and state.head_weight.ndim == 2
         and state.head_bias.ndim == 1
         and state.head_weight.shape[0] == state.head_bias.shape[0] == classes
         and [e.id for e in state.classes.entries] == list(range(classes))
-        and (episodes == 0 or state.head_weight.shape[1] % episodes == 0)
+        and (branches == 0 or state.head_weight.shape[1] % branches == 0)
     )
     if not fits:
         raise StateError(
-            f"{directory}: {episodes} branches, {len(state.tasks)} tasks, {classes} classes, an accuracy matrix of "
+            f"{directory}: {branches} branches, {episodes} tasks, {classes} classes, an accuracy matrix of "
             f"{len(state.accuracy)} rows and a head of shape {tuple(state.head_weight.shape)} don't belong together. "
             + RESTORE
         )

@@ -43,9 +43,12 @@ from lorax.network.backbone import BackboneIdentity
 from lorax.storage import canonical_json, whole_directory
 from lorax.stream import ClassEntry, ClassTable, DataRevision, PinnedTask, Sample, check_task_name
 
-FORMAT = 5
+FORMAT = 6
 """1 had no calibration; before 3 branches had no common start; before 4 no head read textures, no verdict was a set;
-before 5 textures had one head, that of images as they are."""
+before 5 textures had one head, that of images as they are; before 6 no task extended another."""
+
+_WITHOUT_EXTENSIONS = 5
+"""The format of a state in which no task extends another, so that its digest stays what it was."""
 
 
 def save_state(state: LearnerState, directory: Path) -> str:
@@ -111,7 +114,7 @@ def _state_files(state: LearnerState) -> dict[str, bytes]:
     files["calibration.json"] = canonical_json(fitted.record() if fitted else {}).encode()
     files["calibration.safetensors"] = tensor_file(fitted.tensors() if fitted else {})
     record = {
-        "format": FORMAT,
+        "format": FORMAT if state.extensions else _WITHOUT_EXTENSIONS,
         "backbone": asdict(state.backbone),
         "branches": [{"task": b.task, "seed": b.seed, "start": b.start, "folder": f} for f, b in _folders(state)],
         "classes": [asdict(e) | {"kind": "real" if e.is_real else "synthetic"} for e in state.classes.entries],
@@ -124,6 +127,7 @@ def _state_files(state: LearnerState) -> dict[str, bytes]:
         "files": {name: _sha256(data) for name, data in files.items()},
     }
     record |= {"cut": [asdict(t) for t in state.cut]} if state.cut else {}
+    record |= {"extensions": dict(state.extensions)} if state.extensions else {}
     return files | {"learner.json": canonical_json(record).encode()}
 
 
@@ -156,6 +160,7 @@ def _read_format_1(directory: Path, record: LearnerRecord) -> LearnerState:
         head_bias=head["bias"],
         exemplars=_exemplars(directory, "exemplars.csv", record, classes),
         tasks=tuple(PinnedTask(t.name, t.digest) for t in record.tasks),
+        extensions=record.extensions,
         accuracy=record.accuracy,
         revision=DataRevision(record.data.digest, record.data.commit),
         parameters=record.parameters,
@@ -205,7 +210,7 @@ def _read_format_4(directory: Path, record: LearnerRecord) -> LearnerState:
     return state
 
 
-_READERS = {1: _read_format_1, 2: _read_format_2, 3: _read_format_2, 4: _read_format_4, 5: _read_format_4}
+_READERS = {1: _read_format_1, 2: _read_format_2, 3: _read_format_2} | dict.fromkeys((4, 5, 6), _read_format_4)
 
 
 def _read(directory: Path, name: str, sha256: Mapping[str, str] | None = None) -> bytes:

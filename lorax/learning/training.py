@@ -70,7 +70,7 @@ class Fit:
 
     Args:
         network: grown for the new task.
-        old_classes: how many classes were known before.
+        own: ids of the classes that the branch is of, which the diversity head tells apart; to it all others are one.
         training, run: sections of params.yaml.
         episode: index of the episode, from 0.
         group: who shares each batch; every rank has the same network.
@@ -79,17 +79,19 @@ class Fit:
     def __init__(
         self,
         network: Network,
-        old_classes: int,
+        own: Sequence[int],
         training: TrainingParams,
         run: RunParams,
         episode: int,
         group: ProcessGroup = SINGLE,
     ) -> None:
         self.network, self.training, self.run, self.episode, self.group = network, training, run, episode, group
-        self.old_classes = old_classes
         self.peak = training.learning_rate if episode else training.learning_rate_first
         generator = torch.Generator().manual_seed(epoch_seed(run.seed, episode, training.epochs))
-        outputs = 1 + network.head.out_features - old_classes if old_classes else 0
+        self.has_others = len(own) < network.head.out_features
+        self.among_own = torch.zeros(network.head.out_features, dtype=torch.long, device=network.device)
+        self.among_own[list(own)] = 1 + torch.arange(len(own), device=network.device)  # 0: any other class
+        outputs = 1 + len(own) if self.has_others else 0
         self.diversity = fresh_head(network.backbone.width, outputs, generator).to(network.device)
         self.newest = network.branches - 1
         self.live = network.backbone.live_branch(self.newest)
@@ -168,9 +170,8 @@ class Fit:
         logits = self.network.head(torch.cat([frozen, newest], dim=1))  # (B, C)
         loss = F.cross_entropy(logits, labels, reduction="sum")
         diversity = torch.zeros((), device=self.network.device)
-        if self.old_classes:
-            among_new = (labels - self.old_classes + 1).clamp(min=0)  # 0: any old class, 1..: each new one
-            diversity = F.cross_entropy(self.diversity(newest), among_new, reduction="sum")
+        if self.has_others:
+            diversity = F.cross_entropy(self.diversity(newest), self.among_own[labels], reduction="sum")
         ((loss + self.training.diversity_weight * diversity) / whole).backward()
         right = (logits.detach().argmax(dim=1) == labels).sum()
         return torch.stack([loss.detach().double(), diversity.detach().double(), right.double()]) / whole

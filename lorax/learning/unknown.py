@@ -36,7 +36,7 @@ class Foreseen:
 
 
 def foreseen(base: LearnerState, textures: Tensor, counts: Sequence[int], task: Task) -> Foreseen | None:
-    """What `base` says of the task that was learned on top of it; None where it is not calibrated.
+    """What `base` says of the task learned on top of it; None where it is not calibrated, or knew the generator.
 
     Args:
         base: the version before.
@@ -45,7 +45,7 @@ def foreseen(base: LearnerState, textures: Tensor, counts: Sequence[int], task: 
         task: the new one.
     """
     fitted = base.calibration
-    if fitted is None:
+    if fitted is None or task.extends:
         return None
     parts = fitted.ood_score(textures).split(list(counts))
     known, is_synthetic = torch.cat(parts[:-1]), torch.tensor([s.class_index != 0 for s in task.test])

@@ -105,6 +105,11 @@ class Backbone(nn.Module):
         """
         self._replace(k, weights)
 
+    def move_last(self, k: int) -> None:
+        """Let branch k come after all others, whose order stays."""
+        self._branches.append(self._branches.pop(k))
+        self._stack = _Stack()
+
     def rehearse(self, k: int) -> None:
         """See that all of branch k can learn, before it does.
 

@@ -85,6 +85,14 @@ class Network(nn.Module):
         self.backbone.rehearse(self.branches - 1)
         return len(branch.layers)
 
+    def move_last(self, k: int) -> None:
+        """Let branch k come after all others, which is where a branch learns; what the network says stays the same."""
+        with torch.no_grad():
+            parts = list(self.head.weight.split(self.backbone.width, dim=1))
+            parts.append(parts.pop(k))
+            self.head.weight.copy_(torch.cat(parts, dim=1))
+        self.backbone.move_last(k)
+
     def autocast(self) -> torch.autocast:
         """The block in which matrix products have the network's precision."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed_precision)

@@ -50,7 +50,13 @@ class Candidate:
     @property
     def nearest_tags(self) -> dict[str, str]:
         """The tags that tell what its new branch is like, or what it started from."""
-        return nearest_tags(self.comparison.nearest if self.comparison else None, self.state.branches[-1].start)
+        start = None if self.extends else self.state.branches[-1].start
+        return nearest_tags(self.comparison.nearest if self.comparison else None, start)
+
+    @property
+    def extends(self) -> str:
+        """The task of which the newest brought more images; '' where it is a generator of its own."""
+        return self.state.extensions.get(self.names[-1], "")
 
     @property
     def replaced(self) -> list[str]:

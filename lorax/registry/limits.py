@@ -61,7 +61,7 @@ def _measured(found: Assessment) -> Iterator[str]:
     if found.foreseen:
         yield from _unforeseen(found.task, found.foreseen)
     elif found.calibrated:
-        yield "How well it tells unknown generators was not measured: it takes a second task for that."
+        yield "How well it tells unknown generators was not measured: it takes a second task of another generator."
 
 
 def _perturbed(clean: CardRow, rows: list[CardRow]) -> Iterator[str]:

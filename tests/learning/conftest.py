@@ -26,7 +26,7 @@ class Stream:
 
     def __init__(self, root: Path) -> None:
         self.paths: dict[str, Path] = {}
-        self.tasks = [self._write(root, k, name) for k, name in enumerate(NAMES)]
+        self.tasks = [self.write(root, k, name) for k, name in enumerate(NAMES)]
 
     def fetch(self, samples: Iterable[Sample]) -> Mapping[str, Path]:
         return {s.md5: self.paths[s.md5] for s in samples}
@@ -35,8 +35,9 @@ class Stream:
         """The episode of a folder."""
         return Episode.open(folder, {task.name: task for task in self.tasks}.__getitem__, self.fetch)
 
-    def _write(self, root: Path, kind: int, name: str) -> Task:
-        random = np.random.default_rng(kind)
+    def write(self, root: Path, kind: int, name: str, seed: int | None = None) -> Task:
+        """A task whose synthetic images have the pattern of `kind`, other ones for each `seed`."""
+        random = np.random.default_rng(kind if seed is None else seed)
         files = {}
         for split, count in (("train", 15), ("val", 6)):
             for folder in ("0_real", "1_fake"):

@@ -44,3 +44,9 @@ def test_no_budget_keeps_nothing() -> None:
     classes = ClassTable().with_task("a", [REAL, FAKE])
     old = (Exemplar(_samples("a", 1)[0], 0, 0),)
     assert updated_memory(old, _samples("a", 4), torch.randn(4, 4), classes, budget=1) == ()
+
+
+def test_what_stands_for_many_images_counts_as_many_in_the_mean_that_is_kept() -> None:
+    features = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]])
+    assert herd(features, 1) == [1]
+    assert herd(features, 1, torch.tensor([1.0, 1.0, 1.0, 9.0])) == [3]

@@ -49,7 +49,7 @@ def _fit(stream, params: Params, folder: Path) -> tuple[Fit, TrainingSet]:
     images = Images.load(samples, stream.fetch(samples), network.crop)
     labels = torch.tensor([s.class_index for s in samples])
     data = TrainingSet.build(network, images, labels, plain_views(30, 2), params.run, FeatureCache(folder / "features"))
-    return Fit(network, 0, params.training, params.run, 0), data
+    return Fit(network, range(2), params.training, params.run, 0), data
 
 
 def _result(fit: Fit) -> list[torch.Tensor]:

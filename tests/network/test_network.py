@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from lorax.network.backbone import Backbone
+from lorax.network.head import grown_head
 from lorax.network.network import Network
 from lorax.params import LoraParams
 from tests.network.conftest import learned_branch
@@ -42,6 +43,17 @@ def test_the_head_between_a_new_branch_and_its_classes_starts_alike_in_every_epi
     assert not torch.equal(network.head.weight[2:, :width], first)
     network.grow(LORA, 1, branch_seed=0, head_seed=9, brings_real=False)
     assert torch.equal(network.head.weight[4:, 2 * width :], first[1:]), "without a real class, the synthetic one's row"
+
+
+def test_a_branch_that_is_moved_last_changes_nothing_that_is_said(backbone: Backbone, images: torch.Tensor) -> None:
+    network = Network.empty(backbone)
+    for number in range(3):
+        learned_branch(backbone, LORA, number)
+    network.head = grown_head(network.head, 3 * backbone.width, 4, torch.Generator().manual_seed(0), branch_seed=0)
+    before, branches = network.predict(images), [backbone.branch(k) for k in range(3)]
+    network.move_last(0)
+    assert [backbone.branch(k) for k in range(3)] == [branches[1], branches[2], branches[0]]
+    assert torch.allclose(network.predict(images), before, atol=1e-6)
 
 
 def test_probabilities_sum_to_one(backbone: Backbone, images: torch.Tensor) -> None:
