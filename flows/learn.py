@@ -82,7 +82,8 @@ def _next(workspace: Workspace, failures: Failures) -> tuple[PinnedTask, ModelVe
         get_run_logger().info("version %d waits for approval; nothing is learned until then", waiting.version)
         return None
     landing.undo_killed(workspace)
-    missing = missing_tasks(versions.landed(workspace), champion, registry.quarantined())
+    extensions = versions.extensions(workspace)
+    missing = missing_tasks(versions.landed(workspace), champion, registry.quarantined(), extensions)
     found = next((task for task in missing if failures.may_try(task, champion)), None)
     return (found, champion) if found else None
 

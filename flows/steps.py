@@ -22,7 +22,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from flows import artifacts
 from lorax import attribution, progress, reconcile
 from lorax.atlas import layer_similarity
-from lorax.data import reals, versions
+from lorax.data import learned, pins, reals, versions
 from lorax.drafts import discard
 from lorax.errors import DataVersionError, LoraxError, RegistryError, StateError
 from lorax.learning import assessment, cutting
@@ -87,7 +87,7 @@ def choose_start(root: str, base: str | None, name: str, settings: Settings) -> 
 
     What landed as a new version of another starts from that one, whatever params.yaml says of others.
     """
-    kept = versions.notes_of(Workspace(Path(root)), name)
+    kept = pins.committed(Workspace(Path(root))).notes_of(name)
     if base is None or kept.extends:
         return None
     if kept.new_version_of:
@@ -298,8 +298,9 @@ def _opened(root: str, home: str) -> Iterator[Episode]:
     _open.clear()
     if episode is None:
         workspace = Workspace(Path(root))
-        read_task = partial(versions.read_task, workspace)
-        episode = Episode.open(EpisodeFolder(Path(home)), read_task, lambda samples: versions.fetch(workspace, samples))
+        read_task, read_learned = (partial(of, workspace) for of in (versions.read_task, learned.read_learned))
+        fetch = lambda samples: versions.fetch(workspace, samples)  # noqa: E731
+        episode = Episode.open(EpisodeFolder(Path(home)), read_task, fetch, read_learned=read_learned)
     yield episode
     _open[home] = episode
 

@@ -6,7 +6,7 @@ read. Nothing here imports Prefect.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from lorax.data import versions
@@ -25,12 +25,40 @@ LANDED = "landed"
 
 
 def missing_tasks(
-    landed: Sequence[PinnedTask], champion: ModelVersion | None, quarantined: Iterable[Quarantine]
+    landed: Sequence[PinnedTask],
+    champion: ModelVersion | None,
+    quarantined: Iterable[Quarantine],
+    extensions: Mapping[str, str] | None = None,
 ) -> list[PinnedTask]:
-    """The landed tasks that `champion` does not know and are not quarantined with these bytes, in landing order."""
-    known = {task.name for task in champion.tasks} if champion else set()
-    stopped = {(one.task, one.digest) for one in quarantined}
-    return [task for task in landed if task.name not in known and (task.name, task.digest) not in stopped]
+    """The landed tasks that `champion` does not know and are not quarantined with these bytes, in landing order.
+
+    What extends a task that is neither known nor among them is left out, too.
+
+    Args:
+        landed, champion, quarantined: see above.
+        extensions: task -> the one that it extends, of those that do.
+    """
+    within_reach = {task.name for task in champion.tasks} if champion else set()
+    known, bases = set(within_reach), extensions or {}
+    stopped, missing = {(one.task, one.digest) for one in quarantined}, list[PinnedTask]()
+    for task in landed:
+        is_free = task.name not in known and (task.name, task.digest) not in stopped
+        if is_free and bases.get(task.name, task.name) in {*within_reach, task.name}:
+            missing.append(task)
+            within_reach.add(task.name)
+    return missing
+
+
+def behind(
+    landed: Sequence[PinnedTask],
+    champion: ModelVersion | None,
+    quarantined: Sequence[Quarantine],
+    extensions: Mapping[str, str],
+) -> dict[str, str]:
+    """The tasks that wait for the one that they extend, which is held, and that one; arguments as above."""
+    without = missing_tasks(landed, champion, quarantined)
+    reached = missing_tasks(landed, champion, quarantined, extensions)
+    return {task.name: extensions[task.name] for task in without if task not in reached}
 
 
 def changed_tasks(landed: Sequence[PinnedTask], champion: ModelVersion | None) -> list[PinnedTask]:
@@ -79,7 +107,9 @@ def waiting_tasks(workspace: Workspace, params: Params) -> list[PinnedTask]:
     if not landed:
         return []
     registry = look(workspace, params)
-    return [] if registry.waiting() else missing_tasks(landed, registry.champion(), registry.quarantined())
+    if registry.waiting():
+        return []
+    return missing_tasks(landed, registry.champion(), registry.quarantined(), versions.extensions(workspace))
 
 
 def accuracy_rows(champion: ModelVersion, known: Sequence[ModelVersion]) -> list[list[float]]:

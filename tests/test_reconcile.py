@@ -13,8 +13,16 @@ import pytest
 
 from lorax.errors import DataVersionError, RegistryError
 from lorax.params import Params
-from lorax.reconcile import accuracy_rows, changed_tasks, missing_tasks, one_at_a_time, scenario_tasks, waiting_tasks
-from lorax.registry import ModelVersion
+from lorax.reconcile import (
+    accuracy_rows,
+    behind,
+    changed_tasks,
+    missing_tasks,
+    one_at_a_time,
+    scenario_tasks,
+    waiting_tasks,
+)
+from lorax.registry import ModelVersion, Quarantine
 from lorax.services import embedded
 from lorax.stream import PinnedTask
 from lorax.workspace import Workspace
@@ -46,6 +54,15 @@ def test_with_no_champion_everything_that_landed_is_missing() -> None:
 
 def test_missing_tasks_keep_their_landing_order() -> None:
     assert missing_tasks(LANDED, version(1, {"b": "2"}, [1.0]), ()) == [LANDED[0], LANDED[2]]
+
+
+def test_an_extension_is_missing_once_what_it_extends_is_known_or_comes_before_it() -> None:
+    extends_a, knows_a = {"b": "a", "c": "a"}, version(1, {"a": "1"}, [1.0])
+    assert missing_tasks(LANDED, None, (), extends_a) == LANDED
+    assert missing_tasks(LANDED, knows_a, (), extends_a) == LANDED[1:]
+    held = [Quarantine("a", "1", "rolled back", "somebody", datetime(2026, 1, 1, tzinfo=UTC), 1)]
+    assert missing_tasks(LANDED, None, held, {"b": "a"}) == [LANDED[2]]
+    assert behind(LANDED, None, held, {"b": "a"}) == {"b": "a"}
 
 
 def test_a_learned_task_that_landed_again_with_other_bytes_is_changed_not_missing() -> None:

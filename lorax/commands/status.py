@@ -82,6 +82,7 @@ def print_status(record: Mapping[str, Any], out: Console) -> None:
     rows += [("approval", approval(number)) for number in (record["approval"],) if number is not None]
     rows += [("withdrawn" if hold["is_withdrawn"] else "held", _held(hold)) for hold in record["held"]]
     rows += [("withdrawing", _withdrawing(task)) for task in record["withdrawing"]]
+    rows += [("behind", f"{task} brings more of {base}, which is held") for task, base in record["behind"].items()]
     rows += [("changed", _changed(task)) for task in record["changed"]]
     rows.append(("data", f"{record['data']['digest'] or 'nothing landed'} (commit {short(record['data']['commit'])})"))
     if record["unpushed"]["tasks"]:
@@ -113,13 +114,13 @@ def _registry_record(
 
     told: dict[str, Any] = {
         "error": None, "broken": [], "champion": None, "known": [], "waiting": [], "approval": None,
-        "changed": [], "held": [],
+        "behind": {}, "changed": [], "held": [],
     }  # fmt: skip
     try:
         registry = reconcile.look(workspace, params, mlflow)
         told["held"] = [quarantine_record(hold) for hold in registry.all_quarantined()]
         told["broken"] = registry.breakage()
-        told |= _champion_record(registry, landed)
+        told |= _champion_record(workspace, registry, landed)
         told["broken"] += _lost_images(workspace, told["champion"])
         return told
     except LoraxError as error:
@@ -139,15 +140,18 @@ def _lost_images(workspace: Workspace, champion: Mapping[str, Any] | None) -> li
     return [f"{what} are nowhere to be had, so nothing can be learned on top of it: {memory.named(lost)}. {cure}"]
 
 
-def _champion_record(registry: Look, landed: tuple[PinnedTask, ...]) -> dict[str, Any]:
+def _champion_record(workspace: Workspace, registry: Look, landed: tuple[PinnedTask, ...]) -> dict[str, Any]:
     from lorax import reconcile
+    from lorax.data import versions as data_versions
 
+    extensions = data_versions.extensions(workspace)
     champion, held, approval = registry.champion(), registry.quarantined(), registry.waiting()
     digests = {task.name: task.digest for task in landed}
     return {
         "champion": version_record(champion) if champion else None,
         "known": [task.name for task in champion.tasks] if champion else [],
-        "waiting": [task.name for task in reconcile.missing_tasks(landed, champion, held)],
+        "waiting": [task.name for task in reconcile.missing_tasks(landed, champion, held, extensions)],
+        "behind": reconcile.behind(landed, champion, held, extensions),
         "approval": approval.version if approval else None,
         "changed": [task.name for task in reconcile.changed_tasks(landed, champion)],
         "held": [quarantine_record(hold) | {"is_landed": hold.digest == digests.get(hold.task)} for hold in held],

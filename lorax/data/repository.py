@@ -87,6 +87,16 @@ def last_commit(root: Path, path: str) -> str | None:
     return checked_commit(found) if found else None
 
 
+def commits_about(root: Path, path: str, text: str) -> list[str]:
+    """The commits that brought or removed a text in the file at `path`, newest first.
+
+    Raises:
+        DataVersionError: git's answer is no commit's name.
+    """
+    found = git_says(root, "log", "--format=%H", f"-S{text}", "--", path) or ""
+    return [checked_commit(commit) for commit in found.split()]
+
+
 def first_commit(root: Path) -> str | None:
     """The commit that the history begins with; None if there is none."""
     found = git_says(root, "rev-list", "--max-parents=0", "HEAD")

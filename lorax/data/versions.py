@@ -20,7 +20,7 @@ from lorax import environment
 from lorax.data import memory, pins
 from lorax.data.layout import parse_task
 from lorax.data.memory import md5_of as md5_of  # for readers of this room's interface
-from lorax.data.pins import Pins, TaskNotes
+from lorax.data.pins import Pins
 from lorax.data.repository import create_repository as create_repository  # likewise
 from lorax.data.repository import last_commit
 from lorax.errors import DataVersionError, LoraxError, StorageError
@@ -48,13 +48,13 @@ def landed(workspace: Workspace) -> tuple[PinnedTask, ...]:
     return pins.committed(workspace).stream
 
 
-def notes_of(workspace: Workspace, task: str) -> TaskNotes:
-    """What data.dvc, as committed, keeps with a task beside its digest. Imports no DVC.
+def extensions(workspace: Workspace) -> dict[str, str]:
+    """The landed tasks that bring more images of another -> that one. Imports no DVC.
 
     Raises:
         DataVersionError: data.dvc is damaged.
     """
-    return pins.committed(workspace).notes_of(task)
+    return {task.name: kept.extends for task, kept in pins.committed(workspace).notes.items() if kept.extends}
 
 
 def revision(workspace: Workspace) -> DataRevision:

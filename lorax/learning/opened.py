@@ -34,6 +34,9 @@ from lorax.stream import ClassTable, PinnedTask, Sample, Task
 ReadTask = Callable[[str], Task]
 """Finds a landed task by its name."""
 
+ReadLearned = Callable[[PinnedTask], Task]
+"""Finds a known task as it was when it was learned."""
+
 
 class OpenedEpisode:
     """The base state, the task with its images held out, the parameters, the network and the feature cache.
@@ -72,8 +75,23 @@ class OpenedEpisode:
         torch.set_num_threads(self.params.run.threads)
 
     @classmethod
-    def open(cls, folder: EpisodeFolder, read_task: ReadTask, fetch: Fetch, *, group: ProcessGroup = SINGLE) -> Self:
+    def open(
+        cls,
+        folder: EpisodeFolder,
+        read_task: ReadTask,
+        fetch: Fetch,
+        *,
+        read_learned: ReadLearned | None = None,
+        group: ProcessGroup = SINGLE,
+    ) -> Self:
         """The episode that a folder's plan describes.
+
+        Args:
+            folder: the episode's.
+            read_task: finds its task.
+            fetch: finds images.
+            read_learned: finds the tasks that its base knows; None: as they are now.
+            group: see above.
 
         Raises:
             StateError: the base was learned on another backbone than planned; and as above.
@@ -89,7 +107,8 @@ class OpenedEpisode:
                 f"task {new.name!r} changed while it was being learned: digest {new.digest[:12]} instead of "
                 f"{plan.task.digest[:12]}. Run 'lorax learn' again to learn it as it is now."
             )
-        tasks = [*(read_task(known.name) for known in base.tasks), new]
+        read_known = read_learned or (lambda known: read_task(known.name))
+        tasks = [*map(read_known, base.tasks), new]
         return cls(folder, base, tasks, fetch, backbone=backbone, group=group)
 
     @property

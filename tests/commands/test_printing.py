@@ -53,7 +53,7 @@ def test_a_person_s_reason_is_told_whole() -> None:
 def test_status_says_what_to_do_about_changed_data_and_which_holds_are_of_bytes_of_the_past() -> None:
     record = {
         "workspace": "/w", "landed": ["tiles"], "error": None, "broken": [], "champion": None, "known": [],
-        "waiting": [], "approval": None, "changed": ["tiles"], "held": [HOLD | {"is_landed": False}],
+        "waiting": [], "behind": {}, "approval": None, "changed": ["tiles"], "held": [HOLD | {"is_landed": False}],
         "data": {"digest": "", "commit": None}, "services": {}, "helpers": {}, "runs": None,
         "work": {"bytes": 3 * 2**29}, "unpushed": {"tasks": ["tiles"], "why": "because"}, "withdrawing": ["ripple"],
     }  # fmt: skip
@@ -71,8 +71,8 @@ def test_status_tells_the_champion_s_false_positives_and_their_worst_slice() -> 
     champion = {"version": 2, "state_digest": "0" * 64, "calibrated": True, "metrics": metrics}
     record = {
         "workspace": "/w", "landed": [], "error": None, "broken": [], "champion": champion, "known": ["tiles"],
-        "waiting": [], "approval": None, "changed": [], "held": [], "data": {"digest": "", "commit": None},
-        "services": {}, "helpers": {}, "runs": None, "work": {"bytes": 0},
+        "waiting": [], "behind": {}, "approval": None, "changed": [], "held": [],
+        "data": {"digest": "", "commit": None}, "services": {}, "helpers": {}, "runs": None, "work": {"bytes": 0},
         "unpushed": {"tasks": [], "why": ""}, "withdrawing": [],
     }  # fmt: skip
     said = [" ".join(line.split()) for line in printed(status.print_status, record)]

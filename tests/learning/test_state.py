@@ -182,16 +182,19 @@ def test_a_full_disk_leaves_nothing_behind(
 @pytest.mark.parametrize("directory", sorted(FIXTURES.glob("state-format-*")), ids=lambda p: p.name)
 def test_every_released_format_stays_readable(directory: Path) -> None:
     state = load_state(directory)
-    assert [t.name for t in state.tasks] == ["stripes", "bars"]
+    extends = directory.name == "state-format-6"
+    assert [t.name for t in state.tasks] == ["stripes", "bars", *(["stripes-2"] if extends else [])]
+    assert state.extensions == ({"stripes-2": "stripes"} if extends else {})
     assert state.head_weight.shape == (4, 2 * 16)
     assert torch.isfinite(state.head_weight).all()
     assert len(state.exemplars) == 12
     assert len(state.branches) == 2
     assert (state.calibration is None) == (directory.name == "state-format-1")
     is_older = directory.name in ("state-format-1", "state-format-2")
-    kinds = {"state-format-4": ["clean"], "state-format-5": ["clean", "jpeg"]}.get(directory.name, [])
+    kinds = {4: ["clean"], 5: ["clean", "jpeg"], 6: ["clean", "jpeg"]}.get(int(directory.name[-1]), [])
     assert list(state.statistics) == kinds and (state.texture_head is None) == (kinds == [])
-    assert [branch.start for branch in state.branches] == (["", ""] if is_older else [None, "stripes"])
+    started = [None, None] if extends else [None, "stripes"]
+    assert [branch.start for branch in state.branches] == (["", ""] if is_older else started)
     relatives = state.calibration.relatives if state.calibration else None
     has_sets = directory.name not in ("state-format-1", "state-format-2", "state-format-3")
     assert (relatives.groups if relatives else None) == (((1, 3),) if has_sets else None)
