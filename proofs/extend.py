@@ -20,7 +20,7 @@ from PIL import Image
 from benchmarks.demo_streams import Observer, demo_files, learned
 from benchmarks.tasks import CLASSES, TaskFiles
 from lorax.data.generators import GENERATORS, Ints
-from lorax.data.simulate import cut_patches
+from lorax.data.simulate import SIDE, cut_patches
 from lorax.learning.folder import EpisodeFolder
 from lorax.learning.state import LearnerState
 from lorax.params import Params, load_params
@@ -56,7 +56,7 @@ def main() -> None:
 
 def _grow(files: TaskFiles, kept: Sequence[Task], more: Task, seed: int) -> list[list[float]]:
     """Accuracy on old and new test images and on the other tasks': ignored, extended, learned at once from scratch."""
-    params, home = load_params(Path("params.yaml"), overrides=[f"run.seed={seed}"]), HOME / f"seed-{seed}"
+    params, home = _params(seed), HOME / f"seed-{seed}"
     both = replace(
         kept[0], digest=f"{kept[0].digest}+{more.digest}", train=(*kept[0].train, *more.train), test=kept[0].test
     )
@@ -71,7 +71,7 @@ def _grow(files: TaskFiles, kept: Sequence[Task], more: Task, seed: int) -> list
 
 def _follow(files: TaskFiles, kept: Sequence[Task], few: Task, seed: int) -> list[list[float]]:
     """Accuracy on the next version, on the old one and on all: of a fresh branch, and of one that starts from it."""
-    params, home = load_params(Path("params.yaml"), overrides=[f"run.seed={seed}"]), HOME / f"seed-{seed}"
+    params, home = _params(seed), HOME / f"seed-{seed}"
     sets = [few.test, kept[0].test, [sample for task in (*kept, few) for sample in task.test]]
 
     def older(_: LearnerState, task: Task) -> str | None:
@@ -83,6 +83,11 @@ def _follow(files: TaskFiles, kept: Sequence[Task], few: Task, seed: int) -> lis
         found.append([_accuracy(last, files, params, samples) for samples in sets])
         print(f"  seed {seed} {name:<10} " + " ".join(f"{100 * value:6.1f}" for value in found[-1]), flush=True)
     return found
+
+
+def _params(seed: int) -> Params:
+    """As the demo has them."""
+    return load_params(Path("params.yaml"), overrides=[f"run.seed={seed}", f"backbone.crop={SIDE}"])
 
 
 def _accuracy(folder: EpisodeFolder, files: TaskFiles, params: Params, samples: Sequence[Sample]) -> float:

@@ -14,14 +14,19 @@ import pytest
 
 from flows import artifacts, steps
 from lorax.attribution import versions
+from lorax.data.admission import LandingOptions
+from lorax.data.landing import land
 from lorax.errors import DataVersionError
 from lorax.learning.assessment import Assessment
 from lorax.learning.episode import Episode, learn_episode
-from lorax.learning.folder import EpisodeFolder
+from lorax.learning.folder import EpisodeFolder, Report
 from lorax.learning.state_files import load_state
 from lorax.network.building import _build
-from lorax.params import Params, RealsParams, RobustnessParams
+from lorax.params import GateParams, Params, RealsParams, RobustnessParams
+from lorax.registry.candidate import open_candidate
+from lorax.registry.card import model_card
 from lorax.workspace import Workspace
+from tests.conftest import WriteTask
 from tests.data.test_reals import add_photographs
 from tests.tiny_learner import learn_stream, make_task, tiny_params
 
@@ -118,6 +123,54 @@ def test_the_steps_of_an_episode_read_each_state_once_and_build_the_network_once
         steps._open.clear()  # as if each ran in a process of its own, after a kill
         step.fn(root, home)
     assert calls == {"load_state": 2}, "of the base and of the episode's state, for the atlas: all else is done"
+
+
+@pytest.mark.usefixtures("outside_a_flow")
+def test_a_generator_grows_by_the_same_steps_and_its_new_version_starts_from_its_branch(
+    landed_workspace: Workspace, tmp_path: Path, write_task: WriteTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps, "find_older", steps.find_older.fn)
+    params = tiny_params(tmp_path).model_copy(update={"robustness": RobustnessParams(per_class=1)})
+    settings, root = params.model_dump(mode="json"), str(landed_workspace.root)
+    land(landed_workspace, write_task(tmp_path / "more", seed=3), "alpha", options=LandingOptions(extend=True))
+    land(
+        landed_workspace, write_task(tmp_path / "next", seed=4), "gamma", options=LandingOptions(new_version_of="beta")
+    )
+    folders: list[EpisodeFolder] = []
+    for name in ("alpha", "beta", "alpha-2", "gamma"):
+        base = str(folders[-1].state_dir) if folders else None
+        start = steps.choose_start(root, base, name, settings)
+        home = steps.plan_episode(root, landed_workspace.episodes_dir, base, name, settings, start)
+        folders.append(EpisodeFolder(Path(home)))
+        for step in METHOD:
+            step.fn(root, home)
+    extended, last = (load_state(folder.state_dir) for folder in folders[2:])
+    assert [branch.task for branch in extended.branches] == ["beta", "alpha"]
+    assert [(branch.task, branch.start) for branch in last.branches][-1] == ("gamma", "beta")
+    assert last.extensions == {"alpha-2": "alpha"}
+
+    assessed = Assessment.read(folders[2].assessment_path)
+    assert assessed.foreseen is None
+    clean = {row.task: row.images for row in assessed.card if row.perturbation == "clean"}
+    assert [*clean.values()] == [2, 2, 2, 6]
+    candidate = open_candidate(folders[2].state_dir, Report.read(folders[2].report_path), assessed, None)
+    card = model_card("lorax", candidate)
+    assert "| alpha-2, more of alpha | `" in card
+    assert "The last episode fitted alpha's branch on, to more of its images." in card
+    assert candidate.metrics.keys() > {"accuracy/alpha", "accuracy/alpha-2"}
+    assert [v.task for v in candidate.judged(GateParams(), {}) if v.kind == "drop"] == ["alpha", "beta"] * 2
+
+
+@pytest.mark.usefixtures("outside_a_flow")
+def test_a_new_version_of_what_is_not_known_starts_fresh_and_says_why(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    params = tiny_params(tmp_path)
+    [first] = learn_stream(tmp_path, params, ["alpha"])
+    told = (str(tmp_path), str(first.state_dir))
+    assert steps.find_older.fn(*told, "alpha", params.model_dump(mode="json")) == "alpha"
+    assert steps.find_older.fn(*told, "beta", params.model_dump(mode="json")) is None
+    assert "the branch starts fresh: the champion does not know beta" in caplog.text
 
 
 @pytest.mark.usefixtures("outside_a_flow")
