@@ -57,8 +57,7 @@ class LearnerState:
     `accuracy[j][i]` is the accuracy on task i after episode j. `statistics` are those of each kind of perturbation, of
     which CLEAN is the first; there are none where no head reads the texture. `cut` are tasks that were known and cut
     out (`cutting`), beside which later ones were learned. `extensions` names the tasks that brought more images of an
-    older one, and that one: their episodes fitted its branch on, which came last by that, and neither branch nor classes
-    are theirs.
+    older one, and that one: their episodes fitted its branch on, which came last by that; branch and classes are its.
     """
 
     backbone: BackboneIdentity
