@@ -70,6 +70,11 @@ class Workspace:
         return self.work_dir / "memory"
 
     @property
+    def prints_dir(self) -> Path:
+        """What landed images look like, one table per task, which later landings are held to."""
+        return self.work_dir / "prints"
+
+    @property
     def atlas_dir(self) -> Path:
         """The branches of every episode as an atlas, and what `lorax atlas add` brought."""
         return self.work_dir / "atlas"

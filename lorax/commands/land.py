@@ -19,13 +19,13 @@ from lorax.text import short
 
 if TYPE_CHECKING:
     from lorax.data.admission import LandingOptions
-    from lorax.data.contract import Finding, Report
+    from lorax.data.contract import Report
+    from lorax.data.findings import Finding
     from lorax.data.landing import OnReport
     from lorax.data.watch import Outcome
     from lorax.stream import PinnedTask
     from lorax.workspace import Workspace
 
-_SHOWN = 3  # paths in a table's row; JSON has them all
 _COLOURS = {"refused": "red", "warned": "yellow"}
 
 
@@ -218,7 +218,8 @@ def _print_report(report: Report | None, out: Console | None) -> None:
 
 
 def _examples(finding: Finding) -> str:
-    """Every bad file by name, for each must be mended by hand; of other findings the first few."""
-    shown = len(finding.paths) if finding.kind == "undecodable" else _SHOWN
-    more = len(finding.paths) - shown
-    return "\n".join(finding.paths[:shown]) + (f"\nand {more:,} more" if more > 0 else "")
+    """The first of the files; JSON has them all."""
+    from lorax.data.findings import SHOWN
+
+    more = len(finding.paths) - SHOWN
+    return "\n".join(finding.paths[:SHOWN]) + (f"\nand {more:,} more" if more > 0 else "")

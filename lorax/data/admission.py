@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lorax.data import extending, pins, versions
+from lorax.data import extending, pins, prints, versions
 from lorax.data.contract import Report, check
+from lorax.data.duplicates import Landed
 from lorax.data.images import Progress
 from lorax.data.incoming import Incoming, checked_source, read_incoming
 from lorax.data.pins import Pins, TaskNotes
@@ -61,7 +62,7 @@ def check_landing(
     """
     check_new_name(task)
     incoming = read_incoming(checked_source(workspace, source), task, options.split, progress)
-    return report_on(workspace, named(incoming, pins.on_disk(workspace), options), options)
+    return report_on(workspace, named(incoming, pins.on_disk(workspace), options), options, progress=progress)
 
 
 def named(incoming: Incoming, found: Pins, options: LandingOptions) -> Incoming:
@@ -75,12 +76,19 @@ def named(incoming: Incoming, found: Pins, options: LandingOptions) -> Incoming:
     return replace(incoming, task=name, extends=extends)
 
 
-def report_on(workspace: Workspace, incoming: Incoming, options: LandingOptions, beside: Pins | None = None) -> Report:
+def report_on(
+    workspace: Workspace,
+    incoming: Incoming,
+    options: LandingOptions,
+    beside: Pins | None = None,
+    progress: Progress | None = None,
+) -> Report:
     """What the landing contract says of a data set that was read.
 
     Args:
         workspace, incoming, options: what is to land, and how.
         beside: what pins the other tasks; None: the data.dvc on disk.
+        progress: told of images that have landed and must be looked at, since it is not known how they look.
 
     Raises:
         DataVersionError: what has landed can't be read.
@@ -90,10 +98,12 @@ def report_on(workspace: Workspace, incoming: Incoming, options: LandingOptions,
     files = versions.manifest(workspace, beside)
     others = {path: md5 for path, md5 in files.items() if path.partition("/")[0] != incoming.task}
     rules = options.contract or load_params(workspace.params_path).landing
-    report = check(incoming, others, rules, options.accept_leak, _taken(workspace, incoming, options.replace, beside))
+    tasks = [task for task in beside.stream if task.name != incoming.task]
+    landed = Landed(others, prints.known(workspace, tasks, others, progress))
+    report = check(incoming, landed, rules, options.accept_leak, _taken(workspace, incoming, options.replace, beside))
     own = pins.on_disk(workspace)
     problems = extending.problems(incoming, own, versions.manifest(workspace, own))
-    return replace(report, findings=(*report.findings, *problems))
+    return replace(report, findings=(*problems, *report.findings))
 
 
 def _taken(workspace: Workspace, incoming: Incoming, replace: bool, beside: Pins) -> str:

@@ -6,37 +6,21 @@ A *refused* finding keeps the data set out, a *warned* one is only told. docs/op
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-
+from lorax.data.duplicates import Landed, alike_pictures, same_pictures
 from lorax.data.examine import Examined
+from lorax.data.findings import Finding
+from lorax.data.grid import told_by_blocks
 from lorax.data.incoming import Incoming
-from lorax.data.layout import SHOWN, SPLITS, class_folder, class_index
+from lorax.data.layout import SPLITS, class_folder, class_index, class_name
 from lorax.data.leaks import LEAST, leak_accuracy
 from lorax.params import LandingParams
-from lorax.text import some
 
-Severity = Literal["refused", "warned"]
-
-_AT_ONCE = 2**22  # pairs of hashes compared in one go, 32 MB each of differences and counts
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something about a data set that its owner should know; `paths` are the files concerned, all of them."""
-
-    kind: str
-    severity: Severity
-    message: str
-    paths: tuple[str, ...] = ()
-
-    @property
-    def text(self) -> str:
-        """The message and the first paths."""
-        return f"{self.kind}: {self.message}" + (f" ({some(self.paths, SHOWN)})" if self.paths else "")
+_MILD = {"shared-reals", "landed-elsewhere", "near-landed-elsewhere", "not-compared"}
+"""What is told last."""
 
 
 @dataclass(frozen=True)
@@ -82,34 +66,44 @@ class Report:
         }
 
 
-def check(
-    incoming: Incoming, landed: Mapping[str, str], rules: LandingParams, accept_leak: str = "", taken: str = ""
-) -> Report:
+def check(incoming: Incoming, landed: Landed, rules: LandingParams, accept_leak: str = "", taken: str = "") -> Report:
     """Hold a data set against the contract.
 
     Args:
         incoming: the data set.
-        landed: path -> md5 of the files of all other tasks that have landed.
+        landed: the images of all other tasks that have landed.
         rules: the thresholds.
         accept_leak: why a format leak is accepted; '' if it is not.
         taken: why the task's name can't be used; '' if it can.
+
+    Returns:
+        The report, with all findings: those that keep it out first, then by how much they spoil.
     """
     files = incoming.files
     leaks = dict(_leaks(files))
     findings = [
         *([Finding("taken", "refused", taken)] if taken else []),
         *(Finding("layout", "refused", text) for text in incoming.complaints),
-        *_without_real(files, landed),
+        *_without_real(files, landed.files),
         *_undecodable(files),
         *_too_few(files, rules),
-        *_across_splits(files),
-        *_conflicting(files),
-        *_known_elsewhere(files, landed),
-        *_near(files, rules),
+        *same_pictures(files, landed),
         *_leaking(files, leaks, rules, accept_leak),
+        *_blocky(files, leaks, rules),
+        *_known_generators(incoming, landed.files),
+        *alike_pictures(files, landed, rules.near_bits),
     ]
-    counts = Counter(f"{_split(path)}/{class_folder(path)}" for path in files)
-    return Report(incoming.task, incoming.digest, dict(sorted(counts.items())), leaks, tuple(findings))
+    worst_first = sorted(findings, key=lambda finding: (finding.severity, finding.kind in _MILD))  # "refused" first
+    counts = Counter(path.rpartition("/")[0] for path in files)
+    return Report(incoming.task, incoming.digest, _by_class(counts), leaks, tuple(worst_first))
+
+
+def _by_class(folders: Mapping[str, int]) -> dict[str, int]:
+    """Images by split and class folder, whatever the subject between them."""
+    counts: Counter[str] = Counter()
+    for folder, count in folders.items():
+        counts[f"{_split(folder)}/{folder.rpartition('/')[2]}"] += count
+    return dict(sorted(counts.items()))
 
 
 def _without_real(files: Iterable[str], landed: Iterable[str]) -> Iterator[Finding]:
@@ -142,82 +136,55 @@ def _too_few(files: Mapping[str, Examined], rules: LandingParams) -> Iterator[Fi
                 yield Finding("too-few", "refused", message)
 
 
-def _across_splits(files: Mapping[str, Examined]) -> Iterator[Finding]:
-    train = {file.md5 for path, file in files.items() if _split(path) == "train" and file.md5}
-    both = tuple(path for path, file in files.items() if _split(path) == "val" and file.md5 in train)
-    if both:
-        message = f"{len(both)} images of val/ lie in train/ too, byte for byte; a test on them measures nothing."
-        yield Finding("same-in-train-and-val", "refused", message, both)
+def _known_generators(incoming: Incoming, landed: Iterable[str]) -> Iterator[Finding]:
+    """Classes that bear the name of another task's, which is learned as two generators that can't be told apart."""
+    folders = {(path.partition("/")[0], class_folder(path)) for path in landed}
+    tasks = {class_name(folder, task): task for task, folder in sorted(folders, reverse=True)}
+    tasks.pop("real", None)
+    own = {class_name(folder, incoming.task) for folder in {class_folder(path) for path in incoming.files}}
+    for name in sorted(own & tasks.keys() if not incoming.extends else ()):
+        message = (
+            f"task {tasks[name]} has a generator {name} already. As a task of its own the same one is learned twice, "
+            f"and either is then taken for the other. If these are more of its images, land them with --task "
+            f"{tasks[name]} --extend; if it is another one, rename its class folder."
+        )
+        yield Finding("known-generator", "warned", message)
 
 
-def _conflicting(files: Mapping[str, Examined]) -> Iterator[Finding]:
-    places: dict[str, list[str]] = defaultdict(list)
+def _usable(files: Mapping[str, Examined]) -> tuple[list[Examined], dict[str, list[Examined]]]:
+    """The real images, and those of each synthetic class, as far as they are enough to be compared."""
+    by_class: dict[tuple[int, str], list[Examined]] = defaultdict(list)
     for path, file in files.items():
-        if file.md5:
-            places[file.md5].append(path)
-    torn = [paths for paths in places.values() if len({class_index(path) for path in paths}) > 1]
-    if torn:
-        message = f"{len(torn)} images lie in several classes, byte for byte; each can have one label."
-        yield Finding("conflicting-labels", "refused", message, tuple(path for paths in torn for path in paths))
-
-
-def _known_elsewhere(files: Mapping[str, Examined], landed: Mapping[str, str]) -> Iterator[Finding]:
-    """Files whose bytes other tasks have: as the other kind of image, as real ones too, as synthetic ones too."""
-    wanted = {file.md5 for file in files.values() if file.md5}
-    elsewhere: dict[str, list[str]] = defaultdict(list)
-    for path, md5 in landed.items():
-        if md5 in wanted:
-            elsewhere[md5].append(path)
-    found: dict[str, list[str]] = defaultdict(list)
-    tasks: dict[str, set[str]] = defaultdict(set)
-    for path, file in files.items():
-        for other in elsewhere.get(file.md5, ()):
-            kind = _relation(class_index(path) == 0, class_index(other) == 0)
-            found[kind].append(path)
-            tasks[kind].add(other.partition("/")[0])
-    for kind, (severity, text) in _RELATIONS.items():
-        if found[kind]:
-            paths = tuple(dict.fromkeys(found[kind]))
-            yield Finding(kind, severity, f"{len(paths)} {text} {', '.join(sorted(tasks[kind]))}.", paths)
-
-
-_RELATIONS: dict[str, tuple[Severity, str]] = {
-    "conflicting-labels": ("refused", "images are real here and synthetic elsewhere, or the reverse, in task"),
-    "shared-reals": ("warned", "real images are shared with task"),
-    "landed-elsewhere": ("warned", "synthetic images have landed already, byte for byte, in task"),
-}
-
-
-def _relation(is_real: bool, is_real_elsewhere: bool) -> str:
-    if is_real != is_real_elsewhere:
-        return "conflicting-labels"
-    return "shared-reals" if is_real else "landed-elsewhere"
-
-
-def _near(files: Mapping[str, Examined], rules: LandingParams) -> Iterator[Finding]:
-    """Images of val/ that look like one of train/; the same bytes are refused anyway."""
-    usable = {path: file for path, file in files.items() if not file.problem}
-    train = [path for path in usable if _split(path) == "train"]
-    same = {usable[path].md5 for path in train}
-    val = [path for path in usable if _split(path) == "val" and usable[path].md5 not in same]
-    left, right = ([usable[path].fingerprint for path in paths] for paths in (val, train))
-    pairs = _nearest_within(left, right, rules.near_bits)
-    if pairs:
-        message = f"{len(pairs)} images of val/ look like one of train/ (perceptual hash); scores on them flatter."
-        shown = tuple(f"{val[one]} ~ {train[other]}" for one, other in pairs.items())
-        yield Finding("near-duplicates", "warned", message, shown)
+        if not file.problem:
+            by_class[class_index(path), class_folder(path)].append(file)
+    real = [file for (index, _), found in by_class.items() if index == 0 for file in found]
+    synthetic = {folder: found for (index, folder), found in sorted(by_class.items()) if index and len(found) >= LEAST}
+    return real, synthetic if len(real) >= LEAST else {}
 
 
 def _leaks(files: Mapping[str, Examined]) -> Iterator[tuple[str, float]]:
     """Each synthetic class that can be compared with the task's real one -> how well its format gives it away."""
-    by_class = defaultdict(list)
-    for path, file in files.items():
-        if not file.problem:
-            by_class[class_index(path), class_folder(path)].append(file.container)
-    real = [container for (index, _), containers in by_class.items() if index == 0 for container in containers]
-    for (index, folder), containers in sorted(by_class.items(), key=lambda item: item[0]):
-        if index and len(real) >= LEAST and len(containers) >= LEAST:
-            yield folder, leak_accuracy(real, containers)
+    real, synthetic = _usable(files)
+    for folder, found in synthetic.items():
+        yield folder, leak_accuracy([file.container for file in real], [file.container for file in found])
+
+
+def _blocky(files: Mapping[str, Examined], leaks: Mapping[str, float], rules: LandingParams) -> Iterator[Finding]:
+    """Classes that JPEG's grid tells from real, where their format does not."""
+    real, synthetic = _usable(files)
+    for folder, found in synthetic.items():
+        told = told_by_blocks([file.blocks for file in real], [file.blocks for file in found])
+        if told is None or leaks[folder] > rules.leak_warned:
+            continue
+        accuracy, is_real = told
+        one, other = ("real", folder) if is_real else (folder, "real")
+        doubt = "" if is_real else " (unless its generator draws the blocks itself)"
+        message = (
+            f"{one} images show the blocks of 8 pixels that JPEG leaves, {other} ones do not, or less: were they JPEG "
+            f"once, and saved anew{doubt}? By this alone they are told apart with {accuracy:.2f} accuracy; a detector "
+            "would learn that. Better have both kinds come the same way."
+        )
+        yield Finding("was-jpeg", "warned", message)
 
 
 def _leaking(
@@ -231,8 +198,8 @@ def _leaking(
         if accuracy <= rules.leak_warned:
             continue
         text = (
-            f"real and {folder} can be told apart with {accuracy:.2f} accuracy by codec, mode, size and quantisation "
-            "tables alone; a detector would learn that. "
+            f"real and {folder} can be told apart with {accuracy:.2f} accuracy by what storing them left in their "
+            "pixels: lossy codec, JPEG tables, size, grey, few colours or transparency; a detector would learn that. "
         )
         if accuracy <= rules.leak_refused:
             yield Finding("format-leak", "warned", f"{text}Better store both kinds alike.")
@@ -244,17 +211,3 @@ def _leaking(
 
 def _split(path: str) -> str:
     return path.partition("/")[0]
-
-
-def _nearest_within(hashes: Sequence[int], others: Sequence[int], bits: int) -> dict[int, int]:
-    """For each of `hashes` that has one of `others` at most `bits` bits away: its index -> the nearest one's index."""
-    if not hashes or not others:
-        return {}
-    left, right = np.array(hashes, np.uint64), np.array(others, np.uint64)
-    step = max(1, _AT_ONCE // len(right))
-    found: dict[int, int] = {}
-    for start in range(0, len(left), step):
-        distances = np.bitwise_count(left[start : start + step, None] ^ right[None, :])
-        for row in np.flatnonzero(distances.min(axis=1) <= bits):
-            found[start + int(row)] = int(distances[row].argmin())
-    return found

@@ -17,38 +17,39 @@ import numpy as np
 from PIL import Image
 
 from lorax.data.colour import to_rgb
+from lorax.data.container import Container, container_of
+from lorax.data.grid import Blocks, blocks_of
 from lorax.data.images import Progress, in_threads, opened, read
+from lorax.data.pixels import Pixels
 from lorax.errors import ImageError
 
 _MANY = 5000  # files for which it pays to start processes, a second or two
 _AT_ONCE = 64  # files that a process gets at once
 _MOST = 8  # processes
 _IDLE_S = 10  # after which a process that has nothing to do ends
+_DIGITS = 32  # of a digest of pixels
 _LEAST_SIDE = 64  # what the perceptual hash is taken of; twice the size that it scales to itself
 
 
 @dataclass(frozen=True)
-class Container:
-    """How an image is stored, which must not tell what it shows.
-
-    `tables` are a JPEG's quantisation tables, one after the other.
-    """
-
-    format: str
-    mode: str
-    width: int
-    height: int
-    tables: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
 class Examined:
-    """One file: the md5 of its bytes, its container and 64-bit perceptual hash, or what is wrong with it."""
+    """One file: the md5 of its bytes, its container, 64-bit perceptual hash, and what tells its pixels from others.
+
+    Or what is wrong with it, in `problem`. `pixels` is a digest of the decoded image: files with the same one hold the
+    same picture, however they store it. `blocks` says how much of JPEG's grid they show.
+    """
 
     md5: str
     container: Container
     fingerprint: int = 0
     problem: str = ""
+    pixels: str = ""
+    blocks: Blocks = (0.0, 0.0)
+
+    @property
+    def identity(self) -> str:
+        """What files of the same picture have in common; of one that can't be decoded, its bytes'."""
+        return self.pixels or self.md5
 
 
 _NOTHING = Container("", "", 0, 0)
@@ -96,24 +97,37 @@ def examine(path: Path, name: str) -> Examined:
         data = read(path)
         md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
         with opened(data, name) as image:
-            container = _container(image)
-            return Examined(md5, container, fingerprint(image))
+            pixels = np.asarray(image) if _is_plain(image) else to_rgb(image)
+            container = container_of(image, pixels, data)
+            grey = (image if _is_plain(image) else Image.fromarray(pixels)).convert("L")
+            blocks = blocks_of(np.asarray(grey))
+            return Examined(md5, container, fingerprint(grey), "", digest_of(pixels), blocks)
     except ImageError as error:
         return Examined(md5, _NOTHING, problem=str(error))
 
 
-def fingerprint(image: Image.Image) -> int:
-    """The perceptual hash of an opened image: few bits change when it is scaled or compressed anew.
+def digest_of(pixels: Pixels) -> str:
+    """What every image of these pixels has, and no other one: (H, W, 3)."""
+    found = hashlib.sha256(f"{pixels.shape}".encode())
+    found.update(np.ascontiguousarray(pixels).data)
+    return found.hexdigest()[:_DIGITS]
+
+
+def fingerprint(grey: Image.Image) -> int:
+    """The perceptual hash of a grey image: few bits change when it is scaled or compressed anew.
 
     Source: the pHash of the imagehash package, a discrete cosine transform of the image at 32 x 32.
     """
     import imagehash
 
-    is_plain = image.mode == "RGB" and "transparency" not in image.info  # nearly all are; spares two copies
-    grey = (image if is_plain else Image.fromarray(to_rgb(image))).convert("L")
     factor = max(1, min(grey.size) // _LEAST_SIDE)  # averaging first is much faster than one long-kernel scaling
     bits = imagehash.phash(grey.reduce(factor)).hash
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
+
+
+def _is_plain(image: Image.Image) -> bool:
+    """Whether its pixels are 8-bit RGB already, as nearly all are; spares copies."""
+    return image.mode == "RGB" and "transparency" not in image.info
 
 
 def _answers(items: Sequence[tuple[str, Path]]) -> Generator[Examined, None, None]:
@@ -151,9 +165,3 @@ def _begin(parent: int) -> None:
 
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     threading.Thread(target=watch, daemon=True).start()
-
-
-def _container(image: Image.Image) -> Container:
-    quantisation = getattr(image, "quantization", None) or {}  # only JPEGs have any
-    tables = tuple(value for number in sorted(quantisation) for value in quantisation[number])
-    return Container(image.format or "", image.mode, image.width, image.height, tables)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from itertools import count
 
-from lorax.data.contract import Finding
+from lorax.data.findings import Finding
 from lorax.data.incoming import Incoming
 from lorax.data.layout import parse_task
 from lorax.data.pins import Pins, TaskNotes

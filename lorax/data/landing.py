@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-from lorax.data import keeping, memory, pins, repository, upstream, versions
+from lorax.data import keeping, memory, pins, prints, repository, upstream, versions
 from lorax.data.admission import DEFAULTS, LandingOptions, named, report_on
 from lorax.data.contract import Report
 from lorax.data.extending import check_relation
@@ -75,7 +75,7 @@ def land(
             if commit:
                 _share(workspace)
         else:
-            report = report_on(workspace, incoming, options)
+            report = report_on(workspace, incoming, options, progress=progress)
             on_report(report)
             if report.refused:
                 raise ContractError(report.text)
@@ -84,6 +84,8 @@ def land(
             stream[landed.name] = landed  # a task that lands again keeps its place
             share = partial(_share, workspace, partial(_check_again, workspace, incoming, options, on_report))
             _bring(workspace, incoming, tuple(stream.values()), {landed: notes}, share if commit else None, progress)
+            prints.keep(workspace, landed, prints.prints_of(incoming.files.values()))
+            prints.prune(workspace, stream.values())
     return landed
 
 

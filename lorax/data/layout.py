@@ -119,6 +119,11 @@ def class_index(path: str) -> int:
     return int(class_folder(path).partition("_")[0])
 
 
+def class_name(folder: str, task: str) -> str:
+    """What the class of a class folder of a task is called: `1_fake` is named after the task."""
+    return _task_class(folder, task).name
+
+
 def split_by_content(files: Mapping[str, str], fraction: float) -> dict[str, str]:
     """Where each file belongs when data without a val/ folder is split by content.
 

@@ -11,8 +11,11 @@ from PIL import Image
 
 from lorax.data import pins, versions
 from lorax.data.admission import LandingOptions, check_landing
-from lorax.data.contract import Finding, Report, check
-from lorax.data.examine import Container, Examined
+from lorax.data.container import Container
+from lorax.data.contract import Report, check
+from lorax.data.duplicates import Landed
+from lorax.data.examine import Examined
+from lorax.data.findings import Finding
 from lorax.data.incoming import Incoming
 from lorax.data.landing import land
 from lorax.data.layout import READY
@@ -30,8 +33,8 @@ def incoming(files: dict[str, Examined], *complaints: str) -> Incoming:
     return Incoming("new", "digest", {}, files, complaints)
 
 
-PNG = Container("PNG", "RGB", 9, 9)
-JPEG = Container("JPEG", "RGB", 9, 9, (16,) * 128)
+PNG = Container("lossless", "colour", 9, 9)
+JPEG = Container("JPEG 4:2:0", "colour", 9, 9, (16,) * 128)
 
 
 def image(md5: str, fingerprint: int = 0, container: Container = PNG) -> Examined:
@@ -56,29 +59,29 @@ def san(**containers: Container) -> dict[str, Examined]:
 
 def test_fakes_alone_are_refused_until_real_images_have_landed() -> None:
     files = {path: file for path, file in san().items() if "1_fake" in path}
-    [finding] = of_kind(check(incoming(files), {"other/train/1_fake/0.png": "x"}, RULES), "no-real")
+    [finding] = of_kind(check(incoming(files), Landed({"other/train/1_fake/0.png": "x"}), RULES), "no-real")
     assert finding.severity == "refused"
     assert "0_real folder first" in finding.message
-    assert not of_kind(check(incoming(files), {"other/train/0_real/0.png": "x"}, RULES), "no-real")
+    assert not of_kind(check(incoming(files), Landed({"other/train/0_real/0.png": "x"}), RULES), "no-real")
 
 
 def test_cddbs_smallest_task_is_admitted_by_default_and_one_image_less_is_not() -> None:
-    assert check(incoming(san()), {}, LandingParams()).findings == ()
+    assert check(incoming(san()), Landed(), LandingParams()).findings == ()
     for short in ("train/0_real/0.png", "val/1_fake/0.png"):
         files = {path: file for path, file in san().items() if path != short}
-        [finding] = check(incoming(files), {}, LandingParams()).refused
+        [finding] = check(incoming(files), Landed(), LandingParams()).refused
         assert finding.kind == "too-few"
 
 
 def test_a_damaged_image_does_not_count() -> None:
     files = san() | {"val/0_real/0.png": Examined("x", Container("", "", 0, 0), problem="val/0_real/0.png is bad")}
-    report = check(incoming(files), {}, LandingParams())
+    report = check(incoming(files), Landed(), LandingParams())
     assert [finding.kind for finding in report.refused] == ["undecodable", "too-few"]
 
 
 def test_the_same_bytes_in_train_and_val_are_refused() -> None:
     files = {"train/1_fake/a.png": image("1"), "val/1_fake/b.png": image("1"), "val/1_fake/c.png": image("2", 255)}
-    report = check(incoming(files), {}, RULES)
+    report = check(incoming(files), Landed(), RULES)
     [finding] = of_kind(report, "same-in-train-and-val")
     assert (finding.severity, finding.paths) == ("refused", ("val/1_fake/b.png",))
     assert of_kind(report, "near-duplicates") == []
@@ -86,7 +89,7 @@ def test_the_same_bytes_in_train_and_val_are_refused() -> None:
 
 def test_the_same_bytes_under_two_labels_are_refused() -> None:
     files = {"train/0_real/a.png": image("1"), "train/horse/1_fake/b.png": image("1"), "val/0_real/c.png": image("2")}
-    [finding] = of_kind(check(incoming(files), {}, RULES), "conflicting-labels")
+    [finding] = of_kind(check(incoming(files), Landed(), RULES), "conflicting-labels")
     assert (finding.severity, finding.paths) == ("refused", ("train/0_real/a.png", "train/horse/1_fake/b.png"))
 
 
@@ -101,7 +104,7 @@ def test_the_same_bytes_under_two_labels_are_refused() -> None:
 )
 def test_bytes_that_other_tasks_have_are_told(folder: str, elsewhere: str, kind: str, severity: str) -> None:
     files = {f"train/{folder}/a.png": image("1"), f"val/{folder}/b.png": image("2", 255)}
-    report = check(incoming(files), {elsewhere: "1", "wild/train/0_real/y.png": "3"}, RULES)
+    report = check(incoming(files), Landed({elsewhere: "1", "wild/train/0_real/y.png": "3"}), RULES)
     [finding] = of_kind(report, kind)
     assert (finding.severity, finding.paths) == (severity, (f"train/{folder}/a.png",))
     assert finding.message.endswith("task crn.")
@@ -109,15 +112,34 @@ def test_bytes_that_other_tasks_have_are_told(folder: str, elsewhere: str, kind:
 
 def test_near_duplicates_across_splits_are_warned_of_up_to_the_set_distance() -> None:
     files = {"train/1_fake/a.png": image("1", 0), "val/1_fake/b.png": image("2", 0b1111)}
-    [finding] = of_kind(check(incoming(files), {}, RULES), "near-duplicates")
+    [finding] = of_kind(check(incoming(files), Landed(), RULES), "near-duplicates")
     assert (finding.severity, finding.paths) == ("warned", ("val/1_fake/b.png ~ train/1_fake/a.png",))
     strict = RULES.model_copy(update={"near_bits": 3})
-    assert of_kind(check(incoming(files), {}, strict), "near-duplicates") == []
+    assert of_kind(check(incoming(files), Landed(), strict), "near-duplicates") == []
+
+
+def test_a_generator_that_another_task_has_is_named_and_how_it_grows() -> None:
+    files = {f"{split}/{folder}/a.png": image(split + folder) for split in SAN for folder in ("0_real", "1_gaugan")}
+    landed = Landed({"gaugan/train/1_fake/x.png": "x", "gaugan/train/0_real/y.png": "y"})
+    [finding] = of_kind(check(incoming(files), landed, RULES), "known-generator")
+    assert finding.severity == "warned"
+    assert "--task gaugan --extend" in finding.message
+    extension = dataclasses.replace(incoming(files), extends="gaugan")
+    assert not of_kind(check(extension, landed, RULES), "known-generator")
+    assert not of_kind(check(incoming(files), Landed({"gaugan/train/2_crn/x.png": "x"}), RULES), "known-generator")
+
+
+def test_what_keeps_it_out_comes_first_and_what_is_harmless_last() -> None:
+    files = san(**{"0_real": PNG, "1_fake": JPEG})
+    files |= {"train/0_real/bad.png": Examined("x", Container("", "", 0, 0), problem="train/0_real/bad.png is bad")}
+    landed = Landed({"new2/train/0_real/x.png": "train0_real0", "new/train/1_fake/y.png": "y"})
+    kinds = [finding.kind for finding in check(incoming(files), landed, RULES).findings]
+    assert kinds == ["undecodable", "format-leak", "known-generator", "shared-reals", "not-compared"]
 
 
 LEAKS = {
     "codec": (PNG, JPEG),
-    "mode": (PNG, dataclasses.replace(PNG, mode="RGBA")),
+    "grey": (PNG, dataclasses.replace(PNG, look="grey")),
     "size": (PNG, dataclasses.replace(PNG, width=10)),
     "quantisation tables": (JPEG, dataclasses.replace(JPEG, tables=(16,) * 64 + (17,) * 64)),
 }
@@ -126,14 +148,14 @@ LEAKS = {
 @pytest.mark.parametrize("what", LEAKS)
 def test_what_tells_real_from_synthetic_by_format_alone_is_refused(what: str) -> None:
     real, fake = LEAKS[what]
-    report = check(incoming(san(**{"0_real": real, "1_fake": fake})), {}, RULES)
+    report = check(incoming(san(**{"0_real": real, "1_fake": fake})), Landed(), RULES)
     assert report.leaks == {"1_fake": pytest.approx(1)}
     assert [finding.kind for finding in report.refused] == ["format-leak"]
 
 
 def test_an_accepted_leak_is_only_warned_of_with_its_reason() -> None:
     files = san(**{"0_real": PNG, "1_fake": JPEG})
-    report = check(incoming(files), {}, RULES, accept_leak="the camera writes PNG")
+    report = check(incoming(files), Landed(), RULES, accept_leak="the camera writes PNG")
     assert report.refused == ()
     assert report.warned[0].message.endswith("Accepted: the camera writes PNG")
 
@@ -142,7 +164,7 @@ def test_a_partial_leak_is_warned_of() -> None:
     files = san(**{"0_real": PNG, "1_fake": PNG})
     fakes = [path for path in files if "1_fake" in path]
     files |= {path: dataclasses.replace(files[path], container=JPEG) for path in fakes[::2]}
-    [finding] = check(incoming(files), {}, RULES).findings
+    [finding] = check(incoming(files), Landed(), RULES).findings
     assert (finding.kind, finding.severity) == ("format-leak", "warned")
     assert "0.75 accuracy" in finding.message
 
@@ -150,10 +172,10 @@ def test_a_partial_leak_is_warned_of() -> None:
 def test_sizes_that_vary_alike_are_no_leak() -> None:
     sizes = np.random.default_rng(0).integers(200, 600, (2, 350))
     files = {
-        path: dataclasses.replace(file, container=Container("PNG", "RGB", int(width), int(height)))
+        path: dataclasses.replace(file, container=Container("lossless", "colour", int(width), int(height)))
         for (path, file), width, height in zip(san().items(), *sizes, strict=True)
     }
-    assert check(incoming(files), {}, LandingParams()).findings == ()
+    assert check(incoming(files), Landed(), LandingParams()).findings == ()
 
 
 def test_a_leak_of_one_generator_among_several_is_found() -> None:
@@ -163,7 +185,7 @@ def test_a_leak_of_one_generator_among_several_is_found() -> None:
         path.replace("1_fake", "2_other"): image(f"{file.md5}+", ~file.fingerprint % 2**64, JPEG)
         for path, file in fakes.items()
     }
-    report = check(incoming(files), {}, RULES)
+    report = check(incoming(files), Landed(), RULES)
     assert report.leaks == {"1_fake": 0.5, "2_other": pytest.approx(1)}
 
 
