@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorax.data import layout, memory, pins, versions
+from lorax.data import layout, memory, pins, prints, versions
 from lorax.data.commands import git
 from lorax.data.pins import Pins
 from lorax.errors import DataVersionError
@@ -70,11 +70,12 @@ def images_of(workspace: Workspace, task: str, kept_states: Collection[str], rea
 
 
 def remove(workspace: Workspace, md5s: Collection[str]) -> None:
-    """Remove images from the memory and DVC's cache, here and in DVC's default remote.
+    """Remove images from the memory and DVC's cache, here and in DVC's default remote, and what they look like.
 
     Raises:
         DataVersionError: DVC's remote can't be reached; the same call goes on.
     """
+    prints.prune(workspace, pins.committed(workspace).stream)
     with versions.opened(workspace, "what is to be removed") as repo, repo.lock:
         for md5 in md5s:
             memory.path_of(workspace, md5).unlink(missing_ok=True)
@@ -101,6 +102,7 @@ def look_for(workspace: Workspace, md5s: Collection[str]) -> list[Place]:
     places = [
         Place("data/", _in_data(workspace, wanted)),
         Place("work/memory/", tuple(sorted(m for m in wanted if memory.path_of(workspace, m).exists()))),
+        Place("work/prints/", tuple(sorted(wanted & prints.kept(workspace)))),
         Place("lists below work/", _listed(workspace.work_dir, wanted)),
     ]
     with versions.opened(workspace, "what is looked for") as repo:

@@ -65,6 +65,11 @@ def prune(workspace: Workspace, stream: Iterable[PinnedTask]) -> None:
             path.unlink(missing_ok=True)
 
 
+def kept(workspace: Workspace) -> set[str]:
+    """The md5s of the images that tables are kept of."""
+    return {md5 for path in workspace.prints_dir.glob("[!.]*") for md5 in _load(path) or ()}
+
+
 def known(
     workspace: Workspace, stream: Iterable[PinnedTask], files: Mapping[str, str], progress: Progress | None = None
 ) -> dict[str, Print]:

@@ -38,7 +38,7 @@ JPEG = Container("JPEG 4:2:0", "colour", 9, 9, (16,) * 128)
 
 
 def image(md5: str, fingerprint: int = 0, container: Container = PNG) -> Examined:
-    return Examined(md5, container, fingerprint)
+    return Examined(md5, container, fingerprint, pixels=f"of {md5}")
 
 
 def of_kind(report: Report, kind: str) -> list[Finding]:
@@ -127,6 +127,16 @@ def test_a_generator_that_another_task_has_is_named_and_how_it_grows() -> None:
     extension = dataclasses.replace(incoming(files), extends="gaugan")
     assert not of_kind(check(extension, landed, RULES), "known-generator")
     assert not of_kind(check(incoming(files), Landed({"gaugan/train/2_crn/x.png": "x"}), RULES), "known-generator")
+
+
+def test_reals_that_were_jpeg_once_are_warned_of_where_their_format_tells_nothing() -> None:
+    files = {
+        path: dataclasses.replace(file, blocks=(0.1, 0.1) if "0_real" in path else (0.0, 0.01))
+        for path, file in san().items()
+    }
+    [finding] = check(incoming(files), Landed(), RULES).findings
+    assert (finding.kind, finding.severity) == ("was-jpeg", "warned")
+    assert finding.message.startswith("real images show the blocks of 8 pixels that JPEG leaves, 1_fake ones do not")
 
 
 def test_what_keeps_it_out_comes_first_and_what_is_harmless_last() -> None:

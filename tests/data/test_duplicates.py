@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lorax.data import prints, versions
+from lorax.data import forgetting, prints, versions, withdrawal
 from lorax.data.admission import LandingOptions, check_landing
 from lorax.data.contract import Report
 from lorax.data.findings import Finding
@@ -126,3 +126,13 @@ def test_of_what_no_longer_is_in_the_stream_no_table_stays(landed: Workspace, tm
     land(landed, data_set(tmp_path / "other", 200), "first", options=LandingOptions(replace=True))
     [after] = landed.prints_dir.iterdir()
     assert before != after
+
+
+def test_what_forgotten_images_looked_like_goes_with_them(landed: Workspace) -> None:
+    gone = set(versions.manifest(landed).values())
+    assert prints.kept(landed) == gone
+    withdrawal.prepared(landed, "first", "why")
+    withdrawal.carry_out(landed, "first")
+    assert {"work/prints/"} <= {place.name for place in forgetting.look_for(landed, gone) if place.found}
+    forgetting.remove(landed, gone)
+    assert [place for place in forgetting.look_for(landed, gone) if place.found] == []

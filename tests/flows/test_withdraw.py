@@ -167,6 +167,7 @@ def test_what_is_forgotten_is_in_no_file_of_the_workspace_or_its_remote_and_may_
     assert {place["name"]: place["found"] for place in record["places"]} == {
         "data/": [],
         "work/memory/": [],
+        "work/prints/": [],
         "lists below work/": [],
         "DVC's cache": [],
         "DVC's remote": [],
