@@ -59,7 +59,7 @@ def main() -> None:
     found = looked_alike(hashes(count, 2), others)
     old = files_of(others, "a")
     landed = Landed({f"old/{path}": file.md5 for path, file in old.items()}, prints_of(old.values()))
-    incoming = Incoming("new", "digest", {}, files_of(found, "b"))
+    incoming = Incoming("new", "digest", {}, files_of(found, "b"), ())
     checked = check(incoming, landed, LandingParams())
     with tempfile.TemporaryDirectory() as folder:
         workspace, task = Workspace(Path(folder)), PinnedTask("old", "0" * 32)

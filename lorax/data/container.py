@@ -49,7 +49,11 @@ def container_of(image: Image.Image, pixels: Pixels, data: bytes) -> Container:
     is_grey = _is_grey(pixels)
     quantisation = getattr(image, "quantization", None) or {}  # only JPEGs have any
     tables = tuple(value for number in sorted(quantisation) for value in quantisation[number])
-    look = ("grey" if is_grey else "colour") + _few(image, pixels) + (", part clear" if _is_clear(image) else "")
+    look = (
+        ("grey" if is_grey else "colour")
+        + _few(image, pixels, is_grey=is_grey)
+        + (", part clear" if _is_clear(image) else "")
+    )
     codec = _codec(image, data, is_grey=is_grey)
     return Container(codec, look, image.width, image.height, tables[:_TABLE] if is_grey else tables)
 
@@ -81,11 +85,11 @@ def _is_grey(pixels: Pixels) -> bool:
     return all((part == part[:, :, :1]).all() for part in (pixels[::_LOOK, ::_LOOK], pixels))
 
 
-def _few(image: Image.Image, pixels: Pixels) -> str:
-    """How few colours there are, as a palette leaves them; '' where they are many."""
+def _few(image: Image.Image, pixels: Pixels, *, is_grey: bool) -> str:
+    """How few colours there are, as a palette leaves them; '' where they are many, or all the shades that grey has."""
     shown = image if image.mode == "RGB" and "transparency" not in image.info else Image.fromarray(pixels)
     found = shown.getcolors(_FEW[-1])  # None for more
-    most = next((most for most in _FEW if found and len(found) <= most), None)
+    most = next((most for most in (_FEW[:-1] if is_grey else _FEW) if found and len(found) <= most), None)
     return "" if most is None else f", {most} colours"
 
 

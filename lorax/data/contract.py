@@ -170,19 +170,16 @@ def _leaks(files: Mapping[str, Examined]) -> Iterator[tuple[str, float]]:
 
 
 def _blocky(files: Mapping[str, Examined], leaks: Mapping[str, float], rules: LandingParams) -> Iterator[Finding]:
-    """Classes that JPEG's grid tells from real, where their format does not."""
+    """Classes that JPEG's grid in the real images tells from these, where their format does not."""
     real, synthetic = _usable(files)
     for folder, found in synthetic.items():
         told = told_by_blocks([file.blocks for file in real], [file.blocks for file in found])
         if told is None or leaks[folder] > rules.leak_warned:
             continue
-        accuracy, is_real = told
-        one, other = ("real", folder) if is_real else (folder, "real")
-        doubt = "" if is_real else " (unless its generator draws the blocks itself)"
         message = (
-            f"{one} images show the blocks of 8 pixels that JPEG leaves, {other} ones do not, or less: were they JPEG "
-            f"once, and saved anew{doubt}? By this alone they are told apart with {accuracy:.2f} accuracy; a detector "
-            "would learn that. Better have both kinds come the same way."
+            f"real images show the blocks of 8 pixels that JPEG leaves, {folder} ones do not, or less: were they JPEG "
+            f"once, and saved anew? By this alone they are told apart with {told:.2f} accuracy; a detector would learn "
+            "that. Better have both kinds come the same way."
         )
         yield Finding("was-jpeg", "warned", message)
 

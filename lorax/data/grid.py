@@ -1,7 +1,8 @@
 """Blocks of eight pixels, as JPEG leaves them in pixels that are stored as something else now.
 
 A set whose reals came from the web as JPEG, were saved as PNG and lie beside fakes that never were JPEG has no format
-leak, yet a detector learns the blocks. Only told, never a reason to refuse: some generators draw such a grid.
+leak, yet a detector learns the blocks. Only told, never a reason to refuse. The reverse is not told: many generators
+draw such a grid themselves (a decoder of latents that scales by eight, say), which is theirs to be known by.
 
 Source: Fan and de Queiroz, Identification of Bitmap Compression History (IEEE Transactions on Image Processing, 2003),
 whose measure, differences across the blocks' borders against those inside, is here taken per image.
@@ -19,8 +20,9 @@ from lorax.data.leaks import cross_validated
 _BLOCK = 8
 _LARGEST = 512  # of an image's side; more tells no more
 _LEAST_SHARE = 0.02
-"""Of the differences between neighbours, which borders must have in excess in one kind of images, and beyond the
-other's. Medians of photographs that were never JPEG lie within 0.01, after JPEG of quality 95 at 0.02 to 0.04."""
+"""Of the differences between neighbours, which borders must have in excess in real images, and beyond synthetic
+ones'. Medians of 60 patches of photographs, scaled down so that no older grid is left, were -0.004; after JPEG of
+quality 95 0.014, 90 0.041, 75 0.120."""
 
 _SURE = 3
 """Standard deviations of chance."""
@@ -50,8 +52,8 @@ def _excess(pixels: NDArray[np.int16]) -> NDArray[np.float64]:
     return means
 
 
-def told_by_blocks(real: Sequence[Blocks], synthetic: Sequence[Blocks]) -> tuple[float, bool] | None:
-    """Whether the grid tells `real` from `synthetic`: with which accuracy, and whether it is real ones that show it.
+def told_by_blocks(real: Sequence[Blocks], synthetic: Sequence[Blocks]) -> float | None:
+    """With which accuracy the grid tells `real`, which show it, from `synthetic`, which do not or less.
 
     Args:
         real, synthetic: at least `leaks.LEAST` each.
@@ -61,8 +63,8 @@ def told_by_blocks(real: Sequence[Blocks], synthetic: Sequence[Blocks]) -> tuple
     """
     ones, others = np.array(real), np.array(synthetic)
     middle, other = float(np.median(ones[:, 0])), float(np.median(others[:, 0]))
-    if max(middle, other) < _LEAST_SHARE or abs(middle - other) < _LEAST_SHARE:
+    if min(middle, middle - other) < _LEAST_SHARE:
         return None
     accuracy = cross_validated(np.concatenate([ones, others]), len(ones))
     chance = 0.5 + _SURE * 0.5 / np.sqrt(len(ones) + len(others))
-    return (accuracy, middle > other) if accuracy > chance else None
+    return accuracy if accuracy > chance else None

@@ -207,7 +207,9 @@ def test_all_findings_are_told_at_once_and_a_dry_run_changes_nothing(
     shutil.copy(source / "train/0_real/1.jpg", source / "val/0_real/same.jpg")
     shutil.copy(source / "train/1_fake/2.png", source / "train/0_real/torn.png")
     (source / "notes.txt").write_text("!")
-    Image.open(source / "train/1_fake/0.png").save(source / "val/1_fake/near.bmp")
+    with Image.open(source / "train/1_fake/0.png") as near:
+        near.putpixel((0, 0), (1, 2, 3))
+        near.save(source / "val/1_fake/near.png")
     before = sorted(landed_workspace.root.rglob("*"))
     report = check_landing(
         landed_workspace, source, "beta", LandingOptions(contract=LandingParams(min_train=5, min_val=5))
