@@ -7,7 +7,7 @@ event loses nothing, for what there is to learn is read from data.dvc and the re
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -26,24 +26,25 @@ _SHOWN = 5  # paths in a row; `lorax land --json` has them all
 _LATER = "a worker learns it within two minutes of finding it, 'lorax learn' at once"
 
 
-def announce(workspace: Workspace, task: str) -> str:
-    """Tell Prefect's server that `task` has landed and is committed; returns a line for people, whatever happens."""
+def announce(workspace: Workspace, tasks: Sequence[str]) -> str:
+    """Tell Prefect's server that a landing is committed; returns a line for people, whatever happens."""
     try:
-        emit(workspace, task)
+        emit(workspace, tasks)
     except ServiceError as error:
         return f"not announced: {error} It has landed all the same: {_LATER}."
     return "announced: a worker will learn it ('lorax up' runs one)."
 
 
-def emit(workspace: Workspace, task: str) -> None:
-    """Have Prefect's server take the event that `task` has landed.
+def emit(workspace: Workspace, tasks: Sequence[str]) -> None:
+    """Have Prefect's server take the event that tasks have landed: one for all that one landing brought.
 
     Raises:
         ServiceError: it does not answer, or refuses.
     """
     revision = versions.revision(workspace)
-    payload = {"task": task, "digest": revision.digest, "commit": revision.commit or ""}
-    _post(workspace, LANDED, f"lorax.dataset.{task}", task, payload)
+    first = tasks[0]
+    payload = {"task": first, "tasks": [*tasks], "digest": revision.digest, "commit": revision.commit or ""}
+    _post(workspace, LANDED, f"lorax.dataset.{first}", first, payload)
 
 
 def emit_alert(workspace: Workspace, model: str, payload: Mapping[str, Any]) -> None:

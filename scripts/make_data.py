@@ -32,7 +32,7 @@ def main() -> None:
         workspace.data_dvc_path.unlink(missing_ok=True)  # a first landing needs no list of what lies in data/
         try:
             for task in tasks:
-                landed = land(workspace, raw / task, task, commit=False)
+                [landed] = land(workspace, raw / task, task, commit=False)
                 print(f"landed {landed.name} ({landed.digest[:12]})")
         except BaseException:
             shutil.rmtree(workspace.data_dir, ignore_errors=True)

@@ -154,8 +154,8 @@ def _land(workspace: Workspace, raw: Path, name: str) -> None:
     from lorax.data.landing import land
 
     with progress.counting(err) as shown:
-        landed = land(workspace, raw / name, name, progress=shown)
-    events.emit(workspace, name)
+        [landed] = land(workspace, raw / name, name, progress=shown)
+    events.emit(workspace, [name])
     err.print(f"[bold]landed {name}[/bold] ({short(landed.digest)}): data.dvc is committed, and Prefect's server told")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from lorax.commands.console import Json, err, here, out, print_json
+from lorax.commands.plans import asked, print_plan, record_of, refusal, task_record
 from lorax.commands.tables import print_table, table
 from lorax.errors import ContractError, LoraxError
 from lorax.text import short
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
     from lorax.data.admission import LandingOptions
     from lorax.data.contract import Report
     from lorax.data.findings import Finding
-    from lorax.data.landing import OnReport
+    from lorax.data.landing import OnPlan, OnReport
+    from lorax.data.layouts.arrangement import Plan
     from lorax.data.watch import Outcome
     from lorax.stream import PinnedTask
     from lorax.workspace import Workspace
@@ -31,9 +34,12 @@ _COLOURS = {"refused": "red", "warned": "yellow"}
 
 def land(
     path: Annotated[
-        Path | None, typer.Argument(help="One task's folder: train/ and val/ with 0_real, 1_fake or 1_NAME, ...")
+        Path | None,
+        typer.Argument(help="A data set: a tree of images, Parquet, Arrow or tar files, or a list (CSV, TSV, JSONL)."),
     ] = None,
-    task: Annotated[str, typer.Option(help="The task's name: lower-case letters, digits, '_' and '-'.")] = "",
+    task: Annotated[
+        str, typer.Option(help="The only task's name; without it, a task for each generator, called like it.")
+    ] = "",
     watch: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="A drop folder: DIR/NAME lands once it holds _READY; until Ctrl-C."),
@@ -51,17 +57,58 @@ def land(
         str,
         typer.Option(metavar="NAME", help="The task of which this is the next version; learned from its branch."),
     ] = "",
-    split: Annotated[float | None, typer.Option(help="For data without val/: the share that goes to train/.")] = None,
+    split: Annotated[
+        float | None, typer.Option(help="For data without a test split: the share that goes to train/.")
+    ] = None,
+    real: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME|DIR|none",
+            help="The folder, or generator by name, that is real; or a folder that lends real images. Repeatable.",
+        ),
+    ] = None,
+    label: Annotated[
+        str, typer.Option(metavar="VALUE=real,...", help="What labels mean, as 0=real,1=fake; * is all others.")
+    ] = "",
+    generators: Annotated[
+        str, typer.Option(metavar="NAME,...", help="Only these, in this order; NAME=TASK gives another name.")
+    ] = "",
+    levels: Annotated[
+        str,
+        typer.Option(metavar="LEVEL/...", help="What folders are: split, class, generator, subject, * (from the top)."),
+    ] = "",
+    order: Annotated[
+        str, typer.Option(metavar="release|name|given", help="Of the tasks; by release where dates are told.")
+    ] = "",
+    limit: Annotated[int | None, typer.Option(help="Most images of each class in each split.", min=1)] = None,
+    recode: Annotated[
+        str, typer.Option(metavar="jpeg:QUALITY", help="Encode every image anew, real and synthetic alike.")
+    ] = "",
+    source: Annotated[str, typer.Option(metavar="URL", help="Where the images come from; kept with each task.")] = "",
+    licence: Annotated[str, typer.Option(help="What may be done with them; kept with each task.")] = "",
+    image_column: Annotated[str, typer.Option(help="Of a table: the images.")] = "",
+    path_column: Annotated[str, typer.Option(help="The images' paths.")] = "",
+    label_column: Annotated[str, typer.Option(help="Real or synthetic.")] = "",
+    generator_column: Annotated[str, typer.Option(help="The generator.")] = "",
+    split_column: Annotated[str, typer.Option(help="The split.")] = "",
+    date_column: Annotated[str, typer.Option(help="When the generator came out.")] = "",
     commit: Annotated[bool, typer.Option(help="Commit data.dvc, and push where a remote is set.")] = True,
     as_json: Json = False,
 ) -> None:
-    """Check a new data set, copy it to data/NAME, and pin it with DVC and git. Nothing changes on any error.
+    """Check a data set, copy each of its tasks to data/NAME, and pin them with DVC and git. All or nothing lands.
 
-    All that is wrong is told at once. Example: `lorax land ~/downloads/gaugan --task gaugan`
+    All that is wrong is told at once. Example: `lorax land ~/downloads/GenImage --dry-run`
     """
     from lorax.data.admission import LandingOptions
 
-    options = LandingOptions(split, replace, accept_leak, extend=extend, new_version_of=new_version_of)
+    columns = {
+        "image": image_column, "path": path_column, "label": label_column, "generator": generator_column,
+        "split": split_column, "date": date_column,
+    }  # fmt: skip
+    reading = asked(split, real or (), label, generators, columns, levels, order, limit, recode)
+    options = LandingOptions(
+        reading, replace, accept_leak, source, licence, extend=extend, new_version_of=new_version_of
+    )
     if watch is not None:
         if path or task or dry_run or accept_leak or extend or new_version_of:
             raise typer.BadParameter(
@@ -69,8 +116,8 @@ def land(
             )
         _watch(here(), watch, options, commit=commit, as_json=as_json)
         return
-    if path is None or not task:
-        raise typer.BadParameter("expected PATH and --task NAME, or --watch DIR")
+    if path is None:
+        raise typer.BadParameter("expected PATH, or --watch DIR")
     screen = None if as_json else out
     if dry_run:
         record = _try_out(here(), path, task, options, screen)
@@ -86,31 +133,37 @@ def land(
 def land_one(
     workspace: Workspace, source: Path, task: str, options: LandingOptions, out: Console | None, *, commit: bool
 ) -> dict[str, Any]:
-    """Land a data set and print what the contract says of it.
+    """Land a data set and print what it was taken for and what the contract says of it.
 
     Args:
         workspace, source, task, options, commit: as for `lorax.data.landing.land`.
         out: where the report goes; None prints none.
 
     Returns:
-        For scripts: task, digest, landed, report (None if the same bytes had landed already), error ("" if none).
+        For scripts, see `record_of`.
     """
     from flows import events
 
+    plans: list[Plan] = []
     reports: list[Report] = []
     try:
-        landed = _bring(workspace, options, commit, source, task, reports.append)
+        landed = _bring(workspace, options, commit, source, task, reports.append, plans.append)
     except ContractError:
-        _print_report(reports[-1], out)
-        events.publish(workspace, reports[-1])
-        return _record(task, None, reports[-1], _refusal(reports[-1]))
-    report = reports[-1] if reports else None
-    _print_report(report, out)
-    if out:
-        known = "" if report else ": it had landed already; what was missing of it is back"
-        out.print(f"landed {landed.name} ({short(landed.digest)}){known}", markup=False)
-    _tell(workspace, landed.name, report, commit=commit)
-    return _record(landed.name, landed, report)
+        print_plan(plans[-1], out)
+        _print_reports(reports, out)
+        for report in reports:
+            if report.refused:
+                events.publish(workspace, report)
+        return record_of(plans[-1], (), reports, refusal(reports))
+    print_plan(plans[-1], out)
+    _print_reports(reports, out)
+    known = {report.task for report in reports}
+    for one in landed:
+        again = "" if one.name in known else ": it had landed already; what was missing of it is back"
+        if out:
+            out.print(f"landed {one.name} ({short(one.digest)}){again}", markup=False)
+    _tell(workspace, [one.name for one in landed], reports, commit=commit)
+    return record_of(plans[-1], landed, reports)
 
 
 def _try_out(
@@ -121,11 +174,13 @@ def _try_out(
     from lorax.data.admission import check_landing
 
     with progress.counting(err) as shown:
-        report = check_landing(workspace, source, task, options, shown)
-    _print_report(report, out)
-    if out and not report.refused:
-        out.print(f"{report.task} would land ({short(report.digest)}); nothing was changed.", markup=False)
-    return _record(report.task, None, report, _refusal(report))
+        plan, reports = check_landing(workspace, source, task, options, shown)
+    print_plan(plan, out)
+    _print_reports(reports, out)
+    if out and not refusal(reports):
+        names = ", ".join(f"{report.task} ({short(report.digest)})" for report in reports)
+        out.print(f"would land: {names}; nothing was changed.", markup=False)
+    return record_of(plan, (), reports, refusal(reports))
 
 
 def _watch(workspace: Workspace, drop_dir: Path, options: LandingOptions, *, commit: bool, as_json: bool) -> None:
@@ -137,11 +192,11 @@ def _watch(workspace: Workspace, drop_dir: Path, options: LandingOptions, *, com
     err.print(f"watching {drop_dir.resolve()}: a folder NAME/ lands as task NAME once it holds {READY}.", markup=False)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a landing under way is undone
     try:
-        for outcome in DropFolder(drop_dir, partial(_bring, workspace, options, commit)).watch():
+        for outcome in DropFolder(drop_dir, partial(_bring_one, workspace, options, commit)).watch():
             _print_outcome(outcome, as_json)
             try:
                 if outcome.landed:
-                    _tell(workspace, outcome.task, outcome.report, commit=commit)
+                    _tell(workspace, [outcome.task], [outcome.report] if outcome.report else [], commit=commit)
                 elif outcome.report:
                     events.publish(workspace, outcome.report)
             except LoraxError as error:  # a params.yaml that is being edited, say
@@ -150,33 +205,53 @@ def _watch(workspace: Workspace, drop_dir: Path, options: LandingOptions, *, com
         err.print("no longer watching.")
 
 
-def _bring(
+def _bring_one(
     workspace: Workspace, options: LandingOptions, commit: bool, folder: Path, task: str, on_report: OnReport
 ) -> PinnedTask:
+    [landed] = _bring(workspace, options, commit, folder, task, on_report, lambda plan: None)
+    return landed
+
+
+def _bring(
+    workspace: Workspace,
+    options: LandingOptions,
+    commit: bool,
+    source: Path,
+    task: str,
+    on_report: OnReport,
+    on_plan: OnPlan,
+) -> tuple[PinnedTask, ...]:
     from lorax import progress
     from lorax.data import landing
 
     with progress.counting(err) as shown:
         return landing.land(
-            workspace, folder, task, options=options, commit=commit, on_report=on_report, progress=shown
+            workspace,
+            source,
+            task,
+            options=options,
+            commit=commit,
+            on_plan=on_plan,
+            on_report=on_report,
+            progress=shown,
         )
 
 
-def _tell(workspace: Workspace, task: str, report: Report | None, *, commit: bool) -> None:
+def _tell(workspace: Workspace, tasks: Sequence[str], reports: Sequence[Report], *, commit: bool) -> None:
     """Tell Prefect's server of a landing, and the person whether it heard."""
     from flows import events
 
-    if report:
+    for report in reports:
         events.publish(workspace, report)
     if commit:
-        err.print(events.announce(workspace, task), markup=False)
+        err.print(events.announce(workspace, tasks), markup=False)
     else:
         err.print("not announced, and not learned until data.dvc is committed: 'git add data.dvc', then 'git commit'.")
 
 
 def _print_outcome(outcome: Outcome, as_json: bool) -> None:
     if as_json:
-        record = _record(outcome.task, outcome.landed, outcome.report, outcome.error)
+        record = task_record(outcome.task, outcome.landed, outcome.report, outcome.error)
         out.print(json.dumps(record, ensure_ascii=False), markup=False)
         return
     _print_report(outcome.report, out)
@@ -187,16 +262,11 @@ def _print_outcome(outcome: Outcome, as_json: bool) -> None:
         err.print(f"lorax: {outcome.task} ({when}): {outcome.error}", markup=False)
 
 
-def _record(task: str, landed: PinnedTask | None, report: Report | None, error: str = "") -> dict[str, Any]:
-    known = landed or report
-    record = {"task": task, "digest": known.digest if known else "", "landed": landed is not None, "error": error}
-    return record | {"report": report.record() if report else None}
-
-
-def _refusal(report: Report) -> str:
-    """Why it can't land, in a line; '' where it can."""
-    kinds = ", ".join(dict.fromkeys(finding.kind for finding in report.refused))
-    return f"task {report.task!r} does not fulfil the landing contract ({kinds}); nothing was changed." if kinds else ""
+def _print_reports(reports: Sequence[Report], out: Console | None) -> None:
+    for report in reports:
+        if out and len(reports) > 1:
+            out.print(f"\n{report.task}", markup=False, style="bold")
+        _print_report(report, out)
 
 
 def _print_report(report: Report | None, out: Console | None) -> None:

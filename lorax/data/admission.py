@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,11 +12,17 @@ from lorax.data.contract import Report, check
 from lorax.data.duplicates import Landed
 from lorax.data.images import Progress
 from lorax.data.incoming import Incoming, checked_source, read_incoming
+from lorax.data.layouts.arrangement import Plan
+from lorax.data.layouts.items import Reading
 from lorax.data.pins import Pins, TaskNotes
+from lorax.drafts import scratch, sweep
 from lorax.errors import DataVersionError
 from lorax.params import LandingParams, load_params
+from lorax.storage import storage_errors
 from lorax.stream import check_new_name
 from lorax.workspace import Workspace
+
+_AS_IT_IS = Reading()
 
 
 @dataclass(frozen=True)
@@ -22,17 +30,20 @@ class LandingOptions:
     """How a data set is to land.
 
     Args:
-        split: for data without val/: the share of images, by content, that goes to train/.
-        replace: whether it takes the place of what has landed under its name.
+        reading: how it is to be read, as far as it does not say so itself.
+        replace: whether its tasks take the place of what has landed under their names.
         accept_leak: why a format leak is accepted; '' if it is not.
+        source, licence: where the images come from and what may be done with them; '' if that was not said.
         contract: the thresholds of the landing contract; None takes those of the workspace's params.yaml.
-        extend: whether it brings more images of the task that is named, and lands beside it.
+        extend: whether it brings more images of a task that has landed, and lands beside it.
         new_version_of: the task from whose branch its own is to start; '' for none.
     """
 
-    split: float | None = None
+    reading: Reading = _AS_IT_IS
     replace: bool = False
     accept_leak: str = ""
+    source: str = ""
+    licence: str = ""
     contract: LandingParams | None = None
     extend: bool = False
     new_version_of: str = ""
@@ -44,7 +55,9 @@ class LandingOptions:
                 f"more images of {task!r} take no other's place. Give --extend or --replace, not both; an extension is "
                 f"replaced under its own name, such as '{task}-2'."
             )
-        return extending.notes_for(found, task, self.extend, self.new_version_of, self.accept_leak)
+        recoded = f"jpeg:{self.reading.recode}" if self.reading.recode else ""
+        of_others = extending.notes_for(found, task, self.extend, self.new_version_of, self.accept_leak)
+        return replace(of_others, source=self.source, licence=self.licence, recoded=recoded)
 
 
 DEFAULTS = LandingOptions()
@@ -52,38 +65,63 @@ DEFAULTS = LandingOptions()
 
 
 def check_landing(
-    workspace: Workspace, source: Path, task: str, options: LandingOptions = DEFAULTS, progress: Progress | None = None
-) -> Report:
-    """What the landing contract says of the data set in folder `source`; changes nothing.
+    workspace: Workspace,
+    source: Path,
+    task: str = "",
+    options: LandingOptions = DEFAULTS,
+    progress: Progress | None = None,
+) -> tuple[Plan, list[Report]]:
+    """What a data set was taken for, and what the landing contract says of each task; changes nothing.
 
     Raises:
-        LayoutError: unsafe name, no folder, or one that landing must not read.
+        LayoutError: unsafe name, nothing that can be landed, or it can't be told what is what.
         DataVersionError: what has landed can't be read.
     """
-    check_new_name(task)
-    incoming = read_incoming(checked_source(workspace, source), task, options.split, progress)
-    return report_on(workspace, named(incoming, pins.on_disk(workspace), options), options, progress=progress)
+    if task:
+        check_new_name(task)
+    with images_apart(workspace) as apart:
+        plan, incoming = read_incoming(checked_source(workspace, source), task, options.reading, apart, progress)
+        return plan, reports_on(workspace, named(incoming, pins.on_disk(workspace), options), options, progress=progress)
 
 
-def named(incoming: Incoming, found: Pins, options: LandingOptions) -> Incoming:
-    """The data set under the name that it lands under, which differs from the given one where it extends that task.
+def named(incoming: Sequence[Incoming], found: Pins, options: LandingOptions) -> list[Incoming]:
+    """Tasks under the names that they land under, which differ from the given ones where they extend those.
 
     Raises:
-        DataVersionError: that one has not landed.
+        DataVersionError: such a one has not landed.
     """
-    extends = options.notes(found, incoming.task).extends
-    name = extending.extension_name(found, extends, incoming.digest) if options.extend else incoming.task
-    return replace(incoming, task=name, extends=extends)
+    if options.new_version_of and len(incoming) > 1:
+        names = ", ".join(one.task for one in incoming)
+        raise DataVersionError(f"only one task can be the next version of {options.new_version_of!r}; found {names}.")
+    extends = [options.notes(found, one.task).extends for one in incoming]
+    names = [
+        extending.extension_name(found, base, one.digest) if options.extend else one.task
+        for one, base in zip(incoming, extends, strict=True)
+    ]
+    return [
+        replace(one, task=name, extends=base) for one, name, base in zip(incoming, names, extends, strict=True)
+    ]
 
 
-def report_on(
+@contextmanager
+def images_apart(workspace: Workspace) -> Iterator[Path]:
+    """A folder for images that are no files in their source; on the disk of data/, so that they can be moved there."""
+    folder = workspace.work_dir / "landing"
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    sweep(folder)
+    with scratch(folder) as apart:
+        yield apart
+
+
+def reports_on(
     workspace: Workspace,
-    incoming: Incoming,
+    incoming: Sequence[Incoming],
     options: LandingOptions,
     beside: Pins | None = None,
     progress: Progress | None = None,
-) -> Report:
-    """What the landing contract says of a data set that was read.
+) -> list[Report]:
+    """What the landing contract says of tasks that were read, each beside what has landed and those before it.
 
     Args:
         workspace, incoming, options: what is to land, and how.
@@ -95,15 +133,21 @@ def report_on(
         ParamsError: params.yaml is not valid.
     """
     beside = beside or pins.on_disk(workspace)
-    files = versions.manifest(workspace, beside)
-    others = {path: md5 for path, md5 in files.items() if path.partition("/")[0] != incoming.task}
+    names = {one.task for one in incoming}
+    others = {p: md5 for p, md5 in versions.manifest(workspace, beside).items() if p.partition("/")[0] not in names}
     rules = options.contract or load_params(workspace.params_path).landing
-    tasks = [task for task in beside.stream if task.name != incoming.task]
-    landed = Landed(others, prints.known(workspace, tasks, others, progress))
-    report = check(incoming, landed, rules, options.accept_leak, _taken(workspace, incoming, options.replace, beside))
-    own = pins.on_disk(workspace)
-    problems = extending.problems(incoming, own, versions.manifest(workspace, own))
-    return replace(report, findings=(*problems, *report.findings))
+    tasks = [task for task in beside.stream if task.name not in names]
+    seen = prints.known(workspace, tasks, others, progress)
+    reports, own = [], pins.on_disk(workspace)
+    landed = versions.manifest(workspace, own)
+    for one in incoming:
+        taken = _taken(workspace, one, options.replace, beside)
+        report = check(one, Landed(others, seen), rules, options.accept_leak, taken)
+        problems = extending.problems(one, own, landed)
+        reports.append(replace(report, findings=(*problems, *report.findings)))
+        others |= {f"{one.task}/{path}": md5 for path, md5 in one.md5s.items()}
+        seen |= prints.prints_of(one.files.values())
+    return reports
 
 
 def _taken(workspace: Workspace, incoming: Incoming, replace: bool, beside: Pins) -> str:

@@ -1,22 +1,25 @@
-"""A data set that wants to land: its files where they would lie below data/<task>, each read and decoded once."""
+"""A data set that wants to land: its tasks, each file where it would lie below data/<task>, read and decoded once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lorax.data import versions
+from lorax.data import memory, versions
 from lorax.data.examine import Examined, examine_all
-from lorax.data.images import Progress
-from lorax.data.layout import find_files, parse_task, split_by_content, well_placed
+from lorax.data.images import Progress, in_threads
+from lorax.data.layout import parse_task, well_placed
+from lorax.data.layouts.arrangement import Arranged, Plan, arranged, as_is, named
+from lorax.data.layouts.items import Found, Reading
+from lorax.data.layouts.recognition import read_source
 from lorax.errors import LayoutError
 from lorax.workspace import Workspace
 
 
 @dataclass(frozen=True)
 class Incoming:
-    """What was read: for each path below data/<task>, the file's source and what was seen in it.
+    """A task that was read: for each path below data/<task>, the file's source and what was seen in it.
 
     `complaints` say what is wrong with the layout; the files that it concerns are left out. `extends` names the task
     of which these are more images; '' for none.
@@ -33,66 +36,99 @@ class Incoming:
     def md5s(self) -> dict[str, str]:
         return {path: file.md5 for path, file in self.files.items()}
 
-    @property
-    def size(self) -> str:
-        """How many images of either split, for people."""
-        train = sum(path.startswith("train/") for path in self.files)
-        return f"{train} train and {len(self.files) - train} val images"
+
+def size(incoming: Iterable[Incoming]) -> str:
+    """How many images of either split, for people."""
+    splits = [path.partition("/")[0] for one in incoming for path in one.files]
+    return f"{splits.count('train')} train and {splits.count('val')} val images"
 
 
 def checked_source(workspace: Workspace, source: Path) -> Path:
-    """The resolved folder.
+    """The resolved folder or file.
 
     Raises:
-        LayoutError: it is no folder, or overlaps with the workspace's data/.
+        LayoutError: it is neither, or overlaps with the workspace's data/.
     """
-    if not source.is_dir():
-        raise LayoutError(f"{source} is not a folder; expected one task's folder, holding train/ and val/.")
-    folder, data = source.resolve(), workspace.data_dir.resolve()
-    if folder.is_relative_to(data) or data.is_relative_to(folder):
+    if not source.is_dir() and not source.is_file():
+        raise LayoutError(f"{source} is not a folder, and no file either; expected a data set (docs/operations.md).")
+    path, data = source.resolve(), workspace.data_dir.resolve()
+    if path.is_relative_to(data) or data.is_relative_to(path):
         raise LayoutError(
             f"{source} overlaps with the workspace's own {data}; only landing writes there. "
             "Land from a folder outside the workspace's data/."
         )
-    return folder
+    return path
 
 
-def read_incoming(folder: Path, task: str, split: float | None, progress: Progress | None = None) -> Incoming:
-    """Read a task's folder; what is wrong with it is told, not raised.
+def read_incoming(
+    source: Path, task: str, reading: Reading, scratch: Path, progress: Progress | None = None
+) -> tuple[Plan, list[Incoming]]:
+    """Read a data set; what is wrong with its files is told, not raised.
 
     Args:
-        folder: one task's folder in CDDB's layout.
-        task: the name that it would land under.
-        split: for data without val/: the share of images, by content, that goes to train/.
+        source: a folder or file in one of the known layouts.
+        task: the name of its only task; '' takes the generators' names.
+        reading: what the source does not say itself.
+        scratch: an empty folder, where images that are no files yet become some.
         progress: told after each image.
+
+    Raises:
+        LayoutError: it can't be told what is what, or something is damaged.
     """
-    found, complaint = find_files(folder)
+    found = read_source(source, task, reading, scratch, progress)
+    if found.as_is is not None:
+        plan, examined = _laid_out(found, task or source.name, reading, progress)
+    else:
+        names = named(found, task, source, reading)
+        plan, examined = _arranged(found, names, reading, progress)
+    complaints = [found.complaints, *[()] * len(plan.tasks)]  # of the source: told with its first task
+    return plan, [_incoming(one, examined, said) for one, said in zip(plan.tasks, complaints, strict=False)]
+
+
+def _laid_out(
+    found: Found, task: str, reading: Reading, progress: Progress | None
+) -> tuple[Plan, Mapping[Path, Examined]]:
+    assert found.as_is is not None
     # a split is by content, so it takes reading; else what is misplaced, as all is in a wrong folder, is not read
-    paths = found if split is not None else well_placed(found)
-    examined = examine_all({path: folder / path for path in paths}, progress)
+    paths = found.as_is if reading.split is not None else well_placed(found.as_is)
+    examined = examine_all({path: found.as_is[path] for path in paths}, progress)
+    files = {found.as_is[path]: seen for path, seen in examined.items()}
     try:
-        places = _places(found, examined, split)
-        complaints = _complaints(task, complaint, places.values())
+        return as_is(found, task, reading.split, {path: seen.md5 for path, seen in files.items()}), files
     except LayoutError as error:
-        places, complaints = {}, [complaint, str(error)]
-    good = set(well_placed(places.values()))
-    kept = {place: path for path, place in places.items() if place in good}
-    files = {place: examined[path] for place, path in kept.items()}
+        return Plan(found.taken_for, found.told, (Arranged(task, task, {}, complaint=str(error)),)), files
+
+
+def _arranged(
+    found: Found, names: Mapping[str, str], reading: Reading, progress: Progress | None
+) -> tuple[Plan, Mapping[Path, Examined]]:
+    """Everything is read once; or, where some is chosen by its content, that twice."""
+    if reading.limit is None:
+        shown = {item.shown: item.path for item in found.items if item.is_real or item.generator in names}
+        files = {shown[name]: seen for name, seen in examine_all(shown, progress).items()}
+        return arranged(found, names, reading, {path: seen.md5 for path, seen in files.items()}), files
+    paths = [item.path for item in found.items]
+    plan = arranged(found, names, reading, dict(zip(paths, in_threads(_md5, paths, progress, "reading"), strict=True)))
+    chosen = {item.shown: item.path for one in plan.tasks for item in one.files.values()}
+    return plan, {chosen[name]: seen for name, seen in examine_all(chosen, progress).items()}
+
+
+def _md5(path: Path) -> str:
+    try:
+        return memory.md5_of(path)
+    except OSError:  # told by who decodes it
+        return ""
+
+
+def _incoming(one: Arranged, examined: Mapping[Path, Examined], complaints: Iterable[str]) -> Incoming:
+    try:
+        parse_task(one.name, "", dict.fromkeys(one.files, ""))
+        wrong = ""
+    except LayoutError as error:
+        wrong = "" if one.complaint and not one.files else str(error)
+    good = set(well_placed(one.files))
+    sources = {place: item.path for place, item in one.files.items() if place in good}
+    files = {place: examined[path] for place, path in sources.items()}
     digest = versions.task_digest({place: file.md5 for place, file in files.items()})
-    sources = {place: folder / path for place, path in kept.items()}
-    return Incoming(task, digest, sources, files, tuple(text for text in complaints if text))
-
-
-def _places(found: Sequence[str], examined: Mapping[str, Examined], split: float | None) -> dict[str, str]:
-    """Path in the source -> path below data/<task>."""
-    if split is None:
-        return {path: path for path in found}
-    return split_by_content({path: file.md5 or "0" for path, file in examined.items()}, split)
-
-
-def _complaints(task: str, complaint: str, places: Iterable[str]) -> list[str]:
-    try:
-        parse_task(task, "", dict.fromkeys(places, ""))
-    except LayoutError as error:
-        return [complaint, str(error)]
-    return [complaint]
+    said = tuple(text for text in (*complaints, one.complaint, wrong) if text)
+    return Incoming(one.name, digest, sources, files, said)

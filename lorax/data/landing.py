@@ -13,80 +13,92 @@ from functools import partial
 from pathlib import Path
 
 from lorax.data import keeping, memory, pins, prints, repository, upstream, versions
-from lorax.data.admission import DEFAULTS, LandingOptions, named, report_on
+from lorax.data.admission import DEFAULTS, LandingOptions, images_apart, named, reports_on
 from lorax.data.contract import Report
 from lorax.data.extending import check_relation
 from lorax.data.images import Progress
-from lorax.data.incoming import Incoming, checked_source, read_incoming
-from lorax.data.pins import TaskNotes
+from lorax.data.incoming import Incoming, checked_source, read_incoming, size
+from lorax.data.layouts.arrangement import Plan
+from lorax.data.pins import Pins, TaskNotes
 from lorax.data.transaction import is_noted, roll_back, transaction
 from lorax.errors import ContractError, DataVersionError, StorageError
 from lorax.storage import locked
 from lorax.stream import PinnedTask, check_new_name
 from lorax.workspace import Workspace
 
+OnPlan = Callable[[Plan], None]
 OnReport = Callable[[Report], None]
 
 
 def land(
     workspace: Workspace,
     source: Path,
-    task: str,
+    task: str = "",
     *,
     options: LandingOptions = DEFAULTS,
     commit: bool = True,
+    on_plan: OnPlan = lambda plan: None,
     on_report: OnReport = lambda report: None,
     progress: Progress | None = None,
-) -> PinnedTask:
-    """Land the data set in folder `source` as `task`; a second time, only restore what is missing from data/.
+) -> tuple[PinnedTask, ...]:
+    """Land the tasks of a data set, all or none; what has landed already is only restored where it is missing.
 
     Args:
         workspace: where to land.
-        source: one task's folder in CDDB's layout; it is only read.
-        task: the task's name, and its folder's below data/.
+        source: a folder or a file in one of the known layouts; it is only read.
+        task: the name of its only task, and of its folder below data/; '' takes the generators' names.
         options: how it is to land.
         commit: commit data.dvc, and push data and commit where a DVC remote and a git upstream are set.
-        on_report: given the contract's report before anything changes; not called for what has landed already.
+        on_plan: given what the source was taken for and its tasks, before anything changes.
+        on_report: given the contract's report on each task, before anything changes; not of what has landed already.
         progress: told what is being done.
 
+    Returns:
+        The tasks in the order of landing.
+
     Raises:
-        LayoutError: unsafe name, no folder, or one that landing must not read.
+        LayoutError: unsafe name, nothing that can be landed, or it can't be told what is what.
         ContractError: the data set does not fulfil the landing contract; names every finding.
-        DataVersionError: DVC or git refused, or what is to be extended has not landed. After a failed push the task
-            has landed nevertheless.
+        DataVersionError: DVC or git refused, or what is to be extended has not landed. After a failed push the tasks
+            have landed nevertheless.
         StorageError: the disk is full or refuses to be written.
     """
-    check_new_name(task)
-    folder = checked_source(workspace, source)
-    with _storage_errors(workspace), one_at_a_time(workspace, progress):
+    if task:
+        check_new_name(task)
+    path = checked_source(workspace, source)
+    with _storage_errors(workspace), one_at_a_time(workspace, progress), images_apart(workspace) as apart:
         roll_back(workspace)  # what a killed landing left
         if commit:
             _check_committed(workspace)
-        incoming = read_incoming(folder, task, options.split, progress)
+        plan, incoming = read_incoming(path, task, options.reading, apart, progress)
+        on_plan(plan)
         if commit:
             _catch_up(workspace)
         before = pins.on_disk(workspace)
-        notes, incoming = options.notes(before, task), named(incoming, before, options)
+        asked = [options.notes(before, one.task) for one in incoming]
+        incoming = named(incoming, before, options)
         stream = {entry.name: entry for entry in before.stream}
-        landed = PinnedTask(incoming.task, incoming.digest)
-        if not incoming.complaints and stream.get(landed.name) == landed:
-            check_relation(before, landed, options.new_version_of and notes.new_version_of)
-            _restore(workspace, incoming, commit)
-            if commit:
-                _share(workspace)
-        else:
-            report = report_on(workspace, incoming, options, progress=progress)
-            on_report(report)
-            if report.refused:
-                raise ContractError(report.text)
-            if landed.name in stream:
-                keeping.keep_old_bytes(workspace, landed.name)
-            stream[landed.name] = landed  # a task that lands again keeps its place
-            share = partial(_share, workspace, partial(_check_again, workspace, incoming, options, on_report))
-            _bring(workspace, incoming, tuple(stream.values()), {landed: notes}, share if commit else None, progress)
-            prints.keep(workspace, landed, prints.prints_of(incoming.files.values()))
+        landed = {one.task: PinnedTask(one.task, one.digest) for one in incoming}
+        notes = {landed[one.task]: kept for one, kept in zip(incoming, asked, strict=True)}
+        known = [one for one in incoming if not one.complaints and stream.get(one.task) == landed[one.task]]
+        for one in known:
+            kept = notes[landed[one.task]]
+            check_relation(before, landed[one.task], options.new_version_of and kept.new_version_of)
+            _restore(workspace, one, commit, apart)
+        if new := [one for one in incoming if one not in known]:
+            _accept(workspace, new, options, on_report, progress=progress)
+            for one in new:
+                if one.task in stream:
+                    keeping.keep_old_bytes(workspace, one.task)
+            stream |= {one.task: landed[one.task] for one in new}  # a task that lands again keeps its place
+            share = partial(_share, workspace, partial(_accept_again, workspace, new, options, on_report))
+            _bring(workspace, new, tuple(stream.values()), notes, share if commit else None, apart, progress)
+            for one in new:
+                prints.keep(workspace, landed[one.task], prints.prints_of(one.files.values()))
             prints.prune(workspace, stream.values())
-    return landed
+        elif commit:
+            _share(workspace)
+    return tuple(landed.values())
 
 
 def undo_killed(workspace: Workspace) -> None:
@@ -106,63 +118,95 @@ def _leave_it() -> None:
     raise BlockingIOError
 
 
+def _accept(
+    workspace: Workspace,
+    incoming: Sequence[Incoming],
+    options: LandingOptions,
+    on_report: OnReport,
+    beside: Pins | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Hold tasks against the contract."""
+    reports = reports_on(workspace, incoming, options, beside, progress)
+    refused = [report for report in reports if report.refused]
+    for report in reports if beside is None else refused:
+        on_report(report)
+    if refused:
+        raise ContractError("\n".join(report.text for report in refused))
+
+
+def _accept_again(
+    workspace: Workspace, incoming: Sequence[Incoming], options: LandingOptions, on_report: OnReport
+) -> None:
+    """Others have landed meanwhile: what does not fit beside that does not land after all."""
+    _accept(workspace, incoming, options, on_report, pins.committed(workspace, "@{upstream}"))
+
+
 def _bring(
     workspace: Workspace,
-    incoming: Incoming,
+    incoming: Sequence[Incoming],
     stream: Sequence[PinnedTask],
     notes: Mapping[PinnedTask, TaskNotes],
     share: Callable[[], None] | None,
+    apart: Path,
     progress: Progress | None,
 ) -> None:
-    """Copy and pin a data set that fulfils the contract, so that data.dvc's stream becomes `stream`; commit and share.
+    """Copy and pin tasks that fulfil the contract, so that data.dvc's stream becomes `stream`; commit and share.
 
-    `share` is called after the commit; without it, nothing is committed.
+    `share` is called after the commit; without it, nothing is committed. Files below `apart` are moved, not copied.
     """
-    name, before = incoming.task, pins.on_disk(workspace)
-    others = {p: md5 for p, md5 in versions.manifest(workspace, before).items() if p.partition("/")[0] != name}
-    cached = versions.cache_paths(workspace, incoming.md5s.values())
+    names, before = [one.task for one in incoming], pins.on_disk(workspace)
+    others = {p: md5 for p, md5 in versions.manifest(workspace, before).items() if p.partition("/")[0] not in names}
+    md5s = {f"{one.task}/{path}": md5 for one in incoming for path, md5 in one.md5s.items()}
+    cached = versions.cache_paths(workspace, md5s.values())
     new = [path for path in cached.values() if not path.exists()]
-    landed = next(task for task in stream if task.name == name)
     ignore_path = workspace.root / ".gitignore"
     ignored = _bytes_of(ignore_path)
     with _draft(workspace) as draft:
-        _copy(incoming.sources, draft, progress)
-        with transaction(workspace, landed, new):
+        _copy({f"{one.task}/{p}": file for one in incoming for p, file in one.sources.items()}, draft, apart, progress)
+        with transaction(workspace, [entry for entry in stream if entry.name in names], new):
             workspace.data_dir.mkdir(exist_ok=True)
-            shutil.move(draft, workspace.data_dir / name)
+            for name in names:
+                shutil.move(draft / name, workspace.data_dir / name)
             if progress is not None:
-                progress(0, len(incoming.files), "adding to DVC")
-            repository.add_to_dvc(workspace.root, f"data/{name}" if before.stream else "data")
-            _check_pins(workspace, others | {f"{name}/{path}": md5 for path, md5 in incoming.md5s.items()})
+                progress(0, len(md5s), "adding to DVC")
+            repository.add_to_dvc(workspace.root, *([f"data/{name}" for name in names] if before.stream else ["data"]))
+            _check_pins(workspace, others | md5s)
             _check_cache(cached.values())
             pins.write_stream(workspace, stream, notes)
             if share is not None:
                 by_dvc = [".gitignore"] if _bytes_of(ignore_path) != ignored else []
                 again = " again" if len(stream) == len(before.stream) else ""
                 head = repository.head(workspace.root)
-                _commit(workspace, ["data.dvc", *by_dvc], f"Land {name}{again}: {incoming.size}")
+                _commit(workspace, ["data.dvc", *by_dvc], f"Land {_listed(names)}{again}: {size(incoming)}")
                 with upstream.taken_back(workspace.root, head, ContractError):
                     share()
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Tasks' names, for people."""
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _bytes_of(path: Path) -> bytes:
     return path.read_bytes() if path.exists() else b""
 
 
-def _restore(workspace: Workspace, incoming: Incoming, commit: bool) -> None:
+def _restore(workspace: Workspace, incoming: Incoming, commit: bool, apart: Path) -> None:
     """The same bytes under the same name: restore what data/, DVC's cache and its remote lack or hold damaged."""
     target, md5s = workspace.data_dir / incoming.task, incoming.md5s
     missing = {
         path: source for path, source in incoming.sources.items() if not memory.is_whole(target / path, md5s[path])
     }
     with _draft(workspace) as draft:
-        _copy(missing, draft, None)
+        _copy(missing, draft, apart, None)
         for path in missing:
             (target / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.move(draft / path, target / path)
     keeping.mend_cache(workspace, incoming.task, md5s.values())
     if commit:
-        _commit(workspace, ["data.dvc"], f"Land {incoming.task}: {incoming.size}")
+        _commit(workspace, ["data.dvc"], f"Land {incoming.task}: {size([incoming])}")
         keeping.complete_remote(workspace, md5s.values())
 
 
@@ -183,11 +227,15 @@ def _commit(workspace: Workspace, paths: Sequence[str], message: str) -> None:
         repository.commit(workspace.root, changed, message)
 
 
-def _copy(sources: Mapping[str, Path], target: Path, progress: Progress | None) -> None:
+def _copy(sources: Mapping[str, Path], target: Path, apart: Path, progress: Progress | None) -> None:
+    """Have the files in `target`; those that landing made itself, below `apart`, are not needed there any more."""
     for folder in {(target / path).parent for path in sources}:
         folder.mkdir(parents=True, exist_ok=True)
     for done, (path, source) in enumerate(sources.items(), 1):
-        shutil.copyfile(source, target / path)
+        if source.is_relative_to(apart):
+            source.rename(target / path)
+        else:
+            shutil.copyfile(source, target / path)
         if progress is not None:
             progress(done, len(sources), "copying")
 
@@ -220,21 +268,12 @@ def _catch_up(workspace: Workspace) -> None:
     upstream.join(workspace)
 
 
-def _check_again(workspace: Workspace, incoming: Incoming, options: LandingOptions, on_report: OnReport) -> None:
-    """Others have landed meanwhile: what does not fit beside that does not land after all."""
-    report = report_on(workspace, incoming, options, pins.committed(workspace, "@{upstream}"))
-    if report.refused:
-        on_report(report)
-        raise ContractError(report.text)
-
-
 def _share(workspace: Workspace, on_moved: Callable[[], None] = lambda: None) -> None:
     try:
         upstream.publish(workspace, on_moved)
     except (DataVersionError, StorageError) as error:
         raise DataVersionError(
-            "the task has landed and is committed, but was not pushed; mend that, then land the same folder again: "
-            f"{error}"
+            f"what landed is committed, but was not pushed; mend that, then land the same again: {error}"
         ) from error
 
 

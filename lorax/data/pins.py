@@ -42,11 +42,16 @@ class TaskNotes:
         accepted_leak: why its format leak was accepted.
         extends: the task whose classes its classes are, of which it brings more images.
         new_version_of: the task from whose branch its own is to start.
+        source, licence: where its images come from, and what may be done with them.
+        recoded: as what every image was encoded anew, such as jpeg:90.
     """
 
     accepted_leak: str = ""
     extends: str = ""
     new_version_of: str = ""
+    source: str = ""
+    licence: str = ""
+    recoded: str = ""
 
     @classmethod
     def of(cls, entry: Mapping[str, Any]) -> TaskNotes:

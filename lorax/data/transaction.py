@@ -1,4 +1,4 @@
-"""A landing as a transaction: data/<task>, data.dvc and .gitignore change together or not at all.
+"""A landing as a transaction: data/<task> of each task, data.dvc and .gitignore change together or not at all.
 
 Before the first change, notes under work/landing/ say what to put back, and what is replaced is kept beside them. They
 are followed after an error or Ctrl-C, and, since they are on disk, at the next landing, or before anything is learned,
@@ -12,7 +12,6 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from pydantic import TypeAdapter
 from typing_extensions import TypedDict
@@ -26,12 +25,18 @@ from lorax.workspace import Workspace
 _CHANGED_FILES = ("data.dvc", ".gitignore")
 
 
-class _Notes(TypedDict):
-    """What is to be put back."""
+class _Landing(TypedDict):
+    """A task that lands, and whether one of its name was there."""
 
     task: str
     digest: str
     replaces: bool
+
+
+class _Notes(TypedDict):
+    """What is to be put back."""
+
+    tasks: list[_Landing]
     files: list[str]
     had_data: bool
     cached: list[str]
@@ -41,19 +46,20 @@ _NOTES = TypeAdapter(_Notes)
 
 
 @contextmanager
-def transaction(workspace: Workspace, task: PinnedTask, cached: Sequence[Path]) -> Iterator[None]:
+def transaction(workspace: Workspace, tasks: Sequence[PinnedTask], cached: Sequence[Path]) -> Iterator[None]:
     """If the block fails, or never ends because the process is killed, the workspace will be as it was before it.
 
     Args:
         workspace: what the block changes.
-        task: the task that it lands; a folder of that name in data/ is moved out of the way.
+        tasks: those that it lands; a folder of such a name in data/ is moved out of the way.
         cached: files that it will bring into DVC's cache and that are not there yet; left behind, they would keep a
             full disk full.
     """
-    _note(workspace, task, cached)
+    _note(workspace, tasks, cached)
     try:
-        if (workspace.data_dir / task.name).exists():
-            (workspace.data_dir / task.name).rename(_replaced(workspace))
+        for task in tasks:
+            if (workspace.data_dir / task.name).exists():
+                (workspace.data_dir / task.name).rename(_replaced(workspace) / task.name)
         yield
     except BaseException:
         roll_back(workspace)
@@ -77,9 +83,10 @@ def roll_back(workspace: Workspace) -> None:
     notes = _noted(workspace)
     if notes is None:
         return
-    task = PinnedTask(check_task_name(notes["task"]), notes["digest"])
-    if not _has_landed(workspace, task):
-        _put_back_folder(workspace, task.name, replaces=notes["replaces"])  # first, since it makes room
+    tasks = [PinnedTask(check_task_name(one["task"]), one["digest"]) for one in notes["tasks"]]
+    if not _have_landed(workspace, tasks):
+        for one in notes["tasks"]:
+            _put_back_folder(workspace, one["task"], replaces=one["replaces"])  # first, since it makes room
         if not notes["had_data"] and workspace.data_dir.exists() and not any(workspace.data_dir.iterdir()):
             workspace.data_dir.rmdir()
         for name in _CHANGED_FILES:
@@ -89,11 +96,11 @@ def roll_back(workspace: Workspace) -> None:
     _forget(workspace)
 
 
-def _noted(workspace: Workspace) -> dict[str, Any] | None:
+def _noted(workspace: Workspace) -> _Notes | None:
     """The notes, or None where there are none."""
     path = _notes(workspace) / "notes.json"
     try:
-        return dict(_NOTES.validate_json(path.read_bytes()))
+        return _NOTES.validate_json(path.read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
@@ -104,13 +111,13 @@ def _noted(workspace: Workspace) -> dict[str, Any] | None:
         ) from error
 
 
-def _has_landed(workspace: Workspace, task: PinnedTask) -> bool:
+def _have_landed(workspace: Workspace, tasks: Sequence[PinnedTask]) -> bool:
     """Whether the landing was over: it may have been stopped between the commit and the end of its block."""
-    return task in versions.landed(workspace)
+    return set(tasks) <= set(versions.landed(workspace))
 
 
 def _put_back_folder(workspace: Workspace, name: str, *, replaces: bool) -> None:
-    folder, kept = workspace.data_dir / name, _replaced(workspace)
+    folder, kept = workspace.data_dir / name, _replaced(workspace) / name
     if folder.exists() and (kept.exists() or not replaces):  # else it is still, or again, the one from before
         shutil.rmtree(folder)
     if kept.exists():
@@ -125,18 +132,18 @@ def _put_back_file(workspace: Workspace, name: str, *, existed: bool) -> None:
         shutil.move(kept, file)  # a rename, which a full disk can't refuse
 
 
-def _note(workspace: Workspace, task: PinnedTask, cached: Sequence[Path]) -> None:
+def _note(workspace: Workspace, tasks: Sequence[PinnedTask], cached: Sequence[Path]) -> None:
     notes = _notes(workspace)
     _forget(workspace)
-    notes.mkdir(parents=True)
+    _replaced(workspace).mkdir(parents=True)
     files = [name for name in _CHANGED_FILES if (workspace.root / name).exists()]
     for name in files:
         shutil.copy2(workspace.root / name, notes / name)
     own = [str(path) for path in cached if path.is_relative_to(workspace.root)]  # others may rely on a shared cache
     what = {
-        "task": task.name,
-        "digest": task.digest,
-        "replaces": (workspace.data_dir / task.name).exists(),
+        "tasks": [
+            {"task": t.name, "digest": t.digest, "replaces": (workspace.data_dir / t.name).exists()} for t in tasks
+        ],
         "files": files,
         "had_data": workspace.data_dir.exists(),
         "cached": own,

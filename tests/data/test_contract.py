@@ -211,7 +211,7 @@ def test_all_findings_are_told_at_once_and_a_dry_run_changes_nothing(
         near.putpixel((0, 0), (1, 2, 3))
         near.save(source / "val/1_fake/near.png")
     before = sorted(landed_workspace.root.rglob("*"))
-    report = check_landing(
+    _, [report] = check_landing(
         landed_workspace, source, "beta", LandingOptions(contract=LandingParams(min_train=5, min_val=5))
     )
     assert {finding.kind for finding in report.refused} == {
@@ -244,5 +244,5 @@ def test_a_leak_needs_a_reason_to_land_and_the_reason_is_kept(workspace: Workspa
 
 def test_the_mini_cddb_lands_without_overrides(workspace: Workspace, tmp_path: Path) -> None:
     for name in simulate(tmp_path / "raw", train_per_class=130, val_per_class=45):
-        report = check_landing(workspace, tmp_path / "raw" / name, name, LandingOptions(contract=LandingParams()))
+        _, [report] = check_landing(workspace, tmp_path / "raw" / name, name, LandingOptions(contract=LandingParams()))
         assert report.findings == ()

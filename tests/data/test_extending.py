@@ -24,7 +24,7 @@ def test_more_of_a_generator_lands_beside_it_as_images_of_its_classes(
 ) -> None:
     workspace, source = landed_workspace, write_task(tmp_path / "in", seed=3)
     before = dict(versions.manifest(workspace))
-    landed = land(workspace, source, "alpha", options=MORE)
+    [landed] = land(workspace, source, "alpha", options=MORE)
     assert landed.name == "alpha-2"
     assert pins.committed(workspace).notes[landed] == TaskNotes(extends="alpha")
     assert dict(versions.manifest(workspace)).items() > before.items()
@@ -32,12 +32,12 @@ def test_more_of_a_generator_lands_beside_it_as_images_of_its_classes(
     assert (task.extends, task.classes) == ("alpha", (TaskClass(0, "real"), TaskClass(1, "alpha")))
     assert {(s.task, s.path.partition("/")[0]) for s in (*task.train, *task.test)} == {("alpha", "alpha-2")}
 
-    assert land(workspace, source, "alpha", options=MORE) == landed  # the same files are the same extension
-    other = land(workspace, write_task(tmp_path / "third", seed=4), "alpha-2", options=MORE)
+    assert land(workspace, source, "alpha", options=MORE) == (landed,)  # the same files are the same extension
+    [other] = land(workspace, write_task(tmp_path / "third", seed=4), "alpha-2", options=MORE)
     assert (other.name, pins.committed(workspace).notes[other].extends) == ("alpha-3", "alpha")
 
     mended = write_task(tmp_path / "mended", seed=5)
-    again = land(workspace, mended, "alpha-2", options=LandingOptions(replace=True))
+    [again] = land(workspace, mended, "alpha-2", options=LandingOptions(replace=True))
     assert pins.committed(workspace).notes[again].extends == "alpha"  # still
 
 
@@ -46,10 +46,10 @@ def test_a_new_version_has_classes_of_its_own_and_names_the_older(
 ) -> None:
     workspace, source = landed_workspace, write_task(tmp_path / "in", seed=3)
     follows = LandingOptions(new_version_of="alpha")
-    landed = land(workspace, source, "gamma", options=follows)
+    [landed] = land(workspace, source, "gamma", options=follows)
     assert pins.committed(workspace).notes[landed] == TaskNotes(new_version_of="alpha")
     assert versions.read_task(workspace, "gamma").classes[1] == TaskClass(1, "gamma")
-    assert land(workspace, source, "gamma", options=follows) == landed
+    assert land(workspace, source, "gamma", options=follows) == (landed,)
     with pytest.raises(DataVersionError, match="as a new version of 'alpha', and stays what it is"):
         land(workspace, source, "gamma", options=LandingOptions(new_version_of="beta"))
 
@@ -81,7 +81,7 @@ def test_an_extension_brings_no_class_and_no_tested_image_of_its_own(
     source = write_task(tmp_path / "in", {"0_real": 2, "1_fake": 2, "2_other": 2}, seed=3)
     tested = next((workspace.data_dir / "alpha" / "val" / "1_fake").iterdir())
     shutil.copy(tested, source / "train" / "1_fake" / f"tested{tested.suffix}")
-    report = check_landing(workspace, source, "alpha", MORE)
+    _, [report] = check_landing(workspace, source, "alpha", MORE)
     assert [(found.kind, len(found.paths)) for found in report.refused] == [
         ("other-classes", 0),
         ("same-in-train-and-val", 1),

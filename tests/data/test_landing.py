@@ -17,6 +17,7 @@ import pytest
 from lorax.data import git_locks, pins, repository, versions
 from lorax.data.admission import LandingOptions
 from lorax.data.landing import land, one_at_a_time, undo_killed
+from lorax.data.layouts.items import Reading
 from lorax.errors import ContractError, DataVersionError, LayoutError, StorageError
 from lorax.workspace import Workspace
 from tests.conftest import SMALL_CONTRACT, NewWorkspace, WriteTask
@@ -50,7 +51,7 @@ def test_a_landing_copies_pins_and_commits(workspace: Workspace, tmp_path: Path,
     source = write_task(tmp_path / "in", {"horse/0_real": 2, "horse/1_fake": 1})
     (source / "train" / ".DS_Store").touch()
     told: list[str] = []
-    landed = land(workspace, source, "gaugan", progress=lambda done, total, what: told.append(what))
+    [landed] = land(workspace, source, "gaugan", progress=lambda done, total, what: told.append(what))
     assert versions.landed(workspace) == (landed,)
     copied = {p.relative_to(workspace.data_dir / "gaugan") for p in workspace.data_dir.rglob("*.*")}
     assert copied == {p.relative_to(source) for p in source.rglob("*.*") if p.name != ".DS_Store"}
@@ -104,7 +105,7 @@ def test_landing_again_changes_nothing_and_restores_missing_files(
 ) -> None:
     before = contents(landed_workspace)
     shutil.rmtree(landed_workspace.data_dir / "beta" / "val")
-    entry = land(landed_workspace, write_task(tmp_path / "in", seed=2), "beta")
+    [entry] = land(landed_workspace, write_task(tmp_path / "in", seed=2), "beta")
     assert entry == versions.landed(landed_workspace)[1]
     assert contents(landed_workspace) == before
 
@@ -214,7 +215,7 @@ def test_a_name_that_has_landed_with_other_bytes_is_refused(
 
 def test_a_split_makes_val_by_content(workspace: Workspace, tmp_path: Path, write_task: WriteTask) -> None:
     source = write_task(tmp_path / "in", {"0_real": 20, "1_fake": 20}, val=False)
-    land(workspace, source, "whole", options=LandingOptions(split=0.5))
+    land(workspace, source, "whole", options=LandingOptions(Reading(split=0.5)))
     task = versions.read_task(workspace, "whole")
     assert len(task.train) + len(task.test) == 40
     assert all(int(s.md5, 16) < 2**127 for s in task.train)
@@ -607,7 +608,7 @@ def test_a_task_that_lands_again_with_other_bytes_keeps_its_place_and_the_old_by
     source = write_task(tmp_path / "in", {"0_real": 1, "1_fake": 1, "2_new": 1}, seed=9)
     kept = next((landed_workspace.data_dir / "alpha/train/0_real").glob("*.png"))
     shutil.copy(kept, source / "train/0_real/kept.png")
-    entry = land(landed_workspace, source, "alpha", options=LandingOptions(replace=True))
+    [entry] = land(landed_workspace, source, "alpha", options=LandingOptions(replace=True))
     assert entry.digest != old.digest
     assert [task.name for task in versions.landed(landed_workspace)] == ["alpha", "beta"]
     new = versions.read_task(landed_workspace, "alpha")
@@ -645,7 +646,7 @@ def test_a_replacement_that_is_killed_is_put_back_by_the_next_landing_and_then_d
     with pytest.raises(ContractError, match="--replace"):
         land(landed_workspace, source, "alpha")
     assert contents(landed_workspace) == before
-    entry = land(landed_workspace, source, "alpha", options=LandingOptions(replace=True))
+    [entry] = land(landed_workspace, source, "alpha", options=LandingOptions(replace=True))
     assert versions.landed(landed_workspace)[0] == entry
 
 

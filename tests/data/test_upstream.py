@@ -110,7 +110,7 @@ def test_what_landed_while_the_hub_was_away_is_shown_and_joined_once_it_is_back(
     here, there = clones
     hub = here.root.parent / "hub"
     hub.rename(hub.with_name("away"))
-    with pytest.raises(DataVersionError, match="committed, but was not pushed; mend that, then land the same folder"):
+    with pytest.raises(DataVersionError, match="committed, but was not pushed; mend that, then land the same again"):
         land(there, write_task(tmp_path / "b", seed=3), "b")
     shown = status.record(there, Params())["unpushed"]
     assert shown["tasks"] == ["b"]

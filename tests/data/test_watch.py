@@ -142,7 +142,7 @@ def test_a_real_data_set_lands_from_a_drop_folder(workspace: Workspace, tmp_path
     for name in ("good", "Bad Name"):
         write_task(tmp_path / "drop" / name, seed=len(name))
         (tmp_path / "drop" / name / READY).touch()
-    folder = DropFolder(tmp_path / "drop", lambda path, task, tell: land(workspace, path, task, on_report=tell))
+    folder = DropFolder(tmp_path / "drop", lambda path, task, tell: land(workspace, path, task, on_report=tell)[0])
     outcomes = {outcome.task: outcome for outcome in folder.look()}
     assert outcomes["good"].landed in versions.landed(workspace)
     assert "task name" in outcomes["Bad Name"].error

@@ -164,7 +164,7 @@ def test_a_burst_of_landings_the_last_by_the_drop_folder_learns_each_task_once_a
 ) -> None:
     land(workspace, "beta", seed=2)
     land(workspace, "gamma", seed=3)
-    events.emit(workspace, "gamma")
+    events.emit(workspace, ["gamma"])
     folder = write_task_files(workspace.root.parent / "drop" / "delta", {"0_real": 3, "1_fake": 3}, seed=4, side=20)
     (folder / "_READY").touch()
     until(lambda: known(workspace) == ["alpha", "beta", "gamma", "delta"])

@@ -1,0 +1,128 @@
+"""What `lorax land` is asked for, as landing takes it; and what landing found, as tables and as records for scripts."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from lorax.commands.tables import print_table, table
+
+if TYPE_CHECKING:
+    from lorax.data.contract import Report
+    from lorax.data.layouts.arrangement import Arranged, Plan
+    from lorax.data.layouts.items import Reading
+    from lorax.stream import PinnedTask
+
+_ORDERS = ("", "release", "name", "given")
+_LEVELS = ("split", "class", "generator", "subject", "*")
+_QUALITY = re.compile(r"jpeg:([1-9]\d?|100)")
+
+
+def asked(
+    split: float | None,
+    real: Sequence[str],
+    label: str,
+    generators: str,
+    columns: Mapping[str, str],
+    levels: str,
+    order: str,
+    limit: int | None,
+    recode: str,
+) -> Reading:
+    """How a source is to be read, from what a person typed; see `Reading`.
+
+    Raises:
+        BadParameter: an option's value is none that it can have.
+    """
+    from lorax.data.layouts.items import Reading
+
+    labels = _pairs(label)
+    if label and (not all(labels.values()) or set(labels.values()) - {"real", "fake"}):
+        raise typer.BadParameter(f"--label {label}: expected VALUE=real and VALUE=fake, such as 0=real,1=fake")
+    if order not in _ORDERS:
+        raise typer.BadParameter(f"--order {order}: expected release, name or given")
+    named = tuple(level for level in levels.split("/") if level)
+    if set(named) - set(_LEVELS) or (named and "generator" not in named):
+        raise typer.BadParameter(f"--levels {levels}: expected such as split/generator/class; also subject and *")
+    quality = _QUALITY.fullmatch(recode)
+    if recode and not quality:
+        raise typer.BadParameter(f"--recode {recode}: expected jpeg: and a quality from 1 to 100, such as jpeg:90")
+    return Reading(
+        split=split,
+        real=tuple(real),
+        labels=labels,
+        generators=_pairs(generators),
+        columns={kind: name for kind, name in columns.items() if name},
+        levels=named,
+        order=order,
+        limit=limit,
+        recode=int(quality[1]) if quality else None,
+    )
+
+
+def _pairs(text: str) -> dict[str, str]:
+    """`a=b,c` as {a: b, c: ''}."""
+    parts = (part.strip().partition("=") for part in text.split(",") if part.strip())
+    return {name.strip(): value.strip() for name, _, value in parts}
+
+
+def print_plan(plan: Plan, out: Console | None) -> None:
+    """What a source was taken for; of several tasks, a table with how many images of each class in each split."""
+    if out is None:
+        return
+    out.print(f"taken for {plan.taken_for}", markup=False)
+    for text in plan.told:
+        out.print(f"- {text}", markup=False)
+    if len(plan.tasks) == 1:
+        return
+    counts = [_counts(one) for one in plan.tasks]
+    places = sorted({place for found in counts for place in found})
+    shown = table("task", "generator", *places, right=places)
+    for one, found in zip(plan.tasks, counts, strict=True):
+        shown.add_row(Text(one.name), Text(one.generator), *(f"{found[place]:,}" for place in places))
+    print_table(shown, out)
+
+
+def record_of(plan: Plan, landed: Sequence[PinnedTask], reports: Sequence[Report], error: str = "") -> dict[str, Any]:
+    """For scripts: what the source was taken for, and of each task what `task_record` has.
+
+    Of an only task that stands at the top, too.
+    """
+    digests, said = {one.name: one for one in landed}, {report.task: report for report in reports}
+    tasks = [
+        task_record(one.name, digests.get(one.name), said.get(one.name), error)
+        | {"generator": one.generator, "counts": dict(sorted(_counts(one).items())), "released": one.released}
+        for one in plan.tasks
+    ]
+    only = tasks[0] if len(tasks) == 1 else {"task": "", "digest": "", "landed": bool(landed), "report": None}
+    top = {key: only[key] for key in ("task", "digest", "landed")} | {"error": error, "report": only["report"]}
+    return top | {"taken_for": plan.taken_for, "told": list(plan.told), "tasks": tasks}
+
+
+def task_record(task: str, landed: PinnedTask | None, report: Report | None, error: str = "") -> dict[str, Any]:
+    """Of a task: its name and digest, whether it landed, the report (None if the same bytes had landed), the error."""
+    known = landed or report
+    record = {"task": task, "digest": known.digest if known else "", "landed": landed is not None, "error": error}
+    return record | {"report": report.record() if report else None}
+
+
+def refusal(reports: Sequence[Report]) -> str:
+    """Why tasks can't land, in a line; '' where they can."""
+    refused = [report for report in reports if report.refused]
+    if not refused:
+        return ""
+    kinds = ", ".join(dict.fromkeys(finding.kind for report in refused for finding in report.refused))
+    names = ", ".join(repr(report.task) for report in refused)
+    does = "task {} does" if len(refused) == 1 else "tasks {} do"
+    return f"{does.format(names)} not fulfil the landing contract ({kinds}); nothing was changed."
+
+
+def _counts(one: Arranged) -> Counter[str]:
+    """Split and class folder -> images."""
+    return Counter("/".join((path.split("/")[0], path.split("/")[-2])) for path in one.files if path.count("/") > 1)

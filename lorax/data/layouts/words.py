@@ -1,0 +1,54 @@
+"""The words by which data sets call splits, real and synthetic images, and what generators' names become."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from lorax.data.layouts.items import FAKE, REAL
+
+_SPLITS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
+_REAL = {"real", "0-real", "nature"}
+_FAKE = {"fake", "1-fake", "ai", "synthetic", "generated", "ai-generated"}
+_SPLIT_BY_WORD = {word: split for split, words in _SPLITS.items() for word in words}
+_YEAR = re.compile(r"(19|20)\d\d$")  # train2017
+_LONGEST = 63
+
+
+def split_of(word: str) -> str:
+    """train, val or test, where a folder or a value is called so in whatever way; else ''."""
+    return _SPLIT_BY_WORD.get(_YEAR.sub("", word.lower()), "")
+
+
+def split_in(path: str) -> str:
+    """The split that a file's folders or the parts of its name tell, as in `data/train-00000-of-00004.parquet`."""
+    *folders, name = path.split("/")
+    parts = [part for part in (*reversed(folders), *re.split(r"[-_.\s]", name)) if split_of(part)]
+    return split_of(parts[0]) if parts else ""
+
+
+def class_of(word: str) -> str:
+    """The class folder, where a folder or a label is called real or synthetic in whatever way; else ''."""
+    plain = plainly(word)
+    return REAL if plain in _REAL else FAKE if plain in _FAKE else ""
+
+
+def plainly(word: str) -> str:
+    """A word in lower case, with a hyphen for all that is neither letter nor digit."""
+    return re.sub(r"[^a-z0-9]+", "-", word.lower()).strip("-")
+
+
+def task_name(generator: str) -> str:
+    """A generator's name as a task's: in lower case, with a hyphen for what can't be in one; may still be unusable."""
+    return re.sub(r"[^a-z0-9_-]+", "-", generator.lower()).strip("-_")[:_LONGEST]
+
+
+def listed(names: Iterable[str], most: int = 8) -> str:
+    """Names for people, each once, sorted."""
+    found = sorted(set(names))
+    more = len(found) - most
+    return ", ".join(found[:most]) + (f" and {more:,} more" if more > 0 else "")

@@ -1,0 +1,30 @@
+"""Small images, no two alike, and trees of them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+_NUMBERS = count(1000)  # seeds that no other images have
+
+
+def image(kind: str = "png") -> bytes:
+    """An image that was not there before."""
+    pixels = np.random.default_rng(next(_NUMBERS)).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, {"jpg": "jpeg"}.get(kind, kind))
+    return file.getvalue()
+
+
+def write_tree(root: Path, folders: Mapping[str, int], kind: str = "png", begin: int = 0) -> Path:
+    """Write so many images to each folder."""
+    for folder, images in folders.items():
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        for number in range(begin, begin + images):
+            (root / folder / f"{number:03d}.{kind}").write_bytes(image(kind))
+    return root
