@@ -94,11 +94,14 @@ def record_of(plan: Plan, landed: Sequence[PinnedTask], reports: Sequence[Report
 
     Of an only task that stands at the top, too.
     """
+    names = [one.name for one in landed] or [one.name for one in plan.tasks]
+    if len(reports) == len(names):  # what extends a task has another name than the plan has
+        names = [report.task for report in reports]
     digests, said = {one.name: one for one in landed}, {report.task: report for report in reports}
     tasks = [
-        task_record(one.name, digests.get(one.name), said.get(one.name), error)
+        task_record(name, digests.get(name), said.get(name), error)
         | {"generator": one.generator, "counts": dict(sorted(_counts(one).items())), "released": one.released}
-        for one in plan.tasks
+        for name, one in zip(names, plan.tasks, strict=True)
     ]
     only = tasks[0] if len(tasks) == 1 else {"task": "", "digest": "", "landed": bool(landed), "report": None}
     top = {key: only[key] for key in ("task", "digest", "landed")} | {"error": error, "report": only["report"]}

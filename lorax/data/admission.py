@@ -91,16 +91,14 @@ def named(incoming: Sequence[Incoming], found: Pins, options: LandingOptions) ->
         DataVersionError: such a one has not landed.
     """
     if options.new_version_of and len(incoming) > 1:
-        names = ", ".join(one.task for one in incoming)
-        raise DataVersionError(f"only one task can be the next version of {options.new_version_of!r}; found {names}.")
+        tasks = ", ".join(one.task for one in incoming)
+        raise DataVersionError(f"only one task can be the next version of {options.new_version_of!r}; found {tasks}.")
     extends = [options.notes(found, one.task).extends for one in incoming]
     names = [
         extending.extension_name(found, base, one.digest) if options.extend else one.task
         for one, base in zip(incoming, extends, strict=True)
     ]
-    return [
-        replace(one, task=name, extends=base) for one, name, base in zip(incoming, names, extends, strict=True)
-    ]
+    return [replace(one, task=name, extends=base) for one, name, base in zip(incoming, names, extends, strict=True)]
 
 
 @contextmanager

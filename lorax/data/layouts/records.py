@@ -90,8 +90,8 @@ class Labels:
         if self._unknown:
             raise LayoutError(
                 f"{self.place} has no column for the label, so which generators are real is not told: "
-                f"{listed(name or '(none)' for name in self._unknown)}. --real NAME names the real one, --real DIR lends "
-                "real images from elsewhere, --real none says that none is; or --label-column names the column."
+                f"{listed(name or '(none)' for name in self._unknown)}. --real NAME names the real one, --real DIR "
+                "lends real images from elsewhere, --real none says that none is; or --label-column names the column."
             )
         if self._numbers and not self.reading.generators:
             names = ",".join(f"{number}=NAME" for number in sorted(self._numbers))
