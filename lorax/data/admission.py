@@ -81,7 +81,8 @@ def check_landing(
         check_new_name(task)
     with images_apart(workspace) as apart:
         plan, incoming = read_incoming(checked_source(workspace, source), task, options.reading, apart, progress)
-        return plan, reports_on(workspace, named(incoming, pins.on_disk(workspace), options), options, progress=progress)
+        tasks = named(incoming, pins.on_disk(workspace), options)
+        return plan, reports_on(workspace, tasks, options, progress=progress)
 
 
 def named(incoming: Sequence[Incoming], found: Pins, options: LandingOptions) -> list[Incoming]:

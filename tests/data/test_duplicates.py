@@ -41,6 +41,11 @@ def found(report: Report, kind: str) -> Finding | None:
     return next((finding for finding in report.findings if finding.kind == kind), None)
 
 
+def looked_at(workspace: Workspace, folder: Path) -> Report:
+    _, [report] = check_landing(workspace, folder, "new")
+    return report
+
+
 @pytest.fixture
 def landed(workspace: Workspace, tmp_path: Path) -> Workspace:
     land(workspace, data_set(tmp_path / "first", 0), "first")
@@ -53,7 +58,7 @@ def test_reals_saved_anew_among_the_fakes_are_told_with_the_right_reason(workspa
         put(folder / "train/1_fake", 100 + number, f"anew{number}.png", compress_level=number)
     put(folder / "train/1_fake", 103, "anew3.bmp")
     put(folder / "val/1_fake", 104, "anew4.webp", lossless=True)
-    report = check_landing(workspace, folder, "new")
+    report = looked_at(workspace, folder)
     torn, both = found(report, "conflicting-labels"), found(report, "same-in-train-and-val")
     assert torn is not None
     assert torn.message.startswith("5 images lie in several classes, pixel for pixel")
@@ -70,7 +75,7 @@ def test_the_same_pictures_of_another_task_are_known_in_any_file(landed: Workspa
     put(folder / "train/0_real", 0, "shared.bmp")  # real there, too
     put(folder / "train/1_fake", 6, "again.bmp")  # synthetic there, too
     put(folder / "val/1_fake", 1, "torn.bmp")  # real there
-    report = check_landing(landed, folder, "new")
+    report = looked_at(landed, folder)
     for kind, path in (
         ("shared-reals", "train/0_real/shared.bmp"),
         ("landed-elsewhere", "train/1_fake/again.bmp"),
@@ -87,7 +92,7 @@ def test_pictures_that_look_like_another_task_s_are_told(landed: Workspace, tmp_
     put(folder / "train/0_real", 0, "smaller.png", photograph(0).resize((48, 48)))
     put(folder / "val/1_fake", 1, "compressed.jpg", quality=80)
     put(folder / "val/0_real", 106, "own.jpg", quality=80)  # a fake of this very set
-    report = check_landing(landed, folder, "new")
+    report = looked_at(landed, folder)
     alike, torn = found(report, "near-landed-elsewhere"), found(report, "near-conflicting-labels")
     assert alike is not None
     assert torn is not None
@@ -104,18 +109,18 @@ def test_what_landed_looks_like_is_made_anew_from_the_images_that_are_here(lande
     folder = data_set(tmp_path / "in", 100)
     put(folder / "train/0_real", 0, "smaller.png", photograph(0).resize((48, 48)))
     put(folder / "train/1_fake", 6, "again.bmp")
-    expected = check_landing(landed, folder, "new").findings
+    expected = looked_at(landed, folder).findings
     assert {finding.kind for finding in expected} >= {"near-landed-elsewhere", "landed-elsewhere"}
     table.write_bytes(kept[:100])
-    assert check_landing(landed, folder, "new").findings == expected
+    assert looked_at(landed, folder).findings == expected
     stream, files = versions.landed(landed), versions.manifest(landed)
     assert prints.known(landed, stream, files).keys() == set(files.values())
     table.unlink()
     shutil.rmtree(landed.data_dir)  # DVC's cache has them
-    assert check_landing(landed, folder, "new").findings == expected
+    assert looked_at(landed, folder).findings == expected
     table.unlink()
     shutil.rmtree(landed.root / ".dvc" / "cache" / "files" / "md5" / next(iter(files.values()))[:2])
-    missing = found(check_landing(landed, folder, "new"), "not-compared")
+    missing = found(looked_at(landed, folder), "not-compared")
     assert missing is not None
     assert "images of first are neither in data/ nor in DVC's cache" in missing.message
     assert not table.exists()
