@@ -53,8 +53,11 @@ def withdraw(
         is_here = task in landed or task in data_withdrawal.under_way(workspace)
         champion = _knowing(registry.settle(), task)
         _check_leaves_something(champion, task)  # before anything is begun
-        revision = data_withdrawal.prepared(workspace, task, reason) if is_here or champion is None else None
+        if champion is None:
+            data_withdrawal.prepared(workspace, task, reason)
         while champion:
+            others = {known.name for known in champion.tasks} - {task}
+            revision = data_withdrawal.prepared(workspace, task, reason, others) if is_here else None
             is_cut = fast and champion.tasks[-1].name != task  # else the version before it is there
             without = _cut_out if is_cut else _learned_again
             homes = without(workspace, registry, champion, task, params.model_dump(mode="json"), revision)

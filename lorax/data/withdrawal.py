@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -30,13 +31,14 @@ def under_way(workspace: Workspace) -> list[str]:
     return found.split() if found else []
 
 
-def prepared(workspace: Workspace, task: str, reason: str) -> DataRevision:
+def prepared(workspace: Workspace, task: str, reason: str, needed: Collection[str] = ()) -> DataRevision:
     """The data revision without a task: committed, but not yet what is checked out; the one that was made before.
 
     Args:
         workspace: where.
         task: the task's name; while its withdrawal is under way it need not be landed any more.
         reason: why, for the commit's message.
+        needed: tasks that it must hold; one that was made before they landed is followed by another.
 
     Raises:
         DataVersionError: the task has not landed, others extend it, data.dvc is not as committed, or git refused.
@@ -45,9 +47,10 @@ def prepared(workspace: Workspace, task: str, reason: str) -> DataRevision:
     with landing.one_at_a_time(workspace):
         roll_back(workspace)
         commit = git_says(root, "rev-parse", "--verify", "--quiet", ref)
-        if commit is None or not _fits(workspace, commit, task):
+        if commit is None or not _fits(workspace, commit, task, needed):
             _check(workspace, task)
-            commit = _without(workspace, task, f"Withdraw {task}: {' '.join(reason.split())}")
+            older = [commit] if commit else []  # states may name it
+            commit = _without(workspace, task, f"Withdraw {task}: {' '.join(reason.split())}", older)
             git(root, "update-ref", ref, commit)
         return DataRevision(pins.committed(workspace, commit).digest, commit)
 
@@ -80,10 +83,12 @@ def carry_out(workspace: Workspace, task: str) -> None:
         git(root, "update-ref", "-d", ref)
 
 
-def _fits(workspace: Workspace, commit: str, task: str) -> bool:
-    """Whether a commit that was prepared takes out what is landed now, or has done so."""
+def _fits(workspace: Workspace, commit: str, task: str, needed: Collection[str]) -> bool:
+    """Whether a commit that was prepared takes out what is landed now, or has done so, and holds what is needed."""
     if repository.holds_commit(workspace.root, commit):
         return True
+    if not {one.name for one in pins.committed(workspace, commit).stream}.issuperset(needed):
+        return False
     before, now = pins.committed(workspace, f"{commit}^").stream, pins.committed(workspace).stream
     return [one for one in before if one.name == task] == [one for one in now if one.name == task]
 
@@ -108,8 +113,8 @@ def _check(workspace: Workspace, task: str) -> None:
         )
 
 
-def _without(workspace: Workspace, task: str, message: str) -> str:
-    """A commit on top of the checked-out one whose data.dvc lacks a task."""
+def _without(workspace: Workspace, task: str, message: str, older: Sequence[str]) -> str:
+    """A commit on top of the checked-out one, and of older ones, whose data.dvc lacks a task."""
     root, head = workspace.root, repository.head(workspace.root)
     text = _text_without(workspace, pins.committed(workspace), task)
     place = git(root, "rev-parse", "--show-prefix") + pins.NAME
@@ -122,7 +127,7 @@ def _without(workspace: Workspace, task: str, message: str) -> str:
         else:
             blob = git(root, "hash-object", "-w", "--stdin", text=text)
             git(top, "update-index", "--add", "--cacheinfo", f"100644,{blob},{place}", also=index)
-        return repository.commit_tree(root, git(top, "write-tree", also=index), (head,), message)
+        return repository.commit_tree(root, git(top, "write-tree", also=index), (head, *older), message)
 
 
 def _text_without(workspace: Workspace, before: Pins, task: str) -> str | None:

@@ -55,6 +55,20 @@ def test_a_task_is_gone_as_if_it_had_never_landed_and_what_others_landed_meanwhi
     assert names(there) == names(here)
 
 
+def test_what_is_learned_meanwhile_is_in_a_commit_that_follows_the_first(
+    landed_workspace: Workspace, tmp_path: Path, write_task: WriteTask
+) -> None:
+    workspace = landed_workspace
+    first = withdrawal.prepared(workspace, "alpha", "why", {"beta"})
+    land(workspace, write_task(tmp_path / "gamma", seed=3), "gamma")
+    assert withdrawal.prepared(workspace, "alpha", "why", {"beta"}) == first
+    second = withdrawal.prepared(workspace, "alpha", "why", {"beta", "gamma"})
+    assert [one.name for one in pins.committed(workspace, second.commit or "").stream] == ["beta", "gamma"]
+    withdrawal.carry_out(workspace, "alpha")
+    assert (versions.revision(workspace), names(workspace)) == (second, ["beta", "gamma"])
+    assert repository.holds_commit(workspace.root, first.commit or ""), "states may name it"
+
+
 def test_what_can_t_be_withdrawn_says_why_and_changes_nothing(
     landed_workspace: Workspace, tmp_path: Path, write_task: WriteTask
 ) -> None:
