@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,14 +10,20 @@ from pathlib import Path, PurePosixPath
 
 from lorax.data.images import Progress
 from lorax.data.layout import find_files, is_image
+from lorax.data.layouts import manifest, tables, tars
+from lorax.data.layouts.apart import Apart
 from lorax.data.layouts.cddb import read_cddb
 from lorax.data.layouts.items import REAL, Found, Item, Reading
+from lorax.data.layouts.manifest import is_manifest, read_manifests
+from lorax.data.layouts.tables import read_tables
+from lorax.data.layouts.tars import read_tars
 from lorax.data.layouts.tree import is_known, read_tree
-from lorax.data.layouts.words import listed, split_in
+from lorax.data.layouts.words import listed, plainly, split_in
 from lorax.errors import LayoutError
 
 NO_REALS = "none"
 _PACKED = (".zip", ".7z", ".rar", ".gz", ".tgz", ".bz2", ".xz", ".zst")
+_METADATA = re.compile(r"(?:.+/)?metadata\.(?:csv|tsv|jsonl)")
 _SHOWN = 3
 
 
@@ -33,32 +40,95 @@ def read_source(source: Path, task: str, reading: Reading, scratch: Path, progre
     Raises:
         LayoutError: it can't be told what is what, or something is damaged; says what to do.
     """
-    found, complaint = find_files(source)
+    root = source if source.is_dir() else source.parent
+    found, complaint = find_files(source) if source.is_dir() else ([source.name], "")
     images = [path for path in found if is_image(path)]
-    names, lenders = _real(reading, images)
+    lenders = [Path(real) for real in reading.real if _lends(real, images)]
+    apart = Apart(scratch)
+    own = task or source.name.partition(".")[0]
+    read = _held(root, found, reading, own, apart, progress) or _listed(source, found, reading, own)
+    if read is None:
+        return _with_complaint(_tree(source, found, images, task, reading, lenders, apart, progress), complaint)
+    _check_reals(reading, read, lenders)
+    return _with_complaint(_complete(read, lenders, reading, apart, progress), complaint)
+
+
+def _held(
+    root: Path, found: Sequence[str], reading: Reading, own: str, apart: Apart, progress: Progress | None
+) -> Found | None:
+    """The images that files hold; None where there are no such files."""
+    for read, endings in ((read_tables, tables.ENDINGS), (read_tars, tars.ENDINGS)):
+        if files := [path for path in found if path.endswith(endings)]:
+            told = _others(found, files, "hold no images")
+            held = read(root, files, reading, own, apart, progress)
+            return replace(held, told=(*held.told, *told))
+    return None
+
+
+def _listed(source: Path, found: Sequence[str], reading: Reading, own: str) -> Found | None:
+    """The images that lists name; None where there is no such list."""
+    if source.is_dir():
+        lists = [path for path in found if _METADATA.fullmatch(path) and is_manifest(source / path, reading)]
+        return read_manifests(source, lists, reading, own) if lists else None
+    if not source.name.endswith(manifest.ENDINGS):
+        raise LayoutError(
+            f"{source} is no list of files ({', '.join(manifest.ENDINGS)}) and holds no images that are read "
+            f"({', '.join((*tables.ENDINGS, *tars.ENDINGS))}). Unpack an archive first, and land its folder."
+        )
+    return read_manifests(source.parent, [source.name], reading, own)
+
+
+def _tree(
+    source: Path, found: Sequence[str], images: Sequence[str], task: str, reading: Reading, lenders: Sequence[Path],
+    apart: Apart, progress: Progress | None,
+) -> Found:  # fmt: skip
     as_is = None if reading.levels else read_cddb(source, found, task, reading.split)
     if as_is:
-        return _with_complaint(as_is, complaint)
+        return _recoded(as_is, reading.recode, apart, progress)
     if not images:
-        return _nothing(source, found, task, complaint)
-    tree = read_tree(source, images, reading, names)
-    items = (*tree.items, *(item for folder in lenders for item in _lent(folder)))
-    return _with_complaint(replace(tree, items=items, told=(*tree.told, *_others(found, images))), complaint)
-
-
-def _real(reading: Reading, images: Sequence[str]) -> tuple[list[str], list[Path]]:
-    """The names of what is real in the source itself, and the folders that lend."""
-    names, lenders = [], []
+        return _nothing(source, found, task)
+    names = [real for real in reading.real if is_known(real, images)]
     for real in reading.real:
-        if is_known(real, images):
-            names.append(real)
-        elif Path(real).is_dir():
-            lenders.append(Path(real))
-        elif real != NO_REALS:
+        if real not in names and real != NO_REALS and not _lends(real, images):
+            raise LayoutError(f"--real {real}: neither a folder of the data set nor one that could lend real images.")
+    tree = read_tree(source, images, reading, names)
+    told = (*tree.told, *_others(found, images, "are no images"))
+    return _complete(replace(tree, told=told), lenders, reading, apart, progress)
+
+
+def _complete(
+    found: Found, lenders: Sequence[Path], reading: Reading, apart: Apart, progress: Progress | None
+) -> Found:
+    """With what is lent, and encoded anew where that was asked for."""
+    items = [*found.items, *(item for folder in lenders for item in _lent(folder))]
+    if reading.recode is not None:
+        items = apart.recoded(items, reading.recode, progress)
+    return replace(found, items=tuple(items))
+
+
+def _recoded(as_is: Found, quality: int | None, apart: Apart, progress: Progress | None) -> Found:
+    """A task in CDDB's layout, its images encoded anew where that was asked for."""
+    if quality is None or as_is.as_is is None:
+        return as_is
+    items = [Item(path, place, place, "") for place, path in as_is.as_is.items() if is_image(place)]
+    others = {place: path for place, path in as_is.as_is.items() if not is_image(place)}
+    made = {item.name: item.path for item in apart.recoded(items, quality, progress)}
+    return replace(as_is, as_is=others | made)
+
+
+def _lends(real: str, images: Sequence[str]) -> bool:
+    """Whether what was called real is a folder from elsewhere."""
+    return not is_known(real, images) and Path(real).is_dir()
+
+
+def _check_reals(reading: Reading, found: Found, lenders: Sequence[Path]) -> None:
+    """See that what was called real is there."""
+    there = {plainly(item.generator) for item in found.items if item.is_real}
+    for real in reading.real:
+        if real != NO_REALS and Path(real) not in lenders and plainly(real) not in there:
             raise LayoutError(
-                f"--real {real}: neither a folder of the data set nor one on this machine that could lend real images."
+                f"--real {real}: neither a generator that the data set names nor a folder that could lend real images."
             )
-    return names, lenders
 
 
 def _lent(folder: Path) -> list[Item]:
@@ -74,24 +144,23 @@ def _lent(folder: Path) -> list[Item]:
     ]
 
 
-def _others(found: Sequence[str], images: Sequence[str]) -> list[str]:
-    """Files that are no images."""
-    known = set(images)
-    others = [path for path in found if path not in known]
-    return [f"{len(others):,} files are no images and stay behind: {listed(others, _SHOWN)}."] if others else []
+def _others(found: Sequence[str], known: Sequence[str], what: str) -> list[str]:
+    """Files that are not used."""
+    others = sorted(set(found) - set(known))
+    return [f"{len(others):,} files {what} and stay behind: {listed(others, _SHOWN)}."] if others else []
 
 
-def _nothing(source: Path, found: Sequence[str], task: str, complaint: str) -> Found:
+def _nothing(source: Path, found: Sequence[str], task: str) -> Found:
     """Where no image is."""
     packed = [path for path in found if path.lower().endswith(_PACKED)]
     if packed:
         raise LayoutError(f"{source} holds archives, {listed(packed, _SHOWN)}: unpack them first.")
     if task:
         as_is = {path: source / path for path in found}
-        return _with_complaint(Found("one task in CDDB's layout, without an image", as_is=as_is), complaint)
+        return Found("one task in CDDB's layout, without an image", as_is=as_is)
     kinds = Counter(PurePosixPath(path).suffix or "no ending" for path in found)
     there = ", ".join(f"{count:,} x {kind}" for kind, count in kinds.most_common(_SHOWN)) or "nothing"
-    raise LayoutError(f"no image was found in {source}; it holds {there}.{' ' + complaint if complaint else ''}")
+    raise LayoutError(f"no image was found in {source}; it holds {there}.")
 
 
 def _with_complaint(found: Found, complaint: str) -> Found:

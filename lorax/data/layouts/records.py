@@ -14,7 +14,7 @@ from lorax.errors import LayoutError
 NAMES: Mapping[str, tuple[str, ...]] = {
     "image": ("image", "image_data", "img", "picture"),
     "path": ("path", "image_path", "file_name", "filename", "file", "filepath"),
-    "label": ("label", "label_a", "target", "class"),
+    "label": ("label", "label_a", "target"),
     "generator": ("generator", "model", "model_name", "label_b"),
     "split": ("split",),
     "date": ("release_date", "released", "date"),
@@ -43,13 +43,11 @@ class Labels:
         place: what messages call the table.
         reading: as it was asked for.
         has_label: whether there is a label column.
-        lends: whether real images come from elsewhere, or there are none.
     """
 
     place: Path
     reading: Reading
     has_label: bool
-    lends: bool
     _unknown: dict[str, None] = field(default_factory=dict)
     _numbers: dict[str, None] = field(default_factory=dict)
 
@@ -67,7 +65,9 @@ class Labels:
         kind = self._class(row)
         if row.split and not split_of(row.split):
             raise LayoutError(f"{self.place}: {shown}: {row.split!r} is no split; expected train, val or test.")
-        generator = "" if kind == REAL else row.generator or own
+        generator = row.generator or own
+        if kind == REAL:
+            generator = row.generator if self._is_named_real(row) else ""
         if kind == FAKE and generator.lstrip("-").isdigit() and generator not in self.reading.generators:
             self._numbers[generator] = None
         if not kind:
@@ -102,7 +102,7 @@ class Labels:
 
     def _class(self, row: Row) -> str:
         """0_real or 1_fake; '' where it can't be told."""
-        if any(plainly(row.generator) == plainly(real) for real in self.reading.real if row.generator):
+        if self._is_named_real(row):
             return REAL
         if self.has_label:
             given = self.reading.labels.get(row.label, self.reading.labels.get(_ELSE, ""))
@@ -112,10 +112,13 @@ class Labels:
             return found
         if class_of(row.generator) == REAL:
             return REAL
-        if self.lends or any(real == "none" or real for real in self.reading.real):
+        if self.reading.real:
             return FAKE
         self._unknown[row.generator] = None
         return ""
+
+    def _is_named_real(self, row: Row) -> bool:
+        return bool(row.generator) and plainly(row.generator) in {plainly(name) for name in self.reading.real}
 
 
 def columns(there: Sequence[str], reading: Reading, place: Path, wanted: Iterable[str]) -> dict[str, str]:

@@ -1,63 +1,18 @@
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import pytest
-from typer.testing import CliRunner
-
-from lorax.cli import app
-from lorax.workspace import Workspace
 from tests.data.layouts.images import image, write_tree
-
-Counts = dict[str, dict[str, int]]
-"""Task -> split and class folder -> images."""
+from tests.data.layouts.plans import Plan, both, counts, totals
 
 
-@pytest.fixture
-def plan(shared_landed_workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """What `lorax land in ... --dry-run --json` says, in a workspace; its error, where it has no report."""
-    monkeypatch.chdir(shared_landed_workspace.root)
-
-    def ask(*options: str, path: str = "in") -> Any:
-        words = ["land", str(tmp_path / path), "--dry-run", "--json", *options]
-        done = CliRunner().invoke(app, words)
-        return json.loads(done.stdout) if done.stdout else done.stderr
-
-    return ask
-
-
-def counts(record: Any) -> Counts:
-    assert isinstance(record, dict), record
-    assert record["error"] == "", [task["report"]["findings"] for task in record["tasks"]]
-    return {task["task"]: task["counts"] for task in record["tasks"]}
-
-
-def both(train: int, val: int, fake: tuple[int, int] | None = None) -> dict[str, int]:
-    train_fake, val_fake = fake or (train, val)
-    return {"train/0_real": train, "train/1_fake": train_fake, "val/0_real": val, "val/1_fake": val_fake}
-
-
-def totals(record: Any) -> dict[str, dict[str, int]]:
-    """The same without the splits, which go by content."""
-    found: dict[str, dict[str, int]] = {}
-    for task, places in counts(record).items():
-        found[task] = {}
-        for place, images in places.items():
-            kind = place.partition("/")[2]
-            found[task][kind] = found[task].get(kind, 0) + images
-    return found
-
-
-def test_genimage(plan: Callable[..., Any], tmp_path: Path) -> None:
+def test_genimage(plan: Plan, tmp_path: Path) -> None:
     for folder in ("Midjourney/imagenet_midjourney", "ADM/imagenet_ai_0508_adm", "stable_diffusion_v_1_4"):
         write_tree(tmp_path / "in" / folder, {"train/ai": 3, "train/nature": 2, "val/ai": 2, "val/nature": 1})
     assert counts(plan()) == dict.fromkeys(("adm", "midjourney", "stable_diffusion_v_1_4"), both(2, 1, (3, 2)))
 
 
-def test_forensynths_training_set_is_one_task_of_many_subjects(plan: Callable[..., Any], tmp_path: Path) -> None:
+def test_forensynths_training_set_is_one_task_of_many_subjects(plan: Plan, tmp_path: Path) -> None:
     kinds = [f"{split}/{subject}" for split in ("train", "val") for subject in ("airplane", "bird")]
     write_tree(tmp_path / "in", {f"{place}/{kind}": 2 for place in kinds for kind in ("0_real", "1_fake")})
     assert counts(plan("--task", "progan")) == {"progan": both(4, 4)}
@@ -65,7 +20,7 @@ def test_forensynths_training_set_is_one_task_of_many_subjects(plan: Callable[..
     assert set(counts(plan("--levels", "split/generator/class"))) == {"airplane", "bird"}
 
 
-def test_forensynths_test_set_and_aigcdetectbenchmark(plan: Callable[..., Any], tmp_path: Path) -> None:
+def test_forensynths_test_set_and_aigcdetectbenchmark(plan: Plan, tmp_path: Path) -> None:
     folders = ("biggan", "san", "progan/airplane", "progan/bird")
     write_tree(tmp_path / "in/test", {f"{place}/{kind}": 8 for place in folders for kind in ("0_real", "1_fake")})
     (tmp_path / "in/test/san/0_real/x.bmp").write_bytes(image("bmp"))
@@ -77,7 +32,7 @@ def test_forensynths_test_set_and_aigcdetectbenchmark(plan: Callable[..., Any], 
     assert "is two data sets: test/ holds biggan, progan, san" in plan("--task", "progan")
 
 
-def test_universal_fake_detect_with_its_reals_elsewhere(plan: Callable[..., Any], tmp_path: Path) -> None:
+def test_universal_fake_detect_with_its_reals_elsewhere(plan: Plan, tmp_path: Path) -> None:
     write_tree(tmp_path / "in", {"imagenet/0_real": 12, "laion/0_real": 12, "guided/1_fake": 8, "ldm_100/1_fake": 8})
     found = totals(plan("--split", "0.5"))
     assert {name: kinds["1_fake"] for name, kinds in found.items()} == {"guided": 8, "ldm_100": 8}
@@ -88,7 +43,7 @@ def test_universal_fake_detect_with_its_reals_elsewhere(plan: Callable[..., Any]
     assert {name: kinds["1_fake"] for name, kinds in again.items()} == {"guided": 8, "ldm_100": 8}
 
 
-def test_diffusionforensics(plan: Callable[..., Any], tmp_path: Path) -> None:
+def test_diffusionforensics(plan: Plan, tmp_path: Path) -> None:
     for split, images in (("train", 4), ("val", 2), ("test", 3)):
         for subject in ("lsun_bedroom", "imagenet"):
             write_tree(tmp_path / "in/images" / split / subject, {"real": images, "adm": images, "sdv1": images})
@@ -102,7 +57,7 @@ def test_diffusionforensics(plan: Callable[..., Any], tmp_path: Path) -> None:
     assert "test is what is tested with; val joins train." in record["told"]
 
 
-def test_drct_with_coco_lent(plan: Callable[..., Any], tmp_path: Path) -> None:
+def test_drct_with_coco_lent(plan: Plan, tmp_path: Path) -> None:
     splits = ("train2017", "val2017")
     write_tree(tmp_path / "in/images", {f"{g}/{split}": 4 for g in ("ldm-text2im", "sdxl-turbo") for split in splits})
     coco = write_tree(tmp_path / "coco", dict.fromkeys(splits, 20))
@@ -112,20 +67,20 @@ def test_drct_with_coco_lent(plan: Callable[..., Any], tmp_path: Path) -> None:
     assert set(found) == {"ldm-text2im", "sdxl-turbo"}
 
 
-def test_susy_imaginet_and_other_class_folders(plan: Callable[..., Any], tmp_path: Path) -> None:
-    kinds = {"coco": 4, "dalle-3-images": 2, "midjourney_tti": 2, "realisticSDXL": 2}
+def test_susy_imaginet_and_other_class_folders(plan: Plan, tmp_path: Path) -> None:
+    kinds = {"coco": 24, "dalle-3-images": 2, "midjourney_tti": 2, "realisticSDXL": 2}
     for split in ("train", "val", "test"):
         write_tree(tmp_path / "in" / split, kinds)
     found = counts(plan("--real", "coco"))
     assert {name: (n["train/1_fake"], n["val/1_fake"]) for name, n in found.items()} == dict.fromkeys(
         ("dalle-3-images", "midjourney_tti", "realisticsdxl"), (4, 2)
     )
-    assert sum(n["train/0_real"] for n in found.values()) == 8
+    assert sum(n["train/0_real"] for n in found.values()) == 48
     flat = write_tree(tmp_path / "imaginet", {"wikiart": 40, "wikiart_stylegan": 20, "dalle3/a": 20})
     assert set(totals(plan("--real", "wikiart", "--split", "0.5", path=flat.name))) == {"wikiart_stylegan", "dalle3"}
 
 
-def test_wildfake(plan: Callable[..., Any], tmp_path: Path) -> None:
+def test_wildfake(plan: Plan, tmp_path: Path) -> None:
     write_tree(tmp_path / "in/GAN_based/Typical", {"BigGAN/574": 9, "BigGAN/575": 9, "StyleGAN/1": 9}, "jpg")
     real = write_tree(tmp_path / "real", {".": 30}, "jpg")
     options = ("--real", str(real), "--split", "0.5")
@@ -135,7 +90,7 @@ def test_wildfake(plan: Callable[..., Any], tmp_path: Path) -> None:
     assert sum(n["0_real"] for n in found.values()) == 30
 
 
-def test_truefake_and_osma_with_classes_first(plan: Callable[..., Any], tmp_path: Path) -> None:
+def test_truefake_and_osma_with_classes_first(plan: Plan, tmp_path: Path) -> None:
     for share in ("PreSocial", "Facebook"):
         folders = {"Fake/StyleGAN3/conf-a": 6, "Fake/FLUX.1": 6, "Real/FFHQ": 8, "Real/FORLAB": 8}
         write_tree(tmp_path / "in" / share, folders)
@@ -149,7 +104,7 @@ def test_truefake_and_osma_with_classes_first(plan: Callable[..., Any], tmp_path
     assert totals(plan("--split", "0.5", path=osma.name)) == {"progan": {"0_real": 9, "1_fake": 12}}
 
 
-def test_cifake_and_the_local_form_of_community_forensics(plan: Callable[..., Any], tmp_path: Path) -> None:
+def test_cifake_and_the_local_form_of_community_forensics(plan: Plan, tmp_path: Path) -> None:
     write_tree(tmp_path / "CIFAKE", {f"{split}/{kind}": 3 for split in ("train", "test") for kind in ("REAL", "FAKE")})
     assert counts(plan(path="CIFAKE")) == {"cifake": both(3, 3)}
     assert counts(plan("--task", "sd14", path="CIFAKE")) == {"sd14": both(3, 3)}
@@ -159,7 +114,7 @@ def test_cifake_and_the_local_form_of_community_forensics(plan: Callable[..., An
     assert set(counts(plan("--split", "0.5", "--generators", "pixart=pixart-alpha"))) == {"pixart-alpha"}
 
 
-def test_what_cannot_be_told_is_asked_for(plan: Callable[..., Any], tmp_path: Path) -> None:
+def test_what_cannot_be_told_is_asked_for(plan: Plan, tmp_path: Path) -> None:
     write_tree(tmp_path / "in", {"some": 40, "others/of/them": 44})
     said = plan()
     assert "holds images in 2 folders, and none is called real or synthetic: others/of/them, some" in said
@@ -169,9 +124,7 @@ def test_what_cannot_be_told_is_asked_for(plan: Callable[..., Any], tmp_path: Pa
     assert "unpack them first" in plan(path="zips")
 
 
-def test_two_images_under_one_name_and_two_tasks_under_one_name_are_refused(
-    plan: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_two_images_under_one_name_and_two_tasks_under_one_name_are_refused(plan: Plan, tmp_path: Path) -> None:
     for kind in ("images", "recons"):
         write_tree(tmp_path / "in" / kind, {"train/real": 2, "train/adm": 2, "test/real": 2, "test/adm": 2})
     record = plan("--levels", "*/split/generator", "--real", "real")
@@ -187,7 +140,7 @@ def test_two_images_under_one_name_and_two_tasks_under_one_name_are_refused(
     )
 
 
-def test_a_limit_is_drawn_by_content_from_each_class_of_each_split(plan: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_limit_is_drawn_by_content_from_each_class_of_each_split(plan: Plan, tmp_path: Path) -> None:
     write_tree(tmp_path / "in", {"adm/train/ai": 9, "adm/train/nature": 9, "adm/val/ai": 9, "adm/val/nature": 3})
     first = plan("--limit", "4")
     assert counts(first) == {"adm": both(4, 3, (4, 4))}

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.data.layouts.images import write_tree
+from tests.data.layouts.plans import Plan, both, counts, totals
+
+
+def write(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
+    """A list of files in the format that its ending tells."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        if path.suffix == ".jsonl":
+            file.writelines(f"{json.dumps(row)}\n" for row in rows)
+        else:
+            table = csv.DictWriter(file, list(rows[0]), delimiter="\t" if path.suffix == ".tsv" else ",")
+            table.writeheader()
+            table.writerows(rows)
+    return path
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl"])
+def test_a_list_of_files_with_path_label_generator_and_split(plan: Plan, tmp_path: Path, ending: str) -> None:
+    folders = {"r/a": "real", "r/b": "real", "sd/a": "fake", "sd/b": "fake", "flux/a": "fake", "flux/b": "fake"}
+    write_tree(tmp_path / "in", dict.fromkeys(folders, 12))
+    splits, rows = {"a": "train", "b": "test"}, []
+    for folder, label in folders.items():
+        generator = folder.split("/")[0] if label == "fake" else ""
+        row = {"label": label, "generator": generator, "split": splits[folder[-1]]}
+        rows += [{"path": f"{folder}/{number:03d}.png", **row} for number in range(12)]
+    write(tmp_path / f"in/list.{ending}", rows)
+    found = counts(plan(path=f"in/list.{ending}"))
+    assert {name: (n["train/1_fake"], n["val/1_fake"]) for name, n in found.items()} == {
+        "sd": (12, 12),
+        "flux": (12, 12),
+    }
+    assert sum(n["train/0_real"] for n in found.values()) == 12
+    renamed = [{"where": row["path"], "is": row["label"], "by": row["generator"], "part": row["split"]} for row in rows]
+    write(tmp_path / f"in/other.{ending}", renamed)
+    options = ("--path-column", "where", "--label-column", "is", "--generator-column", "by", "--split-column", "part")
+    assert counts(plan(*options, path=f"in/other.{ending}")) == found
+    assert "no column for the images' paths; --path-column" in plan(path=f"in/other.{ending}")
+
+
+def test_artifact_has_a_list_in_each_folder(plan: Plan, tmp_path: Path) -> None:
+    for folder, target in (("coco", 0), ("ffhq", 0), ("glide", 6), ("latent_diffusion", 6)):
+        write_tree(tmp_path / "in" / folder / "images", {".": 16}, "jpg")
+        rows = [
+            {"filename": "x", "image_path": f"images/{n:03d}.jpg", "target": target, "category": "cat"}
+            for n in range(16)
+        ]
+        write(tmp_path / "in" / folder / "metadata.csv", rows)
+    assert "--label" in plan("--split", "0.5")
+    found = totals(plan("--split", "0.5", "--label", "0=real,*=fake"))
+    assert {name: n["1_fake"] for name, n in found.items()} == {"glide": 16, "latent_diffusion": 16}
+    assert sum(n["0_real"] for n in found.values()) == 32
+
+
+def test_df40_as_deepfakebench_lists_it(plan: Plan, tmp_path: Path) -> None:
+    told: dict[str, object] = {}
+    for label, method in (("simswap_Real", "real"), ("simswap_Fake", "simswap")):
+        told[label] = {}
+        for split in ("train", "test"):
+            write_tree(tmp_path / "in", {f"DF40/{method}/ff/frames/{split}_01": 4})
+            frames = [f"DF40/{method}/ff/frames/{split}_01/{n:03d}.png" for n in range(4)]
+            told[label][split] = {f"{split}_01": {"label": label, "frames": frames}}  # type: ignore[index]
+    (tmp_path / "in/simswap_ff.json").write_text(json.dumps({"simswap_ff": told}))
+    assert counts(plan(path="in/simswap_ff.json")) == {"simswap_ff": both(4, 4)}
+
+
+def test_a_list_that_is_wrong_is_one_clear_error(plan: Plan, tmp_path: Path) -> None:
+    write_tree(tmp_path / "in", {"a": 3})
+    (tmp_path / "out.png").write_bytes(b"")
+    good = {"path": "a/000.png", "label": "real"}
+    cases: dict[str, list[dict[str, str]]] = {
+        "2 files of list.csv are not there: a/7.png, a/8.png": [
+            good,
+            *({**good, "path": f"a/{n}.png"} for n in (7, 8)),
+        ],
+        "a/000.png is listed twice, with labels in conflict (0_real": [good, {**good, "label": "fake"}],
+        "a/000.png is listed twice. Leave one.": [good, good],
+        "../out.png lies outside": [good, {**good, "path": "../out.png"}],
+        "not told by their names: dubious": [good, {"path": "a/001.png", "label": "dubious"}],
+    }
+    for said, rows in cases.items():
+        write(tmp_path / "in/list.csv", rows)
+        assert said in plan(path="in/list.csv")
+    (tmp_path / "in/list.csv").write_text("path,label\na/000.png,real,more\n")
+    assert "row 1 has more or fewer columns" in plan(path="in/list.csv")
