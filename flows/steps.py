@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -263,7 +264,8 @@ def register(root: str, home: str) -> int:
     """Register the episode's learner state as a model version and challenger; returns its number."""
     with progress.step("register") as shown, _opened(root, home) as episode:
         _keep_memory(Workspace(Path(root)), episode)
-        version = _registry(root, episode).register(_candidate(episode))
+        candidate = replace(_candidate(episode), origins=_origins(Workspace(Path(root)), episode))
+        version = _registry(root, episode).register(candidate)
         shown.outcome = f"version {version.version}"
         get_run_logger().info("registered as %s of %s", shown.outcome, episode.params.registry.model)
         return version.version
@@ -311,6 +313,13 @@ def _registry(root: str, episode: Episode) -> Registry:
 
 def _candidate(episode: Episode) -> Candidate:
     return candidate_in(episode.folder, episode.state)
+
+
+def _origins(workspace: Workspace, episode: Episode) -> dict[str, str]:
+    """What was told of where the images of its tasks come from."""
+    kept = pins.committed(workspace, episode.plan.revision.commit or "HEAD")
+    told = {task.name: kept.notes_of(task.name).origin for task in episode.state.tasks}
+    return {task: origin for task, origin in told.items() if origin}
 
 
 def candidate_in(folder: EpisodeFolder, state: LearnerState | None = None) -> Candidate:

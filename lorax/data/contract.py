@@ -203,7 +203,11 @@ def _leaking(
         elif accept_leak:
             yield Finding("format-leak", "warned", f"{text}Accepted: {accept_leak}")
         else:
-            yield Finding("format-leak", "refused", f'{text}Store both kinds alike, or --accept-leak "why".')
+            yield Finding(
+                "format-leak",
+                "refused",
+                f'{text}Store both kinds alike (--recode jpeg:90 has each encoded anew), or --accept-leak "why".',
+            )
 
 
 def _split(path: str) -> str:

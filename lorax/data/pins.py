@@ -59,6 +59,12 @@ class TaskNotes:
         return cls(**{field.name: str(entry[field.name]) for field in fields(cls) if entry.get(field.name)})
 
     @property
+    def origin(self) -> str:
+        """Where its images come from, for people; '' if nobody said."""
+        told = (("from", self.source), ("licence", self.licence), ("encoded anew as", self.recoded))
+        return ", ".join(f"{what} {' '.join(text.split())}" for what, text in told if text)
+
+    @property
     def record(self) -> dict[str, str]:
         """What there is to say, by name."""
         return {name: text for name, text in asdict(self).items() if text}

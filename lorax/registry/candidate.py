@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lorax.errors import StateError
@@ -24,7 +24,8 @@ from lorax.registry.versions import nearest_tags
 class Candidate:
     """A learner state that is to become a version, and all that was measured of it.
 
-    `atlas_dir` is the folder that `comparison` was read from, with what else its run is to keep of the atlas.
+    `atlas_dir` is the folder that `comparison` was read from, with what else its run is to keep of the atlas. `origins`
+    tell of tasks where their images came from, as far as it was told when they landed.
     """
 
     state_dir: Path
@@ -35,6 +36,7 @@ class Candidate:
     git_commit: str | None
     atlas_dir: Path | None = None
     comparison: BranchComparison | None = None
+    origins: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:

@@ -43,6 +43,8 @@ def test_the_card_names_every_class_with_its_memories_and_the_data(second: Candi
         assert f"| {e.label} | {e.task} | {kind} | {exemplars[e.id]} | {held_out[e.id]} |" in lines
     for task in state.tasks:
         assert f"| {task.name} | `{task.digest[:12]}` |" in lines
+    told = card(replace(second, origins={"alpha": "from https://example.org/a, licence CC0"}))
+    assert [line for line in told if line not in lines] == ["- alpha: from https://example.org/a, licence CC0"]
     assert f"| learner state | `{second.digest}` |" in lines
     assert f"| data | data.dvc `{state.revision.digest}` |" in lines
     assert f"| git commit | `{state.revision.commit}` |" in lines
