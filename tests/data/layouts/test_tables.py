@@ -9,10 +9,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lorax.data import pins, repository, versions
-from lorax.data.admission import LandingOptions
-from lorax.data.landing import land
-from lorax.workspace import Workspace
 from tests.data.layouts.images import image
 from tests.data.layouts.plans import Plan, both, counts, totals
 
@@ -147,32 +143,6 @@ def test_ai_genbench_as_datasets_saves_it(plan: Plan, tmp_path: Path) -> None:
     assert sum(n["0_real"] for n in totals(record).values()) == 48
     assert "3 files hold no images and stay behind" in record["told"][0]
     assert "--order release takes a date for each generator" in plan("--order", "release")
-
-
-@pytest.mark.slow
-def test_a_table_of_twelve_generators_lands_as_one_commit_in_the_order_of_release(
-    workspace: Workspace, tmp_path: Path
-) -> None:
-    types = {"image": IMAGE, "label": pa.string(), "model": pa.string(), "release_date": pa.string()}
-    rows = [
-        {"image": struct(), "label": "fake", "model": f"Gen {k}", "release_date": f"20{30 - k}-01-01", "split": split}
-        for k in range(12)
-        for split in ("train", "test", "train", "test")
-    ]
-    rows += [
-        {"image": struct(), "label": "real", "model": "", "split": s} for s in ("train", "test") for _ in range(80)
-    ]
-    table = write(tmp_path / "in" / "all.parquet", rows, types | {"split": pa.string()}, group=32)
-    before = repository.head(workspace.root)
-    landed = land(workspace, table, options=LandingOptions(source="https://example.org/set", licence="CC BY 4.0"))
-    assert [one.name for one in landed] == [f"gen-{k}" for k in reversed(range(12))]
-    assert versions.landed(workspace) == landed
-    assert repository.head(workspace.root, "HEAD~1") == before
-    tasks = [versions.read_task(workspace, one.name) for one in landed]
-    assert sum(len(task.train) + len(task.test) for task in tasks) == len(rows)
-    origins = {pins.committed(workspace).notes_of(one.name).origin for one in landed}
-    assert origins == {"from https://example.org/set, licence CC BY 4.0"}
-    assert not [*(workspace.work_dir / "landing").glob("*/*")], "images were moved, not copied"
 
 
 def test_so_fake_ood_and_generators_alone(plan: Plan, tmp_path: Path) -> None:

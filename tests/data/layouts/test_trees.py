@@ -92,16 +92,16 @@ def test_wildfake(plan: Plan, tmp_path: Path) -> None:
 
 def test_truefake_and_osma_with_classes_first(plan: Plan, tmp_path: Path) -> None:
     for share in ("PreSocial", "Facebook"):
-        folders = {"Fake/StyleGAN3/conf-a": 6, "Fake/FLUX.1": 6, "Real/FFHQ": 8, "Real/FORLAB": 8}
+        folders = {"Fake/StyleGAN3/conf-a": 20, "Fake/FLUX.1": 20, "Real/FFHQ": 20, "Real/FORLAB": 20}
         write_tree(tmp_path / "in" / share, folders)
     found = totals(plan("--split", "0.5", path="in/PreSocial"))
-    assert {name: n["1_fake"] for name, n in found.items()} == {"flux-1": 6, "stylegan3": 6}
-    assert sum(n["0_real"] for n in found.values()) == 16
+    assert {name: n["1_fake"] for name, n in found.items()} == {"flux-1": 20, "stylegan3": 20}
+    assert sum(n["0_real"] for n in found.values()) == 40
     assert "which are the generators?" in plan("--split", "0.5")
     both_shares = totals(plan("--split", "0.5", "--levels", "subject/class/generator"))
-    assert {name: n["1_fake"] for name, n in both_shares.items()} == {"flux-1": 12, "stylegan3": 12}
-    osma = write_tree(tmp_path / "OSMA", {"fake/ProGAN/bus": 6, "fake/ProGAN/cat": 6, "real/lsun/bus": 9})
-    assert totals(plan("--split", "0.5", path=osma.name)) == {"progan": {"0_real": 9, "1_fake": 12}}
+    assert {name: n["1_fake"] for name, n in both_shares.items()} == {"flux-1": 40, "stylegan3": 40}
+    osma = write_tree(tmp_path / "OSMA", {"fake/ProGAN/bus": 10, "fake/ProGAN/cat": 10, "real/lsun/bus": 20})
+    assert totals(plan("--split", "0.5", path=osma.name)) == {"progan": {"0_real": 20, "1_fake": 20}}
 
 
 def test_cifake_and_the_local_form_of_community_forensics(plan: Plan, tmp_path: Path) -> None:
