@@ -21,7 +21,7 @@ from lorax.learning import metrics
 from lorax.learning.folder import EpisodeFolder, Report
 from lorax.learning.state import LearnerState
 from lorax.learning.state_files import load_state
-from lorax.params import load_params
+from lorax.params import Params, load_params
 from lorax.reconcile import one_at_a_time, registry_of_server, scenario_tasks
 from lorax.registry.figures import save_figures
 from lorax.storage import canonical_json, write_whole
@@ -43,13 +43,19 @@ def scenario(workspace_root: str, name: str, preset: str | None = None) -> dict[
     workspace = Workspace(Path(workspace_root))
     params = load_params(workspace.params_path, preset=preset)
     registry_of_server(workspace, params).check_scenarios()
-    parent = workspace.work_dir / "scenarios" / name
-    homes: list[str] = []
     with one_at_a_time(workspace, lambda: progress.say("waiting for another flow of this workspace")):
-        for index, task in enumerate(scenario_tasks(workspace, name)):
-            base = str(EpisodeFolder(Path(homes[-1])).state_dir) if homes else None
-            homes.append(episode(workspace_root, str(parent), task.name, index, base, params.model_dump(mode="json")))
+        homes = learned_in_order(workspace, name, [task.name for task in scenario_tasks(workspace, name)], params)
     return track(workspace_root, name, homes)
+
+
+def learned_in_order(workspace: Workspace, name: str, tasks: Sequence[str], params: Params) -> list[str]:
+    """Learn tasks one after the other, beginning with nothing; returns the episodes' folders, those of `name`."""
+    root, parent = str(workspace.root), str(workspace.work_dir / "scenarios" / name)
+    homes: list[str] = []
+    for index, task in enumerate(tasks):
+        base = str(EpisodeFolder(Path(homes[-1])).state_dir) if homes else None
+        homes.append(episode(root, parent, task, index, base, params.model_dump(mode="json")))
+    return homes
 
 
 @flow(name="scenario-episode", flow_run_name="scenario episode {index}: {task}", persist_result=False)
@@ -103,10 +109,10 @@ def write_outputs(folder: Path, state: LearnerState, reports: Sequence[Report]) 
     epochs = [{"episode": r.episode, "task": r.task, **asdict(row)} for r in reports for row in r.curves]
     texts = {
         "metrics.json": canonical_json(measured),
-        "averages.csv": _table(averages, averages[0]),
-        "accuracy_matrix.csv": _table(matrix, ["after", *tasks]),
-        "task_accuracy.csv": _table(cells, cells[0]),
-        "training.csv": _table(epochs, epochs[0]),
+        "averages.csv": table_of(averages, averages[0]),
+        "accuracy_matrix.csv": table_of(matrix, ["after", *tasks]),
+        "task_accuracy.csv": table_of(cells, cells[0]),
+        "training.csv": table_of(epochs, epochs[0]),
     }
     for name, text in texts.items():
         write_whole(folder / name, text)
@@ -114,7 +120,8 @@ def write_outputs(folder: Path, state: LearnerState, reports: Sequence[Report]) 
     return [folder / name for name in texts]
 
 
-def _table(rows: Iterable[dict[str, Any]], columns: Iterable[str]) -> str:
+def table_of(rows: Iterable[dict[str, Any]], columns: Iterable[str]) -> str:
+    """Rows as CSV under a line of the columns' names."""
     text = io.StringIO()
     table = csv.DictWriter(text, list(columns), lineterminator="\n")
     table.writeheader()

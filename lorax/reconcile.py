@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from random import Random
 
-from lorax.data import versions
+from lorax.data import pins, versions
 from lorax.errors import DataVersionError, RegistryError
 from lorax.params import Params
 from lorax.registry import Look, ModelVersion, Quarantine, Registry
@@ -19,6 +20,8 @@ from lorax.services.embedded import Service
 from lorax.storage import locked
 from lorax.stream import SCENARIOS, PinnedTask
 from lorax.workspace import Workspace
+
+_DRAWS = 1000  # for each order that is asked for, until it is plain that there are no more
 
 LANDED = "landed"
 """The scenario of everything that has landed."""
@@ -137,6 +140,41 @@ def scenario_tasks(workspace: Workspace, name: str) -> list[PinnedTask]:
             "Land each with 'lorax land PATH --task NAME'."
         )
     return [landed[task] for task in scenarios[name]]
+
+
+def scenario_orders(workspace: Workspace, name: str, count: int, seed: int) -> list[list[str]]:
+    """Different orders of a scenario's tasks: its own, and others drawn from the seed and the scenario's name.
+
+    What extends a task, or is a new version of it, comes after that one.
+
+    Raises:
+        DataVersionError: as `scenario_tasks`, or the tasks have not so many orders.
+    """
+    tasks = [task.name for task in scenario_tasks(workspace, name)]
+    notes = pins.committed(workspace).notes
+    before = {t.name: {n.extends, n.new_version_of} & set(tasks) for t, n in notes.items() if t.name in tasks}
+    random, found = Random(f"{seed}/{name}"), {tuple(tasks): None}
+    for _ in range(_DRAWS * count):
+        if len(found) == count:
+            break
+        found.setdefault(tuple(_allowed(random.sample(tasks, len(tasks)), before)))
+    if len(found) < count:
+        raise DataVersionError(
+            f"{count} orders of scenario {name!r} were asked for, but its {len(tasks)} tasks have {len(found)} that "
+            "differ and keep extensions behind what they extend. Ask for fewer."
+        )
+    return [list(order) for order in found]
+
+
+def _allowed(tasks: Sequence[str], before: Mapping[str, set[str]]) -> list[str]:
+    """The tasks in this order, but each behind those that must come before it."""
+    order: list[str] = []
+    waiting = list(tasks)
+    while waiting:
+        free = next(task for task in waiting if before.get(task, set()) <= set(order))
+        order.append(free)
+        waiting.remove(free)
+    return order
 
 
 @contextmanager

@@ -11,6 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from lorax.data.admission import LandingOptions
+from lorax.data.landing import land
 from lorax.errors import DataVersionError, RegistryError
 from lorax.params import Params
 from lorax.reconcile import (
@@ -19,6 +21,7 @@ from lorax.reconcile import (
     changed_tasks,
     missing_tasks,
     one_at_a_time,
+    scenario_orders,
     scenario_tasks,
     waiting_tasks,
 )
@@ -26,6 +29,7 @@ from lorax.registry import ModelVersion, Quarantine
 from lorax.services import embedded
 from lorax.stream import PinnedTask
 from lorax.workspace import Workspace
+from tests.conftest import WriteTask
 
 LANDED = [PinnedTask("a", "1"), PinnedTask("b", "2"), PinnedTask("c", "3")]
 
@@ -105,6 +109,20 @@ def test_the_scenario_landed_is_all_that_landed_in_landing_order(
     assert [task.name for task in scenario_tasks(shared_landed_workspace, "landed")] == ["alpha", "beta"]
     with pytest.raises(DataVersionError, match="nothing has landed"):
         scenario_tasks(workspace, "landed")
+
+
+def test_a_scenario_s_orders_are_drawn_alike_and_what_extends_a_task_comes_after_it(
+    landed_workspace: Workspace, tmp_path: Path, write_task: WriteTask
+) -> None:
+    with pytest.raises(DataVersionError, match="3 orders of scenario 'landed' were asked for, but its 2 tasks have 2"):
+        scenario_orders(landed_workspace, "landed", 3, seed=0)
+    land(landed_workspace, write_task(tmp_path / "more", seed=5), "alpha", options=LandingOptions(extend=True))
+    found = scenario_orders(landed_workspace, "landed", 3, seed=0)
+    assert found[0] == ["alpha", "beta", "alpha-2"]
+    assert sorted(map(tuple, found[1:])) == [("alpha", "alpha-2", "beta"), ("beta", "alpha", "alpha-2")]
+    assert scenario_orders(landed_workspace, "landed", 3, seed=0) == found
+    with pytest.raises(DataVersionError, match="have 3"):
+        scenario_orders(landed_workspace, "landed", 4, seed=0)
 
 
 def test_the_learning_lock_admits_one_at_a_time(tmp_path: Path) -> None:

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from lorax.commands import access
 from lorax.commands.console import Json, Preset, err, opened, print_record
 from lorax.commands.records import print_quarantined, quarantine_record, version_record
-from lorax.commands.tables import print_accuracy
+from lorax.commands.tables import HEADLINES, print_accuracy, print_table, table
+from lorax.text import percent
 
 if TYPE_CHECKING:
     from lorax.params import Params
@@ -29,6 +31,9 @@ def learn(preset: Preset = None, as_json: Json = False) -> None:
 
 def scenario(
     name: Annotated[str, typer.Argument(help="landed (all there is), or easy, hard, long (by CDDB's folder names).")],
+    orders: Annotated[
+        int | None, typer.Option(min=2, help="Learn it in so many orders of its tasks, and tell how far they differ.")
+    ] = None,
     preset: Preset = None,
     as_json: Json = False,
 ) -> None:
@@ -40,7 +45,16 @@ def scenario(
 
     workspace, params = opened(preset)
     reconcile.scenario_tasks(workspace, name)
+    if orders is not None:
+        reconcile.scenario_orders(workspace, name, orders, params.run.seed)
     access.serve(workspace, params)
+    if orders is not None:
+        from flows.orders import orders as flow_of_orders
+
+        with progress.showing(err):
+            record = flow_of_orders(str(workspace.root), name, orders, preset)
+        print_record(record, _print_orders, as_json)
+        return
     from flows.scenario import scenario as flow  # not before: Prefect reads the environment
 
     with progress.showing(err):
@@ -110,3 +124,16 @@ def approval(version: int) -> str:
 
 def _print_result(result: Mapping[str, Any], out: Console) -> None:
     print_accuracy(result["tasks"], result["rows"], result["metrics"], out)
+
+
+def _print_orders(record: Mapping[str, Any], out: Console) -> None:
+    """A row for each order, and the mean and the spread below."""
+    shown = {name: HEADLINES[name] for name in ("average_accuracy", "average_incremental_accuracy", "forgetting")}
+    rows = table("order", *shown.values(), "tasks", right=("order", *shown.values()))
+    for order in record["orders"]:
+        figures = (percent(order["metrics"][name]) for name in shown)
+        rows.add_row(str(order["order"]), *figures, Text(", ".join(order["tasks"])))
+    rows.add_section()
+    for title, key in (("mean", "mean"), ("deviation", "deviation")):
+        rows.add_row(title, *(percent(record["spread"][name][key]) for name in shown), "")
+    print_table(rows, out)

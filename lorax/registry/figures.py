@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,6 +100,33 @@ def robustness_map(card: Sequence[CardRow]) -> Figure:
     axes.set_yticks(range(len(tasks)), tasks)
     axes.set(xlabel="perturbation", ylabel="task", title="Robustness: accuracy on perturbed test images, %")
     return figure
+
+
+def orders_figure(measured: Sequence[Mapping[str, float]], metrics: Sequence[str]) -> Figure:
+    """Each metric by order of the tasks, with its mean and one standard deviation to either side."""
+    figure = Figure(figsize=(3.6 * len(metrics), 3.6), dpi=_DPI, layout="constrained")
+    for axes, name in zip(np.atleast_1d(figure.subplots(1, len(metrics))), metrics, strict=True):
+        values = np.array([100 * row[name] for row in measured])
+        mean, deviation = values.mean(), values.std(ddof=1) if len(values) > 1 else 0.0
+        axes.axhspan(mean - deviation, mean + deviation, color="tab:blue", alpha=0.15, linewidth=0)
+        axes.axhline(mean, color="black", linestyle="--", linewidth=1)
+        axes.plot(range(len(values)), values, "o")
+        axes.set_xticks(range(len(values)))
+        axes.set(xlabel="order", ylabel="%", title=f"{name.replace('_', ' ')}\n{mean:.1f} ± {deviation:.1f} %")
+        axes.title.set_fontsize("medium")
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def save_orders(path: Path, measured: Sequence[Mapping[str, float]], metrics: Sequence[str]) -> None:
+    """Write the picture of several orders as PNG.
+
+    Args:
+        path: of the file; its folder is there.
+        measured: the metrics of each order, fractions.
+        metrics: those to draw.
+    """
+    _save(orders_figure(measured, metrics), path)
 
 
 def save_assessment_figures(directory: Path, assessment: Assessment) -> None:

@@ -5,6 +5,7 @@ One workspace is used from top to bottom: the tests of this file run in order, e
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -371,6 +372,28 @@ def test_a_scenario_is_reproduced_by_dvc_and_leaves_the_registry_alone(workspace
     assert "didn't change, skipping" in dvc(workspace, "repro")
     assert "accuracy_matrix.png" in dvc(workspace, "plots", "show", "--json")
     assert champion(workspace) == before
+
+
+def test_a_scenario_in_several_orders_tells_how_much_is_the_order_s(workspace: Workspace) -> None:
+    outputs = workspace.work_dir / "scenario"
+    record = json.loads(lorax(workspace, "scenario", "hard", "--orders", "2", "--json"))
+    first, second = record["orders"]
+    assert (first["tasks"], sorted(second["tasks"])) == (list(TASKS), sorted(TASKS))
+    assert first["tasks"] != second["tasks"]
+    assert first["metrics"].items() <= json.loads((outputs / "metrics.json").read_text()).items(), "as it is alone"
+    for name in ("average_accuracy", "forgetting"):
+        one, other = first["metrics"][name], second["metrics"][name]
+        assert record["spread"][name] == pytest.approx({
+            "mean": (one + other) / 2,
+            "deviation": abs(one - other) / 2**0.5,
+            "least": min(one, other),
+            "largest": max(one, other),
+        })  # fmt: skip
+    assert json.loads((outputs / "orders.json").read_text()) == record
+    with (outputs / "orders.csv").open(newline="") as file:
+        assert [row["tasks"].split() for row in csv.DictReader(file)] == [first["tasks"], second["tasks"]]
+    with Image.open(outputs / "orders.png") as picture:
+        picture.load()
 
 
 def write_plain_images(folder: Path, *, train: tuple[int, int], val: tuple[int, int]) -> None:
