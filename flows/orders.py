@@ -56,7 +56,7 @@ def track(root: str, name: str, homes: list[list[str]]) -> dict[str, Any]:
     """Write work/scenario/orders.* and a run of MLflow's for each order; returns what was measured."""
     workspace = Workspace(Path(root))
     commit = versions.revision(workspace).commit
-    found = []
+    found = list[dict[str, Any]]()
     for place, order in enumerate(homes):
         folders = [EpisodeFolder(Path(home)) for home in order]
         state_dir, state = folders[-1].state_dir, load_state(folders[-1].state_dir)
