@@ -93,9 +93,10 @@ def land(
             stream |= {one.task: landed[one.task] for one in new}  # a task that lands again keeps its place
             share = partial(_share, workspace, partial(_accept_again, workspace, new, options, on_report))
             _bring(workspace, new, tuple(stream.values()), notes, share if commit else None, apart, progress)
-            for one in new:
-                prints.keep(workspace, landed[one.task], prints.prints_of(one.files.values()))
-            prints.prune(workspace, stream.values())
+            with suppress(StorageError):  # it has landed; a later landing makes the tables anew
+                for one in new:
+                    prints.keep(workspace, landed[one.task], prints.prints_of(one.files.values()))
+                prints.prune(workspace, stream.values())
         elif commit:
             _share(workspace)
     return tuple(landed.values())
