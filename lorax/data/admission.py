@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,9 +17,8 @@ from lorax.data.layouts.arrangement import Plan
 from lorax.data.layouts.items import Reading
 from lorax.data.pins import Pins, TaskNotes
 from lorax.drafts import scratch, sweep
-from lorax.errors import DataVersionError
+from lorax.errors import DataVersionError, StorageError
 from lorax.params import LandingParams, load_params
-from lorax.storage import storage_errors
 from lorax.stream import check_new_name
 from lorax.workspace import Workspace
 
@@ -76,10 +76,11 @@ def check_landing(
     Raises:
         LayoutError: unsafe name, nothing that can be landed, or it can't be told what is what.
         DataVersionError: what has landed can't be read.
+        StorageError: the disk is full or refuses to be written.
     """
     if task:
         check_new_name(task)
-    with images_apart(workspace) as apart:
+    with landing_errors(workspace), images_apart(workspace) as apart:
         plan, incoming = read_incoming(checked_source(workspace, source), task, options.reading, apart, progress)
         tasks = named(incoming, pins.on_disk(workspace), options)
         return plan, reports_on(workspace, tasks, options, progress=progress)
@@ -103,11 +104,26 @@ def named(incoming: Sequence[Incoming], found: Pins, options: LandingOptions) ->
 
 
 @contextmanager
+def landing_errors(workspace: Workspace) -> Iterator[None]:
+    """Turn what a full or unreadable disk raises while something lands, or is tried, into a StorageError."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+        what = "the disk is full" if full else f"{error.filename or workspace.root}: {error.strerror or error}"
+        raise StorageError(
+            f"landing into {workspace.root} failed and changed nothing: {what}. "
+            f"{'Make room' if full else 'Mend that'} and land again."
+        ) from error
+
+
+@contextmanager
 def images_apart(workspace: Workspace) -> Iterator[Path]:
     """A folder for images that are no files in their source; on the disk of data/, so that they can be moved there."""
     folder = workspace.work_dir / "landing"
-    with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     sweep(folder)
     with scratch(folder) as apart:
         yield apart

@@ -5,7 +5,6 @@ Two landings run one after the other. See transaction.py for how a landing that 
 
 from __future__ import annotations
 
-import errno
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -13,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from lorax.data import keeping, memory, pins, prints, repository, upstream, versions
-from lorax.data.admission import DEFAULTS, LandingOptions, images_apart, named, reports_on
+from lorax.data.admission import DEFAULTS, LandingOptions, images_apart, landing_errors, named, reports_on
 from lorax.data.contract import Report
 from lorax.data.extending import check_relation
 from lorax.data.images import Progress
@@ -66,7 +65,7 @@ def land(
     if task:
         check_new_name(task)
     path = checked_source(workspace, source)
-    with _storage_errors(workspace), one_at_a_time(workspace, progress), images_apart(workspace) as apart:
+    with landing_errors(workspace), one_at_a_time(workspace, progress), images_apart(workspace) as apart:
         roll_back(workspace)  # what a killed landing left
         if commit:
             _check_committed(workspace)
@@ -111,7 +110,7 @@ def undo_killed(workspace: Workspace) -> None:
     if not is_noted(workspace):
         return
     path = workspace.work_dir / "landing.lock"
-    with _storage_errors(workspace), suppress(BlockingIOError), locked(path, _leave_it):
+    with landing_errors(workspace), suppress(BlockingIOError), locked(path, _leave_it):
         roll_back(workspace)
 
 
@@ -299,18 +298,3 @@ def one_at_a_time(workspace: Workspace, progress: Progress | None = None) -> Ite
     path = workspace.work_dir / "landing.lock"
     with locked(path, lambda: shown(0, 1, "waiting for another landing"), is_inherited=True):
         yield
-
-
-@contextmanager
-def _storage_errors(workspace: Workspace) -> Iterator[None]:
-    try:
-        yield
-    except StorageError:
-        raise
-    except OSError as error:
-        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-        what = "the disk is full" if full else f"{error.filename or workspace.root}: {error.strerror or error}"
-        raise StorageError(
-            f"landing into {workspace.root} failed and changed nothing: {what}. "
-            f"{'Make room' if full else 'Mend that'} and land again."
-        ) from error

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from lorax.data import git_locks, pins, repository, versions
-from lorax.data.admission import LandingOptions
+from lorax.data.admission import LandingOptions, check_landing
 from lorax.data.landing import land, one_at_a_time, undo_killed
 from lorax.data.layouts.items import Reading
 from lorax.errors import ContractError, DataVersionError, LayoutError, StorageError
@@ -540,6 +540,18 @@ def test_a_disk_that_fills_up_inside_dvc_is_a_storage_error_and_changes_nothing(
     source = write_task(tmp_path / "in", {"0_real": 1, "1_fake": 1}, seed=3, side=int((free * 0.7 / 4 / 3) ** 0.5))
     with pytest.raises(StorageError, match="disk is full: 'dvc add"):
         land(workspace, source, "gamma")
+    assert contents(workspace) == before
+
+
+def test_a_disk_that_fills_up_while_a_landing_is_tried_is_a_storage_error(
+    landed_workspace: Workspace, small_disk: Path, tmp_path: Path, write_task: WriteTask
+) -> None:
+    workspace = Workspace(small_disk / "workspace")
+    shutil.copytree(landed_workspace.root, workspace.root)
+    before = contents(workspace)
+    source = write_task(tmp_path / "in", seed=3, side=600)
+    with pytest.raises(StorageError, match="disk is full"):
+        check_landing(workspace, source, "gamma", LandingOptions(Reading(recode=95)))
     assert contents(workspace) == before
 
 
