@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -95,11 +96,11 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix == ".jsonl":
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+            rows = [json.loads(line) for line in text.split("\n") if line.strip()]  # a prompt may hold other line ends
         elif path.suffix == ".json":
             rows = list(_frames(json.loads(text), ()))
         else:
-            rows = list(csv.DictReader(text.splitlines(), delimiter=_delimiter(text)))
+            rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=_delimiter(text)))
     except (ValueError, RecursionError, csv.Error) as error:
         raise LayoutError(f"{path} can't be read as a list of files: {error}.") from error
     for number, row in enumerate(rows, 1):

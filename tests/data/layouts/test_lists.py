@@ -14,9 +14,9 @@ from tests.data.layouts.plans import Plan, both, counts, totals
 def write(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
     """A list of files in the format that its ending tells."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         if path.suffix == ".jsonl":
-            file.writelines(f"{json.dumps(row)}\n" for row in rows)
+            file.writelines(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
         else:
             table = csv.DictWriter(file, list(rows[0]), delimiter="\t" if path.suffix == ".tsv" else ",")
             table.writeheader()
@@ -31,7 +31,8 @@ def test_a_list_of_files_with_path_label_generator_and_split(plan: Plan, tmp_pat
     splits, rows = {"a": "train", "b": "test"}, []
     for folder, label in folders.items():
         generator = folder.split("/")[0] if label == "fake" else ""
-        row = {"label": label, "generator": generator, "split": splits[folder[-1]]}
+        prompt = "two\nlines\x0c, and what some take\u2028for more"
+        row = {"label": label, "generator": generator, "split": splits[folder[-1]], "prompt": prompt}
         rows += [{"path": f"{folder}/{number:03d}.png", **row} for number in range(12)]
     write(tmp_path / f"in/list.{ending}", rows)
     found = counts(plan(path=f"in/list.{ending}"))
