@@ -102,14 +102,7 @@ def episode(workspace_root: str, task: str, index: int, settings: dict[str, Any]
 
     progress.say(f"episode {index}: {task}", style="bold")
     base = steps.open_base_state(workspace_root, settings)
-    start = steps.choose_start(workspace_root, base, task, settings)
-    parent = Workspace(Path(workspace_root)).episodes_dir
-    home = steps.plan_episode(workspace_root, parent, base, task, settings, start)
-    steps.grow(workspace_root, home)
-    steps.fit(workspace_root, home)
-    steps.herd(workspace_root, home)
-    steps.calibrate(workspace_root, home)
-    steps.score(workspace_root, home)
+    home = steps.learn_task(workspace_root, Workspace(Path(workspace_root)).episodes_dir, base, task, settings)
     steps.assess(workspace_root, home)
     steps.update_atlas(workspace_root, home)
     steps.register(workspace_root, home)

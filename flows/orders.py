@@ -9,8 +9,8 @@ from typing import Any
 
 from prefect import flow
 
-from flows import steps
 from flows.scenario import learned_in_order, table_of
+from flows.step import step
 from lorax import progress
 from lorax.data import versions
 from lorax.learning import metrics
@@ -51,7 +51,7 @@ def orders(workspace_root: str, name: str, count: int, preset: str | None = None
     return track(workspace_root, name, homes)
 
 
-@steps.step("track orders")
+@step("track orders")
 def track(root: str, name: str, homes: list[list[str]]) -> dict[str, Any]:
     """Write work/scenario/orders.* and a run of MLflow's for each order; returns what was measured."""
     workspace = Workspace(Path(root))

@@ -15,6 +15,7 @@ from typing import Any
 from prefect import flow
 
 from flows import steps
+from flows.step import step
 from lorax import progress
 from lorax.data import versions
 from lorax.learning import metrics
@@ -62,17 +63,10 @@ def learned_in_order(workspace: Workspace, name: str, tasks: Sequence[str], para
 def episode(workspace_root: str, parent: str, task: str, index: int, base: str | None, settings: dict[str, Any]) -> str:
     """Learn one task on top of the state in `base`; returns the episode's folder."""
     progress.say(f"episode {index}: {task}", style="bold")
-    start = steps.choose_start(workspace_root, base, task, settings)
-    home = steps.plan_episode(workspace_root, Path(parent), base, task, settings, start)
-    steps.grow(workspace_root, home)
-    steps.fit(workspace_root, home)
-    steps.herd(workspace_root, home)
-    steps.calibrate(workspace_root, home)
-    steps.score(workspace_root, home)
-    return home
+    return steps.learn_task(workspace_root, Path(parent), base, task, settings)
 
 
-@steps.step("track scenario")
+@step("track scenario")
 def track(root: str, name: str, homes: list[str]) -> dict[str, Any]:
     """Write work/scenario/ and MLflow's run; returns what was measured."""
     workspace, folders = Workspace(Path(root)), [EpisodeFolder(Path(home)) for home in homes]

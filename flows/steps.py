@@ -8,30 +8,28 @@ opens it anew.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
 
-from prefect import Task as Step
-from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State, TaskRun
+from prefect import get_run_logger
 
 from flows import artifacts
-from lorax import attribution, progress, reconcile
+from flows.starts import choose_start
+from flows.step import Settings, step
+from lorax import progress, reconcile
 from lorax.atlas import layer_similarity
 from lorax.data import learned, pins, reals, versions
 from lorax.drafts import discard
-from lorax.errors import DataVersionError, LoraxError, RegistryError, StateError
+from lorax.errors import DataVersionError
 from lorax.learning import assessment, cutting
 from lorax.learning.assessment import Assessment
 from lorax.learning.episode import Episode
 from lorax.learning.folder import EpisodeFolder, Plan, Report
 from lorax.learning.state import LearnerState
-from lorax.learning.state_files import load_state, state_digest
+from lorax.learning.state_files import state_digest
 from lorax.params import Params
 from lorax.registry import Registry
 from lorax.registry.candidate import Candidate, open_candidate
@@ -39,34 +37,8 @@ from lorax.stream import DataRevision
 from lorax.tidying import used
 from lorax.workspace import Workspace
 
-Settings = Mapping[str, Any]
-"""All sections of params.yaml with the run's preset, as plain JSON values: read once a run, for all of its steps."""
-
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
-
-_RETRY_DELAYS_S = [5.0, 15.0, 40.0]  # a server that died is back in about 20 s
-
 _open: dict[str, Episode] = {}
 """The episode that this process has in hand, by its folder."""
-
-
-def _may_pass(_: Step[Any, Any], __: TaskRun, state: State[Any]) -> bool:
-    """Whether another try can help: not with bad input, which stays bad."""
-    error = state.result(raise_on_failure=False)
-    return not isinstance(error, LoraxError) or isinstance(error, RegistryError)
-
-
-def step(name: str) -> Callable[[Callable[_P, _R]], Step[_P, _R]]:
-    """Make a function a step of the flow's page, retried where another try can help."""
-    return task(
-        name=name,
-        retries=len(_RETRY_DELAYS_S),
-        retry_delay_seconds=_RETRY_DELAYS_S,
-        retry_condition_fn=_may_pass,
-        cache_policy=NO_CACHE,
-        persist_result=False,
-    )
 
 
 @step("open base state")
@@ -83,50 +55,17 @@ def open_base_state(root: str, settings: Settings) -> str | None:
         return str(used(registry.download_state(champion.version, workspace.states_dir)))
 
 
-def choose_start(root: str, base: str | None, name: str, settings: Settings) -> str | None:
-    """The known task whose branch the new one starts from; None, for a fresh start, unless something asks for one.
-
-    What landed as a new version of another starts from that one, whatever params.yaml says of others.
-    """
-    kept = pins.committed(Workspace(Path(root))).notes_of(name)
-    if base is None or kept.extends:
-        return None
-    if kept.new_version_of:
-        return find_older(root, base, kept.new_version_of, settings)
-    if Params.model_validate(settings).training.branch_init == "fresh":
-        return None
-    return find_nearest(root, base, name, settings)
-
-
-@step("find older branch")
-def find_older(root: str, base: str, older: str, settings: Settings) -> str | None:
-    """The task that the new one is the next version of, if its branch is known and could be started from."""
-    with progress.step("find older branch") as shown:
-        state, params = load_state(Path(base)), Params.model_validate(settings)
-        if why := attribution.unstartable(state, params, older):
-            shown.outcome = f"{why}: a fresh start"
-            get_run_logger().warning("the branch starts fresh: %s", why)
-            return None
-        shown.outcome = older
-        return older
-
-
-@step("find nearest branch")
-def find_nearest(root: str, base: str, name: str, settings: Settings) -> str | None:
-    """The known task whose branch the new task's probe is most like; None where none could be started from."""
-    with progress.step("find nearest branch") as shown:
-        workspace, params = Workspace(Path(root)), Params.model_validate(settings)
-        new, state, log = versions.read_task(workspace, name), load_state(Path(base)), get_run_logger()
-        fetch = lambda samples: versions.fetch(workspace, samples)  # noqa: E731
-        try:
-            similar = attribution.startable(workspace, state, params, new, fetch, log.info)
-        except StateError as error:  # only learning can mend it
-            shown.outcome = f"{str(error).partition(', ')[0]}: a fresh start"
-            log.warning("the branch starts fresh: %s", error)
-            return None
-        shown.outcome = ", ".join(f"{task} {cosine:.2f}" for task, cosine in similar) or "none that fits: a fresh start"
-        log.info("nearest to its probe: %s", shown.outcome)
-        return similar[0][0] if similar else None
+def learn_task(
+    root: str, parent: Path, base: str | None, name: str, settings: Settings, revision: DataRevision | None = None
+) -> str:
+    """The steps of the method, in `learn_episode`'s order; arguments and result as `plan_episode`."""
+    home = plan_episode(root, parent, base, name, settings, choose_start(root, base, name, settings), revision)
+    grow(root, home)
+    fit(root, home)
+    herd(root, home)
+    calibrate(root, home)
+    score(root, home)
+    return home
 
 
 def plan_episode(
@@ -172,8 +111,7 @@ def cut_out(root: str, base: str, name: str, settings: Settings, revision: DataR
 def grow(root: str, home: str) -> None:
     """Grow the network by a branch that knows nothing yet, and by outputs for the task's classes."""
     with progress.step("grow network") as shown:
-        if EpisodeFolder(Path(home)).trained_dir.is_dir():
-            _already_done(shown)
+        if _is_done(shown, EpisodeFolder(Path(home)).trained_dir.is_dir()):
             return
         with _opened(root, home) as episode:
             episode.grow()
@@ -186,8 +124,7 @@ def grow(root: str, home: str) -> None:
 def fit(root: str, home: str) -> None:
     """Fit the new branch and the head to the task's images and the exemplars."""
     with progress.step("train branch", counts=True) as shown:
-        if EpisodeFolder(Path(home)).trained_dir.is_dir():
-            _already_done(shown)
+        if _is_done(shown, EpisodeFolder(Path(home)).trained_dir.is_dir()):
             return
         with _opened(root, home) as episode:
             episode.fit(artifacts.epochs_shown(shown, episode.task.name), shown.on_progress)
@@ -197,8 +134,7 @@ def fit(root: str, home: str) -> None:
 def herd(root: str, home: str) -> None:
     """Herd the new classes' exemplars, and shrink the old ones' within the budget."""
     with progress.step("update exemplars") as shown:
-        if EpisodeFolder(Path(home)).exemplars_path.is_file():
-            _already_done(shown)
+        if _is_done(shown, EpisodeFolder(Path(home)).exemplars_path.is_file()):
             return
         with _opened(root, home) as episode:
             episode.herd()
@@ -209,8 +145,7 @@ def herd(root: str, home: str) -> None:
 def calibrate(root: str, home: str) -> None:
     """Fit on held-out images what turns answers into probabilities, and how much the texture counts in them."""
     with progress.step("calibrate") as shown:
-        if EpisodeFolder(Path(home)).is_scored:
-            _already_done(shown)
+        if _is_done(shown, EpisodeFolder(Path(home)).is_scored):
             return
         with _opened(root, home) as episode:
             episode.calibrate()
@@ -221,8 +156,7 @@ def score(root: str, home: str) -> str:
     """Score the network on every task it knows and write the next learner state; returns its digest."""
     with progress.step("evaluate", counts=True) as shown:
         folder = EpisodeFolder(Path(home))
-        if folder.is_scored:
-            _already_done(shown)
+        if _is_done(shown, folder.is_scored):
             return state_digest(folder.state_dir)
         with _opened(root, home) as episode:
             episode.score(shown.on_progress)
@@ -240,8 +174,7 @@ def assess(root: str, home: str) -> None:
     with progress.step("assess verdicts", counts=True) as shown:
         folder = EpisodeFolder(Path(home))
         photographs = reals.read_reals(Workspace(Path(root)), folder.plan().params.reals)
-        if assessment.kept_assessment(folder, photographs):
-            _already_done(shown)
+        if _is_done(shown, assessment.kept_assessment(folder, photographs) is not None):
             return
         with _opened(root, home) as episode:
             assessed = assessment.assess(episode, photographs, shown.on_progress)
@@ -329,9 +262,12 @@ def candidate_in(folder: EpisodeFolder, state: LearnerState | None = None) -> Ca
     return open_candidate(folder.state_dir, report, assessed, folder.plan().revision.commit, compared, state)
 
 
-def _already_done(shown: progress.Shown) -> None:
-    shown.outcome = "already done"
-    get_run_logger().info("already done: its output is whole on disk")
+def _is_done(shown: progress.Shown, is_there: bool) -> bool:
+    """Whether a step's output is there already; then that is told."""
+    if is_there:
+        shown.outcome = "already done"
+        get_run_logger().info("already done: its output is whole on disk")
+    return is_there
 
 
 def _shrink_features(episode: Episode) -> None:

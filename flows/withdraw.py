@@ -13,6 +13,7 @@ from typing import Any
 from prefect import flow, get_run_logger
 
 from flows import steps
+from flows.step import Settings, step
 from lorax import progress
 from lorax.data import landing, versions
 from lorax.data import withdrawal as data_withdrawal
@@ -76,23 +77,14 @@ def episode(
 ) -> str:
     """Learn one task on top of the state in `base`, registering nothing; returns the episode's folder."""
     progress.say(f"episode {index}: {task}", style="bold")
-    start = steps.choose_start(workspace_root, base, task, settings)
-    parent = Workspace(Path(workspace_root)).episodes_dir
-    data = DataRevision(*revision) if revision else None
-    home = steps.plan_episode(workspace_root, parent, base, task, settings, start, data)
-    steps.grow(workspace_root, home)
-    steps.fit(workspace_root, home)
-    steps.herd(workspace_root, home)
-    steps.calibrate(workspace_root, home)
-    steps.score(workspace_root, home)
+    parent, data = Workspace(Path(workspace_root)).episodes_dir, DataRevision(*revision) if revision else None
+    home = steps.learn_task(workspace_root, parent, base, task, settings, data)
     steps.assess(workspace_root, home)
     return home
 
 
-@steps.step("make champion")
-def make_champion(
-    root: str, settings: steps.Settings, task: str, before: int, number: int, by: str, reason: str
-) -> None:
+@step("make champion")
+def make_champion(root: str, settings: Settings, task: str, before: int, number: int, by: str, reason: str) -> None:
     """Move the champion from version `before`, which knows the task, to `number`, unless it is another by now."""
     with progress.step("make champion") as shown:
         workspace, params = Workspace(Path(root)), Params.model_validate(settings)
