@@ -158,7 +158,7 @@ def reports_on(
     for one in incoming:
         taken = _taken(workspace, one, options.replace, beside)
         report = check(one, Landed(others, seen), rules, options.accept_leak, taken)
-        problems = extending.problems(one, own, landed)
+        problems = extending.problems(one, own, Landed(landed, seen))
         reports.append(replace(report, findings=(*problems, *report.findings)))
         others |= {f"{one.task}/{path}": md5 for path, md5 in one.md5s.items()}
         seen |= prints.prints_of(one.files.values())

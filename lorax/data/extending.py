@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from itertools import count
 
+from lorax.data import versions
+from lorax.data.duplicates import Landed
 from lorax.data.findings import Finding
 from lorax.data.incoming import Incoming
 from lorax.data.layout import parse_task
 from lorax.data.pins import Pins, TaskNotes
+from lorax.data.prints import Print
 from lorax.errors import DataVersionError, LayoutError
 from lorax.stream import PinnedTask
 
@@ -83,19 +86,19 @@ def extension_name(found: Pins, base: str, digest: str) -> str:
     raise AssertionError("numbers don't end")
 
 
-def problems(incoming: Incoming, found: Pins, landed: Mapping[str, str]) -> Iterator[Finding]:
+def problems(incoming: Incoming, found: Pins, landed: Landed) -> Iterator[Finding]:
     """Why a data set can't land as more images of another task, or in place of one that others extend.
 
     Args:
         incoming: the data set.
         found: what has landed.
-        landed: path -> md5 of all files that have.
+        landed: all images that have.
     """
     base = incoming.extends or incoming.task
     family = {base, *(task.name for task, notes in found.notes.items() if notes.extends == base)} - {incoming.task}
     if not family or incoming.complaints:
         return
-    files = {name: _below(landed, name) for name in sorted(family)}
+    files = {name: versions.below(landed.files, name) for name in sorted(family)}
     tasks = {name: parse_task(name, "", own) for name, own in files.items()}
     new = parse_task(incoming.task, "", incoming.md5s)
     pairs = [(new, tasks[base])] if incoming.extends else [(task, new) for task in tasks.values()]
@@ -104,23 +107,26 @@ def problems(incoming: Incoming, found: Pins, landed: Mapping[str, str]) -> Iter
             extension.as_more_of(of)
         except LayoutError as error:
             yield Finding("other-classes", "refused", f"{extension.name} extends {of.name}: {error}")
-    yield from _across_splits(incoming, files)
+    yield from _across_splits(incoming, files, landed.prints)
 
 
-def _below(landed: Mapping[str, str], task: str) -> dict[str, str]:
-    return {path.removeprefix(f"{task}/"): md5 for path, md5 in landed.items() if path.startswith(f"{task}/")}
-
-
-def _across_splits(incoming: Incoming, family: Mapping[str, Mapping[str, str]]) -> Iterator[Finding]:
-    """Images that would be trained on here and tested on there, or the reverse."""
+def _across_splits(
+    incoming: Incoming, family: Mapping[str, Mapping[str, str]], prints: Mapping[str, Print]
+) -> Iterator[Finding]:
+    """Pictures that would be trained on here and tested on there, or the reverse."""
     sides: dict[str, set[str]] = {}
     for files in family.values():
         for path, md5 in files.items():
-            sides.setdefault(md5, set()).add(path.partition("/")[0])
-    torn = tuple(path for path, md5 in incoming.md5s.items() if sides.get(md5, set()) - {path.partition("/")[0]})
+            for name in {md5, prints[md5].pixels if md5 in prints else md5}:
+                sides.setdefault(name, set()).add(path.partition("/")[0])
+    torn = tuple(
+        path
+        for path, file in incoming.files.items()
+        if (sides.get(file.md5, set()) | sides.get(file.identity, set())) - {path.partition("/")[0]}
+    )
     if torn:
         message = (
-            f"{len(torn)} images lie in the other split of {', '.join(family)}, byte for byte; a test on them measures "
-            "nothing."
+            f"{len(torn)} images lie in the other split of {', '.join(family)}, pixel for pixel; a test on them "
+            "measures nothing."
         )
         yield Finding("same-in-train-and-val", "refused", message, torn)

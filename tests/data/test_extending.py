@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from lorax.data import pins, versions
 from lorax.data.admission import LandingOptions, check_landing
@@ -80,7 +80,8 @@ def test_an_extension_brings_no_class_and_no_tested_image_of_its_own(
     workspace = landed_workspace
     source = write_task(tmp_path / "in", {"0_real": 2, "1_fake": 2, "2_other": 2}, seed=3)
     tested = next((workspace.data_dir / "alpha" / "val" / "1_fake").iterdir())
-    shutil.copy(tested, source / "train" / "1_fake" / f"tested{tested.suffix}")
+    with Image.open(tested) as image:
+        image.save(source / "train" / "1_fake" / "tested.bmp")
     _, [report] = check_landing(workspace, source, "alpha", MORE)
     assert [(found.kind, len(found.paths)) for found in report.refused] == [
         ("other-classes", 0),
