@@ -16,12 +16,13 @@ _REAL = {"real", "0-real", "nature"}
 _FAKE = {"fake", "1-fake", "ai", "synthetic", "generated", "ai-generated"}
 _SPLIT_BY_WORD = {word: split for split, words in _SPLITS.items() for word in words}
 _YEAR = re.compile(r"(19|20)\d\d$")  # train2017
+_PART = "partial-"  # partial-train, as the Hub calls the beginning of a split that it has converted to Parquet
 _LONGEST = 63
 
 
 def split_of(word: str) -> str:
     """train, val or test, where a folder or a value is called so in whatever way; else ''."""
-    return _SPLIT_BY_WORD.get(_YEAR.sub("", word.lower()), "")
+    return _SPLIT_BY_WORD.get(_YEAR.sub("", word.lower()).removeprefix(_PART), "")
 
 
 def split_in(path: str) -> str:

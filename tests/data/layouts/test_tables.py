@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,37 +18,54 @@ def struct(kind: str = "png") -> dict[str, Any]:
     return {"bytes": image(kind), "path": None}
 
 
-def write(path: Path, rows: Sequence[Mapping[str, Any]], types: Mapping[str, pa.DataType],
-          features: Mapping[str, Any] | None = None, group: int = 4) -> Path:  # fmt: skip
-    """A Parquet file, or an Arrow stream, with the note of `datasets` on its columns where `features` are given."""
-    told = {b"huggingface": json.dumps({"info": {"features": features}}).encode()} if features else None
-    schema = pa.schema(list(types.items()), metadata=told)
-    table = pa.Table.from_pylist([dict(row) for row in rows], schema)
+def write(path: Path, rows: Sequence[Mapping[str, Any]], types: Mapping[str, pa.DataType], group: int = 4) -> Path:
+    """A Parquet file as pyarrow writes it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".parquet":
-        pq.write_table(table, path, row_group_size=group)
-    else:
-        with path.open("wb") as file, pa.ipc.new_stream(file, schema) as stream:
-            stream.write_table(table, group)
+    pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], pa.schema(list(types.items()))), path,
+                   row_group_size=group)  # fmt: skip
     return path
 
 
-def names(*values: str) -> dict[str, Any]:
-    return {"names": list(values), "_type": "ClassLabel"}
+def saved(root: Path, splits: Mapping[str, Sequence[Mapping[str, Any]]], features: Mapping[str, Any]) -> Path:
+    """What the `datasets` library keeps of its own: a folder of Arrow files for each split, in two parts."""
+    dataset_of(splits, features).save_to_disk(str(root), num_shards=dict.fromkeys(splits, 2))
+    return root
+
+
+def shared(root: Path, splits: Mapping[str, Sequence[Mapping[str, Any]]], features: Mapping[str, Any]) -> Path:
+    """What lies on the Hub: a Parquet file of the `datasets` library for each split."""
+    (root / "data").mkdir(parents=True)
+    for split, dataset in dataset_of(splits, features).items():
+        dataset.to_parquet(str(root / f"data/{split}-00000-of-00001.parquet"))
+    return root
+
+
+def dataset_of(splits: Mapping[str, Sequence[Mapping[str, Any]]], features: Mapping[str, Any]) -> Any:
+    """A `DatasetDict`; of a feature is given what it is, or, of a ClassLabel, the names."""
+    import datasets  # a second
+
+    datasets.disable_progress_bars()
+    kinds = {"image": datasets.Image(), **{name: datasets.Value(name) for name in ("string", "int64", "binary")}}
+    known = {
+        name: kinds[kind] if isinstance(kind, str) else datasets.ClassLabel(names=[*kind])
+        for name, kind in features.items()
+    }
+    empty = dict.fromkeys(features)
+    return datasets.DatasetDict({
+        split: datasets.Dataset.from_list([empty | dict(row) for row in rows], datasets.Features(known))
+        for split, rows in splits.items()
+    })  # fmt: skip
 
 
 def test_tiny_genimage(plan: Plan, tmp_path: Path) -> None:
-    features = {
-        "image": {"_type": "Image"},
-        "label": names("real", "fake"),
-        "generator": names("Real", "ADM", "Wukong"),
-    }
-    types = {"image": IMAGE, "label": pa.int64(), "generator": pa.int64()}
-    for split, share in (("train", 12), ("validation", 8)):
-        rows = [
+    features = {"image": "image", "label": ("real", "fake"), "generator": ("Real", "ADM", "Wukong")}
+    splits = {
+        split: [
             {"image": struct("jpg"), "label": int(g > 0), "generator": g} for g in (0, 0, 1, 2) for _ in range(share)
         ]
-        write(tmp_path / f"in/data/{split}-00000-of-00001.parquet", rows, types, features)
+        for split, share in (("train", 12), ("validation", 8))
+    }
+    shared(tmp_path / "in", splits, features)
     record = plan()
     found = counts(record)
     assert {name: (n["train/1_fake"], n["val/1_fake"]) for name, n in found.items()} == {
@@ -62,24 +78,24 @@ def test_tiny_genimage(plan: Plan, tmp_path: Path) -> None:
 
 
 def test_labels_go_by_their_names_not_by_their_numbers(plan: Plan, tmp_path: Path) -> None:
-    types = {"image": IMAGE, "label": pa.int64()}
-    for path, features in (("a", names("FAKE", "REAL")), ("b", names("Real", "Fake"))):
-        for split in ("train", "test"):
-            rows = [{"image": struct(), "label": n % 3 > 0} for n in range(6)]
-            rows = [{**row, "label": int(row["label"])} for row in rows]
-            write(tmp_path / path / f"{split}.parquet", rows, types, {"image": {"_type": "Image"}, "label": features})
+    for path, names in (("a", ("FAKE", "REAL")), ("b", ("Real", "Fake"))):
+        rows = {split: [{"image": struct(), "label": int(n % 3 > 0)} for n in range(6)] for split in ("train", "test")}
+        shared(tmp_path / path, rows, {"image": "image", "label": names})
     assert counts(plan("--task", "cifake", path="a")) == {"cifake": both(4, 4, (2, 2))}
     assert counts(plan("--task", "cifake", path="b")) == {"cifake": both(2, 2, (4, 4))}
+    shared(tmp_path / "c", {"test": [{"image": struct(), "label": -1}]}, {"image": "image", "label": ("Real", "Fake")})
+    assert "not told by their names: (none)" in plan(path="c")
 
 
 def test_numbers_without_names_are_asked_for(plan: Plan, tmp_path: Path) -> None:
     """Defactify's columns."""
-    types = {"Caption": pa.string(), "Image": IMAGE, "Label_A": pa.int64(), "Label_B": pa.int64()}
-    for split in ("train", "validation", "test"):
-        rows = [
-            {"Caption": "x", "Image": struct(), "Label_A": int(b > 0), "Label_B": b} for b in range(3) for _ in range(6)
-        ]
-        write(tmp_path / f"in/{split}-0.parquet", rows, types)
+    features = {"Caption": "string", "Image": "image", "Label_A": "int64", "Label_B": "int64"}
+    rows = {
+        split: [{"Caption": "x", "Image": struct(), "Label_A": int(b > 0), "Label_B": b} for b in range(3)
+                for _ in range(6)]
+        for split in ("train", "validation", "test")
+    }  # fmt: skip
+    shared(tmp_path / "in", rows, features)
     said = plan()
     assert "which labels are real and which synthetic is not told by their names: 0, 1. Say so, such as --label" in said
     said = plan("--label", "0=real,1=fake")
@@ -91,15 +107,16 @@ def test_numbers_without_names_are_asked_for(plan: Plan, tmp_path: Path) -> None
 
 def test_community_forensics_with_its_bytes_as_they_are(plan: Plan, tmp_path: Path) -> None:
     columns = ("image_name", "format", "model_name", "real_source", "subset", "split", "architecture")
-    types = {"image_data": pa.binary(), "label": pa.int64(), **dict.fromkeys(columns, pa.string())}
+    features = {"image_data": "binary", "label": "int64", **dict.fromkeys(columns, "string")}
     for folder in ("systematic", "manual"):
-        rows: list[dict[str, Any]] = []
-        for number in range(32):
-            told = {"label": number % 2, "model_name": f"{folder}-model" if number % 2 else None}
-            rows.append(
-                {**told, "image_data": image("jpg"), "image_name": "x.png", "split": ("train", "test")[number // 16]}
-            )
-        write(tmp_path / f"in/data/{folder}/part-0.parquet", rows, types)
+        rows = [
+            {
+                "label": number % 2, "model_name": f"{folder}-model" if number % 2 else None,
+                "image_data": image("jpg"), "image_name": "x.png", "split": ("train", "test")[number // 16],
+            }
+            for number in range(32)
+        ]  # fmt: skip
+        shared(tmp_path / "in" / folder, {"part": rows}, features)
     found = counts(plan("--label", "0=real,*=fake"))
     assert {name: (n["train/1_fake"], n["val/1_fake"]) for name, n in found.items()} == {
         "manual-model": (8, 8), "systematic-model": (8, 8)
@@ -108,14 +125,16 @@ def test_community_forensics_with_its_bytes_as_they_are(plan: Plan, tmp_path: Pa
 
 
 def test_openfake_comes_in_the_order_of_release(plan: Plan, tmp_path: Path) -> None:
-    columns = ("prompt", "label", "model", "type", "release_date")
-    types = {"image": IMAGE, **dict.fromkeys(columns, pa.string())}
+    features = {"image": "image", **dict.fromkeys(("prompt", "label", "model", "type", "release_date"), "string")}
     models = {"flux.1-dev": "2024-08-01", "sdxl": "2023-07-26", "gpt-image-1": "2025-04"}
+    splits: dict[str, list[dict[str, Any]]] = {}
     for split in ("train", "test"):
-        rows = [{"image": struct(), "label": "real", "model": "laion", "type": "real"} for _ in range(40)]
+        splits[split] = [{"image": struct(), "label": "real", "model": "laion", "type": "real"} for _ in range(40)]
         for model, date in models.items():
-            rows += [{"image": struct(), "label": "fake", "model": model, "release_date": date} for _ in range(3)]
-        write(tmp_path / f"in/opensource/{split}-00000.parquet", rows, types)
+            splits[split] += [
+                {"image": struct(), "label": "fake", "model": model, "release_date": date} for _ in range(3)
+            ]
+    shared(tmp_path / "in/opensource", splits, features)
     record = plan()
     assert list(counts(record)) == ["sdxl", "flux-1-dev", "gpt-image-1"]
     assert [task["released"] for task in record["tasks"]] == ["2023-07-26", "2024-08-01", "2025-04"]
@@ -124,32 +143,26 @@ def test_openfake_comes_in_the_order_of_release(plan: Plan, tmp_path: Path) -> N
 
 
 def test_ai_genbench_as_datasets_saves_it(plan: Plan, tmp_path: Path) -> None:
-    types = {
-        "image": IMAGE,
-        "label": pa.int64(),
-        "generator": pa.string(),
-        "file_id": pa.string(),
-        "height": pa.int64(),
+    features = {"image": "image", "height": "int64", "label": ("real", "fake"), "generator": "string"}
+    rows = [("", 0)] * 24 + [(generator, 1) for generator in ("CycleGAN", "ProGAN") for _ in range(5)]
+    splits = {
+        split: [{"image": struct(), "label": label, "generator": generator} for generator, label in rows]
+        for split in ("train", "validation")
     }
-    features = {"image": {"_type": "Image"}, "label": names("real", "fake")}
-    for split in ("train", "validation"):
-        rows = [{"image": struct(), "label": 0, "generator": ""} for _ in range(24)]
-        rows += [{"image": struct(), "label": 1, "generator": g} for g in ("CycleGAN", "ProGAN") for _ in range(5)]
-        write(tmp_path / f"in/{split}/data-00000-of-00001.arrow", rows, types, features)
-        (tmp_path / f"in/{split}/state.json").write_text("{}")
-    (tmp_path / "in/dataset_dict.json").write_text("{}")
+    saved(tmp_path / "in", splits, features)
     record = plan()
     assert {name: n["1_fake"] for name, n in totals(record).items()} == {"cyclegan": 10, "progan": 10}
     assert sum(n["0_real"] for n in totals(record).values()) == 48
-    assert "3 files hold no images and stay behind" in record["told"][0]
+    assert "4 Arrow files" in record["taken_for"]
+    assert "5 files hold no images and stay behind" in record["told"][0]
     assert "--order release takes a date for each generator" in plan("--order", "release")
 
 
 def test_so_fake_ood_and_generators_alone(plan: Plan, tmp_path: Path) -> None:
-    types = {"image": IMAGE, "label": pa.int64(), "generator": pa.string(), "filename": pa.string()}
+    features = {"image": "image", "label": "int64", "generator": "string", "filename": "string"}
     rows = [{"image": struct(), "label": int(n > 15), "generator": "ideogram3" if n > 15 else "OpenForensics",
              "filename": f"{n}.png"} for n in range(32)]  # fmt: skip
-    write(tmp_path / "in/test.parquet", rows, types)
+    shared(tmp_path / "in", {"test": rows}, features)
     assert totals(plan("--label", "0=real,1=fake", "--split", "0.5")) == {"ideogram3": {"0_real": 16, "1_fake": 16}}
     alone = [{"image": row["image"], "generator": row["generator"]} for row in rows]
     write(tmp_path / "alone/test.parquet", alone, {"image": IMAGE, "generator": pa.string()})

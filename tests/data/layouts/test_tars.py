@@ -3,15 +3,16 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tests.data.layouts.images import image, write_tree
 from tests.data.layouts.plans import Plan, both, counts, totals
 
 
 def write(path: Path, members: Sequence[tuple[str, bytes]]) -> Path:
-    """A tar file as WebDataset names its members."""
+    """A tar file of these members, whatever they are called."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as archive:
         for name, data in members:
@@ -25,11 +26,21 @@ def sample(key: str, **said: object) -> list[tuple[str, bytes]]:
     return [(f"{key}.png", image()), (f"{key}.json", json.dumps(said).encode())]
 
 
+def shards(root: Path, name: str, samples: Sequence[Mapping[str, Any]], most: int = 100) -> None:
+    """Tar files of the `webdataset` library, with so many samples each."""
+    from webdataset import ShardWriter  # two seconds, of which torch has most
+
+    root.mkdir(parents=True, exist_ok=True)
+    with ShardWriter(str(root / name), maxcount=most, verbose=0) as writer:
+        for sample in samples:
+            writer.write(sample)
+
+
 def test_dragon_has_fakes_of_many_models_and_no_reals(plan: Plan, tmp_path: Path) -> None:
-    for split, shards in (("train", 2), ("test", 1)):
-        for shard in range(shards):
-            samples = [sample(f"{m}_{n}", model=m, prompt="x") for m in ("SD-3", "Flash_SDXL") for n in range(4)]
-            write(tmp_path / f"in/{split}/dragon_{split}_{shard:03d}.tar", [part for one in samples for part in one])
+    for split, each in (("train", 8), ("test", 4)):
+        samples = [{"__key__": f"{m}_{n}", "png": image(), "json": {"model": m, "prompt": "x"}}
+                   for m in ("SD-3", "Flash_SDXL") for n in range(each)]  # fmt: skip
+        shards(tmp_path / "in" / split, f"dragon_{split}_%03d.tar", samples, most=8)
     real = write_tree(tmp_path / "real", {"train": 20, "val": 20})
     assert "which generators are real is not told: Flash_SDXL, SD-3" in plan()
     found = counts(plan("--real", str(real)))
@@ -40,13 +51,13 @@ def test_dragon_has_fakes_of_many_models_and_no_reals(plan: Plan, tmp_path: Path
 
 
 def test_semi_truths_and_classes_in_members_of_their_own(plan: Plan, tmp_path: Path) -> None:
-    write(tmp_path / "in/train-0.tar", [(f"{n}.png", image()) for n in range(16)])
+    shards(tmp_path / "in", "train-%d.tar", [{"__key__": f"{n}", "png": image()} for n in range(16)])
     real = write_tree(tmp_path / "real", {".": 30})
     found = totals(plan("--real", str(real), "--split", "0.5", "--task", "semi-truths"))
     assert found == {"semi-truths": {"0_real": 30, "1_fake": 16}}
     for split in ("train", "test"):
-        members = [part for n in range(8) for part in ((f"{n}.jpg", image("jpg")), (f"{n}.cls", str(n % 2).encode()))]
-        write(tmp_path / f"cls/{split}.tar", members)
+        samples = [{"__key__": f"of/{split}/{n}", "jpg": image("jpg"), "cls": n % 2} for n in range(8)]
+        shards(tmp_path / "cls", f"{split}-%d.tar", samples)
     assert "not told by their names: 0, 1" in plan(path="cls")
     assert counts(plan("--label", "0=fake,1=real", "--task", "x", path="cls")) == {"x": both(4, 4)}
 
