@@ -85,7 +85,8 @@ class Labels:
             example = ",".join(f"{value}={kind}" for value, kind in zip(values, ("real", "fake"), strict=False))
             raise LayoutError(
                 f"{self.place}: which labels are real and which synthetic is not told by their names: "
-                f"{listed(value or '(none)' for value in values)}. Say so, such as --label {example} (if it is so); * stands for all others."
+                f"{listed(value or '(none)' for value in values)}. Say so, such as --label {example} (if it is so); "
+                "* stands for all others."
             )
         if self._unknown:
             raise LayoutError(
