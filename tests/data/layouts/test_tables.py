@@ -50,10 +50,9 @@ def dataset_of(splits: Mapping[str, Sequence[Mapping[str, Any]]], features: Mapp
         name: kinds[kind] if isinstance(kind, str) else datasets.ClassLabel(names=[*kind])
         for name, kind in features.items()
     }
-    empty = dict.fromkeys(features)
+    own = {split: [{name: row.get(name) for name in features} for row in rows] for split, rows in splits.items()}
     return datasets.DatasetDict({
-        split: datasets.Dataset.from_list([empty | dict(row) for row in rows], datasets.Features(known))
-        for split, rows in splits.items()
+        split: datasets.Dataset.from_list(rows, datasets.Features(known)) for split, rows in own.items()
     })  # fmt: skip
 
 
