@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from lorax.data import memory, versions
 from lorax.data.examine import Examined, examine_all
 from lorax.data.images import Progress, in_threads
-from lorax.data.layout import parse_task, well_placed
+from lorax.data.layout import is_image, parse_task, well_placed
+from lorax.data.layouts.apart import Apart
 from lorax.data.layouts.arrangement import Arranged, Plan, arranged, as_is, named
-from lorax.data.layouts.items import Found, Reading
+from lorax.data.layouts.items import Found, Item, Reading
 from lorax.data.layouts.recognition import read_source
 from lorax.errors import LayoutError
 from lorax.workspace import Workspace
+
+_JPEG = (".jpg", ".jpeg")
 
 
 @dataclass(frozen=True)
@@ -75,42 +79,68 @@ def read_incoming(
     Raises:
         LayoutError: it can't be told what is what, or something is damaged.
     """
-    found = read_source(source, task, reading, scratch, progress)
-    if found.as_is is not None:
-        plan, examined = _laid_out(found, task or source.name, reading, progress)
-    else:
-        names = named(found, task, source, reading)
-        plan, examined = _arranged(found, names, reading, progress)
+    apart = Apart(scratch, None if reading.limit is None else ())
+    found = read_source(source, task, reading, apart, progress)
+    names = {} if found.as_is is not None else named(found, task, source, reading)
+    wanted = _wanted(found, names, reading)
+    lay_out = partial(_laid_out, found, task or source.name, names, reading)
+    if reading.limit is None and reading.recode is None:  # everything is read once
+        examined = _examined(wanted, progress)
+        plan = lay_out({path: seen.md5 for path, seen in examined.items()})
+    else:  # what is drawn or encoded anew is so by what the source holds, which takes reading that first
+        plan = lay_out(apart.md5s | _md5s([path for path in wanted.values() if path not in apart.md5s], progress))
+        if apart.md5s:
+            drawn = {item.path for one in plan.tasks for item in one.files.values()}
+            read_source(source, task, reading, Apart(scratch, drawn), progress)
+        if reading.recode is not None:
+            plan = _recoded(plan, reading.recode, apart, progress)
+        chosen = [one.files[place] for one in plan.tasks for place in well_placed(one.files)]
+        examined = _examined({item.shown: item.path for item in chosen}, progress)
     complaints = [found.complaints, *[()] * len(plan.tasks)]  # of the source: told with its first task
     return plan, [_incoming(one, examined, said) for one, said in zip(plan.tasks, complaints, strict=False)]
 
 
-def _laid_out(
-    found: Found, task: str, reading: Reading, progress: Progress | None
-) -> tuple[Plan, Mapping[Path, Examined]]:
-    assert found.as_is is not None
+def _wanted(found: Found, names: Mapping[str, str], reading: Reading) -> dict[str, Path]:
+    """The files that are to be read, by what messages call them."""
+    if found.as_is is None:
+        return {item.shown: item.path for item in found.items if item.is_real or item.generator in names}
     # a split is by content, so it takes reading; else what is misplaced, as all is in a wrong folder, is not read
     paths = found.as_is if reading.split is not None else well_placed(found.as_is)
-    examined = examine_all({path: found.as_is[path] for path in paths}, progress)
-    files = {found.as_is[path]: seen for path, seen in examined.items()}
+    return {path: found.as_is[path] for path in paths}
+
+
+def _laid_out(found: Found, task: str, names: Mapping[str, str], reading: Reading, md5s: Mapping[Path, str]) -> Plan:
+    if found.as_is is None:
+        return arranged(found, names, reading, md5s)
     try:
-        return as_is(found, task, reading.split, {path: seen.md5 for path, seen in files.items()}), files
+        return as_is(found, task, reading, md5s)
     except LayoutError as error:
-        return Plan(found.taken_for, found.told, (Arranged(task, task, {}, complaint=str(error)),)), files
+        return Plan(found.taken_for, found.told, (Arranged(task, task, {}, complaint=str(error)),))
 
 
-def _arranged(
-    found: Found, names: Mapping[str, str], reading: Reading, progress: Progress | None
-) -> tuple[Plan, Mapping[Path, Examined]]:
-    """Everything is read once; or, where some is chosen by its content, that twice."""
-    if reading.limit is None:
-        shown = {item.shown: item.path for item in found.items if item.is_real or item.generator in names}
-        files = {shown[name]: seen for name, seen in examine_all(shown, progress).items()}
-        return arranged(found, names, reading, {path: seen.md5 for path, seen in files.items()}), files
-    paths = [item.path for item in found.items]
-    plan = arranged(found, names, reading, dict(zip(paths, in_threads(_md5, paths, progress, "reading"), strict=True)))
-    chosen = {item.shown: item.path for one in plan.tasks for item in one.files.values()}
-    return plan, {chosen[name]: seen for name, seen in examine_all(chosen, progress).items()}
+def _examined(paths: Mapping[str, Path], progress: Progress | None) -> dict[Path, Examined]:
+    return {paths[name]: seen for name, seen in examine_all(paths, progress).items()}
+
+
+def _recoded(plan: Plan, quality: int, apart: Apart, progress: Progress | None) -> Plan:
+    """With every image encoded anew."""
+    paths = [item.path for one in plan.tasks for place, item in one.files.items() if is_image(place)]
+    made = apart.recoded(paths, quality, progress)
+    return replace(plan, tasks=tuple(_with_encoded(one, made) for one in plan.tasks))
+
+
+def _with_encoded(one: Arranged, made: Mapping[Path, Path]) -> Arranged:
+    files: dict[str, Item] = {}
+    for place, item in one.files.items():
+        path = made.get(item.path)
+        is_called_so = path is None or place.lower().endswith(_JPEG)
+        files[place if is_called_so else f"{place}.jpg"] = replace(item, path=path or item.path)
+    said = "two images would have one name once they are encoded anew, as a.png and a.png.jpg would. Rename one."
+    return replace(one, files=files, complaint=one.complaint or (said if len(files) < len(one.files) else ""))
+
+
+def _md5s(paths: Sequence[Path], progress: Progress | None) -> dict[Path, str]:
+    return dict(zip(paths, in_threads(_md5, paths, progress, "reading"), strict=True))
 
 
 def _md5(path: Path) -> str:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Container, Sequence
 from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
 from lorax.data.images import FORMATS, Progress, decode, in_threads
 from lorax.data.layout import is_image
-from lorax.data.layouts.items import Item
 from lorax.errors import ImageError, LayoutError
 
 _ENDINGS = {
@@ -19,18 +18,24 @@ _ENDINGS = {
     "AVIF": ".avif", "JPEG2000": ".jp2",
 }  # fmt: skip
 _UNKNOWN = ".png"  # refused as no image that can be decoded, with its name, which one that is none by name would not be
-_JPEG = (".jpg", ".jpeg")
 _IN_A_FOLDER = 1000
 
 
 class Apart:
-    """A folder that fills with images."""
+    """A folder that fills with images.
 
-    def __init__(self, root: Path) -> None:
-        self._root, self._count = root, 0
+    Args:
+        root: the folder.
+        only: those of the files that are to be written, where a source is read a second time. () writes none, and tells
+            of each image its md5 in `md5s`. None: all.
+    """
+
+    def __init__(self, root: Path, only: Container[Path] | None = None) -> None:
+        self._root, self._only, self._count = root, only, 0
+        self.md5s: dict[Path, str] = {}
 
     def file(self, data: bytes, name: str, given: str = "") -> tuple[Path, str]:
-        """Write an image's bytes, as they are.
+        """Write an image's bytes, as they are, where it is wanted.
 
         Args:
             data: the bytes.
@@ -41,29 +46,36 @@ class Apart:
             The file, and its name with the ending that the bytes tell.
         """
         path = self._new()
-        path.write_bytes(data)
+        if self._only is None or path in self._only:
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(data)
+        elif not self._only:
+            self.md5s[path] = hashlib.md5(data, usedforsecurity=False).hexdigest()
         return path, name + (_ending(data) or (PurePosixPath(given).suffix if is_image(given) else _UNKNOWN))
 
-    def recoded(self, items: Sequence[Item], quality: int, progress: Progress | None) -> list[Item]:
-        """Images encoded anew as JPEG; one that can't be decoded stays as it is."""
+    def recoded(self, paths: Sequence[Path], quality: int, progress: Progress | None) -> dict[Path, Path]:
+        """Images encoded anew as JPEG: old file -> new one, but for what can't be decoded."""
 
-        def encoded(pair: tuple[Item, Path]) -> Item:
-            item, path = pair
+        def encoded(pair: tuple[Path, Path]) -> bool:
+            old, new = pair
             try:
-                pixels = decode(item.path)
+                pixels = decode(old)
             except ImageError:
-                return item
-            Image.fromarray(pixels).save(path, "JPEG", quality=quality)
-            name = item.name if item.name.lower().endswith(_JPEG) else f"{item.name}.jpg"
-            return replace(item, path=path, name=name)
+                return False
+            Image.fromarray(pixels).save(new, "JPEG", quality=quality)
+            if old.is_relative_to(self._root):
+                old.unlink()
+            return True
 
-        return in_threads(encoded, [(item, self._new()) for item in items], progress, "encoding anew")
+        pairs = [(path, self._new()) for path in paths]
+        for folder in {new.parent for _, new in pairs}:
+            folder.mkdir(exist_ok=True)
+        made = in_threads(encoded, pairs, progress, "encoding anew")
+        return {old: new for (old, new), is_made in zip(pairs, made, strict=True) if is_made}
 
     def _new(self) -> Path:
-        folder = self._root / str(self._count // _IN_A_FOLDER)
-        folder.mkdir(exist_ok=True)
         self._count += 1
-        return folder / str(self._count)
+        return self._root / str(self._count // _IN_A_FOLDER) / str(self._count)
 
 
 def inside(root: Path, folder: Path, given: str, shown: str) -> Path:

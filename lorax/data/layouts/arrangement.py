@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lorax.data.layout import split_by_content
+from lorax.data.layout import class_folder, split_by_content, well_placed
 from lorax.data.layouts.items import Found, Item, Reading
 from lorax.data.layouts.words import listed, task_name
 from lorax.errors import LayoutError
@@ -146,7 +146,7 @@ def arranged(found: Found, names: Mapping[str, str], reading: Reading, md5s: Md5
     return Plan(found.taken_for, tuple(dict.fromkeys((*found.told, *told, *_passed_over(groups, names)))), tuple(tasks))
 
 
-def as_is(found: Found, task: str, split: float | None, md5s: Md5s) -> Plan:
+def as_is(found: Found, task: str, reading: Reading, md5s: Md5s) -> Plan:
     """The one task that is laid out already.
 
     Raises:
@@ -154,9 +154,13 @@ def as_is(found: Found, task: str, split: float | None, md5s: Md5s) -> Plan:
     """
     assert found.as_is is not None
     places = {path: path for path in found.as_is}
-    if split is not None:
-        places = split_by_content({path: md5s.get(file) or "0" for path, file in found.as_is.items()}, split)
+    if reading.split is not None:
+        places = split_by_content({path: md5s.get(file) or "0" for path, file in found.as_is.items()}, reading.split)
     files = {place: Item(found.as_is[path], path, path, "") for path, place in places.items()}
+    if reading.limit is not None:
+        good = {files[place]: (place.partition("/")[0], class_folder(place)) for place in well_placed(files)}
+        drawn = _drawn([(kind, item) for item, kind in good.items()], reading.limit, md5s)
+        files = {place: item for place, item in files.items() if item in drawn or item not in good}
     return Plan(found.taken_for, found.told, (Arranged(check_new_name(task), task, files),))
 
 
@@ -247,12 +251,9 @@ def _by_content(md5: str, share: float) -> str:
 
 def _placed(items: Sequence[Item], limit: int | None, md5s: Md5s) -> tuple[dict[str, Item], str]:
     """Path below data/<task> -> image; and what would lie where another does, '' if nothing would."""
-    chosen = list(items)
+    chosen: Iterable[Item] = items
     if limit is not None:
-        kept: dict[tuple[str, str], list[Item]] = defaultdict(list)
-        for item in sorted(items, key=lambda item: (md5s.get(item.path, ""), item.shown)):
-            kept[item.split, item.class_folder].append(item)
-        chosen = [item for group in kept.values() for item in group[:limit]]
+        chosen = _drawn([((item.split, item.class_folder), item) for item in items], limit, md5s)
     files: dict[str, Item] = {}
     twice = []
     for item in chosen:
@@ -262,3 +263,11 @@ def _placed(items: Sequence[Item], limit: int | None, md5s: Md5s) -> tuple[dict[
         files.setdefault(place, item)
     complaint = f"{len(twice)} images would land under a name that another has: {some(twice, 5)}. Rename them."
     return files, complaint if twice else ""
+
+
+def _drawn(items: Sequence[tuple[Hashable, Item]], limit: int, md5s: Md5s) -> dict[Item, None]:
+    """So many of each kind, by content."""
+    kept: dict[Hashable, list[Item]] = defaultdict(list)
+    for kind, item in sorted(items, key=lambda pair: (md5s.get(pair[1].path, ""), pair[1].shown)):
+        kept[kind].append(item)
+    return {item: None for group in kept.values() for item in group[:limit]}

@@ -27,14 +27,14 @@ _METADATA = re.compile(r"(?:.+/)?metadata\.(?:csv|tsv|jsonl)")
 _SHOWN = 3
 
 
-def read_source(source: Path, task: str, reading: Reading, scratch: Path, progress: Progress | None = None) -> Found:
+def read_source(source: Path, task: str, reading: Reading, apart: Apart, progress: Progress | None = None) -> Found:
     """The images of a source, whatever its layout.
 
     Args:
         source: a folder, or a file that lists or holds images.
         task: the name that was asked for; '' if none was.
         reading: as it was asked for.
-        scratch: an empty folder, where images that are no files yet become some.
+        apart: where images that are no files yet become some.
         progress: told after each of these.
 
     Raises:
@@ -44,13 +44,12 @@ def read_source(source: Path, task: str, reading: Reading, scratch: Path, progre
     found, complaint = find_files(source) if source.is_dir() else ([source.name], "")
     images = [path for path in found if is_image(path)]
     lenders = [Path(real) for real in reading.real if _lends(real, images)]
-    apart = Apart(scratch)
     own = task or source.name.partition(".")[0]
     read = _held(root, found, reading, own, apart, progress) or _listed(source, found, reading, own)
     if read is None:
-        return _with_complaint(_tree(source, found, images, task, reading, lenders, apart, progress), complaint)
+        return _with_complaint(_tree(source, found, images, task, reading, lenders), complaint)
     _check_reals(reading, read, lenders)
-    return _with_complaint(_complete(read, lenders, reading, apart, progress), complaint)
+    return _with_complaint(_complete(read, lenders), complaint)
 
 
 def _held(
@@ -79,12 +78,11 @@ def _listed(source: Path, found: Sequence[str], reading: Reading, own: str) -> F
 
 
 def _tree(
-    source: Path, found: Sequence[str], images: Sequence[str], task: str, reading: Reading, lenders: Sequence[Path],
-    apart: Apart, progress: Progress | None,
-) -> Found:  # fmt: skip
+    source: Path, found: Sequence[str], images: Sequence[str], task: str, reading: Reading, lenders: Sequence[Path]
+) -> Found:
     as_is = None if reading.levels else read_cddb(source, found, task, reading.split)
     if as_is:
-        return _recoded(as_is, reading.recode, apart, progress)
+        return as_is
     if not images:
         return _nothing(source, found, task)
     names = [real for real in reading.real if is_known(real, images)]
@@ -93,27 +91,12 @@ def _tree(
             raise LayoutError(f"--real {real}: neither a folder of the data set nor one that could lend real images.")
     tree = read_tree(source, images, reading, names)
     told = (*tree.told, *_others(found, images, "are no images"))
-    return _complete(replace(tree, told=told), lenders, reading, apart, progress)
+    return _complete(replace(tree, told=told), lenders)
 
 
-def _complete(
-    found: Found, lenders: Sequence[Path], reading: Reading, apart: Apart, progress: Progress | None
-) -> Found:
-    """With what is lent, and encoded anew where that was asked for."""
-    items = [*found.items, *(item for folder in lenders for item in _lent(folder))]
-    if reading.recode is not None:
-        items = apart.recoded(items, reading.recode, progress)
-    return replace(found, items=tuple(items))
-
-
-def _recoded(as_is: Found, quality: int | None, apart: Apart, progress: Progress | None) -> Found:
-    """A task in CDDB's layout, its images encoded anew where that was asked for."""
-    if quality is None or as_is.as_is is None:
-        return as_is
-    items = [Item(path, place, place, "") for place, path in as_is.as_is.items() if is_image(place)]
-    others = {place: path for place, path in as_is.as_is.items() if not is_image(place)}
-    made = {item.name: item.path for item in apart.recoded(items, quality, progress)}
-    return replace(as_is, as_is=others | made)
+def _complete(found: Found, lenders: Sequence[Path]) -> Found:
+    """With what is lent."""
+    return replace(found, items=(*found.items, *(item for folder in lenders for item in _lent(folder))))
 
 
 def _lends(real: str, images: Sequence[str]) -> bool:
