@@ -17,7 +17,8 @@ class Reading:
         split: for data without a test split: the share of images, by content, that goes to train/.
         real: what is real: names of class folders, or of generators as a table calls them; and folders that lend real
             images. "none": nothing here is.
-        labels: value of the label column -> "real" or "fake"; "*" stands for every other value.
+        labels: value of the label column -> "real" or "fake"; "*" stands for every other value whose name does
+            not say so.
         generators: the generators to take, in this order, as the source calls them -> name of the task; all if empty.
         columns: of a table: "image", "path", "label", "generator", "split", "date" -> the column's name.
         levels: what each level of folders is: "split", "class", "generator", "subject" or "*" (nothing).

@@ -86,7 +86,7 @@ class Labels:
             raise LayoutError(
                 f"{self.place}: which labels are real and which synthetic is not told by their names: "
                 f"{listed(value or '(none)' for value in values)}. Say so, such as --label {example} (if it is so); "
-                "* stands for all others."
+                "* stands for all others. If they name generators, give their column as --generator-column, too."
             )
         if self._unknown:
             raise LayoutError(
@@ -106,8 +106,9 @@ class Labels:
         if self._is_named_real(row):
             return REAL
         if self.has_label:
-            given = self.reading.labels.get(row.label, self.reading.labels.get(_ELSE, ""))
-            found = _CLASSES.get(given, "") or class_of(row.label)
+            labels = self.reading.labels
+            found = _CLASSES.get(labels.get(row.label, ""), "") or class_of(row.label)
+            found = found or _CLASSES.get(labels.get(_ELSE, ""), "")
             if not found:
                 self._unknown[row.label] = None
             return found

@@ -1,0 +1,57 @@
+"""Public sets that nobody had in mind when the layouts were written, made as their pages tell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.data.layouts.images import write_tree
+from tests.data.layouts.plans import Plan, counts, totals
+from tests.data.layouts.test_tables import shared, struct
+
+
+def test_deepfakeface_is_four_archives_with_the_folders_of_imdb_wiki(plan: Plan, tmp_path: Path) -> None:
+    """https://huggingface.co/datasets/OpenRL/DeepFakeFace: three generators, wiki.zip has the real images."""
+    (tmp_path / "in").mkdir()
+    for name in ("inpainting", "insight", "text2img", "wiki"):
+        (tmp_path / f"in/{name}.zip").write_bytes(b"")
+    assert "unpack them first" in plan()
+    for name in ("inpainting", "insight", "text2img"):
+        write_tree(tmp_path / "in" / name, {"00": 6, "01": 6}, "jpg")
+    write_tree(tmp_path / "in/wiki", {"00": 40, "01": 40}, "jpg")
+    assert "none is called real or synthetic: inpainting/00" in plan("--split", "0.5")
+    record = plan("--real", "wiki", "--split", "0.5")
+    found = totals(record)
+    assert {name: n["1_fake"] for name, n in found.items()} == {"inpainting": 12, "insight": 12, "text2img": 12}
+    assert sum(n["0_real"] for n in found.values()) == 80
+    assert any("4 files are no images" in said for said in record["told"])
+
+
+def test_ai_detector_benchmark_calls_a_generator_real(plan: Plan, tmp_path: Path) -> None:
+    """https://huggingface.co/datasets/ash12321/ai-detector-benchmark-test-data: `ai` or `real`, one split."""
+    features = {"image": "image", **dict.fromkeys(("label", "generator", "source", "filename"), "string")}
+    rows = [
+        {"image": struct("jpg"), "label": "real" if name == "real" else "ai", "generator": name, "source": source}
+        for name, source in (("flux", "flux"), ("nano", "nano"), ("real", "coco"), ("real", "wikiart"))
+        for _ in range(30)
+    ]
+    shared(tmp_path / "in", {"train": rows}, features)
+    assert "layout" in plan()["error"]
+    found = totals(plan("--split", "0.5"))
+    assert {name: n["1_fake"] for name, n in found.items()} == {"flux": 30, "nano": 30}
+    assert sum(n["0_real"] for n in found.values()) == 60
+
+
+def test_a_label_may_name_the_generator(plan: Plan, tmp_path: Path) -> None:
+    """https://huggingface.co/datasets/zr-zhang/MLLM-Generated-Image-Detection-Dataset: three, `0: GPT-Image2-fake`."""
+    labels = ("GPT-Image2-fake", "NanoBanana-fake", "real")
+    for split in ("train", "test"):
+        rows = [{"image": struct("jpg"), "label": n % 3 if n < 24 else 2} for n in range(60)]
+        shared(tmp_path / "in" / split, {split: rows}, {"image": "image", "label": labels})
+    said = plan()
+    assert "GPT-Image2-fake, NanoBanana-fake" in said
+    assert "If they name generators, give their column as --generator-column, too." in said
+    found = counts(plan("--generator-column", "label", "--label", "*=fake"))
+    assert {name: (n["train/1_fake"], n["val/1_fake"]) for name, n in found.items()} == {
+        "gpt-image2-fake": (8, 8), "nanobanana-fake": (8, 8)
+    }  # fmt: skip
+    assert sum(n["train/0_real"] for n in found.values()) == 44
