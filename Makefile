@@ -45,7 +45,7 @@ bench: setup ## measure speed against the published way: about 15 minutes on two
 	$(BIN)/python benchmarks/prediction.py
 	$(BIN)/python benchmarks/episode.py
 	$(BIN)/python benchmarks/stream.py
-	$(BIN)/python benchmarks/landing.py --images 400 --sides 256
+	$(BIN)/python benchmarks/landing.py --images 400
 	$(BIN)/python benchmarks/startup.py --tasks 3 --rounds 3
 	$(BIN)/python benchmarks/plot.py
 

@@ -42,7 +42,8 @@ def blocks_of(grey: NDArray[np.uint8]) -> Blocks:
 
 def _excess(pixels: NDArray[np.int16]) -> NDArray[np.float64]:
     """For each place of a border in a block's width, the mean excess there; last comes that of the image's own grid."""
-    steps = np.abs(np.diff(pixels, axis=1)).sum(axis=0, dtype=np.int64)
+    differences = pixels[:, 1:] - pixels[:, :-1]
+    steps = np.abs(differences, out=differences).sum(axis=0, dtype=np.int32)
     if len(steps) < 2 * _BLOCK or not steps.any():
         return np.zeros(_BLOCK)
     excess = np.zeros(len(steps) // _BLOCK * _BLOCK)
