@@ -60,6 +60,12 @@ def land(
     split: Annotated[
         float | None, typer.Option(help="For data without a test split: the share that goes to train/.")
     ] = None,
+    split_list: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE", help="A data set's own list of files by split: *train*.txt, ..., split.json. Repeatable."
+        ),
+    ] = None,
     real: Annotated[
         list[str] | None,
         typer.Option(
@@ -105,7 +111,7 @@ def land(
         "image": image_column, "path": path_column, "label": label_column, "generator": generator_column,
         "split": split_column, "date": date_column,
     }  # fmt: skip
-    reading = asked(split, real or (), label, generators, columns, levels, order, limit, recode)
+    reading = asked(split, split_list or (), real or (), label, generators, columns, levels, order, limit, recode)
     options = LandingOptions(
         reading, replace, accept_leak, source, licence, extend=extend, new_version_of=new_version_of
     )

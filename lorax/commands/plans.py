@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -26,6 +27,7 @@ _QUALITY = re.compile(r"jpeg:([1-9]\d?|100)")
 
 def asked(
     split: float | None,
+    lists: Sequence[Path],
     real: Sequence[str],
     label: str,
     generators: str,
@@ -55,6 +57,7 @@ def asked(
         raise typer.BadParameter(f"--recode {recode}: expected jpeg: and a quality from 1 to 100, such as jpeg:90")
     return Reading(
         split=split,
+        lists=tuple(lists),
         real=tuple(real),
         labels=labels,
         generators=_pairs(generators),

@@ -15,6 +15,7 @@ class Reading:
 
     Args:
         split: for data without a test split: the share of images, by content, that goes to train/.
+        lists: files that tell the split of each image by its path; what they don't name is left out.
         real: what is real: names of class folders, or of generators as a table calls them; and folders that lend real
             images. "none": nothing here is.
         labels: value of the label column -> "real" or "fake"; "*" stands for every other value whose name does
@@ -28,6 +29,7 @@ class Reading:
     """
 
     split: float | None = None
+    lists: tuple[Path, ...] = ()
     real: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     generators: Mapping[str, str] = field(default_factory=dict)

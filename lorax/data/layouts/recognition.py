@@ -15,6 +15,7 @@ from lorax.data.layouts.apart import Apart
 from lorax.data.layouts.cddb import read_cddb
 from lorax.data.layouts.items import REAL, Found, Item, Reading
 from lorax.data.layouts.manifest import is_manifest, read_manifests
+from lorax.data.layouts.split_lists import by_lists
 from lorax.data.layouts.tables import read_tables
 from lorax.data.layouts.tars import read_tars
 from lorax.data.layouts.tree import is_known, read_tree
@@ -48,6 +49,10 @@ def read_source(source: Path, task: str, reading: Reading, apart: Apart, progres
     read = _held(root, found, reading, own, apart, progress) or _listed(source, found, reading, own)
     if read is None:
         return _with_complaint(_tree(source, found, images, task, reading, lenders), complaint)
+    if reading.lists:
+        raise LayoutError(
+            f"{source} was taken for {read.taken_for}, of which --split-list tells nothing; it is for trees."
+        )
     _check_reals(reading, read, lenders)
     return _with_complaint(_complete(read, lenders), complaint)
 
@@ -80,7 +85,7 @@ def _listed(source: Path, found: Sequence[str], reading: Reading, own: str) -> F
 def _tree(
     source: Path, found: Sequence[str], images: Sequence[str], task: str, reading: Reading, lenders: Sequence[Path]
 ) -> Found:
-    as_is = None if reading.levels else read_cddb(source, found, task, reading.split)
+    as_is = None if reading.levels or reading.lists else read_cddb(source, found, task, reading.split)
     if as_is:
         return as_is
     if not images:
@@ -91,7 +96,8 @@ def _tree(
             raise LayoutError(f"--real {real}: neither a folder of the data set nor one that could lend real images.")
     tree = read_tree(source, images, reading, names)
     told = (*tree.told, *_others(found, images, "are no images"))
-    return _complete(replace(tree, told=told), lenders)
+    tree = replace(tree, told=told)
+    return _complete(by_lists(tree, reading.lists) if reading.lists else tree, lenders)
 
 
 def _complete(found: Found, lenders: Sequence[Path]) -> Found:

@@ -105,10 +105,16 @@ def _by_class(kinds: Sequence[tuple[str, ...]], real: set[str], root: Path) -> t
             raise LayoutError(f"{root} has folders above and below {leaves}: which are the generators? {_ASK}")
         places = {kind: _class_first(part, _own_name(part, root)) for kind, part in parts.items()}
         return places, f"a tree of class folders ({leaves}) with a folder for each generator in them"
-    _check_one_set(parts.values(), root)
+    owner = _owner(parts.values(), root)
     uneven = len({len(part.above[common:]) for part in fakes if part.above[common:]}) > 1
-    places = {kind: _named_above(part, common, uneven, root) for kind, part in parts.items()}
-    return places, f"a tree of class folders ({leaves}) below each generator's"
+    places = {
+        kind: Place(part.class_folder, owner, part.split, part.between)
+        if owner and part.split != "test"
+        else _named_above(part, common, uneven, root)
+        for kind, part in parts.items()
+    }
+    shown = f", {owner}'s subjects in train and val" if owner else ""
+    return places, f"a tree of class folders ({leaves}) below each generator's{shown}"
 
 
 def _class_first(part: Parts, own: str) -> Place:
@@ -133,18 +139,29 @@ def _own_name(part: Parts, root: Path) -> str:
     return part.above[-1] if part.above else root.resolve().name
 
 
-def _check_one_set(parts: Iterable[Parts], root: Path) -> None:
-    """CNNDetection has one generator's subjects in train and val, and other generators in test."""
+def _owner(parts: Iterable[Parts], root: Path) -> str:
+    """The generator whose subjects lie in train and val, as CNNDetection has them, where test has generators; else ''.
+
+    It is the one that has all these subjects in test/, too.
+    """
     names: dict[bool, set[str]] = defaultdict(set)
+    subjects: dict[str, set[str]] = defaultdict(set)
     for part in parts:
         if not part.above and part.between and part.split:
             names[part.split == "test"].add(part.between[0])
-    if names[True] and names[False] and not names[True] & names[False]:
-        raise LayoutError(
-            f"{root} is two data sets: test/ holds {listed(names[True], 3)}, train/ and val/ hold others, "
-            f"{listed(names[False], 3)}. Land {root}/test by itself, with --split 0.8; and a folder with train/ and "
-            "val/ alone, with --task NAME where its folders are subjects of one generator."
-        )
+            if part.split == "test":
+                subjects[part.between[0]] |= set(part.between[1:2])
+    if not names[True] or not names[False] or names[True] & names[False]:
+        return ""
+    owners = [name for name, found in subjects.items() if names[False] <= found]
+    if len(owners) == 1:
+        return owners[0]
+    raise LayoutError(
+        f"{root} is two data sets: test/ holds {listed(names[True], 3)}, train/ and val/ hold others, "
+        f"{listed(names[False], 3)}, which {'several' if owners else 'none'} of these have for subjects. Land "
+        f"{root}/test by itself, with --split 0.8; and a folder with train/ and val/ alone, with --task NAME where its "
+        "folders are subjects of one generator."
+    )
 
 
 def _parts(folders: tuple[str, ...], real: set[str]) -> Parts:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from tests.data.layouts.images import image, write_tree
@@ -28,8 +29,17 @@ def test_forensynths_test_set_and_aigcdetectbenchmark(plan: Plan, tmp_path: Path
     for path in ("in", "in/test"):
         found = totals(plan("--split", "0.5", path=path))
         assert found == {name: {"0_real": real, "1_fake": fake} for name, (real, fake) in expected.items()}
-    write_tree(tmp_path / "in", {f"{s}/horse/{kind}": 2 for s in ("train", "val") for kind in ("0_real", "1_fake")})
-    assert "is two data sets: test/ holds biggan, progan, san" in plan("--task", "progan")
+    subjects = ("airplane", "bird", "train")  # the vehicle, too
+    folders = tuple(f"{split}/{subject}" for split in ("train", "val") for subject in subjects)
+    write_tree(tmp_path / "in", {f"{place}/{kind}": 2 for place in folders for kind in ("0_real", "1_fake")})
+    assert "is two data sets: test/ holds biggan, progan, san" in plan("--split", "0.5")
+    write_tree(tmp_path / "in", {f"test/progan/train/{kind}": 8 for kind in ("0_real", "1_fake")})
+    record = plan("--split", "0.5")
+    assert "progan's subjects in train and val" in record["taken_for"]
+    assert counts(record)["progan"] == both(12, 24)
+    assert {name: totals(record)[name] for name in ("biggan", "san")} == {
+        "biggan": {"0_real": 8, "1_fake": 8}, "san": {"0_real": 9, "1_fake": 8}
+    }  # fmt: skip
 
 
 def test_universal_fake_detect_with_its_reals_elsewhere(plan: Plan, tmp_path: Path) -> None:
@@ -90,7 +100,7 @@ def test_wildfake(plan: Plan, tmp_path: Path) -> None:
     assert sum(n["0_real"] for n in found.values()) == 30
 
 
-def test_truefake_and_osma_with_classes_first(plan: Plan, tmp_path: Path) -> None:
+def test_truefake_with_classes_first(plan: Plan, tmp_path: Path) -> None:
     for share in ("PreSocial", "Facebook"):
         folders = {"Fake/StyleGAN3/conf-a": 20, "Fake/FLUX.1": 20, "Real/FFHQ": 20, "Real/FORLAB": 20}
         write_tree(tmp_path / "in" / share, folders)
@@ -100,8 +110,64 @@ def test_truefake_and_osma_with_classes_first(plan: Plan, tmp_path: Path) -> Non
     assert "which are the generators?" in plan("--split", "0.5")
     both_shares = totals(plan("--split", "0.5", "--levels", "subject/class/generator"))
     assert {name: n["1_fake"] for name, n in both_shares.items()} == {"flux-1": 40, "stylegan3": 40}
-    osma = write_tree(tmp_path / "OSMA", {"fake/ProGAN/bus": 10, "fake/ProGAN/cat": 10, "real/lsun/bus": 20})
-    assert totals(plan("--split", "0.5", path=osma.name)) == {"progan": {"0_real": 20, "1_fake": 20}}
+
+
+def test_truefakes_own_split_names_files_without_their_share_and_ending(plan: Plan, tmp_path: Path) -> None:
+    folders = ("Fake/StyleGAN2/conf-f-psi-1", "Fake/FLUX.1/faces", "Real/FFHQ", "Real/FORLAB")
+    for share, kind in (("PreSocial", "png"), ("Facebook", "jpg")):
+        write_tree(tmp_path / "in" / share, dict.fromkeys(folders, 21), kind)
+    parts = {"train": range(9), "val": range(9, 12), "test": range(12, 18)}
+    names = [folder.partition("/")[2] for folder in folders]
+    told = {split: [f"{name}/{n:03d}" for name in names for n in numbers] for split, numbers in parts.items()}
+    (tmp_path / "split.json").write_text(json.dumps(told))
+    lists = ("--split-list", str(tmp_path / "split.json"))
+    record = plan(*lists, path="in/PreSocial")
+    found = counts(record)
+    assert {name: (n["train/1_fake"], n["val/1_fake"]) for name, n in found.items()} == dict.fromkeys(
+        ("flux-1", "stylegan2"), (12, 6)
+    )
+    assert sum(n["train/0_real"] for n in found.values()) == 24
+    assert any("12 images are in no list and left out" in said for said in record["told"])
+    found = counts(plan(*lists, "--levels", "subject/class/generator"))
+    assert {name: (n["train/1_fake"], n["val/1_fake"]) for name, n in found.items()} == dict.fromkeys(
+        ("flux-1", "stylegan2"), (24, 12)
+    )
+    (tmp_path / "split.json").write_text(json.dumps(told | {"train": told["test"]}))
+    assert "is listed for test, and for train" in plan(*lists, path="in/PreSocial")
+    (tmp_path / "split.json").write_text(json.dumps({"train": ["elsewhere/1"]}))
+    assert "names no image of the data set: it has such as elsewhere/1" in plan(*lists, path="in/PreSocial")
+    (tmp_path / "split.json").write_text("[]")
+    assert "expected a list of paths for each of train, val and test" in plan(*lists, path="in/PreSocial")
+
+
+def test_osmas_own_lists_name_files_from_a_folder_above(plan: Plan, tmp_path: Path) -> None:
+    osma = tmp_path / "dataset/OSMA"
+    write_tree(osma, {"fake/ProGAN/bus": 6, "fake/ProGAN/cat": 6, "fake/SNGAN/celeba": 6, "real/lsun/bus": 96})
+    everything = plan("--split", "0.5", path="dataset/OSMA")
+    assert totals(everything)["progan"]["1_fake"] == 12
+    lists = []
+    for split, numbers in (("train", range(3)), ("val", range(3, 4)), ("test", range(4, 5))):
+        path = tmp_path / f"dataset/split1_{split}/annotations/split1_{split}.txt"
+        path.parent.mkdir(parents=True)
+        places = {
+            "fake/ProGAN/bus": (14, 1),
+            "fake/ProGAN/cat": (7, 1),
+            "fake/SNGAN/celeba": (5, 1),
+            "real/lsun/bus": (0, 16),
+        }
+        lines = [
+            f"./dataset/OSMA/{place}/{n:03d}.png\t{label}"
+            for place, (label, times) in places.items()
+            for n in (m + 6 * t for m in numbers for t in range(times))
+        ]
+        path.write_text("\n".join(lines))
+        lists += ["--split-list", str(path)]
+    found = counts(plan(*lists, path="dataset/OSMA"))
+    fakes = {name: (n["train/1_fake"], n["val/1_fake"]) for name, n in found.items()}
+    assert fakes == {"progan": (8, 2), "sngan": (4, 1)}
+    assert sum(n["train/0_real"] for n in found.values()) == 64
+    (tmp_path / "some.txt").write_text("x.png")
+    assert "its name tells no split" in plan("--split-list", str(tmp_path / "some.txt"), path="dataset/OSMA")
 
 
 def test_cifake_and_the_local_form_of_community_forensics(plan: Plan, tmp_path: Path) -> None:
