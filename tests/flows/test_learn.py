@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import chdir
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,14 +20,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
 from flows.client import PrefectApi
 from lorax import reconcile
 from lorax.atlas.index import Atlas
-from lorax.cli import app
 from lorax.commands.init import initialize, with_values
-from lorax.commands.records import version_record
 from lorax.data import versions
 from lorax.data.admission import LandingOptions
 from lorax.data.landing import land
@@ -42,7 +36,8 @@ from lorax.services import embedded
 from lorax.stream import SCENARIOS, DataRevision
 from lorax.workspace import Workspace
 from tests.conftest import write_task_files
-from tests.registry.conftest import OPEN
+from tests.flows.commands import champion, environment, lorax, start, told
+from tests.registry.conftest import OPEN, free_port
 from tests.tiny_learner import tiny_params
 
 TASKS = SCENARIOS["hard"]
@@ -95,45 +90,6 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
 def plain_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the plain functions leave their episodes."""
     return tmp_path_factory.mktemp("plain")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def lorax(workspace: Workspace, *arguments: str, code: int = 0) -> str:
-    """Run the command; returns what it printed."""
-    done = subprocess.run(command(*arguments), cwd=workspace.root, env=environment(), capture_output=True, text=True)
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout if code == 0 else done.stderr
-
-
-def told(workspace: Workspace, *arguments: str, code: int = 0) -> str:
-    """The same of a command that runs no flow, in this process, which spares importing what it needs anew."""
-    its_own: dict[str, str | None] = {"PREFECT_API_URL": None, "MLFLOW_TRACKING_URI": None}
-    with chdir(workspace.root):
-        done = CliRunner().invoke(app, arguments, env=its_own)
-    assert done.exit_code == code, done.output
-    return done.stdout if code == 0 else done.stderr
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "lorax", *arguments]
-
-
-def environment() -> dict[str, str]:
-    own = {k: v for k, v in os.environ.items() if k not in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI")}
-    return own | {"PYTHONPATH": str(Path(__file__).parents[2])}
-
-
-def champion(workspace: Workspace) -> dict[str, Any]:
-    """As `lorax status` tells it, without a process of its own."""
-    found = reconcile.look(workspace, load_params(workspace.params_path)).champion()
-    assert found is not None
-    return version_record(found)
 
 
 def ask_prefect(workspace: Workspace, path: str) -> list[dict[str, Any]]:
@@ -214,30 +170,13 @@ def test_a_learner_predicts_files_and_skips_a_bad_one_with_exit_code_1(workspace
     assert str(workspace.params_path) in said
 
 
-def test_a_second_run_finds_nothing_to_learn_and_starts_no_server(workspace: Workspace) -> None:
-    told(workspace, "down")
-    before = champion(workspace)
-    assert "nothing to learn" in told(workspace, "learn")
-    assert json.loads(told(workspace, "status", "--json"))["champion"] == before
-    assert not embedded.status(workspace, load_params(workspace.params_path)).mlflow.is_ready
-
-
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_training_that_was_cut_off_goes_on_where_it_was(workspace: Workspace, how: signal.Signals) -> None:
     name = TASKS[2]
     if how == signal.SIGINT:
         land(workspace, workspace.root.parent / "raw" / name, name)
     before = {path: path.stat().st_mtime_ns for path in checkpoints(workspace)}
-    process = subprocess.Popen(
-        command("learn"),
-        cwd=workspace.root,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        # a shell without job control has what it starts in the background ignore Ctrl-C, and children inherit that
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
+    process = start(workspace, "learn")
     while {path: path.stat().st_mtime_ns for path in checkpoints(workspace)} == before and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(how)
@@ -251,10 +190,7 @@ def test_training_that_was_cut_off_goes_on_where_it_was(workspace: Workspace, ho
 def test_two_commands_at_once_learn_everything_once_and_end_as_if_nothing_had_happened(
     workspace: Workspace, plain_dir: Path
 ) -> None:
-    both = [
-        subprocess.Popen(command("learn", "--json"), cwd=workspace.root, env=environment(), stdout=subprocess.PIPE)
-        for _ in range(2)
-    ]
+    both = [start(workspace, "learn", "--json") for _ in range(2)]
     printed = [json.loads(process.communicate()[0]) for process in both]
     assert sorted(p["learned"] for p in printed) == [[], [3]]
     assert champion(workspace)["state_digest"] == learned_by_plain_functions(workspace, plain_dir, TASKS[:3])
@@ -394,6 +330,16 @@ def test_a_scenario_in_several_orders_tells_how_much_is_the_order_s(workspace: W
         assert [row["tasks"].split() for row in csv.DictReader(file)] == [first["tasks"], second["tasks"]]
     with Image.open(outputs / "orders.png") as picture:
         picture.load()
+
+
+def test_a_run_that_finds_nothing_to_learn_starts_no_server(workspace: Workspace) -> None:
+    for name in TASKS[3:]:
+        told(workspace, "hold", name, "--reason", "landed for the scenario")
+    told(workspace, "down")
+    before = champion(workspace)
+    assert "nothing to learn" in told(workspace, "learn")
+    assert json.loads(told(workspace, "status", "--json"))["champion"] == before
+    assert not embedded.status(workspace, load_params(workspace.params_path)).mlflow.is_ready
 
 
 def write_plain_images(folder: Path, *, train: tuple[int, int], val: tuple[int, int]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -25,8 +24,8 @@ from lorax.services import embedded
 from lorax.stream import DataRevision
 from lorax.workspace import Workspace
 from tests.conftest import NewWorkspace, write_task_files
-from tests.flows.test_learn import champion, command, environment, free_port, lorax, told
-from tests.registry.conftest import OPEN
+from tests.flows.commands import champion, lorax, start, told
+from tests.registry.conftest import OPEN, free_port
 from tests.tiny_learner import tiny_params
 
 TASKS = ("alpha", "beta", "gamma", "delta", "epsilon")
@@ -81,12 +80,11 @@ def never_had_it(never: Workspace, workspace: Workspace, *stages: tuple[str, str
 
 def killed_when(workspace: Workspace, is_time: Callable[[], bool], *arguments: str) -> None:
     """Run a command, and kill it at some moment if it is not over by then."""
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(command(*arguments), cwd=workspace.root, env=environment(), **quiet)
+    process = start(workspace, *arguments)
     while process.poll() is None and not is_time():
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.communicate()
 
 
 def registered(workspace: Workspace) -> int:

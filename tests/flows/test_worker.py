@@ -35,8 +35,7 @@ from lorax.params import Params, load_params
 from lorax.services import embedded, orphans, supervision
 from lorax.workspace import Workspace
 from tests.conftest import write_task_files
-from tests.flows.test_learn import free_port
-from tests.registry.conftest import OPEN
+from tests.registry.conftest import OPEN, free_port
 from tests.tiny_learner import tiny_params
 
 # the servers alone take minutes to come up on a machine that is busy
