@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from lorax.registry.reading import RegisteredModel
+from lorax.registry.versions import DIGEST_TAG
 
 
 class Look(RegisteredModel):
@@ -20,8 +21,8 @@ class Look(RegisteredModel):
     def registered_model(self) -> Any:
         return self._kept_model
 
-    def registered_versions(self) -> list[Any]:
-        return self._kept_versions
+    def registered_versions(self, state_digest: str | None = None) -> list[Any]:
+        return [v for v in self._kept_versions if state_digest in (None, v.tags.get(DIGEST_TAG))]
 
     def registered_version(self, number: str) -> Any:
         return next(

@@ -180,7 +180,7 @@ def _promote(store: Store, version: ModelVersion, state: LearnerState) -> None:
 
 def _carry_out(store: Store, move: Entry, state: LearnerState | None = None) -> None:
     """All that a claimed move stands for. Whoever finds it half done, or is at it at the same time, may do it again."""
-    version = _found(store, move.version)
+    version = store.existing(move.version)
     if version is None:  # deleted since; the journal goes on behind it
         journal.put(store.client, store.name, move)
         return
@@ -203,7 +203,7 @@ def _beside(store: Store, move: Entry, version: ModelVersion) -> list[Entry]:
     """
     entries = store.journal()
     base = next((e for e in reversed(entries) if e.is_move and e.number < move.number), None)
-    old = _found(store, base.version) if base else None
+    old = store.existing(base.version) if base else None
     beyond = [known for known in (old.tasks if old else ()) if known not in version.tasks]
     if move.kind == journal.ROLLED_BACK and move.task:
         keys = {(known.name, known.digest) for known in beyond}
@@ -219,7 +219,7 @@ def _set_alias(store: Store) -> None:
     while True:
         model = store.registered_model()
         move = journal.last_move(journal.read(model.tags))
-        if move is None or str(model.aliases.get(CHAMPION)) == str(move.version) or not _found(store, move.version):
+        if move is None or str(model.aliases.get(CHAMPION)) == str(move.version) or not store.existing(move.version):
             return
         store.set_alias(CHAMPION, move.version)
 
@@ -248,10 +248,6 @@ def _beaten(move: Entry) -> str:
 def _is_champion(store: Store, version: ModelVersion) -> bool:
     champion = store.champion()
     return champion is not None and champion.version == version.version
-
-
-def _found(store: Store, number: int) -> ModelVersion | None:
-    return next((v for v in store.versions() if v.version == number), None)
 
 
 def _fetched(store: Store, version: ModelVersion) -> LearnerState:

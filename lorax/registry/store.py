@@ -6,7 +6,7 @@ What follows what is decided above: promotion, registration.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from lorax.registry import journal
 from lorax.registry.client import connect, is_missing, is_missing_database, is_server, mlflow_errors, upsert
 from lorax.registry.journal import Entry, Quarantine
 from lorax.registry.package import fetch_state, is_whole
-from lorax.registry.versions import MODEL_DESCRIPTION, ModelVersion, is_ours, read_version
+from lorax.registry.versions import DIGEST_TAG, MODEL_DESCRIPTION, ModelVersion, is_ours, read_version
 from lorax.storage import locked, whole_directory
 
 CHAMPION, CHALLENGER = "champion", "challenger"
@@ -49,10 +49,11 @@ class Store:
             model = self.registered_model()
             if model is None:
                 return None
-            if CHAMPION not in model.aliases:
+            found = self.registered_version(str(model.aliases[CHAMPION])) if CHAMPION in model.aliases else None
+            if found is None:
                 self._refuse_lost_alias(journal.read(model.tags))
                 return None
-            return self._read(model, str(model.aliases[CHAMPION]))
+            return read_version(found, _aliases(model, found.version))
 
     def versions(self) -> list[ModelVersion]:
         """All versions that lorax registered, oldest first.
@@ -69,8 +70,23 @@ class Store:
         return sorted(versions, key=lambda v: v.version)
 
     def find(self, state_digest: str) -> ModelVersion | None:
-        """The version that holds the learner state with this digest."""
-        return next((v for v in self.versions() if v.state_digest == state_digest), None)
+        """The version that holds the learner state with this digest, the first if there are several."""
+        if self.is_unused():
+            return None
+        with self.talking(f"look for state {state_digest[:12]}"):
+            model = self.registered_model()
+            found = self.registered_versions(state_digest) if model else []
+            first = min(found, key=lambda v: int(v.version), default=None)
+            return read_version(first, _aliases(model, first.version)) if first else None
+
+    def existing(self, number: int) -> ModelVersion | None:
+        """The version with this number; None if there is none, or lorax did not register it."""
+        if self.is_unused():
+            return None
+        with self.talking(f"read version {number}"):
+            model = self.registered_model()
+            found = self.registered_version(str(number)) if model else None
+            return read_version(found, _aliases(model, number)) if found and is_ours(found) else None
 
     def version(self, number: int) -> ModelVersion:
         """The model version with this number.
@@ -78,11 +94,9 @@ class Store:
         Raises:
             RegistryError: there is none, or lorax did not register it.
         """
-        with self.talking(f"read version {number}"):
-            known = [] if self.is_unused() else self.versions()
-        found = next((v for v in known if v.version == number), None)
+        found = self.existing(number)
         if found is None:
-            there = ", ".join(str(v.version) for v in known) or "none yet"
+            there = ", ".join(str(v.version) for v in self.versions()) or "none yet"
             raise RegistryError(
                 f"model {self.name!r} has no version {number}; there are: {there}. See 'lorax history'."
             )
@@ -168,18 +182,18 @@ class Store:
         """Whether there is only a database, and no server has used it yet."""
         return is_missing_database(self.uri)
 
-    def _read(self, model: Any, number: str) -> ModelVersion:
-        return read_version(self.registered_version(number), _aliases(model, number))
-
     def registered_version(self, number: str) -> Any:
-        """MLflow's version with this number."""
-        return self.client.get_model_version(self.name, number)
+        """MLflow's version with this number, or None."""
+        return _unless_missing(self.client.get_model_version, self.name, number)
 
-    def registered_versions(self) -> list[Any]:
-        """MLflow's versions of the model, whoever registered them."""
+    def registered_versions(self, state_digest: str | None = None) -> list[Any]:
+        """MLflow's versions of the model, whoever registered them; or those alone that hold a state."""
+        named = f"name = '{self.name}'"
+        if state_digest:
+            named += f" AND tags.`{DIGEST_TAG}` = '{state_digest}'"
         found, token = [], None
         while True:
-            page = self.client.search_model_versions(f"name = '{self.name}'", max_results=_PAGE, page_token=token)
+            page = self.client.search_model_versions(named, max_results=_PAGE, page_token=token)
             found.extend(page)
             token = page.token
             if not token:
@@ -187,14 +201,7 @@ class Store:
 
     def registered_model(self) -> Any:
         """MLflow's registered model, or None."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            return self.client.get_registered_model(self.name)
-        except MlflowException as error:
-            if is_missing(error):
-                return None
-            raise
+        return _unless_missing(self.client.get_registered_model, self.name)
 
     def _refuse_lost_alias(self, entries: Sequence[Entry]) -> None:
         move = journal.last_move(entries)
@@ -203,7 +210,7 @@ class Store:
 
     def is_cut_off(self, move: Entry) -> bool:
         """Whether the gate noted this promotion and was cut off before it was done; registering again completes it."""
-        named = next((v for v in self.versions() if v.version == move.version), None)
+        named = self.existing(move.version)
         return not move.is_by_hand and named is not None and not named.outcome
 
     def require_server(self) -> None:
@@ -226,6 +233,17 @@ class Store:
     def client(self) -> Any:
         """MLflow's client, connected at the first call."""
         return connect(self.uri)
+
+
+def _unless_missing(read: Callable[..., Any], *named: str) -> Any:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return read(*named)
+    except MlflowException as error:
+        if is_missing(error):
+            return None
+        raise
 
 
 def lost_alias(name: str, move: Entry) -> str:

@@ -108,7 +108,7 @@ def until(condition: Callable[[], Any]) -> Any:
     deadline = time.monotonic() + PATIENCE_S
     while not (found := condition()):
         assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.3)
+        time.sleep(0.5)
     return found
 
 
@@ -203,6 +203,8 @@ def test_a_killed_worker_is_restarted_and_leaves_the_running_flow_alone(workspac
     worker.kill()
     until(lambda: [p for p in processes(workspace, "worker") if p.pid != worker.pid])
     assert flow.is_running()
+    path = workspace.params_path
+    path.write_text(with_values(path.read_text(), {"training": {"epochs": 2}}))  # of what is learned after it
     until(lambda: "epsilon" in known(workspace))
     until(lambda: is_idle(api))
     assert state_of(api, run)["type"] == "COMPLETED"
