@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorax.data.layouts.items import FAKE, REAL, Found, Item, Reading
-from lorax.data.layouts.words import class_of, listed, plainly, split_of
+from lorax.data.layouts.words import BESIDE, class_of, listed, plainly, split_of
 from lorax.errors import LayoutError
 
 LEVELS = ("split", "class", "generator", "subject", "*")
@@ -62,6 +62,11 @@ def read_tree(root: Path, paths: Sequence[str], reading: Reading, real: Sequence
     if reading.levels:
         places = {kind: _by_levels(kind, reading.levels, names) for kind in kinds}
         words = f"a tree of {'/'.join(reading.levels)}, as --levels says"
+    elif beside := sorted({name for kind in kinds for name in kind if plainly(name) in BESIDE}):
+        raise LayoutError(
+            f"{root} has {listed(beside)} beside its images: pictures made of these, by their names. Land the folder "
+            f"of the images alone. {_ASK}"
+        )
     elif all(_class_at(kind, names) is not None for kind in kinds):
         places, words = _by_class([*kinds], names, root)
     else:

@@ -14,6 +14,9 @@ _SPLITS = {
 }
 _REAL = {"real", "0-real", "nature"}
 _FAKE = {"fake", "1-fake", "ai", "synthetic", "generated", "ai-generated"}
+BESIDE = {"recon", "recons", "reconstruction", "reconstructions", "dire", "mask", "masks"}
+"""Folders of what was made of images to look into them, as DIRE's reconstructions and differences."""
+
 _SPLIT_BY_WORD = {word: split for split, words in _SPLITS.items() for word in words}
 _YEAR = re.compile(r"(19|20)\d\d$")  # train2017
 _PART = "partial-"  # partial-train, as the Hub calls the beginning of a split that it has converted to Parquet

@@ -57,6 +57,8 @@ def test_diffusionforensics(plan: Plan, tmp_path: Path) -> None:
     for split, images in (("train", 4), ("val", 2), ("test", 3)):
         for subject in ("lsun_bedroom", "imagenet"):
             write_tree(tmp_path / "in/images" / split / subject, {"real": images, "adm": images, "sdv1": images})
+    write_tree(tmp_path / "in/dire/train/imagenet", {"real": 1, "adm": 1})
+    assert "has dire beside its images" in plan()
     record = plan(path="in/images")
     found = counts(record)
     assert {name: (n["train/1_fake"], n["val/1_fake"]) for name, n in found.items()} == {
