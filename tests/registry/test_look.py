@@ -8,18 +8,19 @@ import pytest
 import requests
 
 from lorax.registry import Look, Registry
+from tests.tiny_learner import Learned
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The paths that are asked of servers while a test runs."""
+    """The paths that are asked of servers while a test runs, with what they ask for."""
     paths: list[str] = []
     send = requests.Session.send
 
     def noted(self: requests.Session, request: requests.PreparedRequest, **options: Any) -> requests.Response:
-        paths.append(request.path_url.partition("?")[0])
+        paths.append(request.path_url)
         return send(self, request, **options)
 
     monkeypatch.setattr(requests.Session, "send", noted)
@@ -44,7 +45,19 @@ def test_a_look_tells_what_the_registry_tells_in_two_requests(filled: Registry, 
     expected = told(filled)
     asked.clear()
     assert told(Look(filled.uri, filled.name)) == expected
-    assert [path.rpartition("/")[2] for path in asked] == ["health", "get", "search"]
+    assert [path.partition("?")[0].rpartition("/")[2] for path in asked] == ["health", "get", "search"]
+
+
+def test_one_version_is_found_without_reading_the_others(
+    filled: Registry, stream: list[Learned], asked: list[str]
+) -> None:
+    first, second, _ = filled.versions()
+    asked.clear()
+    assert (filled.find(stream[1].digest), filled.version(1)) == (second, first)
+    assert filled.find("none") is None
+    searches = [path for path in asked if "model-versions/search" in path]
+    assert len(searches) == 2
+    assert all("state_digest" in path for path in searches)
 
 
 def test_a_look_stays_as_it_was_and_the_next_one_is_of_now(registry: Registry) -> None:
