@@ -247,7 +247,7 @@ def killed(kind: str, tree: Path, first: Path, kills: int, rng: random.Random) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--images", type=int, default=2000, help="0: none are landed but to be killed")
     parser.add_argument("--side", type=int, default=256)
     parser.add_argument("--kills", type=int, default=0, help="in all, dealt to tree, Parquet and tars")
     parser.add_argument("--kill-images", type=int, default=2000)
@@ -263,8 +263,9 @@ def main() -> None:
     rng = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as made:
         tree, small, first = (Path(made) / name for name in ("tree", "killed/tree", "first"))
-        write_images(tree, arguments.images, arguments.side)
-        for kind in SOURCES:
+        if arguments.images:
+            write_images(tree, arguments.images, arguments.side)
+        for kind in SOURCES if arguments.images else ():
             rows.append(compared(kind, tree, arguments.images, arguments.side))
             report(f"landing-{arguments.images}", rows)
         if arguments.kills:
@@ -272,7 +273,7 @@ def main() -> None:
             write_images(first, 80, arguments.side)
             counts = [len(range(at, arguments.kills, len(SOURCES))) for at in range(len(SOURCES))]
             ends = [killed(kind, small, first, n, rng) for kind, n in zip(SOURCES, counts, strict=True)]
-            report(f"landing-{arguments.images}", rows, kill_images=arguments.kill_images, kills=ends)
+            report(f"landing-killed-{arguments.kill_images}", ends)
 
 
 if __name__ == "__main__":

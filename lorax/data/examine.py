@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -77,16 +77,20 @@ def examine_in_processes(items: Sequence[tuple[str, Path]], progress: Progress |
 
     Where a process died, each of the next few is tried alone, so that only the file fails that it died of.
     """
+    from joblib.externals.loky import get_reusable_executor
+
     found: list[Examined] = []
+    containers: dict[Container, Container] = {}  # few differ, and each image would bring its own JPEG tables
     while len(found) < len(items):
         try:
             with closing(_answers(items[len(found) :])) as answers:
                 for one in answers:
-                    found.append(one)
+                    found.append(replace(one, container=containers.setdefault(one.container, one.container)))
                     if progress is not None:
                         progress(len(found), len(items), what)
         except BrokenProcessPool:
             found += [_alone(item) for item in items[len(found) :][:_AT_ONCE]]
+    get_reusable_executor().shutdown()  # what they hold is wanted for the checks
     return found
 
 

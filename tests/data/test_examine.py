@@ -39,6 +39,8 @@ def test_processes_see_what_we_see(items: list[tuple[str, Path]]) -> None:
     assert found == [examine(path, name) for name, path in items]
     assert sum(bool(one.problem) for one in found) == 2
     assert told[-1] == (len(items), len(items), "checking")
+    assert len({id(one.container) for one in found}) == len({one.container for one in found})
+    assert not [child for child in psutil.Process().children() if "popen_loky" in " ".join(child.cmdline())]
 
 
 def test_only_the_file_fails_that_a_process_dies_of(
