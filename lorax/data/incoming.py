@@ -55,7 +55,8 @@ def checked_source(workspace: Workspace, source: Path) -> Path:
     """
     if not source.is_dir() and not source.is_file():
         raise LayoutError(f"{source} is not a folder, and no file either; expected a data set (docs/operations.md).")
-    path, data = source.resolve(), workspace.data_dir.resolve()
+    path = source.resolve() if source.is_dir() else source.parent.resolve() / source.name  # a link's name tells more
+    data = workspace.data_dir.resolve()
     if path.is_relative_to(data) or data.is_relative_to(path):
         raise LayoutError(
             f"{source} overlaps with the workspace's own {data}; only landing writes there. "

@@ -99,6 +99,17 @@ def find_files(folder: Path) -> tuple[list[str], str]:
     return found, complaint if problems else ""
 
 
+def is_within(path: Path, root: Path) -> bool:
+    """Whether a resolved path lies in a data set's resolved folder, or where the Hub's cache keeps that folder's files.
+
+    The cache of huggingface_hub has links in `<set>/snapshots/<revision>/`, to files of `<set>/blobs/`.
+    """
+    if path.is_relative_to(root):
+        return True
+    above = (folder.parent.parent for folder in (root, *root.parents) if folder.parent.name == "snapshots")
+    return any(path.parent == folder / "blobs" for folder in above)
+
+
 def well_placed(paths: Iterable[str]) -> list[str]:
     """Those of `paths` (relative to data/<task>) that lie where an image of a class may lie."""
     return [path for path in paths if not _is_hidden(path) and not _complaint(path)]
@@ -182,7 +193,7 @@ def _entry_problem(entry: os.DirEntry[str], shown: str, root: Path, above: tuple
         target = Path(entry.path).resolve()
         if not target.exists():
             return f"{shown}: a broken symbolic link"
-        if not target.is_relative_to(root):
+        if not is_within(target, root):
             return f"{shown}: a symbolic link out of the folder, to {target}"
         if target in above:
             return f"{shown}: a symbolic link back up to {target}"

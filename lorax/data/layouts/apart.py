@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from collections.abc import Container, Sequence
 from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
 from lorax.data.images import FORMATS, Progress, decode, in_threads
-from lorax.data.layout import is_image
+from lorax.data.layout import is_image, is_within
 from lorax.errors import ImageError, LayoutError
 
 _ENDINGS = {
@@ -84,13 +85,15 @@ def inside(root: Path, folder: Path, given: str, shown: str) -> Path:
     Raises:
         LayoutError: it is not there, or not in the root.
     """
-    tried = [(place / given).resolve() for place in (folder, root)]
+    tried = [place.resolve() / given for place in (folder, root)]
     found = next((path for path in tried if path.is_file()), None)
     if found is None:
         raise LayoutError(f"{shown}: {given} is neither in {folder}, nor in {root}.")
-    if not found.is_relative_to(root.resolve()):
+    real = found.resolve()
+    if not is_within(real, root.resolve()):
         raise LayoutError(f"{shown}: {given} lies outside {root}; only what is in there is read. Move it there.")
-    return found
+    named = Path(os.path.normpath(found))  # a link's name tells more than that of what it leads to
+    return named if named.is_relative_to(root.resolve()) and named.resolve() == real else real
 
 
 def _ending(data: bytes) -> str:

@@ -48,6 +48,8 @@ def read_source(source: Path, task: str, reading: Reading, apart: Apart, progres
     own = task or source.name.partition(".")[0]
     read = _held(root, found, reading, own, apart, progress) or _listed(source, found, reading, own)
     if read is None:
+        if complaint and not images and not task:
+            raise LayoutError(complaint)
         return _with_complaint(_tree(source, found, images, task, reading, lenders), complaint)
     if reading.lists:
         raise LayoutError(

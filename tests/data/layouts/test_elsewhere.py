@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.data.layouts.images import write_tree
-from tests.data.layouts.plans import Plan, counts, totals
+from tests.data.layouts.plans import Plan, both, counts, totals
 from tests.data.layouts.test_tables import shared, struct
 
 
@@ -55,3 +55,29 @@ def test_a_label_may_name_the_generator(plan: Plan, tmp_path: Path) -> None:
         "gpt-image2-fake": (8, 8), "nanobanana-fake": (8, 8)
     }  # fmt: skip
     assert sum(n["train/0_real"] for n in found.values()) == 44
+
+
+def test_what_the_hubs_client_downloads_are_links_into_its_cache(plan: Plan, tmp_path: Path) -> None:
+    """`hf download SET --repo-type dataset` ends with the path of a snapshot, whose files are links to blobs."""
+    files = tmp_path / "files"
+    rows = [{"image": struct(), "label": n % 2} for n in range(8)]
+    shared(files, {"train": rows[:4], "test": rows[4:]}, {"image": "image", "label": ("real", "fake")})
+    write_tree(files / "images", dict.fromkeys(("train", "val"), 4))
+    listed = [(f"images/{split}/{n:03d}.png", n % 2) for split in ("train", "val") for n in range(4)]
+    (files / "metadata.csv").write_text(
+        "file_name,label\n" + "".join(f"{p},{('real', 'fake')[n]}\n" for p, n in listed)
+    )
+    for name, kept in (("tables", "*.parquet"), ("list", "*.*g"), ("list", "*.csv")):
+        for number, path in enumerate(files.rglob(kept)):
+            blob = tmp_path / f"datasets--{name}/blobs/{kept[-1]}{number}"
+            link = tmp_path / f"datasets--{name}/snapshots/0a1b" / path.relative_to(files)
+            blob.parent.mkdir(parents=True, exist_ok=True)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(blob)
+            link.symlink_to(blob)
+    for name in ("tables/snapshots/0a1b", "list/snapshots/0a1b", "list/snapshots/0a1b/metadata.csv"):
+        assert counts(plan("--task", "x", path=f"datasets--{name}")) == {"x": both(2, 2)}
+    elsewhere = tmp_path / "others/snapshots/0a1b/data/train.parquet"
+    elsewhere.parent.mkdir(parents=True)
+    elsewhere.symlink_to(tmp_path / "datasets--tables/blobs/t0")
+    assert "a symbolic link out of the folder" in plan(path="others/snapshots/0a1b")
