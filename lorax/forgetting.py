@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,7 +67,7 @@ def forget(
     for cache in (workspace.episodes_dir, *(workspace.work_dir / "scenarios").glob("*/")):
         FeatureCache(cache / "features").evict(0)
     shutil.rmtree(workspace.work_dir / "probes", ignore_errors=True)
-    remove_entries(workspace.atlas_dir, lambda entry: _is_of(entry, found.task))
+    remove_entries(workspace.atlas_dir, lambda entry: _is_of(entry, found.images.branches))
     told("removing images")
     images_of_tasks.forget_states(workspace, kept)
     images_of_tasks.remove(workspace, found.images.gone)
@@ -81,16 +81,20 @@ def _knowing(states_dir: Path, kept: set[str]) -> Iterator[Path]:
 
 
 def _episodes(workspace: Workspace, task: str, kept: set[str]) -> Iterator[Path]:
-    """Folders of episodes that learned a task, or grew from a state that is no version's: it may know the task."""
+    """Folders of episodes that learned a task, or grew from a state that is no version's: it may know the task.
+
+    So may what the fast way cut out of one, whose plan names no base but has one.
+    """
     for path in (*workspace.episodes_dir.glob("*/plan.json"), *workspace.work_dir.glob("scenarios/*/*/plan.json")):
         plan = json.loads(path.read_bytes())
         is_scenario = workspace.episodes_dir not in path.parents
-        if is_scenario or plan["task"]["name"] == task or plan["base"] not in {None, *kept}:
+        is_cut = plan["base"] is None and plan.get("base_dir") is not None
+        if is_scenario or is_cut or plan["task"]["name"] == task or plan["base"] not in {None, *kept}:
             yield path.parent
 
 
-def _is_of(entry: AtlasEntry, task: str) -> bool:
-    return entry.format == BRANCH and entry.name.partition("@")[0] == task
+def _is_of(entry: AtlasEntry, tasks: Collection[str]) -> bool:
+    return entry.format == BRANCH and entry.name.partition("@")[0] in tasks
 
 
 def _versions_left(registry: Registry, task: str) -> list[Place]:

@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorax.data import layout, memory, pins, prints, versions
+from lorax.data import layout, memory, pins, prints, upstream, versions
 from lorax.data.commands import git
 from lorax.data.pins import Pins
 from lorax.errors import DataVersionError
 from lorax.workspace import Workspace
+
+_EVERYWHERE = ("--all", "--reflog", "--full-history")
+"""Also what was landed and withdrawn beside another's landing, which git else leaves out where the two were joined."""
 
 _MD5 = re.compile(rb"\b[0-9a-f]{32}\b")
 
@@ -22,12 +25,14 @@ _MD5 = re.compile(rb"\b[0-9a-f]{32}\b")
 class Images:
     """The images that ever landed as a task: `gone` are to be removed, `shared` are needed by what stays.
 
-    `unknown` are commits that landed the task and whose list of files is nowhere to be had.
+    `unknown` are commits that landed the task and whose list of files is nowhere to be had. `branches` names the tasks
+    whose branches learned them: the task's own, or that of the task which it extends.
     """
 
     gone: frozenset[str]
     shared: frozenset[str]
     unknown: tuple[str, ...]
+    branches: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -50,23 +55,28 @@ def images_of(workspace: Workspace, task: str, kept_states: Collection[str], rea
     Raises:
         DataVersionError: the task is landed; or what stays can't be read, so that nothing may be removed.
     """
-    now = pins.committed(workspace)
-    if task in {one.name for one in now.stream}:
-        raise DataVersionError(f"task {task!r} is landed. Withdraw it first: 'lorax withdraw {task} --reason TEXT'.")
+    staying = _staying(workspace, task)
     ever: set[str] = set()
-    unknown = []
-    for commit in git(workspace.root, "log", "--all", "--format=%H", "--", pins.NAME).split():
+    unknown, branches, withdrawn = [], set(), set[str]()
+    for commit in git(workspace.root, "log", *_EVERYWHERE, "--format=%H", "--", pins.NAME).split():
         found = pins.committed(workspace, commit)
+        withdrawn |= {one.name for one in found.stream}
         if task in {one.name for one in found.stream}:
+            branches.add(found.notes_of(task).extends or task)
             try:
                 ever |= set(versions.below(versions.manifest(workspace, found), task).values())
             except DataVersionError:
                 unknown.append(commit)
-    if not ever and not unknown:
-        raise DataVersionError(f"task {task!r} has never landed in {workspace.root}, by git's history.")
-    needed = set(versions.manifest(workspace, now).values()) | _remembered(workspace, kept_states)
+    if not branches:
+        landed = {one.name for found in staying for one in found.stream}
+        names = ", ".join(sorted(withdrawn - landed)) or "none"
+        raise DataVersionError(
+            f"task {task!r} has never landed in {workspace.root}, by git's history. Withdrawn, and so to be forgotten, "
+            f"are: {names}."
+        )
+    needed = _remembered(workspace, kept_states).union(*(versions.manifest(workspace, one).values() for one in staying))
     needed |= set(versions.manifest(workspace, _reals(workspace, reals)).values()) if reals else set()
-    return Images(frozenset(ever - needed), frozenset(ever & needed), tuple(unknown))
+    return Images(frozenset(ever - needed), frozenset(ever & needed), tuple(unknown), frozenset(branches))
 
 
 def remove(workspace: Workspace, md5s: Collection[str]) -> None:
@@ -113,6 +123,27 @@ def look_for(workspace: Workspace, md5s: Collection[str]) -> list[Place]:
             there |= memory.are_remote(repo.cloud.get_remote(), wanted)
             places.append(Place("DVC's remote", tuple(sorted(there & wanted))))
     return places
+
+
+def _staying(workspace: Workspace, task: str) -> list[Pins]:
+    """What is landed here, and what others have landed meanwhile, whose images lie in the same DVC remote."""
+    found = [pins.committed(workspace)]
+    if upstream.find(workspace.root) is not None:
+        try:
+            upstream.fetch(workspace)
+        except DataVersionError as error:
+            raise DataVersionError(
+                f"what others have landed can't be asked for, and may need the same images: {error} Nothing was "
+                "removed; mend that, and run the same command again."
+            ) from error
+        found.append(pins.committed(workspace, "@{upstream}"))
+    for one in found:
+        if task in {landed.name for landed in one.stream}:
+            where = "" if one is found[0] else " in the upstream"
+            raise DataVersionError(
+                f"task {task!r} is landed{where}. Withdraw it first: 'lorax withdraw {task} --reason TEXT'."
+            )
+    return found
 
 
 def _remembered(workspace: Workspace, states: Collection[str]) -> set[str]:
