@@ -211,7 +211,10 @@ def _beside(store: Store, move: Entry, version: ModelVersion) -> list[Entry]:
         return [journal.beside(move, journal.RELEASED, one) for one in lifted]
     number = old.version if old else 0
     new = [Quarantine(known.name, known.digest, move.reason, move.by, move.at, number) for known in beyond]
-    return [journal.beside(move, journal.WITHDRAWN if one.task == move.task else journal.HELD, one) for one in new]
+    before = {(q.task, q.digest) for q in journal.quarantined(entries) if q.is_withdrawn}
+    withdrawn = {one for one in beyond if one.name == move.task or (one.name, one.digest) in before}
+    kinds = [journal.WITHDRAWN if one in withdrawn else journal.HELD for one in beyond]
+    return [journal.beside(move, kind, one) for kind, one in zip(kinds, new, strict=True)]
 
 
 def _set_alias(store: Store) -> None:

@@ -15,6 +15,7 @@ from lorax.registry.gate import reasons
 from lorax.registry.journal import Entry
 from lorax.registry.lineage import ancestors, detected_first
 from lorax.registry.registry import Registry
+from lorax.registry.store import Store
 from lorax.registry.tracking import BINARY_ACCURACY
 from lorax.registry.versions import OUTCOME_TAG, REASON_TAG, ModelVersion
 from lorax.stream import PinnedTask
@@ -76,14 +77,24 @@ def withdraw(
 
 
 def note(registry: Registry, task: PinnedTask, *, by: str, reason: str) -> None:
-    """Quarantine a task as withdrawn that the champion does not know; nothing happens to one that is so already."""
+    """Quarantine a task as withdrawn that the champion does not know; nothing happens to one that is so already.
+
+    A version that knows it and waits for approval is refused, else nothing more would be learned.
+    """
     registry.require_server()
-    if any(q.is_withdrawn and (q.task, q.digest) == (task.name, task.digest) for q in registry.all_quarantined()):
-        return
+    told, waiting = f"to withdraw {task.name}: {reason}", registry.waiting()
     with registry.talking(f"withdraw {task.name!r}"):
         registry.ensure_model()
-        told = f"to withdraw {task.name}: {reason}"
+        if waiting and task.name in _names(waiting):
+            promotion.refuse(registry, waiting, by, told)
+        if any(q.is_withdrawn and (q.task, q.digest) == (task.name, task.digest) for q in registry.all_quarantined()):
+            return
         registry.note(journal.WITHDRAWN, journal.NO_VERSION, by, told, task.name, task.digest)
+
+
+def is_withdrawn(registry: Store, task: str) -> bool:
+    """Whether a task was withdrawn, with whichever bytes."""
+    return any(q.is_withdrawn and q.task == task for q in registry.all_quarantined())
 
 
 def _names(version: ModelVersion) -> set[str]:

@@ -46,6 +46,9 @@ def test_the_champion_moves_once_and_what_it_knew_beyond_is_told_apart(
     assert told == {("withdrawn", "beta"), ("held", "gamma"), ("promoted", "beta")}
     assert {(q.task, q.is_withdrawn) for q in registry.quarantined()} == {("beta", True), ("gamma", False)}
     assert registry.settle() == now
+    registry.rollback(3, **WHY)
+    registry.promote(4, other_second.state_dir, **WHY)
+    assert {(q.task, q.is_withdrawn) for q in registry.quarantined()} == {("beta", True), ("gamma", False)}, "still"
 
 
 def test_a_task_that_no_champion_knows_is_noted_once(registry: Registry) -> None:
@@ -54,6 +57,19 @@ def test_a_task_that_no_champion_knows_is_noted_once(registry: Registry) -> None
     [held] = registry.quarantined()
     assert (held.task, held.version, held.is_withdrawn) == ("beta", 0, True)
     assert [entry.kind for entry in registry.journal()] == ["withdrawn"]
+
+
+def test_a_version_that_knows_it_and_waits_for_approval_waits_no_more(
+    registry: Registry, stream: list[Learned]
+) -> None:
+    enter(registry, stream[0])
+    enter(registry, stream[1], gate=OPEN.model_copy(update={"approval": True}))
+    beta = PinnedTask("beta", stream[1].task.digest)
+    withdrawal.note(registry, PinnedTask("other", "b" * 64), **WHY)
+    assert registry.waiting()
+    withdrawal.note(registry, beta, **WHY)
+    assert (registry.waiting(), registry.version(2).outcome) == (None, "refused")
+    assert {(q.task, q.is_withdrawn) for q in registry.quarantined()} == {("other", True), ("beta", True)}
 
 
 def test_versions_that_know_a_task_go_for_good_wherever_that_is_cut_off(
