@@ -15,12 +15,12 @@ from lorax.params import Params
 from lorax.workspace import Workspace
 
 
-def choose_start(root: str, base: str | None, name: str, settings: Settings) -> str | None:
+def choose_start(root: str, base: str | None, name: str, settings: Settings, commit: str = "HEAD") -> str | None:
     """The known task whose branch the new one starts from; None, for a fresh start, unless something asks for one.
 
-    What landed as a new version of another starts from that one, whatever params.yaml says of others.
+    What a commit's data.dvc calls a new version of another starts from that one, whatever params.yaml says of others.
     """
-    kept = pins.committed(Workspace(Path(root))).notes_of(name)
+    kept = pins.committed(Workspace(Path(root)), commit).notes_of(name)
     if base is None or kept.extends:
         return None
     if kept.new_version_of:

@@ -59,7 +59,9 @@ def learn_task(
     root: str, parent: Path, base: str | None, name: str, settings: Settings, revision: DataRevision | None = None
 ) -> str:
     """The steps of the method, in `learn_episode`'s order; arguments and result as `plan_episode`."""
-    home = plan_episode(root, parent, base, name, settings, choose_start(root, base, name, settings), revision)
+    commit = (revision and revision.commit) or "HEAD"
+    start = choose_start(root, base, name, settings, commit)
+    home = plan_episode(root, parent, base, name, settings, start, revision)
     grow(root, home)
     fit(root, home)
     herd(root, home)

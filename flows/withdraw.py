@@ -18,8 +18,10 @@ from lorax import progress
 from lorax.data import landing, versions
 from lorax.data import withdrawal as data_withdrawal
 from lorax.drafts import discard
-from lorax.errors import RegistryError
+from lorax.errors import DataVersionError, RegistryError
+from lorax.learning.cutting import check_can_be_cut
 from lorax.learning.folder import EpisodeFolder
+from lorax.learning.state_files import load_state
 from lorax.params import Params, load_params
 from lorax.reconcile import one_at_a_time, registry_of_server
 from lorax.registry import ModelVersion, Registry, withdrawal
@@ -54,12 +56,26 @@ def withdraw(
         is_here = task in landed or task in data_withdrawal.under_way(workspace)
         champion = _knowing(registry.settle(), task)
         _check_leaves_something(champion, task)  # before anything is begun
+        if champion is None and not is_here and withdrawal.is_withdrawn(registry, task):
+            log.info("%s was withdrawn already", task)
+            return numbers
+        for name in data_withdrawal.followers(workspace, task):
+            now = (
+                f"its branch, which began as {task}'s, stays"
+                if fast
+                else "without that, its branch starts as any other's"
+            )
+            progress.say(f"{name} is a next version of {task}: {now}")
         if champion is None:
             data_withdrawal.prepared(workspace, task, reason)
         while champion:
             others = {known.name for known in champion.tasks} - {task}
-            revision = data_withdrawal.prepared(workspace, task, reason, others) if is_here else None
             is_cut = fast and champion.tasks[-1].name != task  # else the version before it is there
+            if is_cut:
+                check_can_be_cut(load_state(registry.download_state(champion.version, workspace.states_dir)), task)
+            else:
+                _check_landed(registry, champion, task, set(landed))
+            revision = data_withdrawal.prepared(workspace, task, reason, others) if is_here else None
             without = _cut_out if is_cut else _learned_again
             homes = without(workspace, registry, champion, task, params.model_dump(mode="json"), revision)
             numbers = _move_past(workspace, registry, champion, homes, task, params, by, reason)
@@ -135,15 +151,11 @@ def _learned_again(
     revision: DataRevision | None,
 ) -> list[EpisodeFolder]:
     """The episodes of all that the champion learned since it knew a task, less that, in the order in which it did."""
-    base = withdrawal.base_without(registry, champion, task)
-    known = [one.name for one in base.tasks] if base else []
-    names = [one.name for one in champion.tasks if one.name not in (*known, task)]
-    for name in names:
-        versions.read_task(workspace, name)  # what has not landed can't be learned again
+    base, names = _beyond(registry, champion, task)
     homes = list[EpisodeFolder]()
     state = str(used(registry.download_state(base.version, workspace.states_dir))) if base else None
     told = [revision.digest, revision.commit or ""] if revision else None
-    for index, name in enumerate(names, len(known)):
+    for index, name in enumerate(names, len(base.tasks) if base else 0):
         home = episode(str(workspace.root), name, index, state, settings, told)
         homes.append(EpisodeFolder(Path(home)))
         state = str(homes[-1].state_dir)
@@ -165,6 +177,23 @@ def _cut_out(
     steps.score(root, home)
     steps.assess(root, home)
     return [EpisodeFolder(Path(home))]
+
+
+def _beyond(registry: Registry, champion: ModelVersion, task: str) -> tuple[ModelVersion | None, list[str]]:
+    """The newest version before the champion learned a task, and what it has learned since, less that."""
+    base = withdrawal.base_without(registry, champion, task)
+    known = [one.name for one in base.tasks] if base else []
+    return base, [one.name for one in champion.tasks if one.name not in (*known, task)]
+
+
+def _check_landed(registry: Registry, champion: ModelVersion, task: str, landed: set[str]) -> None:
+    _, names = _beyond(registry, champion, task)
+    if lacking := [name for name in names if name not in landed]:
+        raise DataVersionError(
+            f"without {task!r}, what version {champion.version} learned after it must be learned again, but "
+            f"{', '.join(lacking)} is not landed any more. If it was withdrawn, withdraw it from this version first: "
+            f"'lorax withdraw {lacking[-1]} --reason TEXT'; else land it again. Nothing was changed."
+        )
 
 
 def _check_leaves_something(champion: ModelVersion | None, task: str) -> None:

@@ -18,6 +18,7 @@ from lorax.text import short
 if TYPE_CHECKING:
     from lorax.forgetting import Traces
     from lorax.params import Params
+    from lorax.registry import Look, ModelVersion
     from lorax.workspace import Workspace
 
 _BEYOND_REACH = (
@@ -43,8 +44,10 @@ def withdraw(
     from lorax import progress, reconcile
 
     workspace, params = opened(preset)
+    registry = reconcile.look(workspace, params)
+    before = registry.champion()
+    _check_known(workspace, registry, before, task)
     access.serve(workspace, params)
-    before = reconcile.look(workspace, params).champion()
     from flows.withdraw import withdraw as flow  # not before: Prefect reads the environment
 
     with progress.showing(err):
@@ -91,6 +94,20 @@ def forget(
     print_record(record, _print_forgotten, as_json)
     if any(place.found for place in places):
         raise DataVersionError(f"traces of {task!r} are left, as told above. Run the same command again.")
+
+
+def _check_known(workspace: Workspace, registry: Look, champion: ModelVersion | None, task: str) -> None:
+    """Refuse a name that nothing here bears, before servers are started for it."""
+    from lorax.data import versions, withdrawal
+    from lorax.registry.withdrawal import is_withdrawn
+
+    landed = [known.name for known in versions.landed(workspace)]
+    known = {*landed, *withdrawal.under_way(workspace), *(one.name for one in (champion.tasks if champion else ()))}
+    if task not in known and not is_withdrawn(registry, task):
+        raise DataVersionError(
+            f"task {task!r} has not landed in {workspace.root}, and the champion does not know it, so it can't be "
+            f"withdrawn; landed are: {', '.join(landed) or 'none'}."
+        )
 
 
 def _withdrawn(workspace: Workspace, params: Params, task: str) -> dict[str, Any]:

@@ -31,6 +31,11 @@ def under_way(workspace: Workspace) -> list[str]:
     return found.split() if found else []
 
 
+def followers(workspace: Workspace, task: str) -> list[str]:
+    """The landed tasks that are a next version of a task."""
+    return [one.name for one, notes in pins.committed(workspace).notes.items() if notes.new_version_of == task]
+
+
 def prepared(workspace: Workspace, task: str, reason: str, needed: Collection[str] = ()) -> DataRevision:
     """The data revision without a task: committed, but not yet what is checked out; the one that was made before.
 
@@ -46,6 +51,7 @@ def prepared(workspace: Workspace, task: str, reason: str, needed: Collection[st
     root, ref = workspace.root, f"{_REFS}/{check_task_name(task)}"
     with landing.one_at_a_time(workspace):
         roll_back(workspace)
+        _check_not_extended(pins.committed(workspace), task)
         commit = git_says(root, "rev-parse", "--verify", "--quiet", ref)
         if commit is None or not _fits(workspace, commit, task, needed):
             _check(workspace, task)
@@ -61,7 +67,8 @@ def carry_out(workspace: Workspace, task: str) -> None:
     Can be cut short at any point and called again.
 
     Raises:
-        DataVersionError: the upstream, or a changed file, is in the way; or it was committed and could not be pushed.
+        DataVersionError: another task that extends it has landed meanwhile; the upstream, or a changed file, is in the
+            way; or it was committed and could not be pushed.
     """
     root, ref = workspace.root, f"{_REFS}/{check_task_name(task)}"
     with landing.one_at_a_time(workspace):
@@ -71,6 +78,7 @@ def carry_out(workspace: Workspace, task: str) -> None:
                 with suppress(DataVersionError):  # the push will tell
                     upstream.fetch(workspace)
                 upstream.join(workspace)
+            _check_not_extended(pins.committed(workspace), task)  # it may have been meanwhile
             upstream.bring_in(workspace, commit)
         shutil.rmtree(workspace.data_dir / task, ignore_errors=True)
         try:
@@ -101,15 +109,19 @@ def _check(workspace: Workspace, task: str) -> None:
             f"task {task!r} has not landed in {workspace.root}, so it can't be withdrawn; landed are: "
             f"{', '.join(names) or 'none'}."
         )
-    if more := [one.name for one, notes in found.notes.items() if notes.extends == task]:
-        raise DataVersionError(
-            f"task {task!r} is extended by {', '.join(more)}, whose images are of its classes. Withdraw "
-            f"{'that' if len(more) == 1 else 'those'} first: 'lorax withdraw {more[-1]} --reason TEXT'."
-        )
     if not repository.is_committed(workspace.root, pins.NAME):
         raise DataVersionError(
             f"{workspace.data_dvc_path} is not as committed. Commit it ('git commit data.dvc'), or take it back "
             "('git checkout data.dvc'), and try again."
+        )
+
+
+def _check_not_extended(found: Pins, task: str) -> None:
+    if more := [one.name for one, notes in found.notes.items() if notes.extends == task]:
+        raise DataVersionError(
+            f"task {task!r} is extended by {', '.join(more)}, whose images are of its classes. Withdraw "
+            f"{'that' if len(more) == 1 else 'those'} first: 'lorax withdraw {more[-1]} --reason TEXT'; then run the "
+            "same command again."
         )
 
 

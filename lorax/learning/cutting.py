@@ -66,11 +66,7 @@ def cut_out(
     if folder.exemplars_path.is_file():  # what is written last
         return folder
     state, cache = load_state(state_dir), FeatureCache(folder.features_dir)
-    if len(state.tasks) < 3 or state.tasks[-1].name == task:
-        raise StateError(
-            f"task {task!r} can't be cut out: at least two others must be left, one of them learned last. "
-            "Leave --fast out."
-        )
+    check_can_be_cut(state, task)
     torch.set_num_threads(params.run.threads)
     last = read_task(state.tasks[-1].name)
     without = _cut(state, read_task(task), cache, fetch, params)
@@ -89,11 +85,29 @@ def cut_out(
     return folder
 
 
+def check_can_be_cut(state: LearnerState, task: str) -> None:
+    """See that a task can be cut out of a state.
+
+    Raises:
+        StateError: it can't.
+    """
+    extensions, last = state.extensions, state.tasks[-1].name
+    if more := [name for name, base in extensions.items() if base == task]:
+        why = f"{more[-1]!r}, which is known, brought more of its images, and must go first"
+    elif task in extensions:
+        why = f"its images are of the classes of {extensions[task]!r}, which stay"
+    elif last in extensions:
+        why = f"{last!r}, learned last, brought more images of {extensions[last]!r}, and no class that is measured anew"
+    elif len(state.tasks) < 3 or last == task:
+        why = "at least two others must be left, one of them learned last"
+    else:
+        return
+    raise StateError(f"task {task!r} can't be cut out: {why}. Leave --fast out.")
+
+
 def _cut(state: LearnerState, task: Task, cache: FeatureCache, fetch: Fetch, params: Params) -> LearnerState:
     """The state without a task, its head as it was for the others; what is fitted on held-out images is to be."""
     gone = [entry.id for entry in state.classes.entries if entry.task == task.name]
-    if not gone:
-        raise StateError(f"task {task.name!r} brought no class of its own, so it can't be cut out. Leave --fast out.")
     kept = [entry for entry in state.classes.entries if entry.task != task.name]
     ids = {entry.id: number for number, entry in enumerate(kept)}
     number = [branch.task for branch in state.branches].index(task.name)

@@ -27,9 +27,12 @@ def limits(state: LearnerState, assessment: Assessment | None) -> Iterator[str]:
             "called unknown: that of a generator it never saw is called real, or by another's name."
         )
     if state.cut:
+        names = [task.name for task in state.cut]
+        started = ", ".join(branch.task for branch in state.branches if branch.start in names)
         yield (
-            f"**Cut**: {', '.join(task.name for task in state.cut)} was withdrawn the fast way, so it knows no branch, "
-            "class, exemplar or calibration image of it; but what was learned after it was learned beside it."
+            f"**Cut**: {', '.join(names)} was withdrawn the fast way, so it knows no branch, class, exemplar or "
+            "calibration image of it; but what was learned after it was learned beside it"
+            f"{f', and the branch of {started} began as its branch' if started else ''}."
         )
     if assessment is None:
         yield "How far its verdicts can be trusted (calibration, unknown generators, robustness) was not measured."

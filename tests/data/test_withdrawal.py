@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,22 @@ def test_what_can_t_be_withdrawn_says_why_and_changes_nothing(
         withdrawal.prepared(workspace, "beta", "why")
     assert withdrawal.under_way(workspace) == []
     subprocess.run(["git", "checkout", "-q", "data.dvc"], cwd=workspace.root, check=True)
+
+
+def test_a_task_that_is_extended_while_it_is_withdrawn_stays_until_the_extension_went(
+    landed_workspace: Workspace, tmp_path: Path, write_task: WriteTask
+) -> None:
+    workspace = landed_workspace
+    withdrawal.prepared(workspace, "alpha", "why")
+    land(workspace, write_task(tmp_path / "more", seed=5), "alpha", options=LandingOptions(extend=True))
+    for step in (partial(withdrawal.prepared, reason="why"), withdrawal.carry_out):
+        with pytest.raises(DataVersionError, match=r"'alpha' is extended by alpha-2.*then run the same command again"):
+            step(workspace, "alpha")
+    assert names(workspace) == ["alpha", "beta", "alpha-2"]
+    withdrawal.prepared(workspace, "alpha-2", "why")
+    for name in ("alpha-2", "alpha"):
+        withdrawal.carry_out(workspace, name)
+    assert (names(workspace), withdrawal.under_way(workspace)) == (["beta"], [])
 
 
 def test_the_last_task_leaves_no_data_behind(landed_workspace: Workspace) -> None:

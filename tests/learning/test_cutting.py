@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from lorax.errors import StateError
-from lorax.learning.cutting import cut_out, refit
+from lorax.learning.cutting import check_can_be_cut, cut_out, refit
 from lorax.learning.episode import Episode
 from lorax.learning.state import LearnerState
 from lorax.learning.state_files import load_state
@@ -51,6 +52,8 @@ def test_nothing_of_it_is_left_and_the_others_are_as_they_were(tmp_path: Path, s
     assert kept == {e.sample.md5 for e in (*before.exemplars, *before.calibration_memory)} - set(stream[1].files)
     assert (state.cut, state.parent, state.revision) == (tuple(before.tasks[1:2]), None, REVISION)
     assert any("**Cut**: beta was withdrawn the fast way" in sentence for sentence in limits(state, None))
+    follower = replace(state, branches=(state.branches[0], replace(state.branches[1], start="beta")))
+    assert any("the branch of gamma began as its branch" in sentence for sentence in limits(follower, None))
 
     never = load_state(learn_stream(tmp_path / "never", params, ["alpha", "gamma"])[-1].state_dir)
     assert state.statistics.keys() == never.statistics.keys() == before.statistics.keys()
@@ -58,6 +61,13 @@ def test_nothing_of_it_is_left_and_the_others_are_as_they_were(tmp_path: Path, s
         assert torch.equal(state.statistics[kind].counts, sums.counts)
         torch.testing.assert_close(state.statistics[kind].means, sums.means)
         torch.testing.assert_close(state.statistics[kind].scatter, sums.scatter, rtol=1e-3, atol=1e-3)
+    for extensions, task, why in (
+        ({"beta": "alpha"}, "beta", "its images are of the classes of 'alpha', which stay"),
+        ({"gamma": "beta"}, "beta", "'gamma', which is known, brought more of its images, and must go first"),
+        ({"gamma": "alpha"}, "beta", "'gamma', learned last, brought more images of 'alpha'"),
+    ):
+        with pytest.raises(StateError, match=f"task '{task}' can't be cut out: {why}"):
+            check_can_be_cut(replace(before, extensions=extensions), task)
     with pytest.raises(StateError, match="task 'gamma' can't be cut out: at least two others must be left"):
         after_cutting(stream, "gamma", params, tmp_path / "last")
 
