@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -11,8 +12,11 @@ from rich.console import Console
 from lorax.commands import access
 from lorax.commands.console import Json, opened, print_record, who
 from lorax.commands.promotion import Reason, Why
-from lorax.commands.records import print_quarantined, quarantine_record
-from lorax.errors import DataVersionError, RegistryError
+from lorax.commands.records import print_quarantined, quarantine_line, quarantine_record
+from lorax.errors import DataVersionError, LoraxError, RegistryError
+
+if TYPE_CHECKING:
+    from lorax.workspace import Workspace
 
 
 def hold(
@@ -74,6 +78,22 @@ def release(
         "is_landed": landed.get(task) in {hold.digest for hold in lifted},
     }
     print_record(record, _print_released, as_json)
+
+
+def held_again(workspace: Workspace, tasks: Sequence[str]) -> Iterator[str]:
+    """What is not learned although it has landed, since it is held with these bytes from when it landed before."""
+    from lorax import reconcile
+    from lorax.data import pins, repository, versions
+    from lorax.params import load_params
+
+    landed = {task.name: task.digest for task in versions.landed(workspace)}
+    before = [name for name in tasks if len(repository.commits_about(workspace.root, pins.NAME, landed[name])) > 1]
+    if before:  # else the registry need not be asked
+        with suppress(LoraxError):
+            held = reconcile.look(workspace, load_params(workspace.params_path)).quarantined()
+            for hold in held:
+                if hold.task in before and hold.digest == landed[hold.task]:
+                    yield f"not learned until 'lorax release {hold.task}': {quarantine_line(quarantine_record(hold))}"
 
 
 def _print_held(record: Mapping[str, Any], out: Console) -> None:

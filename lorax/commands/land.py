@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from lorax.commands.console import Json, err, here, out, print_json
+from lorax.commands.holds import held_again
 from lorax.commands.plans import asked, print_plan, record_of, refusal, task_record
 from lorax.commands.tables import print_table, table
 from lorax.errors import ContractError, LoraxError
@@ -251,6 +252,8 @@ def _tell(workspace: Workspace, tasks: Sequence[str], reports: Sequence[Report],
         events.publish(workspace, report)
     if commit:
         err.print(events.announce(workspace, tasks), markup=False)
+        for line in held_again(workspace, tasks):
+            err.print(line, markup=False)
     else:
         err.print("not announced, and not learned until data.dvc is committed: 'git add data.dvc', then 'git commit'.")
 

@@ -9,7 +9,7 @@ from lorax.data import versions
 from lorax.data.duplicates import Landed
 from lorax.data.findings import Finding
 from lorax.data.incoming import Incoming
-from lorax.data.layout import parse_task
+from lorax.data.layout import class_index, parse_task
 from lorax.data.pins import Pins, TaskNotes
 from lorax.data.prints import Print
 from lorax.errors import DataVersionError, LayoutError
@@ -107,23 +107,24 @@ def problems(incoming: Incoming, found: Pins, landed: Landed) -> Iterator[Findin
             extension.as_more_of(of)
         except LayoutError as error:
             yield Finding("other-classes", "refused", f"{extension.name} extends {of.name}: {error}")
-    yield from _across_splits(incoming, files, landed.prints)
+    yield from _same_pictures(incoming, files, landed.prints)
 
 
-def _across_splits(
+def _same_pictures(
     incoming: Incoming, family: Mapping[str, Mapping[str, str]], prints: Mapping[str, Print]
 ) -> Iterator[Finding]:
-    """Pictures that would be trained on here and tested on there, or the reverse."""
+    """Pictures that would be trained on here and tested on there, or the reverse; and more images that are none."""
     sides: dict[str, set[str]] = {}
     for files in family.values():
         for path, md5 in files.items():
             for name in {md5, prints[md5].pixels if md5 in prints else md5}:
                 sides.setdefault(name, set()).add(path.partition("/")[0])
-    torn = tuple(
-        path
-        for path, file in incoming.files.items()
-        if (sides.get(file.md5, set()) | sides.get(file.identity, set())) - {path.partition("/")[0]}
-    )
+    seen = {path: sides.get(one.md5, set()) | sides.get(one.identity, set()) for path, one in incoming.files.items()}
+    torn = tuple(path for path, where in seen.items() if where - {path.partition("/")[0]})
+    synthetic = tuple(path for path in seen if class_index(path))
+    if incoming.extends and synthetic and all(seen[path] for path in synthetic):
+        message = f"{', '.join(family)} has each of these synthetic images already, so there is nothing to learn."
+        yield Finding("nothing-new", "refused", message, synthetic)
     if torn:
         message = (
             f"{len(torn)} images lie in the other split of {', '.join(family)}, pixel for pixel; a test on them "

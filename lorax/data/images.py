@@ -69,6 +69,8 @@ def opened(data: bytes, name: str) -> Iterator[Image.Image]:
     Raises:
         ImageError: as for `decode`.
     """
+    if not data:
+        raise ImageError(f"{name} can't be decoded: it is empty. Copy or fetch it again.")
     try:
         data = without_notes(data)
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:

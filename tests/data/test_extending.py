@@ -89,6 +89,12 @@ def test_an_extension_brings_no_class_and_no_tested_image_of_its_own(
     ]
     assert "class 2_other is none of task 'alpha', which has 0_real, 1_alpha" in report.refused[0].message
 
+    same = write_task(tmp_path / "same", seed=1)
+    _, [report] = check_landing(workspace, same, "alpha", MORE)
+    assert [(found.kind, len(found.paths)) for found in report.refused] == [("nothing-new", 4)]
+    Image.effect_noise((8, 8), 90).convert("RGB").save(same / "train" / "1_fake" / "new.png")
+    assert not check_landing(workspace, same, "alpha", MORE)[1][0].refused
+
     land(workspace, write_task(tmp_path / "more", seed=4), "alpha", options=MORE)
     renamed = write_task(tmp_path / "renamed", {"0_real": 2, "1_other": 2}, seed=5)
     with pytest.raises(ContractError, match="alpha-2 extends alpha: class 1_alpha is none of task 'alpha'"):
