@@ -13,6 +13,7 @@ import bench
 import loop_announced
 import loop_clones
 import loop_faults
+import loop_many
 import loop_random
 import loop_rollback
 import loop_trigger
@@ -20,6 +21,7 @@ import loop_trigger
 PARTS: dict[str, Callable[[], bool]] = {
     **loop_trigger.PARTS,
     **loop_announced.PARTS,
+    **loop_many.PARTS,
     **loop_faults.PARTS,
     **loop_rollback.PARTS,
     **loop_random.PARTS,
