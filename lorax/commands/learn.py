@@ -30,7 +30,7 @@ def learn(preset: Preset = None, as_json: Json = False) -> None:
 
 
 def scenario(
-    name: Annotated[str, typer.Argument(help="landed (all there is), or easy, hard, long (by CDDB's folder names).")],
+    name: Annotated[str, typer.Argument(help="landed (all there is), or easy, hard, long, real (docs/method.md).")],
     orders: Annotated[
         int | None, typer.Option(min=2, help="Learn it in so many orders of its tasks, and tell how far they differ.")
     ] = None,
@@ -39,7 +39,7 @@ def scenario(
 ) -> None:
     """Learn a whole scenario from scratch with today's params.yaml; registry and champion stay as they are.
 
-    Writes metrics, matrix and plots to work/scenario/, and a run to MLflow. Example: `lorax scenario landed`
+    Writes metrics, matrix and plots to work/scenario/, and a run to MLflow. Example: `lorax scenario landed --orders 5`
     """
     from lorax import progress, reconcile
 
