@@ -504,12 +504,12 @@ def test_a_full_disk_at_the_copy_is_a_storage_error_and_changes_nothing(
 ) -> None:
     before = contents(landed_workspace)
 
-    def full(source: Path, target: Path, **options: bool) -> None:
-        if "draft" not in str(target):
+    def full(source: Path, target: str, **options: bool) -> None:
+        if "draft" not in target:
             copied(source, target, **options)
             return
-        target.write_bytes(b"half")
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+        Path(target).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), target)
 
     copied = shutil.copyfile
     monkeypatch.setattr(shutil, "copyfile", full)
