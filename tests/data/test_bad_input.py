@@ -78,7 +78,7 @@ def empty_image(folder: Path) -> None:
 
 
 CASES: dict[str, tuple[Made, str]] = {
-    "a broken row group": (damaged, "data.parquet is damaged: row group 1 of 2 can't be read"),
+    "a broken row group": (damaged, "data.parquet is damaged: row group 2 of 2 can't be read"),
     "a Parquet file cut off": (lambda folder: damaged(folder, 900), "data.parquet is damaged: it can't be read"),
     "unknown labels": (
         lambda folder: parquet(folder, lambda n: {"label": "AB"[n % 2]}),
@@ -97,18 +97,23 @@ CASES: dict[str, tuple[Made, str]] = {
         lambda folder: archive(folder, str, 5000),
         "train-000.tar is damaged: it can't be read to its end",
     ),
+    "a tar cut off between two members": (
+        lambda folder: archive(folder, str, 4096),
+        "train-000.tar has no end, as if it was cut off behind a member. Fetch it again.",
+    ),
     "missing files": (
         lambda folder: listed(folder, "8.png,real,none,train", "9.png,fake,gen,train"),
-        "2 files of list.csv are not there: 8.png, 9.png",
+        "nor beside the list: 8.png, 9.png. Fetch them",
     ),
     "labels in conflict": (
         lambda folder: listed(folder, "1.png,real,none,train"),
         "1.png is listed twice, with labels in conflict",
     ),
-    "an empty list": (lambda folder: (folder / "list.csv").write_text(""), "list.csv"),
+    "an empty list": (lambda folder: (folder / "list.csv").write_text(""), "list.csv lists nothing"),
+    "a list of nothing": (lambda folder: (folder / "list.csv").write_text("path,label\n"), "list.csv lists nothing"),
     "a list without a header": (
         lambda folder: (folder / "list.csv").write_text("0.png,real\n1.png,fake\n"),
-        "list.csv has no column for the images' paths",
+        "list.csv has no column for the images' paths among 0.png, real",
     ),
     "an empty image": (empty_image, "train/0_real/0.png can't be decoded: it is empty. Copy or fetch it again."),
     "nothing": (lambda folder: None, "no image was found in"),

@@ -13,7 +13,7 @@ from typing import Any
 from lorax.data.layouts.apart import inside
 from lorax.data.layouts.items import Found, Item, Reading
 from lorax.data.layouts.records import Labels, Row, columns, text_of
-from lorax.data.layouts.words import class_of, split_in, split_of
+from lorax.data.layouts.words import class_of, listed, split_in, split_of
 from lorax.errors import LayoutError
 from lorax.text import some
 
@@ -41,8 +41,11 @@ def read_manifests(root: Path, files: Sequence[str], reading: Reading, own: str)
         path = root / name
         rows = list(_rows(path))
         known = columns(list(dict.fromkeys(key for row in rows for key in row)), reading, path, _KINDS)
+        if not rows:
+            raise LayoutError(f"{path} lists nothing: a first line names the columns, and each line after it an image.")
         if "path" not in known:
-            raise LayoutError(f"{path} has no column for the images' paths; --path-column names it.")
+            there = listed(rows[0], 6)
+            raise LayoutError(f"{path} has no column for the images' paths among {there}; --path-column names it.")
         kinds |= {f"{kind}: column {column}" for kind, column in known.items()}
         labels = Labels(path, reading, "label" in known)
         for number, row in enumerate(rows, 1):
@@ -50,7 +53,10 @@ def read_manifests(root: Path, files: Sequence[str], reading: Reading, own: str)
                  own if len(files) == 1 else path.parent.name)  # fmt: skip
         labels.check()
     if missing:
-        raise LayoutError(f"{len(missing):,} files of {files[0]} are not there: {some(missing, _SHOWN)}.")
+        raise LayoutError(
+            f"{len(missing):,} files of {files[0]} are neither below {root} nor beside the list: "
+            f"{some(missing, _SHOWN)}. Fetch them, or take them off the list."
+        )
     shown = f"{len(files)} list{'s' * (len(files) > 1)} of files ({'; '.join(sorted(kinds))})"
     return Found(shown, tuple(items.values()))
 

@@ -185,7 +185,7 @@ def _batches(table: Table, names: Sequence[str], rows: int) -> Iterator[pa.Recor
             file = pq.ParquetFile(table.path, pre_buffer=False, buffer_size=_BUFFER)
         with file:
             for group in range(file.num_row_groups):
-                with _readable(table.path, f"row group {group} of {file.num_row_groups}"):
+                with _readable(table.path, f"row group {group + 1} of {file.num_row_groups}"):
                     if not names:
                         yield _without_columns(file.metadata.row_group(group).num_rows)
                     else:

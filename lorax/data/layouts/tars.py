@@ -100,6 +100,8 @@ def _members(path: Path) -> Iterator[tuple[str, bytes]]:
             file = archive.extractfile(member)
             assert file is not None
             yield name.as_posix(), file.read()
+        if archive.fileobj.tell() == archive.offset:  # tarfile takes the end of the bytes for the archive's
+            raise LayoutError(f"{path} has no end, as if it was cut off behind a member. Fetch it again.")
 
 
 def _said(members: Mapping[str, bytes], path: Path, key: str) -> dict[str, Any]:

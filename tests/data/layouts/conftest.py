@@ -11,7 +11,13 @@ from typer.testing import CliRunner
 
 from lorax.cli import app
 from tests.conftest import SMALL_CONTRACT
+from tests.data.layouts import images
 from tests.data.layouts.plans import Plan
+
+
+@pytest.fixture(autouse=True)
+def _images_of_its_own() -> None:
+    images.begin_anew()
 
 
 @pytest.fixture

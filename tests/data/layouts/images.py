@@ -10,12 +10,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-_NUMBERS = count(1000)  # seeds that no other images have
+_numbers = count(1000)  # seeds that no other images have
+
+
+def begin_anew() -> None:
+    """Have the next image be the first again: real ones are dealt by content, which must not depend on other tests."""
+    global _numbers
+    _numbers = count(1000)
 
 
 def image(kind: str = "png") -> bytes:
-    """An image that was not there before."""
-    pixels = np.random.default_rng(next(_NUMBERS)).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    """An image that was not there before in the same test."""
+    pixels = np.random.default_rng(next(_numbers)).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, {"jpg": "jpeg"}.get(kind, kind))
     return file.getvalue()
