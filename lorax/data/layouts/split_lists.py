@@ -89,7 +89,7 @@ def _are_texts(value: object) -> bool:
 
 def _ends(path: Path) -> Iterator[str]:
     """The ends of a path, the longest first, without its ending."""
-    parts = _bare(path.resolve().as_posix()).split("/")
+    parts = _bare(path.absolute().as_posix()).split("/")  # a link's own name, not that of what it leads to
     yield from ("/".join(parts[start:]) for start in range(1, len(parts)))
 
 

@@ -167,6 +167,10 @@ def test_osmas_own_lists_name_files_from_a_folder_above(plan: Plan, tmp_path: Pa
     found = counts(plan(*lists, path="dataset/OSMA"))
     fakes = {name: (n["train/1_fake"], n["val/1_fake"]) for name, n in found.items()}
     assert fakes == {"progan": (8, 2), "sngan": (4, 1)}
+    (osma / ".kept").mkdir()
+    for number, image_path in enumerate(sorted(osma.glob("*/*/*/*.png"))):
+        image_path.symlink_to(image_path.rename(osma / f".kept/{number}"))
+    assert counts(plan(*lists, path="dataset/OSMA")) == found, "links go by their own names"
     assert sum(n["train/0_real"] for n in found.values()) == 64
     (tmp_path / "some.txt").write_text("x.png")
     assert "its name tells no split" in plan("--split-list", str(tmp_path / "some.txt"), path="dataset/OSMA")
