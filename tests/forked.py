@@ -90,6 +90,7 @@ def _serve(questions: IO[str]) -> None:
         elif not (answer := os.fork()):
             _become(request)
             runpy.run_module("lorax", run_name="__main__", alter_sys=True)
+            return
         print(json.dumps(answer), flush=True)
 
 
