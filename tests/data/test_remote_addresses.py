@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 
 from lorax.data import versions
@@ -15,6 +17,7 @@ ADDRESSES = (
 )  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:.*ClientSession.__del__:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("address", ADDRESSES)
 def test_a_mistyped_address_is_told_in_a_line(landed_workspace: Workspace, address: str) -> None:
     samples = versions.read_task(landed_workspace, "alpha").test
@@ -29,3 +32,5 @@ def test_a_mistyped_address_is_told_in_a_line(landed_workspace: Workspace, addre
         versions.fetch(landed_workspace, samples)
     assert "Traceback" not in str(found.value)
     assert len(str(found.value).splitlines()) == 1
+    del found
+    gc.collect()  # DVC closes no session with an HTTP server: it is to be missed here, not in whichever test comes later
