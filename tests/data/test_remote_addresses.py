@@ -33,4 +33,4 @@ def test_a_mistyped_address_is_told_in_a_line(landed_workspace: Workspace, addre
     assert "Traceback" not in str(found.value)
     assert len(str(found.value).splitlines()) == 1
     del found
-    gc.collect()  # DVC closes no session with an HTTP server: it is to be missed here, not in whichever test comes later
+    gc.collect()  # DVC closes no session with an HTTP server: it is told of here, not in whichever test comes later
