@@ -16,7 +16,7 @@ from lorax.data.simulate import DEMO_TASKS, simulate
 from lorax.learning.episode import Episode, learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan
 from lorax.learning.loading import open_network
-from lorax.learning.queries import FeatureQuery
+from lorax.learning.queries import Asker, FeatureQuery
 from lorax.learning.state import LearnerState
 from lorax.learning.state_files import load_state
 from lorax.network.features import FeatureCache
@@ -73,14 +73,12 @@ class Observer:
         torch.set_num_threads(params.run.threads)
         mixed = params.training.mixed_precision
         self._network = open_network(self.state, params.run.device, mixed_precision=mixed)
-        self._cache = FeatureCache(folder.features_dir)
-        self._files, self._params = files, params
+        cache = FeatureCache(folder.features_dir)
+        self._asker = Asker(self._network, cache, files.fetch, params.run.batch_size)
 
     def look(self, samples: Sequence[Sample], change: Perturbation = UNCHANGED) -> Looked:
         query = FeatureQuery.of_centers(samples, [change] * len(samples))
-        read = query.read_files(self._files.fetch, self._network.crop)
-        size = self._params.run.batch_size
-        features, textures = query.run(self._cache, self._network, read, size, with_texture=True)
+        features, textures = self._asker.ask(query, with_texture=True)
         with torch.no_grad():
             logits = self._network.logits(features, textures)
             return Looked(features, logits, textures, self._network.head(features))

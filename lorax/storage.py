@@ -10,16 +10,50 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lorax.drafts import held
 from lorax.errors import StorageError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+    from pydantic import ValidationError
+
+_Record = TypeVar("_Record")
 
 
 def canonical_json(value: Any) -> str:
     """The one text of a JSON value: sorted keys, so equal values have equal digests."""
     return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def write_record(path: Path, record: DataclassInstance) -> None:
+    """Keep a dataclass of plain values as JSON."""
+    write_whole(path, canonical_json(asdict(record)))
+
+
+def read_record(kind: type[_Record], path: Path) -> _Record:
+    """What `write_record` has kept; a field that is not there has its default.
+
+    Raises:
+        FileNotFoundError: nothing was kept.
+        ValueError: the file is no such record.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(kind).validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ValueError(fault(error)) from error
+
+
+def fault(error: ValidationError) -> str:
+    """The first thing that is wrong with a record, in a line."""
+    first, *others = error.errors(include_url=False, include_input=False)
+    more = f", and {len(others)} more" if others else ""
+    return f"{'.'.join(map(str, first['loc'])) or 'its text'}: {first['msg']}{more}"
 
 
 @contextmanager

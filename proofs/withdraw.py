@@ -27,7 +27,7 @@ from lorax.learning.cutting import cut_out
 from lorax.learning.episode import Episode, learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan
 from lorax.learning.loading import open_network
-from lorax.learning.queries import FeatureQuery
+from lorax.learning.queries import Asker, FeatureQuery
 from lorax.learning.state_files import load_state
 from lorax.network.features import FeatureCache
 from lorax.params import Params, load_params
@@ -55,13 +55,13 @@ def answers(
 ) -> torch.Tensor:
     """The logits (n, C) of images."""
     network = open_network(load_state(state_dir), params.run.device)
-    query, cache = FeatureQuery.of_centers(samples), FeatureCache(workspace.episodes_dir / "features")
+    cache = FeatureCache(workspace.episodes_dir / "features")
 
     def fetch(wanted: Iterable[Sample]) -> dict[str, Path]:
         return files | dict(versions.fetch(workspace, [sample for sample in wanted if sample.md5 not in files]))
 
-    read = query.read_files(fetch, network.crop)
-    features, textures = query.run(cache, network, read, params.run.batch_size, with_texture=True)
+    asker = Asker(network, cache, fetch, params.run.batch_size)
+    features, textures = asker.ask(FeatureQuery.of_centers(samples), with_texture=True)
     return network.logits(features, textures).cpu()
 
 

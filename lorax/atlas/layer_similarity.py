@@ -19,11 +19,11 @@ from lorax.atlas.index import Atlas
 from lorax.atlas.searching import search
 from lorax.drafts import scratch
 from lorax.errors import AtlasError, LoraxError
-from lorax.learning.branch_similarity import BranchComparison, BranchNeighbours, SimilarBranch
+from lorax.learning.branch_similarity import NEIGHBOURS, BranchComparison, BranchNeighbours, SimilarBranch
 from lorax.learning.folder import EpisodeFolder, Report
 from lorax.learning.state import LearnerState
 from lorax.learning.state_files import load_state
-from lorax.storage import whole_directory
+from lorax.storage import whole_directory, write_record
 
 _FOLDER = "atlas"
 _NEAREST = 5
@@ -61,7 +61,7 @@ def compared_dir(folder: EpisodeFolder) -> Path | None:
     kept = folder.root / _FOLDER
     try:
         BranchComparison.read(kept)
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError):
         return None
     return kept
 
@@ -83,7 +83,7 @@ def compare(folder: EpisodeFolder, branches: Sequence[Adapter], warn: Callable[[
         fresh = {branch.name for branch in branches if branch.start is None}
         neighbours = tuple(_neighbours(atlas, branch, fresh) for branch in branches if branch.name in atlas)
         described = atlas.view().described if neighbours else "nothing"
-        BranchComparison(report.episode, report.task, described, neighbours).write(draft)
+        write_record(draft / NEIGHBOURS, BranchComparison(report.episode, report.task, described, neighbours))
         if len(atlas) > 1:
             with _harmless(warn, "no map was drawn"):
                 from lorax.atlas.drawing import save_map

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from lorax.atlas.segments import Segment, has_segments
 from lorax.errors import AtlasError
-from lorax.storage import canonical_json, write_whole
+from lorax.storage import canonical_json, fault, write_whole
 
 FORMAT = 1
 FILE = "atlas.json"
@@ -83,10 +83,7 @@ def read_record(atlas_dir: Path) -> Record:
 
 
 def _reason(error: Exception) -> str:
-    if not isinstance(error, ValidationError):
-        return str(error)
-    first = error.errors()[0]
-    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return fault(error) if isinstance(error, ValidationError) else str(error)
 
 
 def _check_free(atlas_dir: Path) -> None:

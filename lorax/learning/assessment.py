@@ -7,12 +7,10 @@ learner state. Test images under a perturbation are a fixed sample, so that old 
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,8 +18,9 @@ from torch import Tensor
 from lorax.data.images import Progress
 from lorax.data.perturbations import CARD, UNCHANGED, Perturbation, jpeg
 from lorax.data.reals import Reals
-from lorax.learning.episode import Episode
-from lorax.learning.false_positives import FalsePositives, Slice, measured
+from lorax.errors import StateError
+from lorax.learning.episode import Episode, told
+from lorax.learning.false_positives import FalsePositives, measured
 from lorax.learning.folder import EpisodeFolder, damage_told
 from lorax.learning.queries import FeatureQuery
 from lorax.learning.relatives import Named, named
@@ -36,7 +35,7 @@ from lorax.learning.reliability import (
 )
 from lorax.learning.state import LearnerState
 from lorax.learning.unknown import Foreseen, auroc, foreseen
-from lorax.storage import canonical_json, write_whole
+from lorax.storage import read_record, write_record
 from lorax.stream import Sample, Task
 
 ALL = "all tasks"
@@ -100,22 +99,10 @@ class Assessment:
     false_positives: FalsePositives | None = None
     named: Named | None = None
 
-    def write(self, path: Path) -> None:
-        write_whole(path, canonical_json(asdict(self)))
-
     @classmethod
     def read(cls, path: Path) -> Assessment:
         with damage_told(path):
-            record: dict[str, Any] = json.loads(path.read_bytes())
-            for row in record["reliability"]:
-                row["bins"] = [Bin(**found) for found in row["bins"]]
-            record["reliability"] = [Reliability(**row) for row in record["reliability"]]
-            record["card"] = [CardRow(**row) for row in record["card"]]
-            record["foreseen"] = Foreseen(**record["foreseen"]) if record["foreseen"] else None
-            if told := record.get("false_positives"):
-                record["false_positives"] = FalsePositives(**{**told, "slices": [Slice(**s) for s in told["slices"]]})
-            record["named"] = Named(**record["named"]) if record.get("named") else None
-            return cls(**record)
+            return read_record(cls, path)
 
     def row(self, perturbation: str, task: str = ALL) -> CardRow | None:
         """A row of the card, None where there is none."""
@@ -161,7 +148,8 @@ def assess(episode: Episode, reals: Reals | None = None, on_progress: Progress |
 
     def ask(samples: Sequence[Sample], change: Perturbation) -> tuple[Tensor, Tensor]:
         query = FeatureQuery.of_centers(samples, [change] * len(samples))
-        features, textures = episode.run(query, on_progress, change.name, with_texture=with_texture)
+        on_cached = told(on_progress, change.name)
+        features, textures = episode.asker.ask(query, with_texture=with_texture, on_cached=on_cached)
         return textures, episode.network.logits(features, textures).cpu()
 
     def look(samples: Sequence[Sample], change: Perturbation = UNCHANGED) -> Said:
@@ -188,7 +176,7 @@ def assess(episode: Episode, reals: Reals | None = None, on_progress: Progress |
         seconds=time.perf_counter() - started,
         named=_named(state, clean),
     )
-    assessment.write(episode.folder.assessment_path)
+    write_record(episode.folder.assessment_path, assessment)
     return assessment
 
 
@@ -198,12 +186,12 @@ def kept_assessment(folder: EpisodeFolder, reals: Reals | None = None) -> Assess
         return None
     try:
         kept = Assessment.read(folder.assessment_path)
-    except (ValueError, KeyError, TypeError, AttributeError):  # damaged, or left by another version of this code
+    except StateError:  # damaged, or left by another version of this code
         return None
-    params, told = folder.plan().params, kept.false_positives
+    params, found = folder.plan().params, kept.false_positives
     is_understood = bool(kept.overall) == bool(kept.card)
     asked = (reals.folder, reals.digest, params.reals.images) if reals else None
-    is_same = asked == ((told.folder, told.digest, told.asked) if told else None)
+    is_same = asked == ((found.folder, found.digest, found.asked) if found else None)
     return kept if is_understood and is_same and kept.per_class == params.robustness.per_class else None
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lorax.data.images import Images, Progress
 from lorax.data.perturbations import UNCHANGED, Perturbation, drawn
-from lorax.learning.queries import Fetch
+from lorax.learning.queries import Asker
 from lorax.network.features import CENTER, CachedFeatures, FeatureCache, OnCached, Read, side_by_side, views_of
 from lorax.network.network import Network
 from lorax.network.process_group import SINGLE, ProcessGroup
@@ -49,26 +49,23 @@ class TrainingSet:
     @classmethod
     def load(
         cls,
-        network: Network,
+        asker: Asker,
         samples: Sequence[Sample],
         labels: Tensor,
-        fetch: Fetch,
         params: Params,
-        cache: FeatureCache,
         overflow: Path | None = None,
         on_progress: Progress | None = None,
         on_cached: OnCached | None = None,
-        group: ProcessGroup = SINGLE,
     ) -> TrainingSet:
         """Read N samples, labelled (N,), as often perturbed as `params` say; see `build` and `Images.load`."""
-        training, run = params.training, params.run
+        training, network = params.training, asker.network
         views = min(training.views, training.epochs)  # no epoch would show the others
-        showing = Showing.draw(samples, views, training.augmentation, run.seed)
-        paths = fetch(samples)
+        showing = Showing.draw(samples, views, training.augmentation, params.run.seed)
+        paths = asker.fetch(samples)
         images = Images.load(samples, paths, network.crop, on_progress, looks=showing.looks, overflow=overflow)
         if network.device.type == "cuda":
             images.to(network.device)
-        return cls.build(network, images, labels, showing.shown, run, cache, on_cached, group)
+        return cls.build(network, images, labels, showing.shown, params.run, asker.cache, on_cached, asker.group)
 
     @classmethod
     def build(

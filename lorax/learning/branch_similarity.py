@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from lorax.storage import canonical_json, write_whole
+from lorax.storage import read_record
 
 NEIGHBOURS = "neighbours.json"
 """The record's name in a folder of what an episode is to log of the atlas."""
@@ -61,16 +58,7 @@ class BranchComparison:
         newest = self.newest
         return newest.nearest[0] if newest and newest.nearest and newest.start is None else None
 
-    def write(self, folder: Path) -> None:
-        """Write the record into `folder`."""
-        write_whole(folder / NEIGHBOURS, canonical_json(asdict(self)))
-
     @classmethod
     def read(cls, folder: Path) -> BranchComparison:
         """The record in `folder`."""
-        record = json.loads((folder / NEIGHBOURS).read_text())
-        return cls(record["episode"], record["task"], record["described"], tuple(map(_parse, record["branches"])))
-
-
-def _parse(record: Mapping[str, Any]) -> BranchNeighbours:
-    return BranchNeighbours(**{**record, "nearest": tuple(SimilarBranch(**near) for near in record["nearest"])})
+        return read_record(cls, folder / NEIGHBOURS)

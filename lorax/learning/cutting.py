@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,22 +20,19 @@ from torch import Tensor
 from lorax.data.images import Images
 from lorax.errors import StateError
 from lorax.learning.batches import canonical
-from lorax.learning.exemplars import write_memory
-from lorax.learning.folder import EpisodeFolder, Plan
+from lorax.learning.episode import ReadTask
+from lorax.learning.exemplars import Herded
+from lorax.learning.folder import EpisodeFolder, Plan, Trained
 from lorax.learning.loading import open_network
-from lorax.learning.opened import ReadTask
-from lorax.learning.queries import FeatureQuery, Fetch
+from lorax.learning.queries import Asker, FeatureQuery, Fetch
 from lorax.learning.settling import settled
 from lorax.learning.state import Exemplar, LearnerState
 from lorax.learning.state_files import load_state, save_state, state_digest
 from lorax.learning.statistics import Statistics
 from lorax.learning.texture_head import CLEAN, drawn_for, perturbed
-from lorax.learning.trained import Trained
 from lorax.network.features import FeatureCache
-from lorax.network.network import Network
-from lorax.network.process_group import SINGLE
 from lorax.params import Params
-from lorax.storage import canonical_json, write_whole
+from lorax.storage import canonical_json, write_record
 from lorax.stream import ClassTable, DataRevision, PinnedTask, Sample, Task
 
 _STAYS = 1e-2
@@ -68,20 +65,26 @@ def cut_out(
     state, cache = load_state(state_dir), FeatureCache(folder.features_dir)
     check_can_be_cut(state, task)
     torch.set_num_threads(params.run.threads)
+
+    def asker(of: LearnerState) -> Asker:
+        mixed = params.training.mixed_precision
+        network = open_network(_bare(of), params.run.device, mixed_precision=mixed)
+        return Asker(network, cache, fetch, params.run.batch_size)
+
     last = read_task(state.tasks[-1].name)
-    without = _cut(state, read_task(task), cache, fetch, params)
-    weight, bias = _refitted(without, cache, fetch, params)
-    before = replace(_cut(without, last, cache, fetch, params), cut=without.cut)
-    base, base_dir = settled(*_openable(before, params), cache, fetch, params), folder.root / "base"
-    save_state(base, base_dir)
+    without = _cut(state, read_task(task), asker(state), params.run.seed)
+    weight, bias = _refitted(without, asker(without))
+    before = _bare(replace(_cut(without, last, asker(without), params.run.seed), cut=without.cut))
+    base_dir = folder.root / "base"
+    save_state(settled(before, asker(before), params), base_dir)
     branch, pinned = without.branches[-1], PinnedTask(last.name, last.digest)
     plan = Plan(None, pinned, params.model_dump(mode="json"), revision, branch.start, str(base_dir))
-    write_whole(folder.plan_path, canonical_json(asdict(plan)))
+    write_record(folder.plan_path, plan)
     modules = len({name.rpartition(".lora_")[0] for name in branch.weights})
     views = np.empty((0, 2), np.int64)
     trained = Trained(branch.config, branch.weights, weight, bias, without.statistics, [], {}, modules, views)
     trained.save(folder.trained_dir)
-    write_memory(folder.exemplars_path, without.exemplars, 0.0)
+    write_record(folder.exemplars_path, Herded(without.exemplars, 0.0))
     return folder
 
 
@@ -105,7 +108,12 @@ def check_can_be_cut(state: LearnerState, task: str) -> None:
     raise StateError(f"task {task!r} can't be cut out: {why}. Leave --fast out.")
 
 
-def _cut(state: LearnerState, task: Task, cache: FeatureCache, fetch: Fetch, params: Params) -> LearnerState:
+def _bare(state: LearnerState) -> LearnerState:
+    """The state without what is to be fitted anew."""
+    return replace(state, texture_head=None, calibration=None)
+
+
+def _cut(state: LearnerState, task: Task, asker: Asker, seed: int) -> LearnerState:
     """The state without a task, its head as it was for the others; what is fitted on held-out images is to be."""
     gone = [entry.id for entry in state.classes.entries if entry.task == task.name]
     kept = [entry for entry in state.classes.entries if entry.task != task.name]
@@ -127,7 +135,7 @@ def _cut(state: LearnerState, task: Task, cache: FeatureCache, fetch: Fetch, par
         head_weight=state.head_weight[rows][:, stays.repeat_interleave(width)],
         head_bias=state.head_bias[rows],
         texture_head=None,
-        statistics=_statistics_without(state, task, gone, list(ids), cache, fetch, params),
+        statistics=_statistics_without(state, task, gone, list(ids), asker, seed),
         exemplars=renumbered(state.exemplars),
         calibration_memory=renumbered(state.calibration_memory),
         calibration=None,
@@ -139,53 +147,35 @@ def _cut(state: LearnerState, task: Task, cache: FeatureCache, fetch: Fetch, par
 
 
 def _statistics_without(
-    state: LearnerState,
-    task: Task,
-    gone: Sequence[int],
-    kept: Sequence[int],
-    cache: FeatureCache,
-    fetch: Fetch,
-    params: Params,
+    state: LearnerState, task: Task, gone: Sequence[int], kept: Sequence[int], asker: Asker, seed: int
 ) -> dict[str, Statistics]:
     """Sums over textures, less those of the images that the task was learned from; they are asked for again."""
-    if not state.statistics:
-        return {}
-    network, kinds = _openable(state, params)[1], list(state.statistics)[1:]
+    kinds = list(state.statistics)[1:]
     held = {entry.sample.md5 for entry in state.calibration_memory}
-    samples, size = [sample for sample in task.train if sample.md5 not in held], params.run.batch_size
+    samples = [sample for sample in task.train if sample.md5 not in held]
     found = {}
     for kind, sums in state.statistics.items():
         drawn = samples if kind == CLEAN else drawn_for(kind, kinds, samples)
-        query = perturbed(drawn, kind) if kind != CLEAN else _first_views(drawn, network, fetch, params.run.seed)
+        query = perturbed(drawn, kind) if kind != CLEAN else _first_views(drawn, asker, seed)
         if sums.counts[list(gone)].sum() != len(drawn):
             raise StateError(
                 f"task {task.name!r} was learned from {int(sums.counts[list(gone)].sum())} images that its sums hold, "
                 f"and {len(drawn)} are there, so it can't be cut out. Leave --fast out."
             )
-        read = query.read_files(fetch, network.crop)
-        textures = query.run_texture(cache, network, read, size, SINGLE)
-        found[kind] = sums.without(textures, kept)
+        found[kind] = sums.without(asker.textures(query), kept)
     return found
 
 
-def _first_views(samples: Sequence[Sample], network: Network, fetch: Fetch, seed: int) -> FeatureQuery:
+def _first_views(samples: Sequence[Sample], asker: Asker, seed: int) -> FeatureQuery:
     """Each image in the view that the first epoch showed."""
-    images = Images.load(samples, fetch(samples), network.crop)
+    images = Images.load(samples, asker.fetch(samples), asker.network.crop)
     corners = images.offsets(1, seed)[:, 0]
     return FeatureQuery(samples, canonical(images, np.hstack([np.arange(len(samples))[:, None], corners])))
 
 
-def _openable(state: LearnerState, params: Params) -> tuple[LearnerState, Network]:
-    """The state, without what is to be fitted anew, and its network."""
-    bare = replace(state, texture_head=None, calibration=None)
-    return bare, open_network(bare, params.run.device, mixed_precision=params.training.mixed_precision)
-
-
-def _refitted(state: LearnerState, cache: FeatureCache, fetch: Fetch, params: Params) -> tuple[Tensor, Tensor]:
+def _refitted(state: LearnerState, asker: Asker) -> tuple[Tensor, Tensor]:
     """The head (C, K·D) and (C,), fitted to the exemplars from where it is."""
-    network, samples = _openable(state, params)[1], [entry.sample for entry in state.exemplars]
-    query = FeatureQuery.of_centers(samples)
-    features, _ = query.run(cache, network, query.read_files(fetch, network.crop), params.run.batch_size)
+    features, _ = asker.ask(FeatureQuery.of_centers([entry.sample for entry in state.exemplars]))
     return refit(state.head_weight, state.head_bias, features, torch.tensor([e.class_id for e in state.exemplars]))
 
 

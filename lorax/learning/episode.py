@@ -4,31 +4,49 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from itertools import chain
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from lorax.data.images import Progress
+from lorax.errors import DataVersionError
 from lorax.learning.batches import TrainingSet
 from lorax.learning.evaluation import accuracy_row, compare, score
-from lorax.learning.exemplars import read_memory, updated_memory, write_memory
-from lorax.learning.folder import Report
+from lorax.learning.exemplars import Herded, extended_memory, hold_out, updated_memory
+from lorax.learning.folder import EpisodeFolder, Report, Trained
 from lorax.learning.launch import launch
-from lorax.learning.loading import answers_of, texture_head_of
-from lorax.learning.opened import OpenedEpisode, told
-from lorax.learning.queries import FeatureQuery
+from lorax.learning.loading import (
+    answers_of,
+    base_state,
+    check_learnable,
+    check_solver,
+    open_network,
+    texture_head_of,
+)
+from lorax.learning.queries import Asker, FeatureQuery, Fetch
 from lorax.learning.settling import settled
-from lorax.learning.state import LearnerState
-from lorax.learning.state_files import save_state
-from lorax.learning.statistics import Statistics
-from lorax.learning.texture_head import with_textures
-from lorax.learning.trained import Trained
-from lorax.learning.training import Fit, OnEpoch
-from lorax.stream import Sample
+from lorax.learning.state import Branch, LearnerState
+from lorax.learning.state_files import load_state, save_state
+from lorax.learning.texture_head import CLEAN, with_textures
+from lorax.learning.training import Fit, OnEpoch, epoch_seed
+from lorax.network.backbone import Backbone
+from lorax.network.building import open_backbone
+from lorax.network.features import FeatureCache, OnCached
+from lorax.network.network import Network
+from lorax.network.process_group import SINGLE, ProcessGroup
+from lorax.storage import write_record
+from lorax.stream import ClassTable, PinnedTask, Sample, Task
+
+ReadTask = Callable[[str], Task]
+"""Finds a landed task by its name."""
+
+ReadLearned = Callable[[PinnedTask], Task]
+"""Finds a known task as it was when it was learned."""
 
 
 def learn_episode(
@@ -49,15 +67,83 @@ def learn_episode(
     return episode.state
 
 
-class Episode(OpenedEpisode):
-    """One task learned on top of a learner state: its methods, in this order, are the method.
+class Episode:
+    """One task learned on top of a learner state: `grow` to `score`, in this order, are the method.
 
     Each leaves its output in the folder whole or not at all and does nothing where that is there; so after a kill an
     episode that is opened anew goes on with the first unfinished one. Calibration comes before scoring, since it
-    decides how much the texture counts in the answers that are scored.
+    decides how much the texture counts in the answers that are scored. States are read once for all of them, and the
+    network is built once.
+
+    Args:
+        folder: the episode's, with its plan.
+        base: what it grows from.
+        tasks: those that `base` knows, in its order, and the new one.
+        fetch: finds images.
+        backbone: of the base, where it was built to name it.
+        group: the processes that share the work, of which this is one; if the plan asks for more, they are started.
+
+    Raises:
+        StateError: `base` knows the task already, or knows no real image and the task brings none, or was learned
+            with another solver of the head.
     """
 
-    _calibration_s = 0.0
+    def __init__(
+        self,
+        folder: EpisodeFolder,
+        base: LearnerState,
+        tasks: Sequence[Task],
+        fetch: Fetch,
+        *,
+        backbone: Backbone | None = None,
+        group: ProcessGroup = SINGLE,
+    ) -> None:
+        self.folder, self.base, self.tasks, self.fetch, self.group = folder, base, tuple(tasks), fetch, group
+        self.plan = folder.plan()
+        self.params = self.plan.params
+        self.cache = FeatureCache(folder.features_dir)
+        self._backbone, self._calibration_s = backbone, 0.0
+        check_learnable(base, self.tasks[-1])
+        check_solver(base, self.params.head)
+        self.task, self.held_out = hold_out(self.tasks[-1], base, self.params)
+        torch.set_num_threads(self.params.run.threads)
+
+    @classmethod
+    def open(
+        cls,
+        folder: EpisodeFolder,
+        read_task: ReadTask,
+        fetch: Fetch,
+        *,
+        read_learned: ReadLearned | None = None,
+        group: ProcessGroup = SINGLE,
+    ) -> Episode:
+        """The episode that a folder's plan describes.
+
+        Args:
+            folder: the episode's.
+            read_task: finds its task.
+            fetch: finds images.
+            read_learned: finds the tasks that its base knows; None: as they are now.
+            group: see above.
+
+        Raises:
+            StateError: the base was learned on another backbone than planned; and as above.
+            BackboneError: the backbone can't be built.
+            DataVersionError: the task is not what was planned any more.
+        """
+        plan = folder.plan()
+        backbone = None if plan.base_dir else open_backbone(plan.params.backbone)
+        base = LearnerState(backbone.identity) if backbone else base_state(Path(plan.base_dir or ""), plan.params)
+        new = read_task(plan.task.name)
+        if (new.digest, new.extends) != (plan.task.digest, plan.extends):
+            raise DataVersionError(
+                f"task {new.name!r} changed while it was being learned: digest {new.digest[:12]} instead of "
+                f"{plan.task.digest[:12]}. Run 'lorax learn' again to learn it as it is now."
+            )
+        read_known = read_learned or (lambda known: read_task(known.name))
+        tasks = [*map(read_known, base.tasks), new]
+        return cls(folder, base, tasks, fetch, backbone=backbone, group=group)
 
     def grow(self) -> None:
         """Grow the network by a branch that knows nothing yet, and by outputs for the task's classes.
@@ -83,17 +169,20 @@ class Episode(OpenedEpisode):
         started = self.begin()
         network, params, pool = self.network, self.params, [*self.task.train, *self.remembered]
         samples = [*pool, *self.shown_again]
-        others = (on_progress, told(on_progress), self.group)
         labels = torch.tensor(self.classes.ids(samples))
-        data = TrainingSet.load(network, samples, labels, self.fetch, params, self.cache, self.folder.root, *others)
+        data = TrainingSet.load(self.asker, samples, labels, params, self.folder.root, on_progress, told(on_progress))
         prepared = time.perf_counter()
         own = self.classes.of_task(self.task.branch)
         fit = Fit(network, own, params.training, params.run, self.index, self.group)
         curves = fit.run_epochs(data, self.folder.checkpoint_path, on_epoch)
         trained = time.perf_counter()
         first = FeatureQuery(pool, data.first_views(len(pool)))  # for herding, while the images are at hand
-        _, textures = self.run(first, on_progress, with_texture=self.reads_texture, read=data.read_first_views)
-        statistics = self._statistics(textures[: len(self.task.train)])
+        on_cached, read = told(on_progress), data.read_first_views
+        _, textures = self.asker.ask(first, with_texture=self.reads_texture, on_cached=on_cached, read=read)
+        statistics = {}
+        if self.reads_texture:
+            known = (self.base.statistics, params.head.perturbations, self.task.train, self.classes)
+            statistics = with_textures(*known, textures[: len(self.task.train)], self.asker)
         seconds = {"prepare": prepared - started + time.perf_counter() - trained}
         seconds |= {"train": sum(row.seconds for row in curves)}
         if self.group.is_main:
@@ -110,12 +199,12 @@ class Episode(OpenedEpisode):
             return
         started = self.begin()
         pool = [*self.task.train, *self.remembered]
-        features, _ = self.run(FeatureQuery(pool, self.trained.views))
+        features, _ = self.asker.ask(FeatureQuery(pool, self.trained.views))
         weights = self._stood_for(pool) if self.remembered else None
         memory = updated_memory(
             self.base.exemplars, pool, features, self.classes, self.params.exemplars.budget, weights
         )
-        write_memory(self.folder.exemplars_path, memory, time.perf_counter() - started)
+        write_record(self.folder.exemplars_path, Herded(memory, time.perf_counter() - started))
 
     def calibrate(self) -> None:
         """Fit on held-out images what turns the network's answers into probabilities, and solve the texture's head.
@@ -138,7 +227,9 @@ class Episode(OpenedEpisode):
             samples = list(chain.from_iterable(task.test for task in self.tasks))
             launch("look", self.folder, self.tasks, samples, self.fetch, None, on_progress)
         features, textures = self.look_at_tests(on_progress)
-        of_base = self.asked_of_base(self._tests, features)
+        of_base = features  # the base's branches say the same, but for the one of what is extended
+        if self.task.extends:
+            of_base, _ = replace(self.asker, network=self._opened(self.base)).ask(self._tests)
         predicted, before, true = {}, {}, {}
         sizes = [len(task.test) for task in self.tasks]
         looks = zip(self.tasks, *(part.split(sizes) for part in (features, of_base, textures)), strict=True)
@@ -148,22 +239,23 @@ class Episode(OpenedEpisode):
                 before[task.name] = answers_of(self.base, said_by_base, seen)
             true[task.name] = torch.tensor(self.classes.ids(task.test))
         scores, multi_real = score(predicted, true, self.classes), self.classes.multi_real()
-        memory, herding_s = read_memory(self.folder.exemplars_path)
+        herded = Herded.read(self.folder.exemplars_path)
         scoring_s = time.perf_counter() - started + self._calibration_s
-        Report(
+        report = Report(
             episode=self.index,
             task=self.task.name,
             **asdict(scores),
             curves=list(self.trained.curves),
-            seconds={**self.trained.seconds, "herd": herding_s, "evaluate": scoring_s},
+            seconds={**self.trained.seconds, "herd": herded.seconds, "evaluate": scoring_s},
             trainable_parameters=self.trained.trainable_parameters,
             lora_modules=self.trained.lora_modules,
             against_base=compare(before, predicted, true, multi_real),
             detection_against_base=compare(before, predicted, true, self.classes.is_real),
             tested={task.name: task.digest for task in self.tasks},
-        ).write(self.folder.report_path)
+        )
+        write_record(self.folder.report_path, report)
         rows = (*self.base.accuracy, accuracy_row(scores, [task.name for task in self.tasks]))
-        save_state(replace(self._calibrated, exemplars=memory, accuracy=rows), self.folder.state_dir)
+        save_state(replace(self._calibrated, exemplars=herded.exemplars, accuracy=rows), self.folder.state_dir)
 
     def look_at_tests(self, on_progress: Progress | None = None) -> tuple[Tensor, Tensor]:
         """What is said of all test images, the new task's last.
@@ -171,11 +263,92 @@ class Episode(OpenedEpisode):
         Returns:
             All branches' features (N, K·D), and the textures (N, F), or (N, 0) where nothing reads them.
         """
-        return self.run(self._tests, on_progress, with_texture=self.reads_texture)
+        return self.asker.ask(self._tests, with_texture=self.reads_texture, on_cached=told(on_progress))
+
+    @property
+    def index(self) -> int:
+        """The episode's, from 0."""
+        return len(self.base.tasks)
+
+    @cached_property
+    def classes(self) -> ClassTable:
+        """Those of the base, and the task's."""
+        return self.base.classes.with_classes_of(self.task)
+
+    @cached_property
+    def remembered(self) -> list[Sample]:
+        """The exemplars of the task's own classes, which are there if it extends another; none that it brings again."""
+        own, brought = set(self.classes.ids(self.task.train)), {sample.md5 for sample in self.task.train}
+        return [e.sample for e in self.base.exemplars if e.class_id in own and e.sample.md5 not in brought]
+
+    @cached_property
+    def shown_again(self) -> list[Sample]:
+        """The exemplars of all other classes."""
+        own = set(self.classes.ids(self.task.train))
+        return [e.sample for e in self.base.exemplars if e.class_id not in own]
+
+    @cached_property
+    def state(self) -> LearnerState:
+        """The next learner state, as it lies in the folder once the network is scored."""
+        return load_state(self.folder.state_dir)
+
+    @cached_property
+    def network(self) -> Network:
+        """The network as far as the episode has come: the next state's, the trained one, or the base's, just grown."""
+        if self.folder.is_scored:
+            return self._opened(self.state)
+        return self._opened(self.grown) if self.folder.trained_dir.is_dir() else self.grown_network()
+
+    @property
+    def asker(self) -> Asker:
+        """The network, to be asked about images."""
+        return Asker(self.network, self.cache, self.fetch, self.params.run.batch_size, self.group)
+
+    @property
+    def is_for_more(self) -> bool:
+        """Whether other processes are to do the heavy work."""
+        return self.params.run.processes > self.group.size
+
+    @property
+    def reads_texture(self) -> bool:
+        return self.params.head.solver == "ridge"
+
+    @cached_property
+    def trained(self) -> Trained:
+        kinds = (CLEAN, *self.params.head.perturbations) if self.reads_texture else ()
+        return Trained.load(self.folder.trained_dir, kinds)
+
+    @cached_property
+    def grown(self) -> LearnerState:
+        """The next state as far as training has decided it: exemplars and the new accuracies are still missing."""
+        trained, name, extends = self.trained, self.task.name, self.task.extends
+        begun = self.base.branch_of(extends) if extends else Branch(name, {}, {}, self.params.run.seed, self.plan.start)
+        branch = replace(begun, config=trained.config, weights=trained.weights)
+        return replace(
+            self.base,
+            texture_head=None,
+            statistics=trained.statistics,
+            branches=(*(b for b in self.base.branches if b.task != extends), branch),
+            classes=self.classes,
+            calibration_memory=extended_memory(self.base.calibration_memory, self.held_out, self.classes, self.params),
+            calibration=None,
+            head_weight=trained.head_weight,
+            head_bias=trained.head_bias,
+            tasks=(*self.base.tasks, PinnedTask(name, self.task.digest)),
+            extensions=dict(self.base.extensions) | ({name: extends} if extends else {}),
+            revision=self.plan.revision,
+            parameters=self.params.learning(),
+            parent=self.plan.base,
+        )
+
+    def begin(self) -> float:
+        """Now; and however many threads this one used before, from here on it uses as many as were planned."""
+        torch.set_num_threads(self.params.run.threads)
+        return time.perf_counter()
 
     @cached_property
     def _calibrated(self) -> LearnerState:
-        return settled(self.grown, self.network, self.cache, self.fetch, self.params)
+        return settled(self.grown, self.asker, self.params)
 
     @property
     def _tests(self) -> FeatureQuery:
@@ -189,14 +362,40 @@ class Episode(OpenedEpisode):
         shares = [images[class_id] / kept[class_id] for class_id in ids[len(self.task.train) :]]
         return torch.tensor([*[1.0] * len(self.task.train), *shares])
 
-    def _statistics(self, textures: Tensor) -> dict[str, Statistics]:
-        """The base's with the task's training images, as they are, (n, F), and perturbed; {} if no head reads them."""
-        if not self.reads_texture:
-            return {}
-        size, kinds = self.params.run.batch_size, self.params.head.perturbations
+    def _opened(self, state: LearnerState) -> Network:
+        backbone, self._backbone = self._backbone, None  # which is one network's only
+        mixed = self.params.training.mixed_precision
+        return open_network(state, self.params.run.device, mixed_precision=mixed, backbone=backbone)
 
-        def ask(query: FeatureQuery) -> Tensor:
-            read = query.read_files(self.fetch, self.network.crop)
-            return query.run_texture(self.cache, self.network, read, size, self.group)
+    def grown_network(self) -> Network:
+        """The base's network with a branch and outputs for the task; what it extends has both: its branch comes last.
 
-        return with_textures(self.base.statistics, kinds, self.task.train, self.classes, textures, ask)
+        Raises:
+            BackboneError: the backbone can't learn in what lora.targets matches, or has not what calibration needs.
+        """
+        network, params, classes = self._opened(self.base), self.params, self.task.classes
+        if self.task.extends:
+            network.move_last([branch.task for branch in self.base.branches].index(self.task.extends))
+            network.texture_head = None  # of fewer images
+            return network
+        network.grow(
+            params.lora,
+            len(classes),
+            branch_seed=params.run.seed,
+            head_seed=epoch_seed(params.run.seed, self.index, params.training.epochs + 1),
+            brings_real=classes[0].is_real,
+        )
+        if params.calibration.per_class or self.reads_texture:
+            blank = torch.zeros(1, 3, network.crop, network.crop, dtype=torch.uint8)
+            network.texture(blank)  # there is one, or it says so
+        if self.plan.start:
+            network.backbone.start_branch(network.branches - 1, self.base.branch_of(self.plan.start).weights)
+        network.texture_head = None  # the base's, of fewer classes
+        return network
+
+
+def told(on_progress: Progress | None, what: str = "") -> OnCached | None:
+    """The same for who is told of cached features; `what` is asked about."""
+    if on_progress is None:
+        return None
+    return lambda done, total: on_progress(done, total, f"{what}: asking the branches".removeprefix(": "))

@@ -1,10 +1,10 @@
-"""The exemplar memory: which images of old tasks are shown again, chosen by herding."""
+"""Which images are kept: the exemplar memory, chosen by herding and shown again, and those held out for calibration."""
 
 from __future__ import annotations
 
-import json
+import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lorax.learning.folder import damage_told
-from lorax.learning.state import Exemplar
-from lorax.storage import canonical_json, write_whole
-from lorax.stream import ClassTable, Sample
+from lorax.learning.state import Exemplar, LearnerState
+from lorax.params import Params
+from lorax.storage import read_record
+from lorax.stream import ClassTable, Sample, Task
 
 
 def herd(features: Tensor, count: int, weights: Tensor | None = None) -> list[int]:
@@ -73,18 +74,81 @@ def updated_memory(
     return tuple(memory)
 
 
-def write_memory(path: Path, memory: Sequence[Exemplar], seconds: float) -> None:
-    """Keep a memory, and how long herding took."""
-    write_whole(path, canonical_json({"exemplars": [asdict(entry) for entry in memory], "seconds": seconds}))
+@dataclass(frozen=True)
+class Herded:
+    """An episode's new exemplar memory, as it lies in its folder; and how long herding took."""
+
+    exemplars: tuple[Exemplar, ...]
+    seconds: float
+
+    @classmethod
+    def read(cls, path: Path) -> Herded:
+        """What `write_record` has kept.
+
+        Raises:
+            StateError: the file is missing or damaged.
+        """
+        with damage_told(path):
+            return read_record(cls, path)
 
 
-def read_memory(path: Path) -> tuple[tuple[Exemplar, ...], float]:
-    """The opposite.
+_LARGEST_SHARE = 5
+"""At most one image in so many of a class is held out."""
 
-    Raises:
-        StateError: the file is missing or damaged.
+
+def hold_out(task: Task, base: LearnerState, params: Params) -> tuple[Task, tuple[Sample, ...]]:
+    """The task without images that are for calibration, and those that it adds to them, in the order drawn.
+
+    They are drawn for each class from (seed, md5) alone: at most `calibration.per_class`, and at most a fifth of the
+    class. Tasks may share real photos: those in the calibration memory are never trained on, and exemplars are not
+    drawn. Nothing is drawn on top of an uncalibrated state, which could not become calibrated by it. Of a class that is
+    extended those are drawn that would have been, had all of its images come at once.
+
+    Args:
+        task: the episode's.
+        base: what the episode begins with.
+        params: the episode's.
     """
-    with damage_told(path):
-        record = json.loads(path.read_bytes())
-        memory = [Exemplar(Sample(**e["sample"]), e["class_id"], e["rank"]) for e in record["exemplars"]]
-        return tuple(memory), record["seconds"]
+    older = {entry.sample.md5 for entry in base.calibration_memory}
+    free = [sample for sample in task.train if sample.md5 not in older]
+    held: list[Sample] = []
+    if base.calibration is not None or not base.tasks:
+        shown = {entry.sample.md5 for entry in base.exemplars}
+        for index in sorted({sample.class_index for sample in free}):
+            of_class = [sample for sample in free if sample.class_index == index]
+            drawn = sorted((s for s in of_class if s.md5 not in shown), key=lambda s: _draw(s.md5, params.run.seed))
+            drawn = drawn[: min(params.calibration.per_class, len(of_class) // _LARGEST_SHARE)]
+            known = [e.sample for e in base.calibration_memory if _class_of(e.sample) == _class_of(of_class[0])]
+            first = _drawn_first([*known, *drawn], params)
+            held += [sample for sample in drawn if sample in first]
+    names = {sample.md5 for sample in held}
+    return replace(task, train=tuple(sample for sample in free if sample.md5 not in names)), tuple(held)
+
+
+def _draw(md5: str, seed: int) -> bytes:
+    return hashlib.blake2b(f"{seed}/{md5}/calibration".encode(), digest_size=8).digest()
+
+
+def extended_memory(
+    old: tuple[Exemplar, ...], held: tuple[Sample, ...], classes: ClassTable, params: Params
+) -> tuple[Exemplar, ...]:
+    """The memory with a new task's held-out images; those of other classes stay, whatever the budget of exemplars.
+
+    Of a class that has some already so many stay as one may have, those that are drawn first.
+    """
+    ids = classes.ids(held)
+    memory = [entry for entry in old if entry.class_id not in ids]
+    for class_id in dict.fromkeys(ids):
+        new = [sample for sample, of in zip(held, ids, strict=True) if of == class_id]
+        known = [entry.sample for entry in old if entry.class_id == class_id]
+        memory += [Exemplar(s, class_id, rank) for rank, s in enumerate(_drawn_first([*known, *new], params))]
+    return tuple(memory)
+
+
+def _drawn_first(samples: Sequence[Sample], params: Params) -> list[Sample]:
+    """As many of a class's images as one may have, in the order drawn."""
+    return sorted(samples, key=lambda s: _draw(s.md5, params.run.seed))[: params.calibration.per_class]
+
+
+def _class_of(sample: Sample) -> tuple[str, int]:
+    return sample.task, sample.class_index

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -25,8 +25,8 @@ from lorax.learning.folder import EpisodeFolder
 from lorax.learning.loading import device_of
 from lorax.learning.queries import Fetch
 from lorax.learning.training import EpochRow, OnEpoch
-from lorax.storage import canonical_json, write_whole
-from lorax.stream import Sample, Task, TaskClass
+from lorax.storage import write_record
+from lorax.stream import Sample, Task
 
 Work = Literal["fit", "look"]
 """`Episode.fit`, or `Episode.look_at_tests`."""
@@ -42,11 +42,6 @@ class Job:
     folder: str
     tasks: tuple[Task, ...]
     paths: Mapping[str, str]
-
-    @classmethod
-    def read(cls, path: Path) -> Job:
-        record = json.loads(path.read_text())
-        return cls(**record | {"tasks": tuple(_task(task) for task in record["tasks"])})
 
 
 def launch(
@@ -77,7 +72,7 @@ def launch(
     home = folder.root / "launch"
     shutil.rmtree(home, ignore_errors=True)  # of a run that was killed
     paths = {md5: str(path) for md5, path in fetch(samples).items()}
-    write_whole(home / "job.json", canonical_json(asdict(Job(work, str(folder.root), tuple(tasks), paths))))
+    write_record(home / "job.json", Job(work, str(folder.root), tuple(tasks), paths))
     failed: list[Mapping[str, Any]] = []
     with _ranks(home, run.processes) as (process, lines):
         for said in filter(None, map(_said, lines)):
@@ -150,9 +145,3 @@ def _check_gpus(processes: int, on_cpu: bool) -> None:
             f"run.processes is {processes}, but this machine has {found} GPU{'s' * (found != 1)}; each process needs "
             "one of its own. Lower run.processes in params.yaml."
         )
-
-
-def _task(record: Mapping[str, Any]) -> Task:
-    parts = {name: tuple(Sample(**sample) for sample in record[name]) for name in ("train", "test")}
-    classes = tuple(TaskClass(**entry) for entry in record["classes"])
-    return Task(record["name"], record["digest"], classes, parts["train"], parts["test"], record["extends"])

@@ -24,7 +24,7 @@ from lorax.drafts import scratch
 from lorax.errors import StateError
 from lorax.learning.batches import TrainingSet
 from lorax.learning.loading import device_of
-from lorax.learning.queries import Fetch
+from lorax.learning.queries import Asker, Fetch
 from lorax.learning.state import Branch, Exemplar, LearnerState
 from lorax.learning.training import EpochRow, Fit, epoch_seed
 from lorax.network.backbone import BackboneIdentity
@@ -169,7 +169,8 @@ def train_probe(
     epochs = max(1, math.ceil(context.params.atlas.probe_shown / len(samples)))
     params = context.params.model_copy(update={"training": context.training.model_copy(update={"epochs": epochs})})
     with scratch() as folder:
-        data = TrainingSet.load(network, samples, labels, fetch, params, FeatureCache(folder))
+        asker = Asker(network, FeatureCache(folder), fetch, run.batch_size)
+        data = TrainingSet.load(asker, samples, labels, params)
         fit = Fit(network, range(2), params.training, run, 0)
         rows = fit.run_epochs(data, folder / "checkpoint")
     learned = network.backbone.branch(0)

@@ -1,4 +1,4 @@
-"""Asking every branch about one view of each image, which is what herding and evaluation look at."""
+"""Asking a network about one view of each image, which is what herding, calibration and evaluation look at."""
 
 from __future__ import annotations
 
@@ -57,34 +57,59 @@ class FeatureQuery:
 
         return read
 
-    def run(
+    def _changed(self, indices: Iterable[int]) -> list[tuple[Sample, Perturbation]]:
+        return [(self.samples[i], self.changes[i] if self.changes else UNCHANGED) for i in indices]
+
+
+@dataclass(frozen=True)
+class Asker:
+    """A network that is asked about images: what it has said before is looked up, and what it says now is kept.
+
+    Args:
+        network: whose branches and texture.
+        cache: what has been said.
+        fetch: finds the images, which are read only where an answer is lacking.
+        batch_size: of every pass.
+        group: shares the work.
+    """
+
+    network: Network
+    cache: FeatureCache
+    fetch: Fetch
+    batch_size: int
+    group: ProcessGroup = SINGLE
+
+    def ask(
         self,
-        cache: FeatureCache,
-        network: Network,
-        read: Read,
-        batch_size: int,
-        on_cached: OnCached | None = None,
-        group: ProcessGroup = SINGLE,
+        query: FeatureQuery,
         *,
         with_texture: bool = False,
+        on_cached: OnCached | None = None,
+        read: Read | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """What is said of the images, now or before; they are read only where an answer is lacking.
+        """What is said of images.
+
+        Args:
+            query: the images.
+            with_texture: ask for textures, too.
+            on_cached: told about what is not looked up.
+            read: gives the images, where they are at hand.
 
         Returns:
             All branches' features (N, K·D) and the textures (N, F), or (N, 0) where they are not asked for; on the CPU.
         """
-        branches = [*range(network.branches), *([TEXTURE] if with_texture else [])]
-        cache.fill(network, branches, self.views, read, batch_size, on_cached, group)
-        said = [part.take() for part in cache.lookup(network, branches, self.views, batch_size)]
-        textures = said.pop() if with_texture else torch.zeros(len(self.samples), 0)
+        branches = range(self.network.branches)
+        said = self._said([*branches, *([TEXTURE] if with_texture else [])], query, on_cached, read)
+        textures = said.pop() if with_texture else torch.zeros(len(query.samples), 0)
         return torch.cat(said, dim=1), textures
 
-    def run_texture(
-        self, cache: FeatureCache, network: Network, read: Read, batch_size: int, group: ProcessGroup = SINGLE
-    ) -> Tensor:
-        """The textures (N, F) alone, which no branch has a say in; else as `run`."""
-        cache.fill(network, [TEXTURE], self.views, read, batch_size, None, group)
-        return cache.lookup(network, [TEXTURE], self.views, batch_size)[0].take()
+    def textures(self, query: FeatureQuery) -> Tensor:
+        """The textures (N, F) alone, which no branch has a say in."""
+        return self._said([TEXTURE], query)[0]
 
-    def _changed(self, indices: Iterable[int]) -> list[tuple[Sample, Perturbation]]:
-        return [(self.samples[i], self.changes[i] if self.changes else UNCHANGED) for i in indices]
+    def _said(
+        self, branches: Sequence[int], query: FeatureQuery, on_cached: OnCached | None = None, read: Read | None = None
+    ) -> list[Tensor]:
+        read, views = read or query.read_files(self.fetch, self.network.crop), query.views
+        self.cache.fill(self.network, branches, views, read, self.batch_size, on_cached, self.group)
+        return [part.take() for part in self.cache.lookup(self.network, branches, views, self.batch_size)]

@@ -19,6 +19,7 @@ from lorax.learning.launch import Job
 from lorax.learning.loading import device_of
 from lorax.learning.training import EpochRow
 from lorax.network.process_group import LaunchedGroup
+from lorax.storage import read_record
 from lorax.stream import Sample
 
 
@@ -26,7 +27,7 @@ def main(path: Path) -> None:
     """Do a part of the job in the file."""
     threading.Thread(target=_end_with_the_launcher, daemon=True).start()
     try:
-        job = Job.read(path)
+        job = read_record(Job, path)
         run = EpisodeFolder(Path(job.folder)).plan().params.run
         group = LaunchedGroup(cpu=device_of(run.device).type == "cpu")
         assert group.size == run.processes

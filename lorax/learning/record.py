@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, Valid
 
 from lorax.errors import StateError
 from lorax.params import MAX_CROP, MAX_RANK
+from lorax.storage import fault
 
 RESTORE = "Fetch the model version again, or restore the directory from a copy."
 
@@ -174,9 +175,6 @@ def _refusing(where: Path) -> Iterator[None]:
     try:
         yield
     except ValidationError as error:
-        found = error.errors(include_url=False, include_input=False)
-        first = f"{'.'.join(map(str, found[0]['loc'])) or 'its text'}: {found[0]['msg']}"
-        more = f", and {len(found) - 1} more" if len(found) > 1 else ""
-        raise StateError(f"{where} is damaged ({first}{more}). {RESTORE}") from error
+        raise StateError(f"{where} is damaged ({fault(error)}). {RESTORE}") from error
     except (ValueError, csv.Error) as error:
         raise StateError(f"{where} is damaged ({error}). {RESTORE}") from error

@@ -17,12 +17,10 @@ from torch import Tensor
 
 from lorax.learning.calibration import LEAST_PER_CLASS, Calibration, as_if_new, fit_probabilities, folds_of
 from lorax.learning.ood import ByKind, Residual
-from lorax.learning.queries import FeatureQuery, Fetch
+from lorax.learning.queries import Asker, FeatureQuery
 from lorax.learning.reliability import answers_of, losses, right_answers
 from lorax.learning.state import LearnerState
 from lorax.learning.texture_head import CLEAN, TextureWeights, kind_scores, perturbed
-from lorax.network.features import FeatureCache
-from lorax.network.network import Network
 from lorax.params import Params
 from lorax.stream import ClassTable
 
@@ -42,17 +40,15 @@ class _Held:
     ids: Tensor  # (n,)
 
 
-def settled(state: LearnerState, network: Network, cache: FeatureCache, fetch: Fetch, params: Params) -> LearnerState:
+def settled(state: LearnerState, asker: Asker, params: Params) -> LearnerState:
     """The state with its calibration, and where params.yaml wants one, its head of the texture.
 
     Args:
         state: as training leaves it, its calibration memory extended.
-        network: the one that it describes; it has no head of the texture yet.
-        cache: what branches have said already.
-        fetch: finds the images.
+        asker: of the network that it describes, which has no head of the texture yet.
         params: the episode's.
     """
-    held = _look(state, network, cache, fetch, params)
+    held = _look(state, asker)
     counts = Counter(held.ids.tolist())
     can_calibrate = all(counts[entry.id] >= LEAST_PER_CLASS for entry in state.classes.entries)
     if state.statistics:
@@ -151,17 +147,14 @@ def _calibration(
     return Calibration.fit(*told, settings.false_alarms, settings.set_error, residual)
 
 
-def _look(state: LearnerState, network: Network, cache: FeatureCache, fetch: Fetch, params: Params) -> _Held:
-    samples, size = [entry.sample for entry in state.calibration_memory], params.run.batch_size
-    query = FeatureQuery.of_centers(samples)
-    read = query.read_files(fetch, network.crop)
-    features, clean = query.run(cache, network, read, size, with_texture=True)
+def _look(state: LearnerState, asker: Asker) -> _Held:
+    samples = [entry.sample for entry in state.calibration_memory]
+    features, clean = asker.ask(FeatureQuery.of_centers(samples), with_texture=True)
     textures = {CLEAN: clean}
     for kind in list(state.statistics)[1:]:
-        query = perturbed(samples, kind)
-        textures[kind] = query.run_texture(cache, network, query.read_files(fetch, network.crop), size)
+        textures[kind] = asker.textures(perturbed(samples, kind))
     ids = torch.tensor([entry.class_id for entry in state.calibration_memory], dtype=torch.long)
-    return _Held(network.logits(features).cpu(), textures, ids)
+    return _Held(asker.network.logits(features).cpu(), textures, ids)
 
 
 def chosen_weight(logits: Tensor, scores: Tensor, ids: Tensor, classes: ClassTable) -> float:

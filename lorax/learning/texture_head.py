@@ -8,14 +8,14 @@ nothing is forgotten of any.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lorax.data.perturbations import UNCHANGED, of_kind
-from lorax.learning.queries import FeatureQuery
+from lorax.learning.queries import Asker, FeatureQuery
 from lorax.learning.statistics import Statistics
 from lorax.stream import ClassTable, Sample
 
@@ -92,7 +92,7 @@ def with_textures(
     samples: Sequence[Sample],
     classes: ClassTable,
     textures: Tensor,
-    ask: Callable[[FeatureQuery], Tensor],
+    asker: Asker,
 ) -> dict[str, Statistics]:
     """The statistics of each kind, with a task's images added.
 
@@ -102,7 +102,7 @@ def with_textures(
         samples: the task's n images.
         classes: the table with the task's classes in it.
         textures: (n, F) of the images as they are.
-        ask: gives those of perturbed ones.
+        asker: gives those of perturbed ones.
     """
 
     def added(kind: str, samples: Sequence[Sample], textures: Tensor) -> Statistics:
@@ -112,7 +112,7 @@ def with_textures(
     extended = {CLEAN: added(CLEAN, samples, textures)}
     for kind in kinds:
         drawn = drawn_for(kind, kinds, samples)
-        extended[kind] = added(kind, drawn, ask(perturbed(drawn, kind)))
+        extended[kind] = added(kind, drawn, asker.textures(perturbed(drawn, kind)))
     return extended
 
 

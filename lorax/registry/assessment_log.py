@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorax.drafts import scratch
 from lorax.registry.tables import log_tables
+from lorax.storage import write_record
 
 if TYPE_CHECKING:  # these import torch, which a look-up can do without
     from lorax.learning.assessment import Assessment, Reliability
@@ -52,7 +53,7 @@ def write_assessment(client: Any, run_id: str, assessment: Assessment) -> None:
     told = assessment.false_positives.slices if assessment.false_positives else ()
     photographs = [asdict(one) | {"share": one.share} for one in told]
     with scratch() as folder:
-        assessment.write(folder / "assessment.json")
+        write_record(folder / "assessment.json", assessment)
         save_assessment_figures(folder / "figures", assessment)
         client.log_artifacts(run_id, str(folder))
     tables = {"calibration.json": reliability, "robustness.json": card, "false_positives.json": photographs}

@@ -20,6 +20,7 @@ from lorax.errors import RegistryError
 from lorax.learning import metrics
 from lorax.registry.client import at_server, sent_once
 from lorax.registry.versions import DIGEST_TAG, LINE_TAG, ROLE_TAG
+from lorax.storage import write_record
 
 if TYPE_CHECKING:  # these import torch, which a look-up can do without
     from lorax.learning.folder import Report
@@ -206,7 +207,7 @@ def _write_report_files(folder: Path, state: LearnerState, report: Report) -> No
     """Write report.json and the figures below `folder`."""
     from lorax.registry.figures import save_figures
 
-    report.write(folder / "report.json")
+    write_record(folder / "report.json", report)
     save_figures(
         folder / "figures",
         [task.name for task in state.tasks],

@@ -16,6 +16,7 @@ from lorax.learning.branch_similarity import BranchComparison
 from lorax.learning.folder import EpisodeFolder
 from lorax.learning.state import Branch
 from lorax.learning.state_files import load_state, save_state
+from lorax.storage import write_record
 from tests.atlas.made import made
 from tests.tiny_learner import Learned, learn_stream, tiny_params
 
@@ -39,7 +40,7 @@ def atlas_dir(tmp_path: Path) -> Path:
 def episode_of(learned: Learned, into: Path, branches: Sequence[Branch] | None = None) -> EpisodeFolder:
     """A folder of the episode before this step, with other branches in its state if they are given."""
     folder, state = EpisodeFolder(into), load_state(learned.state_dir)
-    learned.report.write(folder.report_path)
+    write_record(folder.report_path, learned.report)
     save_state(replace(state, branches=tuple(branches or state.branches)), folder.state_dir)
     return folder
 

@@ -23,9 +23,10 @@ from lorax.commands import console
 from lorax.data import versions
 from lorax.data.landing import land
 from lorax.learning.assessment import Assessment
-from lorax.learning.branch_similarity import BranchComparison, BranchNeighbours, SimilarBranch
+from lorax.learning.branch_similarity import NEIGHBOURS, BranchComparison, BranchNeighbours, SimilarBranch
 from lorax.params import GateParams, load_params
 from lorax.registry import CHAMPION, Registry
+from lorax.storage import write_record
 from lorax.workspace import Workspace
 from tests.commands.test_cli import HEAVY, said_and_imported
 from tests.conftest import SMALL_CONTRACT, write_task_files
@@ -160,7 +161,7 @@ def test_history_draws_the_lines_of_descent_and_lists_the_journal(
         report=replace(other_second.report, detection_against_base={}),
     )
     like_alpha = BranchNeighbours("delta", "delta", None, (SimilarBranch("alpha", "alpha", 0.6251),))
-    BranchComparison(1, "delta", "product", (like_alpha,)).write(tmp_path)
+    write_record(tmp_path / NEIGHBOURS, BranchComparison(1, "delta", "product", (like_alpha,)))
     register(registry, bad, assessment=assessed(1, "delta", foreseen=FORESEEN), atlas_dir=tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(console.out, "width", 80)

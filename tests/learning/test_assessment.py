@@ -90,7 +90,7 @@ def test_an_assessment_is_kept_and_read_again(assessed: Assessment, last_but_one
 def test_assessing_again_asks_nothing(
     assessed: Assessment, last_but_one: EpisodeFolder, stream, params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lorax.learning.opened.open_network", pytest.fail)
+    monkeypatch.setattr("lorax.learning.episode.open_network", pytest.fail)
     assert assess(stream.open(last_but_one)) == assessed
 
 

@@ -8,9 +8,9 @@ import torch
 
 from lorax.learning.calibration import Calibration, fit_probabilities
 from lorax.learning.episode import learn_episode
+from lorax.learning.exemplars import hold_out
 from lorax.learning.folder import EpisodeFolder
 from lorax.learning.ood import Residual
-from lorax.learning.recalibration import hold_out
 from lorax.learning.reliability import answers_of, mean_loss, right_answers
 from lorax.learning.state import LearnerState
 from lorax.learning.state_files import load_state

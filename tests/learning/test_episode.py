@@ -118,7 +118,7 @@ def test_steps_that_are_done_are_not_done_again(
     def never(*arguments: object) -> None:
         raise AssertionError("a finished step opened a network")
 
-    monkeypatch.setattr("lorax.learning.opened.open_network", never)
+    monkeypatch.setattr("lorax.learning.episode.open_network", never)
     again = learn_episode(stream.open(learned[1]))
     assert again.accuracy == load_state(learned[1].state_dir).accuracy
 

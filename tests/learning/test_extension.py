@@ -11,7 +11,7 @@ from lorax.errors import StateError
 from lorax.learning.episode import Episode, learn_episode
 from lorax.learning.folder import EpisodeFolder, Report
 from lorax.learning.loading import answers_of, open_network
-from lorax.learning.queries import FeatureQuery
+from lorax.learning.queries import Asker, FeatureQuery
 from lorax.learning.state import LearnerState
 from lorax.learning.state_files import load_state, state_digest
 from lorax.params import Params
@@ -85,9 +85,8 @@ def test_it_is_compared_with_what_the_base_said_of_old_and_new_images(grown: Gro
     episode = grown.open("episodes", grown.folders[1], grown.more)
     assert report.against_base.keys() == {"stripes", "bars", "stripes-2"}
     for i, task in enumerate(episode.tasks):
-        query = FeatureQuery.of_centers(task.test)
-        read = query.read_files(grown.stream.fetch, network.crop)
-        said = query.run(episode.cache, network, read, grown.params.run.batch_size, with_texture=True)
+        asker = Asker(network, episode.cache, grown.stream.fetch, grown.params.run.batch_size)
+        said = asker.ask(FeatureQuery.of_centers(task.test), with_texture=True)
         merged, true = torch.tensor(before.classes.multi_real()), torch.tensor(before.classes.ids(task.test))
         was = (merged[answers_of(before, *said)] == merged[true]).double().mean()
         paired = report.against_base[task.name]

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from lorax.errors import StateError
-from lorax.learning.branch_similarity import BranchComparison, BranchNeighbours, SimilarBranch
+from lorax.learning.branch_similarity import NEIGHBOURS, BranchComparison, BranchNeighbours, SimilarBranch
 from lorax.registry import ModelVersion, Registry
 from lorax.registry.candidate import open_candidate
 from lorax.registry.card import model_card
+from lorax.storage import write_record
 from tests.registry.assessments import assessed
 from tests.registry.conftest import OPEN, Server, enter
 from tests.registry.test_registry import curves, runs, table_of
@@ -54,13 +55,13 @@ def register(
 
 
 def compared_in(folder: Path, found: BranchComparison) -> Path:
-    found.write(folder)
+    write_record(folder / NEIGHBOURS, found)
     (folder / "map.png").write_bytes(b"a picture")
     return folder
 
 
 def test_what_was_written_is_read_again(tmp_path: Path) -> None:
-    PAIR.write(tmp_path)
+    write_record(tmp_path / NEIGHBOURS, PAIR)
     assert BranchComparison.read(tmp_path) == PAIR
 
 
