@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from flows import deployment, runs
+from flows import deployment
 from flows.client import PrefectApi, Row
 from lorax import reconcile
 from lorax.data import repository, upstream
@@ -83,10 +83,11 @@ class Announcer:
         if self._server != (services.prefect.pid or 0):  # a restarted one has forgotten whose heartbeat it waits for
             deployment.expect_heartbeats(api)
             self._server = services.prefect.pid or 0
-        if alive := runs.under_way(api):
+        if alive := deployment.under_way(api):
             self._vouch_for(api, alive)
             return f"the run {alive[0]['name']!r} is under way"
-        need, last = Need(tuple(reconcile.waiting_tasks(self.workspace, params)), self._lacking()), runs.last_ended(api)
+        need = Need(tuple(reconcile.waiting_tasks(self.workspace, params)), self._lacking())
+        last = deployment.last_ended(api)
         if need != self._need:  # what was there before this process is left to no event
             self._since = datetime.now(UTC) - (_SETTLED if self._need is None else timedelta(0))
             self._need, self._made = need, 0
@@ -124,7 +125,7 @@ class Announcer:
 
     def _is_cancelled(self, last: Row | None) -> bool:
         """Whether a person cancelled the last run and there is no more to learn than then."""
-        if last is None or last["state_type"] != "CANCELLED" or runs.time_of(last["end_time"]) < self.began:
+        if last is None or last["state_type"] != "CANCELLED" or deployment.time_of(last["end_time"]) < self.began:
             return False
         if self._cancelled[0] != last["id"]:
             self._cancelled = (last["id"], self._need)
@@ -133,7 +134,7 @@ class Announcer:
     def _due(self, last: Row | None) -> datetime:
         """When a run is to be made for what is needed now."""
         if last is not None and last["state_type"] == "CRASHED":
-            return runs.time_of(last["start_time"] or last["created"]) + _AGAIN
+            return deployment.time_of(last["start_time"] or last["created"]) + _AGAIN
         if self._made == 0:
             return self._since + _SETTLED
         doubled = 2.0 ** min(self._made - 1, 10)

@@ -1,6 +1,7 @@
-"""What Prefect's server must know before a landing can start a run: prefect.yaml's deployment, and when a run is dead.
+"""What Prefect's server must know before a landing can start a run, and what it knows of runs.
 
-Everything here may be done any number of times. What is there already is left alone.
+That is prefect.yaml's deployment, and when a run is dead. All of it may be told any number of times; what is there
+already is left alone. Whatever asks the server raises ServiceError where it does not answer, or refuses.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +76,7 @@ def _close_pool(api: PrefectApi) -> None:
 
 
 def find(api: PrefectApi) -> Row | None:
-    """The deployment as the server knows it.
-
-    Raises:
-        ServiceError: the server does not answer.
-    """
+    """The deployment as the server knows it."""
     return api.get(f"deployments/name/{NAME}")
 
 
@@ -100,11 +98,7 @@ def start_run(api: PrefectApi, key: str) -> Row:
 
 
 def mark_crashed(api: PrefectApi, run_id: str, message: str) -> None:
-    """Mark a run, and the episode that it was in, as crashed, which frees its slot.
-
-    Raises:
-        ServiceError: the server does not answer, or refuses.
-    """
+    """Mark a run, and the episode that it was in, as crashed, which frees its slot."""
     inside = {"flow_runs": {"parent_flow_run_id": {"any_": [run_id]}, "state": {"type": {"any_": ["RUNNING"]}}}}
     for each in (run_id, *(row["id"] for row in api.rows("flow_runs/filter", inside))):
         state = {"type": "CRASHED", "name": "Crashed", "message": message}
@@ -115,9 +109,6 @@ def watch_over_runs(api: PrefectApi) -> None:
     """Have the server mark runs whose process is gone as crashed, which frees their slot.
 
     A worker sees a flow's process end. When both are killed, nobody does, and the run would be Running for ever.
-
-    Raises:
-        ServiceError: the server does not answer, or refuses.
     """
     lost = _automation(
         "lorax: heartbeat lost",
@@ -157,9 +148,6 @@ def expect_heartbeats(api: PrefectApi) -> None:
 
     A server that was down for minutes has forgotten whose heartbeat it was waiting for, and a run that was killed
     meanwhile would be Running for ever.
-
-    Raises:
-        ServiceError: the server does not answer, or refuses.
     """
     state = {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}
     for flow in api.rows("flows/filter", {"flows": {"name": {"any_": _FLOWS}}}):
@@ -169,11 +157,7 @@ def expect_heartbeats(api: PrefectApi) -> None:
 
 
 def vouch_for(api: PrefectApi, run: Row) -> None:
-    """Send a heartbeat for a run of the deployment, whose process is seen to live but may not send any yet.
-
-    Raises:
-        ServiceError: the server does not answer, or refuses.
-    """
+    """Send a heartbeat for a run of the deployment, whose process is seen to live but may not send any yet."""
     _tell_of(api, run, NAME.split("/")[0], "heartbeat")
 
 
@@ -217,3 +201,51 @@ def _digest(path: Path) -> str:
     """Of all that a deployment is made of: the file, and the flow's parameters, which come with the package."""
     code = Path(__file__).with_name("learn.py").read_bytes()
     return hashlib.sha256(path.read_bytes() + code + __version__.encode()).hexdigest()
+
+
+_BEGUN = ["PENDING", "RUNNING", "CANCELLING", "PAUSED"]
+ENDED = ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]
+_MANY = 200
+
+
+def under_way(api: PrefectApi) -> list[Row]:
+    """Those that run, or are to run as soon as a worker and the one slot are free; the oldest first."""
+    return [run for run in _of(api, ["SCHEDULED", *_BEGUN], "EXPECTED_START_TIME_ASC") if not _is_for_later(run)]
+
+
+def next_scheduled(api: PrefectApi) -> Row | None:
+    """The one that the schedule has begin next."""
+    return next((run for run in _of(api, ["SCHEDULED"], "NEXT_SCHEDULED_START_TIME_ASC") if _is_for_later(run)), None)
+
+
+def last_ended(api: PrefectApi) -> Row | None:
+    """The one that ended last, however it ended."""
+    return next(iter(_of(api, ENDED, "END_TIME_DESC", limit=1)), None)
+
+
+def last_begun(api: PrefectApi) -> list[Row]:
+    """Those that were begun last, the newest first."""
+    return _of(api, [*_BEGUN, *ENDED], "EXPECTED_START_TIME_DESC", limit=20)
+
+
+def time_of(text: Any) -> datetime:
+    """A time in a row of Prefect's."""
+    return datetime.fromisoformat(str(text))
+
+
+def _of(api: PrefectApi, states: list[str], sort: str, limit: int = _MANY) -> list[Row]:
+    flow, name = NAME.split("/")
+    query = {
+        "flows": {"name": {"any_": [flow]}},
+        "deployments": {"name": {"any_": [name]}},
+        "flow_runs": {"state": {"type": {"any_": states}}},
+        "sort": sort,
+        "limit": limit,
+    }
+    return api.rows("flow_runs/filter", query)
+
+
+def _is_for_later(run: Row) -> bool:
+    """Whether it is the schedule's, made ahead; one that waits for its slot or is late has another name of state."""
+    due = run["next_scheduled_start_time"] or run["expected_start_time"]
+    return run["auto_scheduled"] and run["state_name"] == "Scheduled" and time_of(due) > datetime.now(UTC)

@@ -1,12 +1,11 @@
 """The reproducer: a whole scenario learned from scratch with today's params.yaml, tracked, the registry untouched.
 
 It is the stage of dvc.yaml, so `dvc repro`, `dvc exp run -S training.epochs=2` and comparisons with the paper run it.
+Learned in several orders of its tasks, it tells how much of accuracy and forgetting is the order's.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,10 +22,13 @@ from lorax.learning.folder import EpisodeFolder, Report
 from lorax.learning.state import LearnerState
 from lorax.learning.state_files import load_state
 from lorax.params import Params, load_params
-from lorax.reconcile import one_at_a_time, registry_of_server, scenario_tasks
-from lorax.registry.figures import save_figures
+from lorax.reconcile import one_at_a_time, registry_of_server, scenario_orders, scenario_tasks
+from lorax.registry.figures import save_figures, save_orders
 from lorax.storage import canonical_json, write_whole
 from lorax.workspace import Workspace
+
+_DRAWN = ("average_accuracy", "average_incremental_accuracy", "forgetting")
+_SPREAD = {"mean": "mean", "std": "deviation", "min": "least", "max": "largest"}
 
 
 @flow(name="scenario", flow_run_name="scenario {name}", persist_result=False)
@@ -39,24 +41,26 @@ def scenario(workspace_root: str, name: str, preset: str | None = None) -> dict[
         preset: a preset of params.yaml, or None.
 
     Returns:
-        The tasks, the rows of the accuracy matrix, the metrics, and the id of MLflow's run.
+        The tasks, the rows of the accuracy matrix, the metrics, the learner state and the id of MLflow's run.
     """
-    workspace = Workspace(Path(workspace_root))
-    params = load_params(workspace.params_path, preset=preset)
-    registry_of_server(workspace, params).check_scenarios()
-    with one_at_a_time(workspace, lambda: progress.say("waiting for another flow of this workspace")):
-        homes = learned_in_order(workspace, name, [task.name for task in scenario_tasks(workspace, name)], params)
+    workspace, params = _opened(workspace_root, preset)
+    tasks = [task.name for task in scenario_tasks(workspace, name)]
+    [homes] = _learned(workspace, name, [tasks], params)
     return track(workspace_root, name, homes)
 
 
-def learned_in_order(workspace: Workspace, name: str, tasks: Sequence[str], params: Params) -> list[str]:
-    """Learn tasks one after the other, beginning with nothing; returns the episodes' folders, those of `name`."""
-    root, parent = str(workspace.root), str(workspace.work_dir / "scenarios" / name)
-    homes: list[str] = []
-    for index, task in enumerate(tasks):
-        base = str(EpisodeFolder(Path(homes[-1])).state_dir) if homes else None
-        homes.append(episode(root, parent, task, index, base, params.model_dump(mode="json")))
-    return homes
+@flow(name="scenario-orders", flow_run_name="scenario {name} in {count} orders", persist_result=False)
+def orders(workspace_root: str, name: str, count: int, preset: str | None = None) -> dict[str, Any]:
+    """Learn the tasks of scenario `name` from nothing in `count` orders, of which the scenario's own is the first.
+
+    What two orders begin with alike is learned once; interrupted, the next run goes on there. Other arguments as above.
+
+    Returns:
+        For each order the same as above; mean, deviation, least and largest value of each metric.
+    """
+    workspace, params = _opened(workspace_root, preset)
+    found = scenario_orders(workspace, name, count, params.run.seed)
+    return track_orders(workspace_root, name, _learned(workspace, name, found, params))
 
 
 @flow(name="scenario-episode", flow_run_name="scenario episode {index}: {task}", persist_result=False)
@@ -71,20 +75,26 @@ def track(root: str, name: str, homes: list[str]) -> dict[str, Any]:
     """Write work/scenario/ and MLflow's run; returns what was measured."""
     workspace, folders = Workspace(Path(root)), [EpisodeFolder(Path(home)) for home in homes]
     reports = [Report.read(folder.report_path) for folder in folders]
-    state = load_state(folders[-1].state_dir)
-    outputs = workspace.work_dir / "scenario"
-    files = write_outputs(outputs, state, reports)
-    commit = versions.revision(workspace).commit
-    registry = registry_of_server(workspace, folders[-1].plan().params)
-    run_id = registry.track_scenario(name, folders[-1].state_dir, reports, git_commit=commit, files=files)
-    return {
-        "scenario": name,
-        "tasks": [task.name for task in state.tasks],
-        "rows": [list(row) for row in state.accuracy],
-        "metrics": metrics.summary(state.accuracy),
-        "state": str(folders[-1].state_dir),
-        "run_id": run_id,
-    }
+    files = write_outputs(workspace.work_dir / "scenario", load_state(folders[-1].state_dir), reports)
+    return {"scenario": name} | _tracked(workspace, name, homes, files)
+
+
+@step("track orders")
+def track_orders(root: str, name: str, homes: list[list[str]]) -> dict[str, Any]:
+    """Write work/scenario/orders.* and a run of MLflow's for each order; returns what was measured."""
+    import pandas as pd
+
+    workspace = Workspace(Path(root))
+    found = [{"order": i} | _tracked(workspace, f"{name}, order {i}", order) for i, order in enumerate(homes)]
+    measured = [order["metrics"] for order in found]
+    spread = pd.DataFrame(measured).agg(list(_SPREAD)).rename(index=_SPREAD).fillna(0.0)
+    record = {"scenario": name, "orders": found, "spread": spread.to_dict()}
+    folder = workspace.work_dir / "scenario"
+    rows = [{"order": o["order"], **o["metrics"], "tasks": " ".join(o["tasks"])} for o in found]
+    write_whole(folder / "orders.json", canonical_json(record))
+    write_whole(folder / "orders.csv", _table(rows))
+    save_orders(folder / "orders.png", measured, _DRAWN)
+    return record
 
 
 def write_outputs(folder: Path, state: LearnerState, reports: Sequence[Report]) -> list[Path]:
@@ -97,16 +107,16 @@ def write_outputs(folder: Path, state: LearnerState, reports: Sequence[Report]) 
     """
     tasks, rows = [task.name for task in state.tasks], state.accuracy
     measured = metrics.summary(rows) | {"accuracy": dict(zip(tasks, rows[-1], strict=True))}
-    averages = [{"episode": j, **metrics.summary(rows[: j + 1])} for j in range(len(rows))]
-    matrix = [{"after": tasks[j], **dict(zip(tasks, row, strict=False))} for j, row in enumerate(rows)]
-    cells = [{"episode": j, "task": tasks[i], "accuracy": v} for j, row in enumerate(rows) for i, v in enumerate(row)]
-    epochs = [{"episode": r.episode, "task": r.task, **asdict(row)} for r in reports for row in r.curves]
+    matrix = ({"after": tasks[j], **dict(zip(tasks, row, strict=False))} for j, row in enumerate(rows))
+    cells = ({"episode": j, "task": tasks[i], "accuracy": v} for j, row in enumerate(rows) for i, v in enumerate(row))
     texts = {
         "metrics.json": canonical_json(measured),
-        "averages.csv": table_of(averages, averages[0]),
-        "accuracy_matrix.csv": table_of(matrix, ["after", *tasks]),
-        "task_accuracy.csv": table_of(cells, cells[0]),
-        "training.csv": table_of(epochs, epochs[0]),
+        "averages.csv": _table({"episode": j, **metrics.summary(rows[: j + 1])} for j in range(len(rows))),
+        "accuracy_matrix.csv": _table(matrix),
+        "task_accuracy.csv": _table(cells),
+        "training.csv": _table(
+            {"episode": r.episode, "task": r.task, **asdict(row)} for r in reports for row in r.curves
+        ),
     }
     for name, text in texts.items():
         write_whole(folder / name, text)
@@ -114,10 +124,47 @@ def write_outputs(folder: Path, state: LearnerState, reports: Sequence[Report]) 
     return [folder / name for name in texts]
 
 
-def table_of(rows: Iterable[dict[str, Any]], columns: Iterable[str]) -> str:
+def _opened(root: str, preset: str | None) -> tuple[Workspace, Params]:
+    """The workspace and its parameters, once it is sure that what is measured can be tracked."""
+    workspace = Workspace(Path(root))
+    params = load_params(workspace.params_path, preset=preset)
+    registry_of_server(workspace, params).check_scenarios()
+    return workspace, params
+
+
+def _learned(workspace: Workspace, name: str, orders: Sequence[Sequence[str]], params: Params) -> list[list[str]]:
+    """Learn tasks one after the other, in each order from nothing; returns the episodes' folders."""
+    root, parent = str(workspace.root), str(workspace.work_dir / "scenarios" / name)
+    learned: list[list[str]] = []
+    with one_at_a_time(workspace, lambda: progress.say("waiting for another flow of this workspace")):
+        for place, tasks in enumerate(orders):
+            if len(orders) > 1:
+                progress.say(f"order {place}: {', '.join(tasks)}", style="bold")
+            homes: list[str] = []
+            for index, task in enumerate(tasks):
+                base = str(EpisodeFolder(Path(homes[-1])).state_dir) if homes else None
+                homes.append(episode(root, parent, task, index, base, params.model_dump(mode="json")))
+            learned.append(homes)
+    return learned
+
+
+def _tracked(workspace: Workspace, name: str, homes: Sequence[str], files: Sequence[Path] = ()) -> dict[str, Any]:
+    """What episodes came to, once it is in a run of MLflow's with some files."""
+    folders = [EpisodeFolder(Path(home)) for home in homes]
+    state_dir, reports = folders[-1].state_dir, [Report.read(folder.report_path) for folder in folders]
+    registry, commit = registry_of_server(workspace, folders[-1].plan().params), versions.revision(workspace).commit
+    state = load_state(state_dir)
+    return {
+        "tasks": [task.name for task in state.tasks],
+        "rows": [list(row) for row in state.accuracy],
+        "metrics": metrics.summary(state.accuracy),
+        "state": str(state_dir),
+        "run_id": registry.track_scenario(name, state_dir, reports, git_commit=commit, files=files),
+    }
+
+
+def _table(rows: Iterable[dict[str, Any]]) -> str:
     """Rows as CSV under a line of the columns' names."""
-    text = io.StringIO()
-    table = csv.DictWriter(text, list(columns), lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows)
-    return text.getvalue()
+    import pandas as pd
+
+    return str(pd.DataFrame(list(rows)).to_csv(index=False))

@@ -16,20 +16,18 @@ from pathlib import Path
 
 from prefect import get_run_logger
 
-from flows import artifacts
-from flows.starts import choose_start
-from flows.step import Settings, step
-from lorax import progress, reconcile
+from flows.step import Settings, epochs_shown, show_accuracy, show_verdicts, step, trust
+from lorax import attribution, progress, reconcile
 from lorax.atlas import layer_similarity
 from lorax.data import learned, pins, reals, versions
 from lorax.drafts import discard
-from lorax.errors import DataVersionError
+from lorax.errors import DataVersionError, StateError
 from lorax.learning import assessment, cutting
 from lorax.learning.assessment import Assessment
 from lorax.learning.episode import Episode
 from lorax.learning.folder import EpisodeFolder, Plan, Report
 from lorax.learning.state import LearnerState
-from lorax.learning.state_files import state_digest
+from lorax.learning.state_files import load_state, state_digest
 from lorax.params import Params
 from lorax.registry import Registry
 from lorax.registry.candidate import Candidate, open_candidate
@@ -129,7 +127,7 @@ def fit(root: str, home: str) -> None:
         if _is_done(shown, EpisodeFolder(Path(home)).trained_dir.is_dir()):
             return
         with _opened(root, home) as episode:
-            episode.fit(artifacts.epochs_shown(shown, episode.task.name), shown.on_progress)
+            episode.fit(epochs_shown(shown, episode.task.name), shown.on_progress)
 
 
 @step("update exemplars")
@@ -164,7 +162,7 @@ def score(root: str, home: str) -> str:
             episode.score(shown.on_progress)
             _shrink_features(episode)
             report = Report.read(folder.report_path)
-            artifacts.show_accuracy(report, episode.base)
+            show_accuracy(report, episode.base)
             shown.outcome = ", ".join(f"{task.name} {100 * report.accuracy[task.name]:.1f}" for task in episode.tasks)
             get_run_logger().info("accuracy, %%: %s", shown.outcome)
         return state_digest(folder.state_dir)
@@ -181,7 +179,7 @@ def assess(root: str, home: str) -> None:
         with _opened(root, home) as episode:
             assessed = assessment.assess(episode, photographs, shown.on_progress)
             _shrink_features(episode)
-        shown.outcome = artifacts.trust(assessed)
+        shown.outcome = trust(assessed)
         get_run_logger().info("verdicts: %s", shown.outcome)
 
 
@@ -211,7 +209,7 @@ def gate(root: str, home: str) -> None:
     """Have the gate judge the challenger; one that fails is refused, and its task held."""
     with progress.step("gate") as shown, _opened(root, home) as episode:
         version = _registry(root, episode).judge(_candidate(episode), episode.params.gate)
-        shown.outcome = artifacts.show_verdicts(version)
+        shown.outcome = show_verdicts(version)
         get_run_logger().info("version %d: %s", version.version, shown.outcome)
 
 
@@ -236,7 +234,7 @@ def _opened(root: str, home: str) -> Iterator[Episode]:
     if episode is None:
         workspace = Workspace(Path(root))
         read_task, read_learned = (partial(of, workspace) for of in (versions.read_task, learned.read_learned))
-        fetch = lambda samples: versions.fetch(workspace, samples)  # noqa: E731
+        fetch = partial(versions.fetch, workspace)
         episode = Episode.open(EpisodeFolder(Path(home)), read_task, fetch, read_learned=read_learned)
     yield episode
     _open[home] = episode
@@ -283,3 +281,49 @@ def _keep_memory(workspace: Workspace, episode: Episode) -> None:
         versions.keep(workspace, state_digest(episode.folder.state_dir), samples)
     except DataVersionError as error:
         get_run_logger().warning("the exemplars are kept in this workspace only: %s", error)
+
+
+def choose_start(root: str, base: str | None, name: str, settings: Settings, commit: str = "HEAD") -> str | None:
+    """The known task whose branch the new one starts from; None, for a fresh start, unless something asks for one.
+
+    What a commit's data.dvc calls a new version of another starts from that one, whatever params.yaml says of others.
+    """
+    kept = pins.committed(Workspace(Path(root)), commit).notes_of(name)
+    if base is None or kept.extends:
+        return None
+    if kept.new_version_of:
+        return find_older(root, base, kept.new_version_of, settings)
+    if Params.model_validate(settings).training.branch_init == "fresh":
+        return None
+    return find_nearest(root, base, name, settings)
+
+
+@step("find older branch")
+def find_older(root: str, base: str, older: str, settings: Settings) -> str | None:
+    """The task that the new one is the next version of, if its branch is known and could be started from."""
+    with progress.step("find older branch") as shown:
+        state, params = load_state(Path(base)), Params.model_validate(settings)
+        if why := attribution.unstartable(state, params, older):
+            shown.outcome = f"{why}: a fresh start"
+            get_run_logger().warning("the branch starts fresh: %s", why)
+            return None
+        shown.outcome = older
+        return older
+
+
+@step("find nearest branch")
+def find_nearest(root: str, base: str, name: str, settings: Settings) -> str | None:
+    """The known task whose branch the new task's probe is most like; None where none could be started from."""
+    with progress.step("find nearest branch") as shown:
+        workspace, params = Workspace(Path(root)), Params.model_validate(settings)
+        new, state, log = versions.read_task(workspace, name), load_state(Path(base)), get_run_logger()
+        fetch = partial(versions.fetch, workspace)
+        try:
+            similar = attribution.startable(workspace, state, params, new, fetch, log.info)
+        except StateError as error:  # only learning can mend it
+            shown.outcome = f"{str(error).partition(', ')[0]}: a fresh start"
+            log.warning("the branch starts fresh: %s", error)
+            return None
+        shown.outcome = ", ".join(f"{task} {cosine:.2f}" for task, cosine in similar) or "none that fits: a fresh start"
+        log.info("nearest to its probe: %s", shown.outcome)
+        return similar[0][0] if similar else None

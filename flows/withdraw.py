@@ -7,6 +7,7 @@ same run goes on: a finished step finds its output, and a git ref says that a wi
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,19 +53,21 @@ def withdraw(
     with one_at_a_time(workspace, lambda: log.info("another flow learns in this workspace; waiting for it")):
         landing.undo_killed(workspace)
         registry, numbers = registry_of_server(workspace, params), list[int]()
+        here = _Withdrawal(workspace, registry, params, task, by, reason)
         landed = {known.name: known for known in versions.landed(workspace)}
         is_here = task in landed or task in data_withdrawal.under_way(workspace)
         champion = _knowing(registry.settle(), task)
-        _check_leaves_something(champion, task)  # before anything is begun
+        if champion and len(champion.tasks) == 1:  # told before anything is begun
+            raise RegistryError(
+                f"task {task!r} is all that version {champion.version} knows, so nothing would be left to serve. Land "
+                "and learn another task first."
+            )
         if champion is None and not is_here and withdrawal.is_withdrawn(registry, task):
             log.info("%s was withdrawn already", task)
             return numbers
+        stays = f"its branch, which began as {task}'s, stays"
+        now = stays if fast else "without that, its branch starts as any other's"
         for name in data_withdrawal.followers(workspace, task):
-            now = (
-                f"its branch, which began as {task}'s, stays"
-                if fast
-                else "without that, its branch starts as any other's"
-            )
             progress.say(f"{name} is a next version of {task}: {now}")
         if champion is None:
             data_withdrawal.prepared(workspace, task, reason)
@@ -72,13 +75,12 @@ def withdraw(
             others = {known.name for known in champion.tasks} - {task}
             is_cut = fast and champion.tasks[-1].name != task  # else the version before it is there
             if is_cut:
-                check_can_be_cut(load_state(registry.download_state(champion.version, workspace.states_dir)), task)
+                check_can_be_cut(load_state(here.state_of(champion)), task)
             else:
-                _check_landed(registry, champion, task, set(landed))
+                here.check_landed(champion, set(landed))
             revision = data_withdrawal.prepared(workspace, task, reason, others) if is_here else None
-            without = _cut_out if is_cut else _learned_again
-            homes = without(workspace, registry, champion, task, params.model_dump(mode="json"), revision)
-            numbers = _move_past(workspace, registry, champion, homes, task, params, by, reason)
+            homes = (here.cut_out if is_cut else here.learned_again)(champion, revision)
+            numbers = here.move_past(champion, homes)
             champion = _knowing(registry.settle(), task)  # it may have been moved meanwhile
         if task in landed:
             withdrawal.note(registry, landed[task], by=by, reason=reason)
@@ -117,91 +119,75 @@ def make_champion(root: str, settings: Settings, task: str, before: int, number:
         get_run_logger().info("champion: %s, without %s", shown.outcome, task)
 
 
-def _move_past(
-    workspace: Workspace,
-    registry: Registry,
-    champion: ModelVersion,
-    homes: list[EpisodeFolder],
-    task: str,
-    params: Params,
-    by: str,
-    reason: str,
-) -> list[int]:
-    """Make versions of what episodes left, and the last of it champion; returns them."""
-    root, settings, numbers = str(workspace.root), params.model_dump(mode="json"), list[int]()
-    base = withdrawal.base_without(registry, champion, task)
-    withdrawal.check_gate(registry, [steps.candidate_in(home) for home in homes], params.gate, task)
-    for home in homes:
-        steps.update_atlas(root, str(home.root))
-        numbers.append(steps.register(root, str(home.root)))
-        steps.gate(root, str(home.root))
-    number = numbers[-1] if numbers else base.version if base else 0
-    make_champion(root, settings, task, champion.version, number, by, reason)
-    for home in homes:
-        discard(home.state_dir)  # the registry has it
-    return numbers
+@dataclass(frozen=True)
+class _Withdrawal:
+    """What is withdrawn from where, and who says so, and why."""
 
+    workspace: Workspace
+    registry: Registry
+    params: Params
+    task: str
+    by: str
+    reason: str
 
-def _learned_again(
-    workspace: Workspace,
-    registry: Registry,
-    champion: ModelVersion,
-    task: str,
-    settings: dict[str, Any],
-    revision: DataRevision | None,
-) -> list[EpisodeFolder]:
-    """The episodes of all that the champion learned since it knew a task, less that, in the order in which it did."""
-    base, names = _beyond(registry, champion, task)
-    homes = list[EpisodeFolder]()
-    state = str(used(registry.download_state(base.version, workspace.states_dir))) if base else None
-    told = [revision.digest, revision.commit or ""] if revision else None
-    for index, name in enumerate(names, len(base.tasks) if base else 0):
-        home = episode(str(workspace.root), name, index, state, settings, told)
-        homes.append(EpisodeFolder(Path(home)))
-        state = str(homes[-1].state_dir)
-    return homes
+    @property
+    def root(self) -> str:
+        return str(self.workspace.root)
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        return self.params.model_dump(mode="json")
 
-def _cut_out(
-    workspace: Workspace,
-    registry: Registry,
-    champion: ModelVersion,
-    task: str,
-    settings: dict[str, Any],
-    revision: DataRevision | None,
-) -> list[EpisodeFolder]:
-    """The one episode that ends as the champion, less a task."""
-    root, state = str(workspace.root), registry.download_state(champion.version, workspace.states_dir)
-    home = steps.cut_out(root, str(used(state)), task, settings, revision or versions.revision(workspace))
-    steps.calibrate(root, home)
-    steps.score(root, home)
-    steps.assess(root, home)
-    return [EpisodeFolder(Path(home))]
+    def state_of(self, version: ModelVersion) -> Path:
+        return used(self.registry.download_state(version.version, self.workspace.states_dir))
 
+    def beyond(self, champion: ModelVersion) -> tuple[ModelVersion | None, list[str]]:
+        """The newest version before the champion learned the task, and what it has learned since, less that."""
+        base = withdrawal.base_without(self.registry, champion, self.task)
+        known = [one.name for one in base.tasks] if base else []
+        return base, [one.name for one in champion.tasks if one.name not in (*known, self.task)]
 
-def _beyond(registry: Registry, champion: ModelVersion, task: str) -> tuple[ModelVersion | None, list[str]]:
-    """The newest version before the champion learned a task, and what it has learned since, less that."""
-    base = withdrawal.base_without(registry, champion, task)
-    known = [one.name for one in base.tasks] if base else []
-    return base, [one.name for one in champion.tasks if one.name not in (*known, task)]
+    def check_landed(self, champion: ModelVersion, landed: set[str]) -> None:
+        """See that what must be learned again can be."""
+        if lacking := [name for name in self.beyond(champion)[1] if name not in landed]:
+            raise DataVersionError(
+                f"without {self.task!r}, what version {champion.version} learned after it must be learned again, but "
+                f"{', '.join(lacking)} is not landed any more. If it was withdrawn, withdraw it from this version "
+                f"first: 'lorax withdraw {lacking[-1]} --reason TEXT'; else land it again. Nothing was changed."
+            )
 
+    def learned_again(self, champion: ModelVersion, revision: DataRevision | None) -> list[EpisodeFolder]:
+        """The episodes of all that the champion learned since it knew the task, less that, in that order."""
+        base, names = self.beyond(champion)
+        homes, state = list[EpisodeFolder](), str(self.state_of(base)) if base else None
+        told = [revision.digest, revision.commit or ""] if revision else None
+        for index, name in enumerate(names, len(base.tasks) if base else 0):
+            homes.append(EpisodeFolder(Path(episode(self.root, name, index, state, self.settings, told))))
+            state = str(homes[-1].state_dir)
+        return homes
 
-def _check_landed(registry: Registry, champion: ModelVersion, task: str, landed: set[str]) -> None:
-    _, names = _beyond(registry, champion, task)
-    if lacking := [name for name in names if name not in landed]:
-        raise DataVersionError(
-            f"without {task!r}, what version {champion.version} learned after it must be learned again, but "
-            f"{', '.join(lacking)} is not landed any more. If it was withdrawn, withdraw it from this version first: "
-            f"'lorax withdraw {lacking[-1]} --reason TEXT'; else land it again. Nothing was changed."
-        )
+    def cut_out(self, champion: ModelVersion, revision: DataRevision | None) -> list[EpisodeFolder]:
+        """The one episode that ends as the champion, less the task."""
+        revision, state = revision or versions.revision(self.workspace), str(self.state_of(champion))
+        home = steps.cut_out(self.root, state, self.task, self.settings, revision)
+        for step_of_episode in (steps.calibrate, steps.score, steps.assess):
+            step_of_episode(self.root, home)
+        return [EpisodeFolder(Path(home))]
 
-
-def _check_leaves_something(champion: ModelVersion | None, task: str) -> None:
-    if champion and len(champion.tasks) == 1:
-        raise RegistryError(
-            f"task {task!r} is all that version {champion.version} knows, so nothing would be left to serve. Land and "
-            "learn another task first."
-        )
+    def move_past(self, champion: ModelVersion, homes: list[EpisodeFolder]) -> list[int]:
+        """Make versions of what episodes left, and the last of it champion; returns them."""
+        base, numbers = withdrawal.base_without(self.registry, champion, self.task), list[int]()
+        candidates = [steps.candidate_in(home) for home in homes]
+        withdrawal.check_gate(self.registry, candidates, self.params.gate, self.task)
+        for home in homes:
+            steps.update_atlas(self.root, str(home.root))
+            numbers.append(steps.register(self.root, str(home.root)))
+            steps.gate(self.root, str(home.root))
+        number = numbers[-1] if numbers else base.version if base else 0
+        make_champion(self.root, self.settings, self.task, champion.version, number, self.by, self.reason)
+        for home in homes:
+            discard(home.state_dir)  # the registry has it
+        return numbers
 
 
 def _knowing(champion: ModelVersion | None, task: str) -> ModelVersion | None:

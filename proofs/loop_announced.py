@@ -13,7 +13,7 @@ import bench
 import loop_trigger
 from loop_trigger import PATIENCE_S, api_of, runs_of, time_of
 
-from flows import runs
+from flows import deployment
 from flows.client import PrefectApi
 from lorax import reconcile
 from lorax.errors import LoraxError, ServiceError
@@ -180,7 +180,7 @@ def _wait_known(root: Path, api: PrefectApi, tasks: list[str]) -> None:
 def _wait_idle(api: PrefectApi) -> None:
     def look() -> bool:
         with suppress(ServiceError):  # the machine is busy
-            return not runs.under_way(api)
+            return not deployment.under_way(api)
         return False
 
     bench.wait_for(look, PATIENCE_S, "no run is under way", every_s=1)

@@ -49,7 +49,7 @@ def scenario(
         reconcile.scenario_orders(workspace, name, orders, params.run.seed)
     access.serve(workspace, params)
     if orders is not None:
-        from flows.orders import orders as flow_of_orders
+        from flows.scenario import orders as flow_of_orders
 
         with progress.showing(err):
             record = flow_of_orders(str(workspace.root), name, orders, preset)

@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
 
-from flows import runs
+from flows import deployment
 from flows.client import PrefectApi, Row
-from flows.runs import time_of
+from flows.deployment import time_of
 from lorax.errors import ServiceError
 
 POLL_S = 1.0
@@ -79,8 +79,8 @@ class RunDisplay:
 
     def _runs(self, since: datetime) -> list[Row]:
         """Runs of the deployment that learn now, or that were made after `since`; the oldest first."""
-        begun = runs.last_begun(self.api)
-        return [r for r in reversed(begun) if r["state_type"] not in runs.ENDED or time_of(r["created"]) > since]
+        begun = deployment.last_begun(self.api)
+        return [r for r in reversed(begun) if r["state_type"] not in deployment.ENDED or time_of(r["created"]) > since]
 
     def _show(self, run: Row, status: Status) -> Row:
         """Print each step as it ends, until the run does; returns it as it ended."""
@@ -97,7 +97,7 @@ class RunDisplay:
                     printed.add(part["id"])
                     self.console.print(f"  [bold]{escape(part['name'])}[/bold]")
                 is_whole = self._show_steps(part, printed, status) and is_whole
-            if now["state_type"] in runs.ENDED and (is_whole or _age_s(now["end_time"]) > _LOGS_LATE_S):
+            if now["state_type"] in deployment.ENDED and (is_whole or _age_s(now["end_time"]) > _LOGS_LATE_S):
                 return now
             time.sleep(POLL_S)
 
@@ -109,7 +109,7 @@ class RunDisplay:
                 continue
             name = step["name"].rsplit("-", 1)[0]
             said, is_whole = self._last_words(step)
-            if step["state_type"] not in runs.ENDED or not (is_whole or _age_s(step["end_time"]) > _LOGS_LATE_S):
+            if step["state_type"] not in deployment.ENDED or not (is_whole or _age_s(step["end_time"]) > _LOGS_LATE_S):
                 status.update(f"{name}  {said}")
                 return False
             printed.add(step["id"])

@@ -199,14 +199,14 @@ def _outlook(workspace: Workspace, params: Params, services: Services, *, is_wai
         `last`: the run that ended last, and how; `now`: the one under way; `paused`: what a person has stopped, and how
         it goes on; `next`: what starts the next run.
     """
-    from flows import runs
+    from flows import deployment
     from flows.client import PrefectApi
 
     if not services.prefect.is_ready:
         return None
     try:
         api = PrefectApi.of(workspace, params)
-        last, alive, paused = runs.last_ended(api), runs.under_way(api), _paused(api)
+        last, alive, paused = deployment.last_ended(api), deployment.under_way(api), _paused(api)
         return {
             "last": _ended(last) if last else None,
             "now": _under_way(alive[0]) if alive else None,
@@ -262,14 +262,14 @@ def _paused(api: PrefectApi) -> list[str]:
 
 def _next(api: PrefectApi, last: Row | None, alive: list[Row], helpers: Mapping[str, int], *, is_waiting: bool) -> str:
     """What starts the next run, in a sentence."""
-    from flows import runs, worker
+    from flows import deployment, worker
 
     pool = api.get(f"work_pools/{worker.POOL}")
     if pool is None or pool["status"] == "NOT_READY":
         return "none before a worker runs: 'lorax up' starts one"
     if alive:
         return "after this one, where there is more to learn"
-    scheduled = runs.next_scheduled(api)
+    scheduled = deployment.next_scheduled(api)
     schedule = f"the schedule, {minute(scheduled['expected_start_time'])}" if scheduled else "no schedule"
     if not is_waiting:
         return f"the next landing; {schedule}"

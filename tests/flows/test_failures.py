@@ -7,7 +7,7 @@ import pytest
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.exceptions import PrefectHTTPStatusError
 
-from flows.failures import OUTSIDE
+from flows.learn import OUTSIDE
 
 
 def test_that_prefects_server_is_away_is_no_task_s_fault() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.starts import choose_start
+from flows.steps import choose_start
 from lorax.data import pins, withdrawal
 from lorax.data.admission import LandingOptions
 from lorax.data.landing import land

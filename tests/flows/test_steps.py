@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from flows import artifacts, starts, steps
+from flows import step as making
+from flows import steps
 from lorax.attribution import versions
 from lorax.data.admission import LandingOptions
 from lorax.data.landing import land
@@ -39,8 +40,8 @@ def test_where_the_memory_has_no_real_images_a_branch_starts_fresh_and_says_why(
     [first] = learn_stream(tmp_path, params, ["alpha"])
     new, _ = make_task(tmp_path / "data", "beta")
     monkeypatch.setattr(versions, "read_task", lambda *_: new)
-    monkeypatch.setattr(starts, "get_run_logger", lambda: logging.getLogger("step"))
-    assert starts.find_nearest.fn(str(tmp_path), str(first.state_dir), "beta", params.model_dump(mode="json")) is None
+    monkeypatch.setattr(steps, "get_run_logger", lambda: logging.getLogger("step"))
+    assert steps.find_nearest.fn(str(tmp_path), str(first.state_dir), "beta", params.model_dump(mode="json")) is None
     assert "the branch starts fresh: the exemplar memory has no real images" in caplog.text
 
 
@@ -81,10 +82,10 @@ METHOD = (steps.grow, steps.fit, steps.herd, steps.calibrate, steps.score, steps
 @pytest.fixture
 def outside_a_flow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps as functions, without Prefect's server to tell of them."""
-    for module in (steps, starts, artifacts):
+    for module in (steps, making):
         monkeypatch.setattr(module, "get_run_logger", lambda: logging.getLogger("step"))
     for name in ("create_progress_artifact", "update_progress_artifact", "create_table_artifact"):
-        monkeypatch.setattr(artifacts, name, lambda *_, **__: None)
+        monkeypatch.setattr(making, name, lambda *_, **__: None)
 
 
 def count_calls(monkeypatch: pytest.MonkeyPatch, calls: Counter[str], function: Callable[..., Any]) -> None:
@@ -129,7 +130,7 @@ def test_the_steps_of_an_episode_read_each_state_once_and_build_the_network_once
 def test_a_generator_grows_by_the_same_steps_and_its_new_version_starts_from_its_branch(
     landed_workspace: Workspace, tmp_path: Path, write_task: WriteTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(starts, "find_older", starts.find_older.fn)
+    monkeypatch.setattr(steps, "find_older", steps.find_older.fn)
     params = tiny_params(tmp_path).model_copy(update={"robustness": RobustnessParams(per_class=1)})
     settings, root = params.model_dump(mode="json"), str(landed_workspace.root)
     land(landed_workspace, write_task(tmp_path / "more", seed=3), "alpha", options=LandingOptions(extend=True))
@@ -139,7 +140,7 @@ def test_a_generator_grows_by_the_same_steps_and_its_new_version_starts_from_its
     folders: list[EpisodeFolder] = []
     for name in ("alpha", "beta", "alpha-2", "gamma"):
         base = str(folders[-1].state_dir) if folders else None
-        start = starts.choose_start(root, base, name, settings)
+        start = steps.choose_start(root, base, name, settings)
         home = steps.plan_episode(root, landed_workspace.episodes_dir, base, name, settings, start)
         folders.append(EpisodeFolder(Path(home)))
         for step in METHOD:
@@ -168,8 +169,8 @@ def test_a_new_version_of_what_is_not_known_starts_fresh_and_says_why(
     params = tiny_params(tmp_path)
     [first] = learn_stream(tmp_path, params, ["alpha"])
     told = (str(tmp_path), str(first.state_dir))
-    assert starts.find_older.fn(*told, "alpha", params.model_dump(mode="json")) == "alpha"
-    assert starts.find_older.fn(*told, "beta", params.model_dump(mode="json")) is None
+    assert steps.find_older.fn(*told, "alpha", params.model_dump(mode="json")) == "alpha"
+    assert steps.find_older.fn(*told, "beta", params.model_dump(mode="json")) is None
     assert "the branch starts fresh: the champion does not know beta" in caplog.text
 
 

@@ -23,7 +23,7 @@ from rich.console import Console
 from flows import client, deployment, events
 from flows.announcer import Announcer
 from flows.client import PrefectApi, Row
-from flows.runs import under_way
+from flows.deployment import under_way
 from lorax import reconcile
 from lorax.commands import land as landing
 from lorax.commands import services, status
