@@ -24,6 +24,9 @@ class Look(RegisteredModel):
     def registered_versions(self, state_digest: str | None = None) -> list[Any]:
         return [v for v in self._kept_versions if state_digest in (None, v.tags.get(DIGEST_TAG))]
 
+    def aliased_version(self, alias: str) -> Any:
+        return next((v for v in self.registered_versions() if alias in v.aliases), None)
+
     def registered_version(self, number: str) -> Any:
         return next(
             (v for v in self.registered_versions() if str(v.version) == number), None

@@ -46,14 +46,11 @@ class Store:
         if self.is_unused():
             return None
         with self.talking("look up the champion"):
-            model = self.registered_model()
-            if model is None:
-                return None
-            found = self.registered_version(str(model.aliases[CHAMPION])) if CHAMPION in model.aliases else None
-            if found is None:
+            if found := self.aliased_version(CHAMPION):
+                return read_version(found)
+            if model := self.registered_model():
                 self._refuse_lost_alias(journal.read(model.tags))
-                return None
-            return read_version(found, _aliases(model, found.version))
+            return None
 
     def versions(self) -> list[ModelVersion]:
         """All versions that lorax registered, oldest first.
@@ -64,9 +61,7 @@ class Store:
         if self.is_unused():
             return []
         with self.talking("list the versions"):
-            model = self.registered_model()
-            found = self.registered_versions() if model else []
-            versions = [read_version(v, _aliases(model, v.version)) for v in found if is_ours(v)]
+            versions = [read_version(found) for found in self.registered_versions() if is_ours(found)]
         return sorted(versions, key=lambda v: v.version)
 
     def find(self, state_digest: str) -> ModelVersion | None:
@@ -74,19 +69,16 @@ class Store:
         if self.is_unused():
             return None
         with self.talking(f"look for state {state_digest[:12]}"):
-            model = self.registered_model()
-            found = self.registered_versions(state_digest) if model else []
-            first = min(found, key=lambda v: int(v.version), default=None)
-            return read_version(first, _aliases(model, first.version)) if first else None
+            first = min(self.registered_versions(state_digest), key=lambda v: int(v.version), default=None)
+            return read_version(first) if first else None
 
     def existing(self, number: int) -> ModelVersion | None:
         """The version with this number; None if there is none, or lorax did not register it."""
         if self.is_unused():
             return None
         with self.talking(f"read version {number}"):
-            model = self.registered_model()
-            found = self.registered_version(str(number)) if model else None
-            return read_version(found, _aliases(model, number)) if found and is_ours(found) else None
+            found = self.registered_version(str(number))
+            return read_version(found) if found and is_ours(found) else None
 
     def version(self, number: int) -> ModelVersion:
         """The model version with this number.
@@ -186,8 +178,16 @@ class Store:
         """MLflow's version with this number, or None."""
         return _unless_missing(self.client.get_model_version, self.name, number)
 
+    def aliased_version(self, alias: str) -> Any:
+        """MLflow's version that an alias points to, or None."""
+        no_such_alias = "INVALID_PARAMETER_VALUE"  # MLflow's word for it
+        return _unless_missing(self.client.get_model_version_by_alias, self.name, alias, or_code=no_such_alias)
+
     def registered_versions(self, state_digest: str | None = None) -> list[Any]:
-        """MLflow's versions of the model, whoever registered them; or those alone that hold a state."""
+        """MLflow's versions of the model, whoever registered them; or those alone that hold a state.
+
+        Their aliases, which a search leaves out, are as the registered model lists them.
+        """
         named = f"name = '{self.name}'"
         if state_digest:
             named += f" AND tags.`{DIGEST_TAG}` = '{state_digest}'"
@@ -197,7 +197,12 @@ class Store:
             found.extend(page)
             token = page.token
             if not token:
-                return found
+                break
+        model = self.registered_model() if found else None
+        aliases = model.aliases if model else {}
+        for version in found:
+            version.aliases = [alias for alias, n in aliases.items() if str(n) == str(version.version)]
+        return found
 
     def registered_model(self) -> Any:
         """MLflow's registered model, or None."""
@@ -235,13 +240,13 @@ class Store:
         return connect(self.uri)
 
 
-def _unless_missing(read: Callable[..., Any], *named: str) -> Any:
+def _unless_missing(read: Callable[..., Any], *named: str, or_code: str = "") -> Any:
     from mlflow.exceptions import MlflowException
 
     try:
         return read(*named)
     except MlflowException as error:
-        if is_missing(error):
+        if is_missing(error) or error.error_code == or_code:
             return None
         raise
 
@@ -252,8 +257,3 @@ def lost_alias(name: str, move: Entry) -> str:
         "version was deleted in MLflow, so nothing can be served or learned. Choose the version to go on from: "
         "'lorax promote VERSION --reason TEXT'"
     )
-
-
-def _aliases(model: Any, version: int | str) -> tuple[str, ...]:
-    """The aliases of a version, which only the registered model lists."""
-    return tuple(sorted(alias for alias, number in model.aliases.items() if str(number) == str(version)))

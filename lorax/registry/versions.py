@@ -140,12 +140,11 @@ def promotion_tags(by: str, reason: str) -> dict[str, str]:
     return {_PROMOTED_AT_TAG: at, _PROMOTED_BY_TAG: by, REASON_TAG: reason[:_PART_LENGTH], OUTCOME_TAG: "promoted"}
 
 
-def read_version(found: Any, aliases: tuple[str, ...]) -> ModelVersion:
+def read_version(found: Any) -> ModelVersion:
     """The record of one of MLflow's model versions.
 
     Args:
-        found: MLflow's ModelVersion.
-        aliases: those of its aliases that the registered model lists (searches return none).
+        found: MLflow's ModelVersion, with its aliases.
 
     Raises:
         RegistryError: it was not registered by lorax, or its tags were edited.
@@ -173,7 +172,7 @@ def read_version(found: Any, aliases: tuple[str, ...]) -> ModelVersion:
             calibrated=tags.get(_CALIBRATED_TAG) == "yes",
             nearest=tags.get(_NEAREST_TAG, "").split(" ")[0],
             start=tags.get(_START_TAG, ""),
-            aliases=aliases,
+            aliases=tuple(sorted(found.aliases)),
         )
     except (KeyError, ValueError, TypeError) as error:
         raise RegistryError(

@@ -45,7 +45,7 @@ def test_a_look_tells_what_the_registry_tells_in_two_requests(filled: Registry, 
     expected = told(filled)
     asked.clear()
     assert told(Look(filled.uri, filled.name)) == expected
-    assert [path.partition("?")[0].rpartition("/")[2] for path in asked] == ["health", "get", "search"]
+    assert [path.partition("?")[0].rpartition("/")[2] for path in asked] == ["health", "search", "get"]
 
 
 def test_one_version_is_found_without_reading_the_others(
@@ -58,6 +58,11 @@ def test_one_version_is_found_without_reading_the_others(
     searches = [path for path in asked if "model-versions/search" in path]
     assert len(searches) == 2
     assert all("state_digest" in path for path in searches)
+
+
+def test_the_champion_and_a_version_take_one_request_each(filled: Registry, asked: list[str]) -> None:
+    assert filled.champion() == filled.version(3)
+    assert [path.partition("?")[0].rpartition("/")[2] for path in asked] == ["alias", "get"]
 
 
 def test_a_look_stays_as_it_was_and_the_next_one_is_of_now(registry: Registry) -> None:

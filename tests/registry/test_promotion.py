@@ -414,7 +414,7 @@ def test_a_version_that_knows_many_tasks_fits_mlflow_s_tags() -> None:
     assert max(map(len, tags.values())) <= 4000
     assert len(describe(tasks, metrics, verdicts)) <= 5000
     tags |= promotion_tags("ann", "why")
-    found = read_version(SimpleNamespace(tags=tags, version=1, run_id="", creation_timestamp=0), ())
+    found = read_version(SimpleNamespace(tags=tags, version=1, run_id="", creation_timestamp=0, aliases=[]))
     assert (found.tasks, dict(found.metrics), list(found.verdicts)) == (tasks, metrics, verdicts)
 
 
