@@ -29,13 +29,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from lorax.data.images import decode, pad
-from lorax.learning.evaluation import accuracy_row, score
 from lorax.learning.exemplars import updated_memory
 from lorax.learning.loading import device_of
+from lorax.learning.metrics import accuracy_row, score
 from lorax.learning.state import Exemplar
 from lorax.learning.training import epoch_seed, learning_rate
 from lorax.network.building import import_timm, open_backbone
-from lorax.network.head import fresh_head, grown_head
+from lorax.network.network import fresh_head, grown_head
 from lorax.params import BackboneParams, LoraParams, Params
 from lorax.stream import ClassTable, Sample, Task
 

@@ -20,12 +20,11 @@ from benchmarks.tasks import TaskFiles
 from lorax.data.perturbations import UNCHANGED, Perturbation
 from lorax.data.reals import Reals
 from lorax.learning.assessment import sample_of
-from lorax.learning.false_positives import SLICES, measured
 from lorax.learning.folder import EpisodeFolder, Report
 from lorax.learning.relatives import named
 from lorax.learning.state import Exemplar
-from lorax.learning.statistics import Statistics
-from lorax.learning.unknown import auroc
+from lorax.learning.texture_head import Statistics
+from lorax.learning.unknown import SLICES, auroc, measured
 from lorax.params import Params
 from lorax.stream import ClassTable, Sample, Task, TaskClass
 

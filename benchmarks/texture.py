@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from benchmarks.tasks import TaskFiles
 from lorax.data.images import Images
-from lorax.learning.statistics import Statistics
+from lorax.learning.texture_head import Statistics
 from lorax.network import traces
 from lorax.network.backbone import Backbone
 from lorax.network.building import open_backbone

@@ -27,8 +27,8 @@ from torch import Tensor
 from benchmarks.demo_streams import Looked, Observer, demo_files, learned, mean
 from benchmarks.measure import report
 from lorax.data.simulate import DEMO_TASKS
+from lorax.learning.calibration import answers_of
 from lorax.learning.ood import Distance
-from lorax.learning.reliability import answers_of
 from lorax.learning.state import LearnerState
 from lorax.learning.unknown import auroc
 from lorax.params import Params, load_params

@@ -1,5 +1,6 @@
 """Addresses of servers as people give them: understood before they are used, shown without their passwords, and asked
-without a proxy in between where they are on this machine."""
+without a proxy in between where they are on this machine.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 """The `lorax` command: what it consists of, in the order of its help. Rooms are imported inside the commands, so that
-`lorax --help` answers at once."""
+`lorax --help` answers at once.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +16,6 @@ from lorax.commands.console import Commands
 from lorax.commands.demo import demo, simulate
 from lorax.commands.diff import diff
 from lorax.commands.history import history
-from lorax.commands.holds import hold, release
 from lorax.commands.init import init
 from lorax.commands.land import land
 from lorax.commands.learn import learn, scenario
@@ -24,8 +24,8 @@ from lorax.commands.promotion import delete, promote, refuse, relearn, rollback
 from lorax.commands.serve import serve
 from lorax.commands.services import down, up
 from lorax.commands.status import status
+from lorax.commands.tasks import forget, hold, release, withdraw
 from lorax.commands.watch_verdicts import watch_verdicts
-from lorax.commands.withdraw import forget, withdraw
 
 app = typer.Typer(
     cls=Commands,

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorax import drafts
-from lorax.atlas.entry import BRANCH, AtlasEntry
-from lorax.atlas.removing import remove as remove_entries
+from lorax.atlas.index import remove as remove_entries
+from lorax.atlas.segments import BRANCH, AtlasEntry
 from lorax.data import forgetting as images_of_tasks
 from lorax.data.forgetting import Images, Place
 from lorax.network.features import FeatureCache
 from lorax.params import Params
-from lorax.registry import ModelVersion, Registry, forgetting
+from lorax.registry import ModelVersion, Registry, withdrawal
 from lorax.workspace import Workspace
 
 
@@ -40,7 +40,7 @@ def traces(workspace: Workspace, registry: Registry, params: Params, task: str) 
         DataVersionError: the task is landed, or what stays can't be read.
         RegistryError: the champion knows it, or MLflow doesn't answer.
     """
-    versions = forgetting.knowing(registry, task)
+    versions = withdrawal.knowing(registry, task)
     gone = {version.state_digest for version in versions}
     kept = {version.state_digest for version in registry.versions()} - gone
     return Traces(task, images_of_tasks.images_of(workspace, task, kept, params.reals.path), tuple(versions))
@@ -59,7 +59,7 @@ def forget(
     """
     for version in found.versions:
         told(f"deleting version {version.version}")
-        forgetting.erase(registry, version, by=by, reason=f"to forget {found.task}")
+        withdrawal.erase(registry, version, by=by, reason=f"to forget {found.task}")
     told("removing what was derived")
     kept = {version.state_digest for version in registry.versions()}
     for folder in (*_knowing(workspace.states_dir, kept), *_episodes(workspace, found.task, kept)):
@@ -98,5 +98,5 @@ def _is_of(entry: AtlasEntry, tasks: Collection[str]) -> bool:
 
 
 def _versions_left(registry: Registry, task: str) -> list[Place]:
-    left = tuple(f"version {version.version}" for version in forgetting.knowing(registry, task))
+    left = tuple(f"version {version.version}" for version in withdrawal.knowing(registry, task))
     return [Place("MLflow's registry and its store", left)]

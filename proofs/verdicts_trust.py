@@ -12,8 +12,8 @@ from benchmarks.demo_streams import Observer, demo_files, learned, mean
 from benchmarks.unknown import OURS, left_out, print_table
 from lorax.data.perturbations import CARD, UNCHANGED, jpeg
 from lorax.data.simulate import DEMO_TASKS
-from lorax.learning.calibration import Calibration
-from lorax.learning.reliability import (
+from lorax.learning.calibration import (
+    Calibration,
     answers_of,
     calibration_error,
     mean_loss,

@@ -16,8 +16,7 @@ from lorax.cli import app
 from lorax.learning.folder import Report
 from lorax.learning.training import EpochRow
 from lorax.registry import tracking
-from lorax.registry.assessment_log import assessment_metrics
-from lorax.registry.comparison import NEAREST_SIMILARITY
+from lorax.registry.assessment_log import NEAREST_SIMILARITY, assessment_metrics
 from tests.registry.assessments import FORESEEN, assessed
 
 ROOT = Path(__file__).parents[1]

@@ -11,10 +11,19 @@ import numpy as np
 
 from lorax.atlas.adapter import Adapter, Factors, digest_of
 from lorax.atlas.descriptor import Describer, pooled_spectrum
-from lorax.atlas.entry import ADAPTER, BRANCH, DERIVED, AtlasEntry
 from lorax.atlas.known import AlreadyThereError, Known
 from lorax.atlas.record import Record, read_record
-from lorax.atlas.segments import Segment, Segments, now, remove_leftovers, write_segment
+from lorax.atlas.segments import (
+    ADAPTER,
+    BRANCH,
+    DERIVED,
+    AtlasEntry,
+    Segment,
+    Segments,
+    now,
+    remove_leftovers,
+    write_segment,
+)
 from lorax.atlas.space import Rows
 from lorax.atlas.view import POOLED
 from lorax.errors import AdapterError, AtlasError, printable

@@ -10,9 +10,9 @@ from enum import Enum
 import numpy as np
 
 from lorax.atlas.clustering import MOST_CLUSTERED, find_families, grow_tree
-from lorax.atlas.entry import AtlasEntry
 from lorax.atlas.index import Atlas
 from lorax.atlas.searching import nearest_others
+from lorax.atlas.segments import AtlasEntry
 from lorax.atlas.space import LEAST_FITTED, Floats, similarity
 
 MOST_SHOWN = 200

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lorax.atlas.adapter import Adapter, Factors, Layer
-from lorax.atlas.entry import counted
-from lorax.atlas.groups import groups
+from lorax.atlas.names import groups
 from lorax.atlas.record import DescriberRecord
+from lorax.atlas.segments import counted
 from lorax.errors import AdapterError
 
 DESCRIPTORS = ("product", "spectrum", "factors")

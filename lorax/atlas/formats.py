@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from lorax.atlas.adapter import Adapter
-from lorax.atlas.entry import counted
-from lorax.atlas.layers import StoredLayer, assemble, reader
+from lorax.atlas.layers import LoraSettings, StoredLayer, assemble, parse_settings, reader
 from lorax.atlas.names import PEFT_PREFIX, Key, canonical, family, other_kind, part_of, single_file_key, split
-from lorax.atlas.scales import LoraSettings, parse_settings
+from lorax.atlas.segments import counted
 from lorax.atlas.tensors import (
     Stored,
     TensorFile,

@@ -11,6 +11,7 @@ Entries are only ever added, an add is whole or not at all, and readers never wa
 from __future__ import annotations
 
 import difflib
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -23,10 +24,9 @@ import numpy as np
 from lorax.atlas.adapter import Adapter
 from lorax.atlas.adding import Newcomers
 from lorax.atlas.descriptor import Describer
-from lorax.atlas.entry import COLUMNS, AtlasEntry, counted
-from lorax.atlas.groups import ALL
+from lorax.atlas.names import ALL
 from lorax.atlas.record import FILE, Record, read_record
-from lorax.atlas.segments import Segments, remove_leftovers
+from lorax.atlas.segments import COLUMNS, AtlasEntry, Segment, Segments, counted, remove_leftovers, write_segment
 from lorax.atlas.space import LEAST_FITTED, Rows
 from lorax.atlas.view import DIMS, POOLED, POOLED_BLOCKS, Lens, View, fit_view, open_view
 from lorax.errors import AtlasError
@@ -34,6 +34,7 @@ from lorax.storage import locked
 
 if TYPE_CHECKING:
     import pandas as pd
+
 
 KEPT = ("product", "spectrum")
 """The descriptors that every atlas keeps."""
@@ -170,7 +171,7 @@ class Atlas:
 
         Args:
             descriptor: one of those kept, or "pooled": spectra in the form that all base models have in common.
-            group: of modules; see `lorax.atlas.groups`.
+            group: of modules; see `lorax.atlas.names`.
 
         Raises:
             AtlasError: the atlas is empty or damaged, or doesn't keep this descriptor.
@@ -223,3 +224,46 @@ class Atlas:
                 "What it keeps was settled by its first add: 'factors' needs 'lorax atlas add PATH --with-factors'."
             )
         return Lens(descriptor, group, describer.columns(descriptor, group), describer.blocks(descriptor, group))
+
+
+_BASES = "bases"
+
+
+def remove(atlas_dir: Path, is_gone: Callable[[AtlasEntry], bool]) -> list[str]:
+    """Remove entries and all that was derived of them; returns their names. Nothing happens where there is no atlas.
+
+    Args:
+        atlas_dir: the atlas's folder.
+        is_gone: which entries.
+
+    Raises:
+        AtlasError: it is damaged.
+        StorageError: the disk is full; the atlas is as it was.
+    """
+    if not atlas_dir.is_dir():
+        return []
+    with locked(atlas_dir / "atlas.lock"):
+        record = read_record(atlas_dir)
+        names = [entry.name for entry in Segments(atlas_dir, record.segments).entries() if is_gone(entry)]
+        if names:
+            number, kept = len(record.segments), list[Segment]()
+            for segment in record.segments:
+                number += 1
+                kept += _without(atlas_dir, segment, number, is_gone)
+            changed = {"segments": tuple(kept), "revision": record.revision + 1}
+            record.model_copy(update=changed if kept else changed | {"describer": None, "base": ""}).write(atlas_dir)
+        remove_leftovers(atlas_dir, read_record(atlas_dir).segments)
+        shutil.rmtree(atlas_dir / _BASES, ignore_errors=True)  # principal components of all
+    return names
+
+
+def _without(atlas_dir: Path, segment: Segment, number: int, is_gone: Callable[[AtlasEntry], bool]) -> list[Segment]:
+    """The segment itself if none of its entries goes, else one with the others; [] if none is left."""
+    read = Segments(atlas_dir, [segment])
+    entries = read.entries()
+    stays = np.array([not is_gone(entry) for entry in entries])
+    if stays.all() or not stays.any():
+        return [segment] if stays.all() else []
+    kinds = [name.removesuffix(".safetensors") for name in segment.files if name.endswith(".safetensors")]
+    rows = {kind: np.ascontiguousarray(next(read.blocks(kind))[stays]) for kind in kinds}
+    return [write_segment(atlas_dir, number, [e for e, stay in zip(entries, stays, strict=True) if stay], rows)]

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from lorax.atlas.entry import AtlasEntry
+from lorax.atlas.segments import AtlasEntry
 from lorax.atlas.space import Rows
 from lorax.errors import AdapterError
 

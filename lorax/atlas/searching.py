@@ -10,8 +10,8 @@ import numpy as np
 from lorax.atlas.adapter import Adapter
 from lorax.atlas.adding import check_base, finite_numbers, too_large, untrained
 from lorax.atlas.descriptor import SINGULAR_VALUES, flattened, pooled_spectrum, spectrum
-from lorax.atlas.entry import AtlasEntry
 from lorax.atlas.index import Atlas
+from lorax.atlas.segments import AtlasEntry
 from lorax.atlas.space import Rows
 from lorax.atlas.view import POOLED, View
 

@@ -9,8 +9,7 @@ from rich.console import Console
 
 from lorax.commands import access
 from lorax.commands.console import Json, VersionNumber, opened, print_record
-from lorax.commands.records import nearest_line, nearest_record
-from lorax.commands.tables import HEADLINES, TRUST, print_table, table
+from lorax.commands.tables import HEADLINES, TRUST, nearest_line, nearest_record, print_table, table
 from lorax.text import short
 
 if TYPE_CHECKING:

@@ -14,15 +14,17 @@ from rich.text import Text
 from rich.tree import Tree
 
 from lorax.commands.console import Json, opened, print_record
-from lorax.commands.records import (
+from lorax.commands.tables import (
+    PLAIN,
     brief,
     entry_record,
     nearest_line,
     print_quarantined,
+    print_table,
     quarantine_record,
+    table,
     version_record,
 )
-from lorax.commands.tables import PLAIN, print_table, table
 from lorax.errors import RegistryError
 from lorax.text import minute, percent
 

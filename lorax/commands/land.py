@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.text import Text
 
 from lorax.commands.console import Json, err, here, out, print_json
-from lorax.commands.holds import held_again
 from lorax.commands.plans import asked, print_plan, record_of, refusal, task_record
 from lorax.commands.tables import print_table, table
+from lorax.commands.tasks import held_again
 from lorax.errors import ContractError, LoraxError
 from lorax.text import short
 

@@ -11,8 +11,15 @@ from rich.text import Text
 
 from lorax.commands import access
 from lorax.commands.console import Json, Preset, err, opened, print_record
-from lorax.commands.records import print_quarantined, quarantine_record, version_record
-from lorax.commands.tables import HEADLINES, print_accuracy, print_table, table
+from lorax.commands.tables import (
+    HEADLINES,
+    print_accuracy,
+    print_quarantined,
+    print_table,
+    quarantine_record,
+    table,
+    version_record,
+)
 from lorax.text import percent
 
 if TYPE_CHECKING:

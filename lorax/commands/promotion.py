@@ -18,7 +18,7 @@ from lorax.addresses import without_password
 from lorax.commands import access
 from lorax.commands import learn as learning
 from lorax.commands.console import Json, Preset, VersionNumber, err, opened, out, print_json, print_record, who
-from lorax.commands.records import print_quarantined, quarantine_record, version_record
+from lorax.commands.tables import print_quarantined, quarantine_record, version_record
 from lorax.errors import RegistryError
 from lorax.text import size
 

@@ -9,9 +9,8 @@ from rich.console import Console
 
 from lorax.commands.console import Json, opened, print_record
 from lorax.commands.learn import approval
-from lorax.commands.records import quarantine_line, quarantine_record, version_record
 from lorax.commands.services import way_in
-from lorax.commands.tables import HEADLINES, TRUST, print_pairs
+from lorax.commands.tables import HEADLINES, TRUST, print_pairs, quarantine_line, quarantine_record, version_record
 from lorax.errors import LoraxError, ServiceError
 from lorax.text import minute, percent, short, size
 

@@ -19,12 +19,7 @@ from lorax.data.images import Progress
 from lorax.data.perturbations import CARD, UNCHANGED, Perturbation, jpeg
 from lorax.data.reals import Reals
 from lorax.errors import StateError
-from lorax.learning.episode import Episode, told
-from lorax.learning.false_positives import FalsePositives, measured
-from lorax.learning.folder import EpisodeFolder, damage_told
-from lorax.learning.queries import FeatureQuery
-from lorax.learning.relatives import Named, named
-from lorax.learning.reliability import (
+from lorax.learning.calibration import (
     Bin,
     answers_of,
     calibration_error,
@@ -33,8 +28,12 @@ from lorax.learning.reliability import (
     right_answers,
     sampling_floor,
 )
+from lorax.learning.episode import Episode, told
+from lorax.learning.folder import EpisodeFolder, damage_told
+from lorax.learning.queries import FeatureQuery
+from lorax.learning.relatives import Named, named
 from lorax.learning.state import LearnerState
-from lorax.learning.unknown import Foreseen, auroc, foreseen
+from lorax.learning.unknown import FalsePositives, Foreseen, auroc, foreseen, measured
 from lorax.storage import read_record, write_record
 from lorax.stream import Sample, Task
 

@@ -18,14 +18,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lorax.data.images import Images
-from lorax.learning.evaluation import accuracy_row, score
 from lorax.learning.exemplars import updated_memory
+from lorax.learning.metrics import accuracy_row, score
 from lorax.learning.state import Exemplar
-from lorax.learning.statistics import Statistics
+from lorax.learning.texture_head import Statistics
 from lorax.learning.training import epoch_seed
 from lorax.network.backbone import Backbone
 from lorax.network.building import open_backbone
-from lorax.network.head import fresh_head, grown_head
+from lorax.network.network import fresh_head, grown_head
 from lorax.params import Params
 from lorax.stream import ClassTable, Sample, Task
 

@@ -17,8 +17,8 @@ from lorax.data.perturbations import UNCHANGED, Perturbation, drawn
 from lorax.learning.queries import Asker
 from lorax.network.features import CENTER, CachedFeatures, FeatureCache, OnCached, Read, side_by_side, views_of
 from lorax.network.network import Network
+from lorax.network.passes import Embedded
 from lorax.network.process_group import SINGLE, ProcessGroup
-from lorax.network.split import Embedded
 from lorax.params import Params, RunParams
 from lorax.stream import Sample
 

@@ -28,8 +28,7 @@ from lorax.learning.queries import Asker, FeatureQuery, Fetch
 from lorax.learning.settling import settled
 from lorax.learning.state import Exemplar, LearnerState
 from lorax.learning.state_files import load_state, save_state, state_digest
-from lorax.learning.statistics import Statistics
-from lorax.learning.texture_head import CLEAN, drawn_for, perturbed
+from lorax.learning.texture_head import CLEAN, Statistics, drawn_for, perturbed
 from lorax.network.features import FeatureCache
 from lorax.params import Params
 from lorax.storage import canonical_json, write_record

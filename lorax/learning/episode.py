@@ -16,7 +16,6 @@ from torch import Tensor
 from lorax.data.images import Progress
 from lorax.errors import DataVersionError
 from lorax.learning.batches import TrainingSet
-from lorax.learning.evaluation import accuracy_row, compare, score
 from lorax.learning.exemplars import Herded, extended_memory, hold_out, updated_memory
 from lorax.learning.folder import EpisodeFolder, Report, Trained
 from lorax.learning.launch import launch
@@ -28,6 +27,7 @@ from lorax.learning.loading import (
     open_network,
     texture_head_of,
 )
+from lorax.learning.metrics import accuracy_row, compare, score
 from lorax.learning.queries import Asker, FeatureQuery, Fetch
 from lorax.learning.settling import settled
 from lorax.learning.state import Branch, LearnerState

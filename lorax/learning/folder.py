@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lorax.errors import StateError
-from lorax.learning.evaluation import Paired
+from lorax.learning.metrics import Paired
 from lorax.learning.state import Branch
 from lorax.learning.state_files import state_digest
-from lorax.learning.statistics import Statistics
-from lorax.learning.texture_head import parse_statistics, statistics_tensors
+from lorax.learning.texture_head import Statistics, parse_statistics, statistics_tensors
 from lorax.learning.training import EpochRow
 from lorax.network.network import Network
 from lorax.params import Params

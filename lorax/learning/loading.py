@@ -14,8 +14,7 @@ from lorax.learning.state import LearnerState
 from lorax.learning.state_files import load_state
 from lorax.network.backbone import Backbone
 from lorax.network.building import reopen_backbone
-from lorax.network.head import TextureHead, fresh_head
-from lorax.network.network import Network
+from lorax.network.network import Network, TextureHead, fresh_head
 from lorax.params import HeadParams, Params
 from lorax.stream import Task
 

@@ -20,7 +20,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from lorax.network.head import kinds_of
+from lorax.network.network import kinds_of
 
 _NO_VARIANCE = 1e-12
 

@@ -15,10 +15,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lorax.learning.calibration import LEAST_PER_CLASS, Calibration, as_if_new, fit_probabilities, folds_of
+from lorax.learning.calibration import (
+    LEAST_PER_CLASS,
+    Calibration,
+    answers_of,
+    as_if_new,
+    fit_probabilities,
+    folds_of,
+    losses,
+    right_answers,
+)
 from lorax.learning.ood import ByKind, Residual
 from lorax.learning.queries import Asker, FeatureQuery
-from lorax.learning.reliability import answers_of, losses, right_answers
 from lorax.learning.state import LearnerState
 from lorax.learning.texture_head import CLEAN, TextureWeights, kind_scores, perturbed
 from lorax.params import Params

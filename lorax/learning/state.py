@@ -11,8 +11,7 @@ import torch
 
 from lorax.errors import StateError
 from lorax.learning.calibration import Calibration
-from lorax.learning.statistics import Statistics
-from lorax.learning.texture_head import TextureWeights
+from lorax.learning.texture_head import Statistics, TextureWeights
 from lorax.network.backbone import BackboneIdentity
 from lorax.storage import canonical_json
 from lorax.stream import ClassTable, DataRevision, PinnedTask, Sample

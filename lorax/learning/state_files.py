@@ -32,12 +32,14 @@ from lorax.learning.record import (
     AdapterRecord,
     CalibrationRecord,
     LearnerRecord,
+    check_calibration,
+    check_fit,
+    check_textures,
     parsed,
     parsed_object,
     parsed_rows,
 )
 from lorax.learning.state import Branch, Exemplar, LearnerState, tensor_file
-from lorax.learning.state_checks import check_calibration, check_fit, check_textures
 from lorax.learning.texture_head import TextureWeights, parse_statistics, statistics_tensors
 from lorax.network.backbone import BackboneIdentity
 from lorax.storage import canonical_json, whole_directory

@@ -22,8 +22,7 @@ from torch import Tensor, nn
 
 from lorax.errors import StateError
 from lorax.learning.batches import TrainingSet
-from lorax.network.head import fresh_head
-from lorax.network.network import Network
+from lorax.network.network import Network, fresh_head
 from lorax.network.process_group import SINGLE, ProcessGroup
 from lorax.params import RunParams, TrainingParams
 from lorax.storage import write_whole

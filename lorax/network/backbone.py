@@ -11,10 +11,8 @@ from torch import Tensor, nn
 
 from lorax.errors import BackboneError
 from lorax.network.branch import Branch, LiveBranch, fresh_branch
-from lorax.network.listening import hearing, make_audible
+from lorax.network.passes import Embedded, SplitModel, embed, encode, hearing, make_audible, make_stackable, stacked
 from lorax.network.rehearsal import Rehearsal
-from lorax.network.split import Embedded, SplitModel, embed, encode
-from lorax.network.stack import make_stackable, stacked
 from lorax.params import LoraParams
 
 _IMAGES_A_PASS = {"cpu": 24, "cuda": 256}

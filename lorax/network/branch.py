@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from lorax.errors import BackboneError
-from lorax.network.split import encode
+from lorax.network.passes import encode
 from lorax.params import LoraParams
 
 _ADAPTER = "default"

@@ -1,8 +1,9 @@
-"""Backbones from names: timm's models and our own, their weights loaded, named and hashed."""
+"""Backbones from names: timm's models, our own, and those that ship with lorax; their weights loaded and hashed."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,8 +20,34 @@ from lorax.network.convit import use_fast_attention
 from lorax.network.rehearsal import first_line
 from lorax.network.residual import LEAST_CROP, lorax_residual
 from lorax.network.residual import NAME as RESIDUAL
-from lorax.network.shipped import SHIPPED, shipped, shipped_weights
 from lorax.params import BackboneParams
+
+_WEIGHTS = Path(__file__).parent / "weights"
+_FILES = {"shipped": _WEIGHTS / "convit_small64.json", "residual": _WEIGHTS / "residual.json"}
+
+SHIPPED = tuple(_FILES)
+"""What `backbone.name` calls them."""
+
+
+def shipped(name: str) -> dict[str, Any]:
+    """timm's name and arguments, mean and std of the one that `backbone.name` calls so; its crop if it has but one."""
+    found: dict[str, Any] = json.loads(_FILES[name].read_text())
+    return found
+
+
+def shipped_weights(model: str) -> Path:
+    """The weights' file of the one that is timm's `model`.
+
+    Raises:
+        BackboneError: none is.
+    """
+    for name, path in _FILES.items():
+        if shipped(name)["name"] == model:
+            return path.with_suffix(".safetensors")
+    raise BackboneError(
+        f"the learner state names a shipped backbone {model!r}, which this release of lorax hasn't. Open it with the "
+        "release that made it, or a newer one."
+    )
 
 
 def open_backbone(params: BackboneParams) -> Backbone:

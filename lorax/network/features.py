@@ -32,8 +32,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lorax.network.network import Network
+from lorax.network.passes import Embedded
 from lorax.network.process_group import SINGLE, ProcessGroup
-from lorax.network.split import Embedded
 from lorax.storage import locked, storage_errors, write_whole
 
 Views = NDArray[np.bytes_]

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from lorax.errors import BackboneError
 from lorax.network.branch import LiveBranch, kinds_of, loud_branch
-from lorax.network.split import embed, encode
-from lorax.network.stack import stacked
+from lorax.network.passes import embed, encode, stacked
 
 _IMAGES = 2
 

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lorax.network import traces
-from lorax.network.split import SplitModel
+from lorax.network.passes import SplitModel
 
 NAME = "lorax_residual"
 """By which timm builds it, once `import_timm` of lorax.network.backbone was called."""

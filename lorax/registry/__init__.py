@@ -2,7 +2,7 @@
 
 from lorax.registry.gate import TaskVerdict
 from lorax.registry.journal import Entry, Quarantine
-from lorax.registry.look import Look
+from lorax.registry.reading import Look
 from lorax.registry.registry import Registry
 from lorax.registry.store import CHALLENGER, CHAMPION
 from lorax.registry.versions import ModelVersion

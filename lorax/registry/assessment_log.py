@@ -1,16 +1,20 @@
-"""What MLflow shows of how far a version's verdicts can be trusted: metrics, tables, figures."""
+"""What MLflow shows beside an episode's own figures: how far verdicts can be trusted, and which branches are alike."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lorax.drafts import scratch
-from lorax.registry.tables import log_tables
+from lorax.learning.branch_similarity import BranchComparison, BranchNeighbours
 from lorax.storage import write_record
 
-if TYPE_CHECKING:  # these import torch, which a look-up can do without
+if TYPE_CHECKING:
     from lorax.learning.assessment import Assessment, Reliability
+
 
 FALSE_POSITIVES = "false_positives/"
 """What the metrics' names begin with; a slice's name follows."""
@@ -69,3 +73,50 @@ def _reliability_metrics(found: Reliability) -> dict[str, float | None]:
         f"{under}log_loss": found.loss_after,
         f"{under}log_loss_before": found.loss_before,
     }
+
+
+NEAREST_SIMILARITY = "nearest_similarity"
+_FOLDER = "atlas"
+_TABLE = f"{_FOLDER}/nearest.json"
+
+
+def comparison_metrics(found: BranchComparison | None) -> dict[str, float]:
+    """How alike the new branch and its nearest are, by the name it is logged under; docs/method.md explains it."""
+    return {NEAREST_SIMILARITY: found.nearest.similarity} if found and found.nearest else {}
+
+
+def write_comparison(client: Any, run_id: str, folder: Path) -> None:
+    """Fill an episode's run with the files in `folder`, below atlas/, and a table of its record beside them."""
+    client.log_artifacts(run_id, str(folder), _FOLDER)
+    log_tables(client, run_id, {_TABLE: list(_rows(BranchComparison.read(folder).branches))})
+
+
+def _rows(branches: Sequence[BranchNeighbours]) -> Iterator[dict[str, Any]]:
+    """One for each branch and neighbour; what matters most comes first, since MLflow's page shows few columns."""
+    for branch in branches:
+        for place, near in enumerate(branch.nearest, 1):
+            yield {
+                "branch": branch.task,
+                "place": place,
+                "neighbour": near.task,
+                "similarity": near.similarity,
+                "generators": branch.generators,
+                "neighbour's generators": near.generators,
+                "branch started from": branch.start or "",
+            }
+
+
+_TABLES_TAG = "mlflow.loggedArtifacts"
+"""Names the files that MLflow's page shows as tables, and that `client.load_table` finds."""
+
+
+def log_tables(client: Any, run_id: str, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Write a run's tables, in place of those that are there: name -> rows of equal keys, where there are any."""
+    full = {name: rows for name, rows in tables.items() if rows}
+    for name, rows in full.items():
+        columns = list(rows[0])
+        client.log_dict(run_id, {"columns": columns, "data": [[row[key] for key in columns] for row in rows]}, name)
+    shown = json.loads(client.get_run(run_id).data.tags.get(_TABLES_TAG, "[]"))
+    wanted = [{"path": name, "type": "table"} for name in full]
+    if new := [table for table in wanted if table not in shown]:
+        client.set_tag(run_id, _TABLES_TAG, json.dumps([*shown, *new]))

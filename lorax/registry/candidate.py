@@ -14,8 +14,7 @@ from lorax.learning.state import LearnerState
 from lorax.learning.state_files import load_state, state_digest
 from lorax.params import GateParams
 from lorax.registry import tracking
-from lorax.registry.assessment_log import assessment_metrics
-from lorax.registry.comparison import comparison_metrics
+from lorax.registry.assessment_log import assessment_metrics, comparison_metrics
 from lorax.registry.gate import TaskVerdict, judge
 from lorax.registry.versions import nearest_tags
 

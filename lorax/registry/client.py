@@ -1,4 +1,8 @@
-"""The connection to MLflow: opened late (importing it takes seconds), quick to give up, its errors turned into ours."""
+"""The connection to MLflow: opened late (importing it takes seconds), quick to give up, its errors turned into ours.
+
+Without a server its database is looked at, and never changed: MLflow makes its tables, and with SQLite the file, just
+to look; and it puts the address, password and all, into errors.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,12 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from lorax.addresses import unproxied, without_password, without_password_of
 from lorax.errors import LoraxError, RegistryError, StorageError
-from lorax.registry import database
 
 _RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 _MANNERS = {
@@ -43,7 +48,7 @@ def is_missing_database(uri: str) -> bool:
     if is_server(uri):
         return False
     with mlflow_errors(uri, "look at its database"):
-        return database.is_empty(uri)
+        return is_empty(uri)
 
 
 def connect(uri: str) -> Any:
@@ -61,7 +66,7 @@ def connect(uri: str) -> Any:
         from mlflow import MlflowClient
 
         logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # it logs tracebacks of errors that are raised too
-        return MlflowClient(tracking_uri=uri if is_server(uri) else database.read_only(uri))
+        return MlflowClient(tracking_uri=uri if is_server(uri) else read_only(uri))
 
 
 @contextmanager
@@ -177,3 +182,40 @@ def _registry_error(uri: str, doing: str, error: Exception) -> RegistryError:
     mend = "" if is_server(uri) else " Start the server with 'lorax up': it also mends a database cut off in a write."
     where = without_password(uri)
     return RegistryError(f"could not {doing}: MLflow at {where} says: {found or type(error).__name__}.{mend}")
+
+
+_SQLITE = "sqlite:///"
+_POSTGRESQL = "postgresql"
+_PATIENCE_S = 10
+
+
+def is_empty(uri: str) -> bool:
+    """Whether no server has made MLflow's tables there yet."""
+    if uri.startswith(_SQLITE):
+        return not Path(uri.removeprefix(_SQLITE)).is_file()
+    from sqlalchemy import create_engine, inspect
+
+    engine = create_engine(read_only(uri))
+    try:
+        return not inspect(engine).has_table("registered_models")
+    finally:
+        engine.dispose()
+
+
+def read_only(uri: str) -> str:
+    """The address for MLflow's client, such that the database refuses to be written.
+
+    SQLite's driver is named too, since MLflow takes what follows a plain `sqlite:///` for a path and makes its folders.
+    """
+    from sqlalchemy.engine import URL, make_url  # it knows how its own version wants '%', '#' and '?' written
+
+    if uri.startswith(_SQLITE):
+        path = f"file:{quote(uri.removeprefix(_SQLITE))}"
+        url = URL.create("sqlite+pysqlite", database=path, query={"mode": "ro", "uri": "true"})
+    else:
+        url = make_url(uri)
+        if url.get_backend_name() == _POSTGRESQL:
+            url = url.update_query_dict(
+                {"options": "-c default_transaction_read_only=on", "connect_timeout": str(_PATIENCE_S)}
+            )
+    return url.render_as_string(hide_password=False)

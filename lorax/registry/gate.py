@@ -28,9 +28,9 @@ from typing import TYPE_CHECKING
 from lorax.params import GateParams
 
 if TYPE_CHECKING:  # these import torch, which a look-up can do without
-    from lorax.learning.evaluation import Paired
-    from lorax.learning.false_positives import Slice
     from lorax.learning.folder import Report
+    from lorax.learning.metrics import Paired
+    from lorax.learning.unknown import Slice
 
 
 DETECTION, ATTRIBUTION = "detection", "attribution"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+from typing import Any
+
 from lorax.addresses import without_password
 from lorax.errors import RegistryError
 from lorax.registry import journal, tracking
 from lorax.registry.lineage import ancestors
 from lorax.registry.package import copies, stored_bytes
 from lorax.registry.store import CHAMPION, Store, lost_alias
-from lorax.registry.versions import ModelVersion
+from lorax.registry.versions import DIGEST_TAG, ModelVersion
 
 _TRAINING = "workflowType=machine_learning"
 """MLflow's page begins among evaluations of generative AI otherwise, in a browser that has not seen it before."""
@@ -126,3 +129,39 @@ class RegisteredModel(Store):
                 run_id = tracking.timeline_run(self.client, experiment, champion.line)
                 pages["timeline"] = f"{page}/#/experiments/{experiment}/runs/{run_id}/model-metrics?{_TRAINING}"
         return pages
+
+
+class Look(RegisteredModel):
+    """What MLflow said once is kept: all that a command tells takes two requests, and is of one moment.
+
+    What changes the registry must not decide on this: it looks anew each time, see `promotion`.
+    """
+
+    def is_unused(self) -> bool:
+        return self._kept_unused
+
+    def registered_model(self) -> Any:
+        return self._kept_model
+
+    def registered_versions(self, state_digest: str | None = None) -> list[Any]:
+        return [v for v in self._kept_versions if state_digest in (None, v.tags.get(DIGEST_TAG))]
+
+    def aliased_version(self, alias: str) -> Any:
+        return next((v for v in self.registered_versions() if alias in v.aliases), None)
+
+    def registered_version(self, number: str) -> Any:
+        return next(
+            (v for v in self.registered_versions() if str(v.version) == number), None
+        ) or super().registered_version(number)
+
+    @cached_property
+    def _kept_unused(self) -> bool:
+        return super().is_unused()
+
+    @cached_property
+    def _kept_model(self) -> Any:
+        return super().registered_model()
+
+    @cached_property
+    def _kept_versions(self) -> list[Any]:
+        return super().registered_versions()

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lorax.registry import tracking
-from lorax.registry.assessment_log import write_assessment
+from lorax.registry.assessment_log import write_assessment, write_comparison
 from lorax.registry.candidate import Candidate
 from lorax.registry.card import model_card
 from lorax.registry.client import sent_once
-from lorax.registry.comparison import write_comparison
 from lorax.registry.package import CARD, logged_model, model_address, replace_card
 from lorax.registry.store import CHALLENGER, Store
 from lorax.registry.versions import ModelVersion, describe, newer_metric_tags, version_tags

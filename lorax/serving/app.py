@@ -20,11 +20,11 @@ from lorax.data.encoding import example_base64
 from lorax.origins import LOOPBACK, OwnOriginsOnly, as_host
 from lorax.params import ServingParams
 from lorax.serving import answers
+from lorax.serving.answers import RefusalError, overloaded
 from lorax.serving.following import Follower
 from lorax.serving.json_body import DATA, LONGEST_NAME, NAME
 from lorax.serving.meters import Meters
 from lorax.serving.model import Served, Source
-from lorax.serving.refusal import RefusalError, overloaded
 from lorax.serving.service import UploadOutcome, VerdictService, status_of
 from lorax.serving.uploads import JSON, MULTIPART, Body
 

@@ -11,7 +11,7 @@ import json
 import re
 from dataclasses import dataclass
 
-from lorax.serving.refusal import RefusalError, too_many
+from lorax.serving.answers import RefusalError, too_many
 
 NAME, DATA = "name", "data"
 LONGEST_NAME = 255

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorax.params import ServingParams
+from lorax.serving.answers import RefusalError, overloaded
 from lorax.serving.batching import Batcher, ServedVerdict
 from lorax.serving.decoding import Room, decode, encoded, sha256
 from lorax.serving.meters import Meters
 from lorax.serving.model import Served
-from lorax.serving.refusal import RefusalError, overloaded
 from lorax.serving.unpacking import Unpackers
 from lorax.serving.uploads import Held, Upload, parse
 

@@ -12,8 +12,8 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 
 from lorax.params import ServingParams
+from lorax.serving.answers import RefusalError, overloaded, too_many
 from lorax.serving.json_body import LONGEST_NAME, read_images
-from lorax.serving.refusal import RefusalError, overloaded, too_many
 
 MULTIPART, JSON = "multipart/form-data", "application/json"
 

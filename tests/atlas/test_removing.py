@@ -4,8 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lorax.atlas.index import Atlas
-from lorax.atlas.removing import remove
+from lorax.atlas.index import Atlas, remove
 from lorax.atlas.searching import search
 from tests.atlas.made import made
 

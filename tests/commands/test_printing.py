@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from lorax.commands import console, diff, history, learn, records, status, tables
+from lorax.commands import console, diff, history, learn, status, tables
 
 HOLD = {
     "task": "tiles",
@@ -84,9 +84,9 @@ def test_status_tells_the_champion_s_false_positives_and_their_worst_slice() -> 
 
 def test_a_branch_that_started_from_another_s_weights_is_told_by_its_start_and_not_as_a_likeness() -> None:
     near = {"task": "tiles", "similarity": 0.912}
-    assert records.nearest_line({"start": None, "nearest": near}) == "nearest tiles 0.91"
-    assert records.nearest_line({"start": "tiles", "nearest": None}) == "started from tiles"
-    assert records.nearest_line({"start": None, "nearest": None}) == ""
+    assert tables.nearest_line({"start": None, "nearest": near}) == "nearest tiles 0.91"
+    assert tables.nearest_line({"start": "tiles", "nearest": None}) == "started from tiles"
+    assert tables.nearest_line({"start": None, "nearest": None}) == ""
 
 
 def version(number: int, parent: int | None, *aliases: str, **more: Any) -> dict[str, Any]:

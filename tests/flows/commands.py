@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from lorax import reconcile
 from lorax.cli import app
-from lorax.commands.records import version_record
+from lorax.commands.tables import version_record
 from lorax.params import load_params
 from lorax.workspace import Workspace
 from tests.forked import ROOT, Process

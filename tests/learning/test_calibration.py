@@ -6,12 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from lorax.learning.calibration import Calibration, fit_probabilities
+from lorax.learning.calibration import Calibration, answers_of, fit_probabilities, mean_loss, right_answers
 from lorax.learning.episode import learn_episode
 from lorax.learning.exemplars import hold_out
 from lorax.learning.folder import EpisodeFolder
 from lorax.learning.ood import Residual
-from lorax.learning.reliability import answers_of, mean_loss, right_answers
 from lorax.learning.state import LearnerState
 from lorax.learning.state_files import load_state
 from lorax.network.building import open_backbone

@@ -14,7 +14,7 @@ from lorax.learning.episode import Episode
 from lorax.learning.state import LearnerState
 from lorax.learning.state_files import load_state
 from lorax.params import Params
-from lorax.registry.limits import limits
+from lorax.registry.card import limits
 from lorax.stream import DataRevision
 from tests.tiny_learner import Learned, learn_stream, tiny_params
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lorax.learning.evaluation import Paired, accuracy_row, compare, score
+from lorax.learning.metrics import Paired, accuracy_row, compare, score
 from lorax.stream import ClassTable, TaskClass
 
 CLASSES = ClassTable().with_task("a", [TaskClass(0, "real"), TaskClass(1, "a")])

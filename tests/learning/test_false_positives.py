@@ -13,10 +13,10 @@ from PIL import Image
 
 from lorax.data.reals import Reals
 from lorax.learning.assessment import Assessment, assess, kept_assessment
-from lorax.learning.false_positives import SLICES
 from lorax.learning.folder import EpisodeFolder
 from lorax.learning.loading import open_network
 from lorax.learning.state_files import load_state
+from lorax.learning.unknown import SLICES
 from lorax.params import Params, RealsParams, RobustnessParams
 from lorax.stream import Sample
 from lorax.verdicts.predictor import REAL, Predictor

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lorax.learning.reliability import (
+from lorax.learning.calibration import (
     answers_of,
     calibration_error,
     mean_loss,

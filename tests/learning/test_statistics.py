@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
-from lorax.learning.statistics import Statistics
+from lorax.learning.texture_head import Statistics
 from lorax.stream import ClassTable, TaskClass
 
 WIDTH, COUNT, PENALTY = 6, 40, 5.0

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lorax.learning.statistics import Statistics
-from lorax.learning.texture_head import kind_scores
-from lorax.network.head import TextureHead
+from lorax.learning.texture_head import Statistics, kind_scores
+from lorax.network.network import TextureHead
 
 WIDTH, COUNT, PENALTY = 5, 60, 5.0
 

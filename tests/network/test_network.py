@@ -7,8 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from lorax.network.backbone import Backbone
-from lorax.network.head import grown_head
-from lorax.network.network import Network
+from lorax.network.network import Network, grown_head
 from lorax.params import LoraParams
 from tests.network.conftest import learned_branch
 

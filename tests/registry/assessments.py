@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from lorax.learning.assessment import ALL, Assessment, CardRow, Reliability
-from lorax.learning.false_positives import FalsePositives, Slice
+from lorax.learning.calibration import Bin
 from lorax.learning.relatives import Named
-from lorax.learning.reliability import Bin
-from lorax.learning.unknown import Foreseen
+from lorax.learning.unknown import FalsePositives, Foreseen, Slice
 
 ACCURACY = {"clean": 0.95, "jpeg-95": 0.9, "jpeg-75": 0.57, "blur-100": 0.8}
 """Of all tasks together; robustness is (0.9 + 0.57 + 0.8) / 3 / 0.95."""

@@ -10,8 +10,8 @@ import pytest
 
 from lorax.errors import StateError
 from lorax.learning.assessment import Assessment
-from lorax.learning.false_positives import Slice
 from lorax.learning.state_files import load_state
+from lorax.learning.unknown import Slice
 from lorax.registry import ModelVersion, Registry
 from lorax.registry.assessment_log import assessment_metrics
 from tests.registry.assessments import ACCURACY, FALSE_POSITIVES, FORESEEN, assessed

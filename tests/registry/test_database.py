@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from lorax.addresses import without_password
 from lorax.errors import RegistryError
 from lorax.registry import Registry
-from lorax.registry.database import is_empty, read_only
+from lorax.registry.client import is_empty, read_only
 
 pytestmark = pytest.mark.slow
 

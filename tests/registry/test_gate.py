@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from lorax.learning.evaluation import Paired
-from lorax.learning.false_positives import Slice
 from lorax.learning.folder import Report
+from lorax.learning.metrics import Paired
+from lorax.learning.unknown import Slice
 from lorax.params import GateParams
 from lorax.registry.gate import TaskVerdict, at_least, judge, mcnemar, two_proportions
 

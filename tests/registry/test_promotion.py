@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from lorax.errors import RegistryError
-from lorax.learning.evaluation import Paired
+from lorax.learning.metrics import Paired
 from lorax.params import GateParams
 from lorax.registry import CHALLENGER, CHAMPION, Registry, TaskVerdict, claims, journal
 from lorax.registry.candidate import open_candidate

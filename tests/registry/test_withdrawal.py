@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lorax.errors import RegistryError
-from lorax.registry import CHALLENGER, Registry, forgetting, journal, withdrawal
+from lorax.registry import CHALLENGER, Registry, journal, withdrawal
 from lorax.registry.candidate import open_candidate
 from lorax.stream import PinnedTask
 from tests.registry.conftest import OPEN, Server, enter
@@ -78,20 +78,20 @@ def test_versions_that_know_a_task_go_for_good_wherever_that_is_cut_off(
     for episode in stream:
         enter(registry, episode)
     with pytest.raises(RegistryError, match=r"the champion, version 3, knows task 'gamma'. Withdraw it first"):
-        forgetting.knowing(registry, "gamma")
+        withdrawal.knowing(registry, "gamma")
     registry.rollback(1, **WHY)
     registry.set_alias(CHALLENGER, 3)
-    newest, second = forgetting.knowing(registry, "beta")
+    newest, second = withdrawal.knowing(registry, "beta")
     assert (newest.version, second.version) == (3, 2)
     lists = lambda: set(server.folder.glob("artifacts/*/models/*/artifacts/**/exemplars.csv"))  # noqa: E731
     everybody = lists()
-    forgetting.erase_artifacts(registry, 3)  # and cut off
+    withdrawal.erase_artifacts(registry, 3)  # and cut off
     assert len(everybody - lists()) == 1
     for version in (newest, second):
-        forgetting.erase(registry, version, by="somebody", reason="to forget beta")
+        withdrawal.erase(registry, version, by="somebody", reason="to forget beta")
     assert len(everybody - lists()) == 2
     assert [version.version for version in registry.versions()] == [1]
     assert [entry.version for entry in registry.journal() if entry.kind == journal.DELETED] == [3, 2]
-    assert (registry.breakage(), forgetting.knowing(registry, "beta")) == ([], [])
+    assert (registry.breakage(), withdrawal.knowing(registry, "beta")) == ([], [])
     registry.release("beta", **WHY)
     assert enter(registry, stream[1]).outcome == "promoted", "the runs stay, in which moves are written"

@@ -10,8 +10,8 @@ import pytest
 
 from lorax.params import ServingParams
 from lorax.serving.app import VERDICTS
-from lorax.serving.connections import MOST_HEAD_BYTES
 from lorax.serving.model import Served
+from lorax.serving.server import MOST_HEAD_BYTES
 from tests.serving.conftest import SMALL, Running, running
 
 pytestmark = pytest.mark.slow

@@ -9,9 +9,8 @@ import pytest
 from PIL import Image
 
 from lorax.params import ServingParams
-from lorax.serving.decoding import Room, decode
-from lorax.serving.jpeg import MOST_SCANS, MOST_SEGMENTS, scans_of
-from lorax.serving.refusal import RefusalError
+from lorax.serving.answers import RefusalError
+from lorax.serving.decoding import MOST_SCANS, MOST_SEGMENTS, Room, decode, scans_of
 from tests.serving.conftest import image
 
 PLAIN = image(kind="jpeg", size=(64, 64), quality=95)

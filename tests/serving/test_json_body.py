@@ -8,8 +8,8 @@ import tracemalloc
 import pytest
 
 from lorax.serving import json_body
+from lorax.serving.answers import RefusalError
 from lorax.serving.json_body import read_images
-from lorax.serving.refusal import RefusalError
 
 ASKED = {"images": [{"name": 'ä "q" \\ \U0001f600', "data": "QUJD+/=="}, {"data": "", "name": "\t"}]}
 

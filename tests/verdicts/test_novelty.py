@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lorax.verdicts.novelty import clusters, cohesion, responses, standardized
+from lorax.verdicts.alert import clusters, cohesion, responses, standardized
 
 
 def test_images_that_are_odd_in_the_same_way_are_together_and_single_ones_in_no_cluster() -> None:

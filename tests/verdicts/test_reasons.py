@@ -9,8 +9,8 @@ import torch
 
 from lorax.params import HeadParams
 from lorax.stream import ClassTable
+from lorax.verdicts.answers import evidence_of
 from lorax.verdicts.predictor import UNDECIDED, UNKNOWN, Judged, Predictor, Verdict, decide
-from lorax.verdicts.reasons import evidence_of
 from tests.tiny_learner import Learned, calibrated, learn_stream, tiny_params
 
 

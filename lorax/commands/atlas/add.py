@@ -19,9 +19,9 @@ from lorax.errors import AdapterError, printable
 from lorax.text import percent, some
 
 if TYPE_CHECKING:
-    from lorax.atlas.entry import AtlasEntry
     from lorax.atlas.index import Atlas
     from lorax.atlas.labels import Labels
+    from lorax.atlas.segments import AtlasEntry
 
 _MOST_LINES = 30
 

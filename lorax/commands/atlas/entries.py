@@ -68,7 +68,7 @@ def draw(
 def _cluster(atlas: Atlas, count: int | None, descriptor: str, group: str) -> dict[str, Any]:
     """Families of the entries; those whose training began at another's weights are left out."""
     from lorax.atlas.clustering import agreement, find_families, most_clusters
-    from lorax.atlas.entry import counted
+    from lorax.atlas.segments import counted
 
     view = atlas.view(descriptor, group)
     numbers = [i for i, entry in enumerate(atlas.entries) if not entry.is_derived]

@@ -82,7 +82,7 @@ def _search(atlas: Atlas, query: _Query, k: int, descriptor: str, group: str) ->
 
 
 def _print_neighbours(record: dict[str, Any], out: Console) -> None:
-    from lorax.atlas.entry import DERIVED
+    from lorax.atlas.segments import DERIVED
 
     columns = ["name", "label", *(["kind"] if any(n["kind"] == DERIVED for n in record["neighbours"]) else [])]
     shown = table("rank", *columns, "similarity", right=("rank", "similarity"), **PLAIN)

@@ -1,4 +1,4 @@
-"""Models in two parts: what all branches have in common, computed once, and what they live in.
+"""How a model is passed through: in two parts, for several branches at once, and listened to; each thread by itself.
 
 A frozen *front* holds no LoRA and turns images into tokens; an encoder with the branches turns tokens into features. Of
 any other model nothing can be shared but the pixels.
@@ -6,13 +6,18 @@ any other model nothing can be shared but the pixels.
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -91,3 +96,65 @@ def encode(model: Any, tokens: Tensor) -> Tensor:
     """The feature (B, D) of what `embed` gave."""
     feature: Tensor = model.encode(tokens.float()) if isinstance(model, SplitModel) else model(tokens)
     return feature
+
+
+class _Active(threading.local):
+    """What this thread's pass applies; another thread may be in a pass over other branches."""
+
+    weights: Mapping[str, Tensor] = MappingProxyType({})
+
+
+_active = _Active()
+
+
+def make_stackable(linears: Mapping[str, nn.Linear]) -> None:
+    """Let these layers, by name, heed `stacked`; outside of it they are what they were."""
+    for name, linear in linears.items():
+        linear.forward = partial(_forward, name, linear)  # type: ignore[method-assign]
+
+
+@contextmanager
+def stacked(weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """While the block runs, named layers apply a stack of weights (G, out, in) to inputs (G·B, ..., in)."""
+    _active.weights = weights
+    try:
+        yield
+    finally:
+        _active.weights = MappingProxyType({})
+
+
+def _forward(name: str, linear: nn.Linear, x: Tensor) -> Tensor:
+    weights = _active.weights.get(name)
+    if weights is None:
+        return F.linear(x, linear.weight, linear.bias)
+    if len(weights) == 1:
+        return F.linear(x, weights[0], linear.bias)
+    parts = x.reshape(len(weights), -1, x.shape[-1])
+    out = torch.bmm(parts, weights.mT) if linear.bias is None else torch.baddbmm(linear.bias, parts, weights.mT)
+    return out.view(*x.shape[:-1], -1)
+
+
+_HEARD = threading.local()
+
+
+def make_audible(layers: Iterable[nn.Module]) -> None:
+    """Let `hearing` hear these layers, in the order in which a pass reaches them."""
+    for layer in layers:
+        layer.register_forward_hook(_hear)
+
+
+@contextmanager
+def hearing() -> Iterator[list[Tensor]]:
+    """A list to which this thread's pass of the model adds each audible layer's mean over all tokens, (B, D)."""
+    parts: list[Tensor] = []
+    _HEARD.parts = parts
+    try:
+        yield parts
+    finally:
+        del _HEARD.parts
+
+
+def _hear(_: nn.Module, __: Any, out: Any) -> None:
+    parts = getattr(_HEARD, "parts", None)
+    if parts is not None and isinstance(out, Tensor):
+        parts.append(out.flatten(1, -2).mean(dim=1, dtype=torch.float32))
