@@ -404,7 +404,7 @@ def test_damage_is_refused_and_named(filled: Atlas, kind: str, harm: str) -> Non
     [
         ('{"format": 99, "anything": []}', "is of format 99; this version of lorax reads 1"),
         ('{"format": 1, "segm', "is damaged"),
-        ('{"format": 1}', "is damaged (describer: Field required)"),
+        ('{"format": 1}', "is damaged (describer: Field required, and 3 more)"),
         ("[]", "is damaged"),
         (
             '{"format": 1, "segments": [], "describer": {"layers": 3}, "base": "", "revision": 1}',
