@@ -171,7 +171,7 @@ class Failures:
     def left(self) -> Sequence[Exception]:
         """Why tasks that are neither learned nor quarantined could not be learned."""
         champion = self.registry.champion()
-        known = {task.name for task in champion.tasks} if champion else set()
+        known = set(champion.names) if champion else set()
         return [error for task, (_, error) in self._failed.items() if task.name not in known]
 
     def may_try(self, task: PinnedTask, champion: ModelVersion | None) -> bool:

@@ -105,7 +105,7 @@ def write_outputs(folder: Path, state: LearnerState, reports: Sequence[Report]) 
         state: the learner state after the last episode.
         reports: one per episode.
     """
-    tasks, rows = [task.name for task in state.tasks], state.accuracy
+    tasks, rows = state.names, state.accuracy
     measured = metrics.summary(rows) | {"accuracy": dict(zip(tasks, rows[-1], strict=True))}
     matrix = ({"after": tasks[j], **dict(zip(tasks, row, strict=False))} for j, row in enumerate(rows))
     cells = ({"episode": j, "task": tasks[i], "accuracy": v} for j, row in enumerate(rows) for i, v in enumerate(row))
@@ -155,7 +155,7 @@ def _tracked(workspace: Workspace, name: str, homes: Sequence[str], files: Seque
     registry, commit = registry_of_server(workspace, folders[-1].plan().params), versions.revision(workspace).commit
     state = load_state(state_dir)
     return {
-        "tasks": [task.name for task in state.tasks],
+        "tasks": state.names,
         "rows": [list(row) for row in state.accuracy],
         "metrics": metrics.summary(state.accuracy),
         "state": str(state_dir),

@@ -71,7 +71,7 @@ def epochs_shown(shown: progress.Shown, name: str) -> OnEpoch:
 
 def show_accuracy(report: Report, base: LearnerState) -> None:
     """The accuracy table on Prefect's page: each known task now, and when it was learned; the newest comes last."""
-    names = [*(known.name for known in base.tasks), report.task]
+    names = [*base.names, report.task]
     when_learned = [*(row[-1] for row in base.accuracy), report.accuracy[report.task]]
     rows = [
         {

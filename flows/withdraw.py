@@ -72,7 +72,7 @@ def withdraw(
         if champion is None:
             data_withdrawal.prepared(workspace, task, reason)
         while champion:
-            others = {known.name for known in champion.tasks} - {task}
+            others = set(champion.names) - {task}
             is_cut = fast and champion.tasks[-1].name != task  # else the version before it is there
             if is_cut:
                 check_can_be_cut(load_state(here.state_of(champion)), task)
@@ -144,8 +144,8 @@ class _Withdrawal:
     def beyond(self, champion: ModelVersion) -> tuple[ModelVersion | None, list[str]]:
         """The newest version before the champion learned the task, and what it has learned since, less that."""
         base = withdrawal.base_without(self.registry, champion, self.task)
-        known = [one.name for one in base.tasks] if base else []
-        return base, [one.name for one in champion.tasks if one.name not in (*known, self.task)]
+        known = base.names if base else []
+        return base, [name for name in champion.names if name not in (*known, self.task)]
 
     def check_landed(self, champion: ModelVersion, landed: set[str]) -> None:
         """See that what must be learned again can be."""
@@ -192,4 +192,4 @@ class _Withdrawal:
 
 def _knowing(champion: ModelVersion | None, task: str) -> ModelVersion | None:
     """The champion, if it knows a task."""
-    return champion if champion and task in {known.name for known in champion.tasks} else None
+    return champion if champion and task in champion.names else None

@@ -41,7 +41,7 @@ def missing_tasks(
         landed, champion, quarantined: see above.
         extensions: task -> the one that it extends, of those that do.
     """
-    within_reach = {task.name for task in champion.tasks} if champion else set()
+    within_reach = set(champion.names) if champion else set()
     known, bases = set(within_reach), extensions or {}
     stopped, missing = {(one.task, one.digest) for one in quarantined}, list[PinnedTask]()
     for task in landed:

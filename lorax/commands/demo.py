@@ -89,7 +89,7 @@ def run(
         out.print("no champion yet: land a task first.")
     else:
         rows = reconcile.accuracy_rows(champion, registry.versions())
-        print_accuracy([task.name for task in champion.tasks], rows, champion.metrics, out)
+        print_accuracy(champion.names, rows, champion.metrics, out)
     if to_land or is_waiting:
         _compare(workspace, params)
     servers = embedded.status(workspace, params)

@@ -205,7 +205,7 @@ def _check_landed(workspace: Workspace, champion: ModelVersion | None, version: 
     """Make sure that what the champion knows beyond `version` has landed: what can't be learned again would be lost."""
     from lorax.data import versions
 
-    kept = {known.name for known in version.tasks}
+    kept = set(version.names)
     for known in champion.tasks if champion else ():
         if known.name not in kept:
             versions.read_task(workspace, known.name)

@@ -148,7 +148,7 @@ def _champion_record(workspace: Workspace, registry: Look, landed: tuple[PinnedT
     digests = {task.name: task.digest for task in landed}
     return {
         "champion": version_record(champion) if champion else None,
-        "known": [task.name for task in champion.tasks] if champion else [],
+        "known": champion.names if champion else [],
         "waiting": [task.name for task in reconcile.missing_tasks(landed, champion, held, extensions)],
         "behind": reconcile.behind(landed, champion, held, extensions),
         "approval": approval.version if approval else None,

@@ -98,7 +98,7 @@ def version_record(version: ModelVersion) -> dict[str, Any]:
         "version": version.version,
         "aliases": list(version.aliases),
         "task": version.task,
-        "tasks": [task.name for task in version.tasks],
+        "tasks": version.names,
         "digests": {task.name: task.digest for task in version.tasks},
         "state_digest": version.state_digest,
         "parent_digest": version.parent_digest,

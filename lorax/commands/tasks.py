@@ -41,7 +41,7 @@ def hold(
         raise DataVersionError(
             f"task {task!r} has not landed in {workspace.root}; landed are: {', '.join(landed) or 'none'}."
         )
-    if champion and task in {known.name for known in champion.tasks}:
+    if champion and task in champion.names:
         raise RegistryError(
             f"the champion knows task {task!r}, so there is nothing to set aside. To go back to before it: "
             "'lorax rollback --to VERSION --reason TEXT'."

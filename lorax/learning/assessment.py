@@ -243,7 +243,7 @@ def _card_rows(state: LearnerState, perturbation: str, said: Said, of: Sequence[
     is_ood = None
     if state.calibration:
         is_ood = state.calibration.ood_score(said.textures) > state.calibration.threshold
-    for task in (*(known.name for known in state.tasks), ALL):
+    for task in (*state.names, ALL):
         rows = torch.tensor([task in (ALL, name) for name in of])
         part, true = answers[rows], right[rows]
         yield CardRow(

@@ -78,6 +78,11 @@ class LearnerState:
     cut: tuple[PinnedTask, ...] = ()
 
     @property
+    def names(self) -> list[str]:
+        """Of the tasks known, in the order of learning."""
+        return [task.name for task in self.tasks]
+
+    @property
     def undecided_below(self) -> float:
         """How likely an answer must be to be given."""
         return float(self.parameters.get("calibration", {}).get("undecided_below", 0.5))

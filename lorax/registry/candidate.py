@@ -38,15 +38,10 @@ class Candidate:
     origins: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def names(self) -> list[str]:
-        """Of the tasks known, in the order of learning."""
-        return [task.name for task in self.state.tasks]
-
-    @property
     def metrics(self) -> dict[str, float]:
         """All that is logged of it, by name."""
         measured = assessment_metrics(self.assessment) | comparison_metrics(self.comparison)
-        return tracking.episode_metrics(self.state.accuracy, self.names, self.report) | measured
+        return tracking.episode_metrics(self.state.accuracy, self.state.names, self.report) | measured
 
     @property
     def nearest_tags(self) -> dict[str, str]:
@@ -57,7 +52,7 @@ class Candidate:
     @property
     def extends(self) -> str:
         """The task of which the newest brought more images; '' where it is a generator of its own."""
-        return self.state.extensions.get(self.names[-1], "")
+        return self.state.extensions.get(self.state.names[-1], "")
 
     @property
     def replaced(self) -> list[str]:
@@ -71,7 +66,7 @@ class Candidate:
         told = self.assessment.false_positives if self.assessment else None
         photographs = told.clean if told else None
         rows = self.state.accuracy
-        return judge(self.report, rows, self.names, gate, detected_first, robustness, self.replaced, photographs)
+        return judge(self.report, rows, self.state.names, gate, detected_first, robustness, self.replaced, photographs)
 
 
 def open_candidate(

@@ -119,7 +119,7 @@ def limits(state: LearnerState, assessment: Assessment | None) -> Iterator[str]:
         yield "How far its verdicts can be trusted (calibration, unknown generators, robustness) was not measured."
     else:
         yield from _measured(assessment)
-    names = [task.name for task in state.tasks]
+    names = state.names
     weakest = min(range(len(names)), key=lambda i: state.accuracy[-1][i])
     yield f"Weakest on {names[weakest]}: accuracy {100 * state.accuracy[-1][weakest]:.1f} %."
     yield f"It knows the {len(state.classes)} classes above, and real images only as these data sets have them."

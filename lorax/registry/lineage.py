@@ -60,7 +60,7 @@ def timeline_points(state: LearnerState, digest: str, versions: Sequence[ModelVe
         digest: its digest.
         versions: all versions, that state's among them.
     """
-    tasks = [task.name for task in state.tasks]
+    tasks = state.names
     by_digest: dict[str | None, ModelVersion] = {v.state_digest: v for v in versions}
     points: list[Point] = []
     ancestor = by_digest.get(digest)

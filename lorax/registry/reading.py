@@ -39,14 +39,14 @@ class RegisteredModel(Store):
             RegistryError: the champion does not know it, or there is no such version (any more).
         """
         champion = self.champion()
-        known = [known.name for known in champion.tasks] if champion else []
+        known = champion.names if champion else []
         if champion is None or task not in known:
             raise RegistryError(
                 f"the champion does not know task {task!r}, so there is nothing to learn anew; it knows "
                 f"{', '.join(known) or 'nothing yet'}. A task that is held: 'lorax release {task}'."
             )
         line = ancestors(champion, self.versions())
-        found = next((v for v in line if task not in {known.name for known in v.tasks}), None)
+        found = next((v for v in line if task not in v.names), None)
         if found is None:
             why = "it was learned first" if known[0] == task else "the versions before it are gone"
             raise RegistryError(

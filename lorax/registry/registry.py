@@ -21,7 +21,11 @@ if TYPE_CHECKING:  # these import torch, which a look-up can do without
 
 
 class Registry(RegisteredModel):
-    """One registered model and its experiment, with all that changes them; see `RegisteredModel` for what is read."""
+    """One registered model and its experiment, with all that changes them; see `RegisteredModel` for what is read.
+
+    `by` and `reason` say who changes something and why; `seen` is the journal as it was when a move of the champion was
+    decided on, None as it is now: a person who has moved it since is told of by a RegistryError.
+    """
 
     def register(self, candidate: Candidate) -> ModelVersion:
         """Register a learner state with its runs and figures, as challenger; the gate has yet to judge it.
@@ -29,14 +33,10 @@ class Registry(RegisteredModel):
         Safe to call again after being cut off anywhere, as are `judge` and `promote_passed`: each thing is looked up by
         the state's digest before it is made, and the version, made in one call, marks that everything before it is
         whole.
-
-        Raises:
-            RegistryError: MLflow doesn't answer or refuses.
         """
         from lorax.registry.registration import make_version, measured_anew
 
-        self.require_server()
-        with self.talking(f"register the state after {candidate.report.task!r}"):
+        with self.changing(f"register the state after {candidate.report.task!r}"):
             version = self.find(candidate.digest)
             if version is None:
                 version = make_version(self, candidate)
@@ -50,10 +50,9 @@ class Registry(RegisteredModel):
         Nothing happens to one that is champion, or that a person has decided on.
 
         Raises:
-            RegistryError: it is not registered, or MLflow doesn't answer or refuses.
+            RegistryError: it is not registered.
         """
-        self.require_server()
-        with self.talking(f"judge the state after {candidate.report.task!r}"):
+        with self.changing(f"judge the state after {candidate.report.task!r}"):
             version = self._registered(candidate)
             if not version.outcome or version.outcome == journal.REFUSED:
                 first = detected_first(candidate.state.parent, self.versions())
@@ -68,10 +67,9 @@ class Registry(RegisteredModel):
             The version; its `outcome` says whether it is champion now.
 
         Raises:
-            RegistryError: it is not registered or not judged, or MLflow doesn't answer or refuses.
+            RegistryError: it is not registered or not judged.
         """
-        self.require_server()
-        with self.talking(f"promote the state after {candidate.report.task!r}"):
+        with self.changing(f"promote the state after {candidate.report.task!r}"):
             version = self._registered(candidate)
             if not version.verdicts:
                 raise RegistryError(f"version {version.version} was not judged by the gate: run 'lorax learn' again.")
@@ -87,14 +85,13 @@ class Registry(RegisteredModel):
         new one is quarantined.
 
         Raises:
-            RegistryError: the alias was lost, the experiment is in MLflow's trash, or MLflow doesn't answer.
+            RegistryError: the alias was lost, or the experiment is in MLflow's trash.
         """
         champion = self.champion()
         self._check_experiment(self.name)
         if champion is None:
             return None
-        self.require_server()
-        with self.talking("take note of the champion"):
+        with self.changing("take note of the champion"):
             promotion.take_note(self, champion)
         return self.champion()
 
@@ -102,19 +99,18 @@ class Registry(RegisteredModel):
         """The journal, once a move that was cut off is carried out: what a move by hand is decided on.
 
         Raises:
-            RegistryError: no run is left that a move could be written to, or MLflow doesn't answer.
+            RegistryError: no run is left that a move could be written to.
         """
         if self.is_unused():
             return []
-        self.require_server()
-        with self.talking("carry out a move that was cut off"):
+        with self.changing("carry out a move that was cut off"):
             return promotion.finished_journal(self)
 
     def check_scenarios(self) -> None:
         """Make sure that a scenario's end can be tracked.
 
         Raises:
-            RegistryError: their experiment is in MLflow's trash, or MLflow doesn't answer.
+            RegistryError: their experiment is in MLflow's trash.
         """
         self._check_experiment(_scenarios_of(self.name))
 
@@ -123,91 +119,61 @@ class Registry(RegisteredModel):
     ) -> ModelVersion:
         """Make a version champion by hand, whatever the gate said; also mends a lost alias.
 
-        What the old champion knew beyond it is quarantined.
-
-        Args:
-            number: the version.
-            state_dir: its learner state (see `download_state`).
-            by, reason: who and why.
-            seen: the journal as it was when this was decided on; None: as it is now.
+        What the old champion knew beyond it is quarantined. `state_dir` is its learner state (see `download_state`).
 
         Raises:
-            RegistryError: there is no such version, another person has moved the champion since, or MLflow doesn't
-                answer or refuses.
+            RegistryError: there is no such version.
         """
         from lorax.learning.state_files import load_state
 
-        self.require_server()
-        version = self.version(number)
-        state = load_state(state_dir)
-        with self.talking(f"promote version {number}"):
-            new = journal.entry(journal.PROMOTED, version.version, by=by, reason=reason)
-            promotion.move_by_hand(self, new, seen, state)
+        with self.changing(f"promote version {number}"):
+            new = journal.entry(journal.PROMOTED, self.version(number).version, by=by, reason=reason)
+            promotion.move_by_hand(self, new, seen, load_state(state_dir))
         return self.version(number)
 
     def rollback(self, number: int, *, by: str, reason: str, seen: Sequence[Entry] | None = None) -> ModelVersion:
         """Make a version that was champion before champion again, and quarantine what the present one knows beyond it.
 
-        Args:
-            number: the version.
-            by, reason: who and why.
-            seen: the journal as it was when this was decided on; None: as it is now.
-
         Raises:
-            RegistryError: there is no such version, it never was champion, it is champion already, or another person
-                has moved the champion since.
+            RegistryError: there is no such version, it never was champion, or it is champion already.
         """
-        self.require_server()
-        version, champion = self.version(number), self.champion()
-        if champion and champion.version == number:
-            raise RegistryError(f"version {number} is the champion already; nothing was changed.")
-        if version.promoted_at is None:
-            raise RegistryError(
-                f"version {number} never was champion ({version.outcome}: {version.reason}), so there is nothing to "
-                f"roll back to. To overrule the gate: 'lorax promote {number} --reason TEXT'."
-            )
-        with self.talking(f"roll back to version {number}"):
+        with self.changing(f"roll back to version {number}"):
+            version, champion = self.version(number), self.champion()
+            if champion and champion.version == number:
+                raise RegistryError(f"version {number} is the champion already; nothing was changed.")
+            if version.promoted_at is None:
+                raise RegistryError(
+                    f"version {number} never was champion ({version.outcome}: {version.reason}), so there is nothing "
+                    f"to roll back to. To overrule the gate: 'lorax promote {number} --reason TEXT'."
+                )
             promotion.move_by_hand(self, journal.entry(journal.ROLLED_BACK, number, by=by, reason=reason), seen)
         return self.version(number)
 
     def relearn(self, task: str, *, by: str, reason: str, seen: Sequence[Entry] | None = None) -> ModelVersion:
         """Go back to before the champion learned a task, and quarantine nothing: what it knew beyond is learned again.
 
-        Args:
-            task: known to the champion.
-            by, reason: who and why.
-            seen: the journal as it was when this was decided on; None: as it is now.
-
         Returns:
-            The champion now (see `version_before`).
+            The champion now.
 
         Raises:
-            RegistryError: the champion does not know the task, no version without it is left to go back to, or another
-                person has moved the champion since.
+            RegistryError: as `version_before`.
         """
-        self.require_server()
-        version = self.version_before(task)
-        with self.talking(f"go back to version {version.version}"):
-            new = journal.entry(journal.ROLLED_BACK, version.version, by=by, reason=reason, task=task)
+        with self.changing(f"go back to before task {task!r}"):
+            number = self.version_before(task).version
+            new = journal.entry(journal.ROLLED_BACK, number, by=by, reason=reason, task=task)
             promotion.move_by_hand(self, new, seen)
-        return self.version(version.version)
+        return self.version(number)
 
     def hold(self, task: str, digest: str, *, by: str, reason: str) -> None:
-        """Have a task not learned while it has these bytes, until it is released.
-
-        Raises:
-            RegistryError: MLflow doesn't answer or refuses.
-        """
-        self.require_server()
-        with self.talking(f"hold {task!r}"):
+        """Have a task not learned while it has these bytes, until it is released."""
+        with self.changing(f"hold {task!r}"):
             self.ensure_model()
             self.note(journal.HELD, journal.NO_VERSION, by, reason, task, digest)
 
     def release(self, task: str, *, by: str, reason: str) -> list[Quarantine]:
         """Let a quarantined task be learned again; returns what was lifted, nothing if it was not quarantined."""
-        self.require_server()
-        lifted = [one for one in self.quarantined() if one.task == task]
-        with self.talking(f"release {task!r}"):
+        with self.changing(f"release {task!r}"):
+            lifted = [one for one in self.quarantined() if one.task == task]
             for one in lifted:
                 self.note(journal.RELEASED, one.version, by, reason, task, one.digest)
         return lifted
@@ -218,14 +184,13 @@ class Registry(RegisteredModel):
         Raises:
             RegistryError: it does not wait.
         """
-        self.require_server()
-        version = self.version(number)
-        if version.outcome != journal.WAITING:
-            raise RegistryError(
-                f"version {number} does not wait for approval (it is {version.outcome or 'unfinished'}). "
-                "To take a champion back: 'lorax rollback --to VERSION --reason TEXT'."
-            )
-        with self.talking(f"refuse version {number}"):
+        with self.changing(f"refuse version {number}"):
+            version = self.version(number)
+            if version.outcome != journal.WAITING:
+                raise RegistryError(
+                    f"version {number} does not wait for approval (it is {version.outcome or 'unfinished'}). "
+                    "To take a champion back: 'lorax rollback --to VERSION --reason TEXT'."
+                )
             promotion.refuse(self, version, by, reason)
         return self.version(number)
 
@@ -249,35 +214,27 @@ class Registry(RegisteredModel):
         *,
         git_commit: str | None = None,
         files: Sequence[Path] = (),
-        run_id: str | None = None,
     ) -> str:
         """Track a scenario learned from scratch; the registered model and its champion stay as they are.
 
-        May be called after every episode with the reports so far: points that are there are not written again.
-
         Args:
             scenario: its name.
-            state_dir: the learner state after the last of `reports`.
-            reports: one per episode so far, in order.
+            state_dir: the learner state after the last episode.
+            reports: one per episode, in order.
             git_commit: commit of the workspace, or None.
             files: further files to keep with the run.
-            run_id: the run that an earlier call returned; None begins one.
 
         Returns:
             The run's id.
-
-        Raises:
-            RegistryError: MLflow doesn't answer or refuses.
         """
         from lorax.learning.state_files import load_state
         from lorax.registry.candidate import check_fits
 
-        self.require_server()
         state = load_state(state_dir)
         check_fits(state, reports[-1])
-        with self.talking(f"track scenario {scenario!r}"):
+        with self.changing(f"track scenario {scenario!r}"):
             experiment = tracking.experiment_id(self.client, self.uri, _scenarios_of(self.name))
-            run_id = run_id or tracking.scenario_run(self.client, experiment, scenario, git_commit)
+            run_id = tracking.scenario_run(self.client, experiment, scenario, git_commit)
             tracking.write_scenario(self.client, run_id, state, reports, files)
             tracking.finish_run(self.client, run_id)
         return run_id

@@ -6,8 +6,8 @@ What follows what is decided above: promotion, registration.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ _PAGE = 200
 class Store:
     """One registered model and its experiment. Nothing is opened before it is needed.
 
+    Whatever asks MLflow raises RegistryError where that does not answer, or refuses.
+
     Args:
         tracking_uri: the MLflow server's address; or, for reading with the server down, its database's, such as
             `sqlite:///` and an absolute path.
@@ -41,7 +43,7 @@ class Store:
         """The version that is served and that the next episode grows from; None while none was promoted.
 
         Raises:
-            RegistryError: the alias was lost (deleted by hand, or with its version), or MLflow doesn't answer.
+            RegistryError: the alias was lost (deleted by hand, or with its version).
         """
         if self.is_unused():
             return None
@@ -56,7 +58,7 @@ class Store:
         """All versions that lorax registered, oldest first.
 
         Raises:
-            RegistryError: MLflow doesn't answer, or a version's tags were edited by hand.
+            RegistryError: a version's tags were edited by hand.
         """
         if self.is_unused():
             return []
@@ -233,6 +235,13 @@ class Store:
     def talking(self, doing: str) -> AbstractContextManager[None]:
         """A block that talks to MLflow, whose errors become ours: "could not <doing>"."""
         return mlflow_errors(self.uri, doing)
+
+    @contextmanager
+    def changing(self, doing: str) -> Iterator[None]:
+        """The same of a block that changes something, which takes MLflow's server."""
+        self.require_server()
+        with self.talking(doing):
+            yield
 
     @cached_property
     def client(self) -> Any:

@@ -170,7 +170,7 @@ def write_scenario(
     client: Any, run_id: str, state: LearnerState, reports: Sequence[Report], files: Sequence[Path]
 ) -> None:
     """Fill a scenario's run: the same metrics as a timeline's, parameters, data digests, figures and reports."""
-    tasks = [task.name for task in state.tasks]
+    tasks = state.names
     curves = (
         points_at(episode_metrics(state.accuracy[: report.episode + 1], tasks, report), report.episode)
         for report in reports
@@ -210,7 +210,7 @@ def _write_report_files(folder: Path, state: LearnerState, report: Report) -> No
     write_record(folder / "report.json", report)
     save_figures(
         folder / "figures",
-        [task.name for task in state.tasks],
+        state.names,
         state.accuracy,
         [entry.label for entry in state.classes.entries],
         report.confusion,

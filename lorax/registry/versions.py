@@ -82,6 +82,11 @@ class ModelVersion:
     aliases: tuple[str, ...] = ()
 
     @property
+    def names(self) -> list[str]:
+        """Of the tasks that it knows, in the order of learning."""
+        return [task.name for task in self.tasks]
+
+    @property
     def learned(self) -> PinnedTask:
         """The task that its own episode learned."""
         return self.tasks[-1]

@@ -28,7 +28,7 @@ from lorax.stream import PinnedTask
 def base_without(registry: Registry, champion: ModelVersion, task: str) -> ModelVersion | None:
     """The newest version that the champion descends from and that does not know a task; None where none is left."""
     line = ancestors(champion, registry.versions())
-    return next((version for version in line if task not in _names(version)), None)
+    return next((version for version in line if task not in version.names), None)
 
 
 def check_gate(registry: Registry, candidates: Sequence[Candidate], gate: GateParams, task: str) -> None:
@@ -40,7 +40,7 @@ def check_gate(registry: Registry, candidates: Sequence[Candidate], gate: GatePa
     known = registry.versions()
     first = detected_first(candidates[0].state.parent, known) if candidates else {}
     for candidate in candidates:
-        name = candidate.names[-1]
+        name = candidate.state.names[-1]
         if refused := reasons(candidate.judged(gate, first)):
             raise RegistryError(
                 f"without {task!r} the gate would refuse {name!r} ({refused}), so the champion stays what it is and "
@@ -63,14 +63,12 @@ def withdraw(
         seen: the journal as it was when this was decided on.
 
     Raises:
-        RegistryError: the version knows the task, another person has moved the champion since, or MLflow doesn't
-            answer or refuses.
+        RegistryError: the version knows the task, or another person has moved the champion since.
     """
-    registry.require_server()
-    version = registry.version(number)
-    if task.name in _names(version):
-        raise RegistryError(f"version {number} knows task {task.name!r}, which is to be withdrawn.")
-    with registry.talking(f"withdraw {task.name!r}"):
+    with registry.changing(f"withdraw {task.name!r}"):
+        version = registry.version(number)
+        if task.name in version.names:
+            raise RegistryError(f"version {number} knows task {task.name!r}, which is to be withdrawn.")
         for between in ancestors(version, registry.versions())[1:]:
             if not between.outcome:
                 why = f"passed the gate; version {number} grew from it, to withdraw {task.name}"
@@ -85,11 +83,11 @@ def note(registry: Registry, task: PinnedTask, *, by: str, reason: str) -> None:
 
     A version that knows it and waits for approval is refused, else nothing more would be learned.
     """
-    registry.require_server()
-    told, waiting = f"to withdraw {task.name}: {reason}", registry.waiting()
-    with registry.talking(f"withdraw {task.name!r}"):
+    told = f"to withdraw {task.name}: {reason}"
+    with registry.changing(f"withdraw {task.name!r}"):
+        waiting = registry.waiting()
         registry.ensure_model()
-        if waiting and task.name in _names(waiting):
+        if waiting and task.name in waiting.names:
             promotion.refuse(registry, waiting, by, told)
         if any(q.is_withdrawn and (q.task, q.digest) == (task.name, task.digest) for q in registry.all_quarantined()):
             return
@@ -101,10 +99,6 @@ def is_withdrawn(registry: Store, task: str) -> bool:
     return any(q.is_withdrawn and q.task == task for q in registry.all_quarantined())
 
 
-def _names(version: ModelVersion) -> set[str]:
-    return {known.name for known in version.tasks}
-
-
 def knowing(registry: Registry, task: str) -> list[ModelVersion]:
     """The versions that know a task, newest first.
 
@@ -113,12 +107,12 @@ def knowing(registry: Registry, task: str) -> list[ModelVersion]:
     """
     registry.require_server()
     champion = registry.champion()
-    if champion and _knows(champion, task):
+    if champion and task in champion.names:
         raise RegistryError(
             f"the champion, version {champion.version}, knows task {task!r}. Withdraw it first: 'lorax withdraw {task} "
             "--reason TEXT'."
         )
-    found = [version for version in reversed(registry.versions()) if _knows(version, task)]
+    found = [version for version in reversed(registry.versions()) if task in version.names]
     for version in found:
         if copies := registry.copies(version.version):
             raise RegistryError(
@@ -132,7 +126,7 @@ def erase(registry: Registry, version: ModelVersion, *, by: str, reason: str) ->
     """Delete a version and its artifacts for good; called again after being cut off, it comes to the same end.
 
     Raises:
-        RegistryError: MLflow doesn't answer, refuses, or its artifact store can't delete.
+        RegistryError: MLflow's artifact store can't delete.
     """
     number = version.version
     with registry.talking(f"delete version {number} with its artifacts"):
@@ -156,7 +150,3 @@ def erase_artifacts(registry: Registry, number: int) -> None:
     if stored_bytes(registry.client, registry.name, number):
         place = registry.client.get_model_version_download_uri(registry.name, str(number))
         get_artifact_repository(place, tracking_uri=registry.uri).delete_artifacts()
-
-
-def _knows(version: ModelVersion, task: str) -> bool:
-    return task in {known.name for known in version.tasks}

@@ -9,11 +9,9 @@ left undecided. Only pixels count: whatever else a file holds is never looked at
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -38,8 +36,6 @@ _NAMED = f"{SYNTHETIC}:"
 _BATCH_SIZE = 32
 _ROUNDING = 1e-3
 _MORE_LIKELY_THAN_NOT = 0.5
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -131,7 +127,8 @@ class Predictor:
             ImageError: names the first file that can't be decoded.
         """
         verdicts: list[Verdict] = []
-        for batch in _batches(paths, self.batch_size):
+        for start in range(0, len(paths), self.batch_size):
+            batch = paths[start : start + self.batch_size]
             verdicts += self.judge([decode(path) for path in batch], [str(path) for path in batch])
         return verdicts
 
@@ -152,8 +149,11 @@ class Predictor:
             crops: of each image, (n, crop, crop, 3), uint8.
             sources: what to call each image.
         """
-        pairs = _batches(zip(crops, sources, strict=True), self.batch_size)
-        return [judged for batch in pairs for judged in self._look([c for c, _ in batch], [s for _, s in batch])]
+        judged: list[Judged] = []
+        for start in range(0, len(crops), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            judged += self._look(crops[part], sources[part])
+        return judged
 
     def _look(self, crops: Sequence[Pixels], sources: Sequence[str]) -> list[Judged]:
         every = np.concatenate(crops)
@@ -274,9 +274,3 @@ def decide(
 
 def _labels(probabilities: Tensor, classes: ClassTable, relatives: Relatives, least: float) -> tuple[str, ...]:
     return tuple(classes.entries[i].label for i in relatives.of(probabilities, classes.is_real, least))
-
-
-def _batches(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch

@@ -408,7 +408,7 @@ def test_damage_is_refused_and_named(filled: Atlas, kind: str, harm: str) -> Non
         ("[]", "is damaged"),
         (
             '{"format": 1, "segments": [], "describer": {"layers": 3}, "base": "", "revision": 1}',
-            "is damaged (describer.layers: Input should be a valid array)",
+            "is damaged (describer.layers: Input should be a valid array, and 3 more)",
         ),
         (
             '{"format": 1, "segments": [], "describer": null, "base": "", "revision": "x"}',

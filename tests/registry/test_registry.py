@@ -433,15 +433,11 @@ def test_an_unreachable_server_is_named_within_seconds(stream: list[Learned]) ->
     assert time.monotonic() - started < 60  # MLflow's own client would try for many minutes
 
 
-def test_a_scenario_is_tracked_episode_by_episode_and_touches_no_model(
-    registry: Registry, stream: list[Learned], tmp_path: Path
-) -> None:
+def test_a_scenario_is_tracked_and_touches_no_model(registry: Registry, stream: list[Learned], tmp_path: Path) -> None:
     extra = tmp_path / "metrics.json"
     extra.write_text("{}")
-    run_id = None
-    for j, episode in enumerate(stream):
-        reports = [e.report for e in stream[: j + 1]]
-        run_id = registry.track_scenario("demo", episode.state_dir, reports, files=[extra], run_id=run_id)
+    reports = [episode.report for episode in stream]
+    run_id = registry.track_scenario("demo", stream[-1].state_dir, reports, files=[extra])
     (run,) = runs(registry, "scenario", f"{registry.name}-scenarios")
     assert run.info.run_id == run_id
     assert [step for step, _ in curves(registry, run)["accuracy/alpha"]] == [0, 1, 2]
