@@ -158,11 +158,7 @@ BY = "learn"
 
 @dataclass
 class Failures:
-    """The failures of one run.
-
-    Args:
-        registry: where tasks are quarantined.
-    """
+    """The failures of one run."""
 
     registry: Registry
     _failed: dict[PinnedTask, tuple[str | None, Exception]] = field(default_factory=dict)

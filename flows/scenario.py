@@ -101,9 +101,7 @@ def write_outputs(folder: Path, state: LearnerState, reports: Sequence[Report]) 
     """Write what dvc.yaml names as metrics, plots and outputs; returns the files that are not pictures.
 
     Args:
-        folder: where they go.
         state: the learner state after the last episode.
-        reports: one per episode.
     """
     tasks, rows = state.names, state.accuracy
     measured = metrics.summary(rows) | {"accuracy": dict(zip(tasks, rows[-1], strict=True))}

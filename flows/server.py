@@ -16,12 +16,7 @@ from lorax.services import servers
 
 
 def main(port: int, folder: Path) -> None:
-    """Serve until told to stop.
-
-    Args:
-        port: where to listen on loopback.
-        folder: holds the auth string.
-    """
+    """Serve until told to stop."""
     os.environ["PREFECT_SERVER_API_AUTH_STRING"] = servers.auth_string(folder)
     import uvicorn
     from prefect.server.api.server import create_app

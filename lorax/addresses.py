@@ -25,11 +25,6 @@ _UNPROXIED = ("127.0.0.1", "localhost")
 def check_server(variable: str, address: str, example: str) -> None:
     """Make sure that `address` can be one of an HTTP server.
 
-    Args:
-        variable: where it comes from.
-        address: what was given.
-        example: what was expected.
-
     Raises:
         ServiceError: it can't be.
     """

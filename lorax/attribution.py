@@ -107,11 +107,8 @@ def nearest(
 
     Args:
         workspace: probes are kept below its work folder, so that none is learned twice.
-        state: what is known.
         params: sections `lora`, `atlas` and `run` say how probes are learned.
-        images: of one generator.
         fetch: gives the files of these and of the exemplars.
-        told: what is being done.
 
     Raises:
         StateError: the exemplar memory has no real images.

@@ -52,10 +52,7 @@ def forget(
     """Remove all traces, then look for them: every place that was looked at, with what is still there.
 
     Args:
-        workspace, registry: where.
-        found: what is to go.
         by: who, for the registry's journal.
-        told: what is being done.
     """
     for version in found.versions:
         told(f"deleting version {version.version}")

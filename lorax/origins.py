@@ -41,7 +41,6 @@ class OwnOriginsOnly:
     The address that a connection came to counts as a name, too: nobody can make another page's name of it.
 
     Args:
-        app: the application behind it.
         names: what this server may be called, as in a Host header without its port.
     """
 

@@ -61,7 +61,6 @@ def step(name: str, *, counts: bool = False) -> Iterator[Shown]:
     """Show a step from its beginning to its end.
 
     Args:
-        name: what it does.
         counts: show a bar, for a step that counts epochs or images.
     """
     console = _console.get() or Console(quiet=True)

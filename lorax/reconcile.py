@@ -38,7 +38,6 @@ def missing_tasks(
     What extends a task that is neither known nor among them is left out, too.
 
     Args:
-        landed, champion, quarantined: see above.
         extensions: task -> the one that it extends, of those that do.
     """
     within_reach = set(champion.names) if champion else set()
@@ -89,7 +88,6 @@ def look(workspace: Workspace, params: Params, server: Service | None = None) ->
     """The same for commands that only tell: MLflow is asked once, and its answers are kept.
 
     Args:
-        workspace, params: whose registry.
         server: MLflow's server as it was found; None looks for it.
 
     Raises:
@@ -182,7 +180,6 @@ def one_at_a_time(workspace: Workspace, on_wait: Callable[[], None]) -> Iterator
     """Hold the workspace's learning lock; the kernel lets go of it when its holder dies, however it dies.
 
     Args:
-        workspace: whose lock.
         on_wait: called if another process holds it, before waiting.
     """
     with locked(workspace.learning_lock_path, on_wait):

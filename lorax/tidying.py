@@ -25,7 +25,6 @@ def tidy(workspace: Workspace, *, keeps_episodes: bool = False) -> None:
     """Remove from work/ what nobody will ask for; what is in use, or can't be fetched again, stays.
 
     Args:
-        workspace: whose.
         keeps_episodes: all of them stay, as while many wait for being registered together.
     """
     work = workspace.work_dir

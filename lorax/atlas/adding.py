@@ -166,7 +166,6 @@ def refusal(refused: Sequence[str], others: int) -> str:
 
     Args:
         refused: why, a message each; one at least.
-        others: how many could be added.
     """
     if len(refused) == 1 and not others:
         return refused[0]

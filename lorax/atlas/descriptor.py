@@ -82,7 +82,6 @@ class Describer:
         """Refuse an adapter whose rows could not be compared with the others'.
 
         Args:
-            adapter: to be described.
             descriptors: by which it is to be compared; all, if not given.
 
         Raises:

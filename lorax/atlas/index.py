@@ -234,7 +234,6 @@ def remove(atlas_dir: Path, is_gone: Callable[[AtlasEntry], bool]) -> list[str]:
 
     Args:
         atlas_dir: the atlas's folder.
-        is_gone: which entries.
 
     Raises:
         AtlasError: it is damaged.

@@ -49,7 +49,6 @@ class LoraSettings:
 
         Args:
             path: of the layer, as in the file, with dots.
-            rank: of the layer.
         """
         alpha = next((alpha for pattern, alpha in self.alphas.items() if _matches(pattern, path)), self.alpha)
         return alpha / (math.sqrt(rank) if self.is_rslora else rank)
@@ -60,7 +59,6 @@ def parse_settings(record: Mapping[str, Any], where: str) -> LoraSettings:
 
     Args:
         record: the settings by PEFT's names.
-        where: they were found, for messages.
 
     Raises:
         AdapterError: they ask for something that is no plain LoRA, or hold something impossible.

@@ -84,9 +84,6 @@ def nearest_others(
     """Of each of some entries the k most similar others, the nearest first, with their cosines; none of them derived.
 
     Args:
-        atlas: to be searched.
-        view: of it.
-        numbers: of the entries.
         k: others at most.
     """
     derived = [i for i, entry in enumerate(atlas.entries) if entry.is_derived]

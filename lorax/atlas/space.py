@@ -56,7 +56,6 @@ class Basis:
         """Rows (n, F) -> scores (n, d), and residuals (n,) in [0, 1]: the share of a row outside the basis.
 
         Args:
-            rows: descriptor rows.
             newcomers: they were not among those that the basis was fitted on, so their scores are stretched.
         """
         whitened = self._standardised(rows)

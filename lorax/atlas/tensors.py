@@ -153,7 +153,6 @@ def parse_json(text: bytes | str, where: str) -> dict[str, Any]:
     """One JSON object, strictly: no key twice, no NaN.
 
     Args:
-        text: of the object.
         where: it was found, for the message.
 
     Raises:

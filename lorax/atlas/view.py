@@ -165,9 +165,6 @@ def fit_view(atlas_dir: Path, lens: Lens, segments: Sequence[Segment], dims: int
     """Fit the basis over all entries, place them in it and keep it.
 
     Args:
-        atlas_dir: the basis is kept there.
-        lens: what to look at.
-        segments: all of the atlas.
         dims: principal components at most.
 
     Raises:

@@ -42,7 +42,6 @@ def fetched(workspace: Workspace, params: Params, wanted: str) -> tuple[ModelVer
     """A model version and its learner state, fetched from the registry where it must be.
 
     Args:
-        workspace, params: whose registry.
         wanted: a version's number, or an alias such as @champion.
 
     Raises:

@@ -50,7 +50,6 @@ def start(workspace: Workspace, params: Params, *, with_worker: bool = True) -> 
     """Have the servers answer, and a worker learn what lands; what waits already is begun at once.
 
     Args:
-        workspace, params: whose.
         with_worker: False has the servers answer and stops the worker, if one runs: others elsewhere learn.
 
     Raises:

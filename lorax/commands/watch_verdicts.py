@@ -152,9 +152,6 @@ class _Watch:
     """What was seen so far: a window for each version, since another one's scores have another threshold.
 
     Args:
-        versions: those that judge.
-        reporter: who tells.
-        watch_dir: where alerts are written.
         size: how many of the last images count.
         rate: the share to warn of; None: see `_FALSE_ALARMS_TIMES`.
     """
@@ -222,9 +219,7 @@ class Reporter:
     """Who tells people, scripts and Prefect's server.
 
     Args:
-        workspace: whose server.
         model: the registered model's name.
-        as_json: lines of JSON.
     """
 
     workspace: Workspace

@@ -41,9 +41,6 @@ def learn_without_branches(
 ) -> list[tuple[float, ...]]:
     """Learn `tasks` in order with a head alone.
 
-    Args:
-        tasks, fetch, params: as for an episode.
-
     Returns:
         The accuracy matrix, a row per episode.
     """

@@ -90,8 +90,6 @@ class Asker:
         """What is said of images.
 
         Args:
-            query: the images.
-            with_texture: ask for textures, too.
             on_cached: told about what is not looked up.
             read: gives the images, where they are at hand.
 

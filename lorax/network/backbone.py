@@ -146,7 +146,6 @@ class Backbone(nn.Module):
 
         Args:
             images: bytes (B, 3, crop, crop), or what `embed` gave of them.
-            branches: which.
         """
         tokens = self._embedded(images).tokens
         together = max(1, _IMAGES_A_PASS[tokens.device.type] // max(1, len(tokens)))

@@ -196,7 +196,6 @@ class Network(nn.Module):
 
         Args:
             images: bytes (B, 3, crop, crop), or what `embed` gave of them.
-            branches: which.
         """
         chosen = range(self.branches) if branches is None else branches
         if not chosen:

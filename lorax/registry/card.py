@@ -32,7 +32,6 @@ def model_card(model: str, candidate: Candidate) -> str:
     """The card of what an episode left.
 
     Args:
-        model: name of the registered model.
         candidate: the learner state, and what was measured of it.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined

@@ -117,7 +117,6 @@ def numbered(new: Entry, seen: Sequence[Entry]) -> Entry:
     """The entry with a number and a key of its own.
 
     Args:
-        new: the entry.
         seen: what the writer decided on. Before a move a number is left free, for what it brings with it.
     """
     number = (seen[-1].number if seen else 0) + (2 if new.is_move else 1)

@@ -118,7 +118,6 @@ class Store:
         """Fetch a version's learner state into `into/<digest>`, where it is looked up first.
 
         Args:
-            version: number of the model version.
             into: the folder that holds local copies, one sub-folder per state digest.
 
         Returns:

@@ -56,10 +56,7 @@ def withdraw(
     """Make a version that was learned without a task champion; the task is quarantined as withdrawn.
 
     Args:
-        registry: whose champion knows the task.
         task: with the bytes that the champion learned.
-        number: the version.
-        by, reason: who and why.
         seen: the journal as it was when this was decided on.
 
     Raises:

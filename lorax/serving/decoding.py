@@ -164,10 +164,7 @@ def decode(data: bytes, side: int, params: ServingParams, room: Room, unpack_lar
     """The crops (n, side, side, 3) that are looked at; the image itself is let go of, so that many may wait.
 
     Args:
-        data: the image file.
         side: of a crop, pixels.
-        params: the limits.
-        room: where the image is unpacked.
         unpack_large: what makes crops of an image of more than `LARGE` pixels.
 
     Raises:

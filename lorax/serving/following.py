@@ -22,10 +22,6 @@ class Follower:
     """Looks at an alias again and again; what goes wrong is told, and the model that is served goes on.
 
     Args:
-        source: the registry and the alias.
-        model: what is served at first.
-        swap: takes the next one.
-        meters: count swaps and failures.
         poll_s: seconds between two looks.
     """
 

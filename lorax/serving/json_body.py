@@ -41,7 +41,6 @@ def read_images(body: bytes | bytearray, limit: int) -> list[Text]:
     """The images of a request.
 
     Args:
-        body: the JSON.
         limit: how many images it may hold.
 
     Raises:

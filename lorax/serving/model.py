@@ -38,9 +38,6 @@ class Source:
     """Where the version comes from that is served.
 
     Args:
-        versions: the registry.
-        alias: names the version.
-        states_dir: local copies of learner states.
         device: as `run.device`.
     """
 
@@ -72,9 +69,6 @@ def open_served(name: str, version: ModelVersion, state_dir: Path, device: str) 
     """Open a learner and have it judge a full batch, so that the first image waits for nothing.
 
     Args:
-        name: of the registered model.
-        version: the version.
-        state_dir: its learner state.
         device: as `run.device`.
 
     Raises:

@@ -157,9 +157,7 @@ class VerdictServer(uvicorn.Server):
     """The HTTP server; finishes what was begun before it ends.
 
     Args:
-        app: the application.
         timeout_s: how long a request may take at most, and, up to `MOST_HEAD_S`, its headers.
-        on_ready: called once requests are answered.
     """
 
     def __init__(self, app: FastAPI, timeout_s: float, on_ready: Callable[[], None]) -> None:
@@ -186,7 +184,6 @@ def run(server: VerdictServer, listener: socket.socket) -> None:
     """Serve until SIGTERM or Ctrl-C.
 
     Args:
-        server: what answers.
         listener: from `listen`.
     """
     _allow_connections()

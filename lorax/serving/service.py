@@ -60,9 +60,6 @@ class VerdictService:
     """All of the server but HTTP; made inside the event loop that it serves.
 
     Args:
-        model: what judges at first.
-        params: the limits.
-        meters: what is counted.
         threads: how many batches are judged at once, on a CPU.
     """
 
@@ -106,7 +103,6 @@ class VerdictService:
         """Judge images; what is wrong with one of them is told in its place.
 
         Args:
-            uploads: the images.
             gone: done once the client has gone away; what is not judged by then is not judged.
 
         Raises:

@@ -139,11 +139,6 @@ class Alert:
 def raise_alert(window: Window, predictor: Predictor, watch_dir: Path) -> Alert:
     """Cluster the out-of-distribution images of a window and write what was found to a new folder below `watch_dir`.
 
-    Args:
-        window: when it rose.
-        predictor: the version that judged.
-        watch_dir: where reports lie.
-
     Raises:
         StorageError: the disk is full.
     """

@@ -50,7 +50,6 @@ def evidence_of(predictor: Predictor, judged: Judged) -> Evidence:
     several crops it is their mean feature that is explained.
 
     Args:
-        predictor: which made the verdict.
         judged: an undecided one is explained by its likeliest answer.
     """
     branches = predictor.network.branches

@@ -147,7 +147,6 @@ class Predictor:
 
         Args:
             crops: of each image, (n, crop, crop, 3), uint8.
-            sources: what to call each image.
         """
         judged: list[Judged] = []
         for start in range(0, len(crops), self.batch_size):
