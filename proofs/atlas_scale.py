@@ -135,7 +135,7 @@ def _search(zoo: Zoo, atlas: Atlas) -> tuple[float, float]:
         path = zoo.write(query)
         adapter = read_adapter(path)
         factors = adapter.factors()
-        held = Adapter("query", str(path), adapter.format, adapter.base, adapter.layers, lambda _, f=factors: f)
+        held = Adapter("query", str(path), adapter.format, adapter.base, adapter.layers, lambda f=factors: f)
         began = time.perf_counter()
         nearest = search(atlas, held, k=10).neighbours
         took.append(time.perf_counter() - began)

@@ -47,7 +47,7 @@ class Adapter:
         format: "peft", "diffusers", "kohya" or "branch" (of a learner state).
         base: the base model that it states, or None.
         layers: sorted.
-        read: gives the factors of the layers that it is asked for, in their order, at least float32.
+        read: gives the factors of all layers, in their order, at least float32.
         label: what it is known to have learned, or "".
         start: of a branch that did not start as fresh ones do, the name of the one whose weights it started from, or ""
             from before fresh branches had a common start; None of all others.
@@ -58,7 +58,7 @@ class Adapter:
     format: str
     base: str | None
     layers: tuple[Layer, ...]
-    read: Callable[[Sequence[Layer]], list[Factors]] = field(repr=False, compare=False)
+    read: Callable[[], list[Factors]] = field(repr=False, compare=False)
     label: str = ""
     start: str | None = None
 
@@ -68,7 +68,7 @@ class Adapter:
         Raises:
             AdapterError: the file is damaged, or a number is not finite.
         """
-        factors = self.read(self.layers)
+        factors = self.read()
         self.check(factors)
         return factors
 

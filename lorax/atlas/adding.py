@@ -71,7 +71,7 @@ class Newcomers:
         describer = self._describer or Describer(adapter.layers, self._descriptors)
         describer.check(adapter)
         check_base(self._record.base, adapter)
-        factors = adapter.read(adapter.layers)  # whether they are finite, their rows tell
+        factors = adapter.read()  # whether they are finite, their rows tell
         digest = digest_of(adapter.layers, factors)
         self._known.check(digest, adapter.source)  # to describe it takes far longer
         rows = _described(describer, adapter, factors)

@@ -22,10 +22,6 @@ MOST_COLOURED = 20
 _FEW = 12
 _NEAREST = 3
 _AT_ONCE = 512
-_NAME_SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
-_NAME_CHARACTER, _NAME_HEIGHT = 0.0125, 0.04
-"""A name's size, as shares of the plane."""
-
 _LONGEST_NAME = 24
 
 _PERPLEXITY = 30
@@ -82,20 +78,6 @@ class Arrangement:
         low, high = self.places.min(0), self.places.max(0)
         room = np.maximum(high - low, np.finfo(np.float32).eps) * ((0.25, 0.1) if self.is_small else (0.05, 0.05))
         return [(float(a), float(b)) for a, b in zip(low - room, high + room, strict=True)]
-
-    @property
-    def name_sides(self) -> list[tuple[int, int]]:
-        """At which side of its point (-1, 0 or 1 across and up) each name covers the least of the others; of a few."""
-        corners = np.array(self.frame)
-        points = (self.places - corners[:, 0]) / np.ptp(corners, axis=1)
-        taken = [(x - 0.01, y - 0.01, x + 0.01, y + 0.01) for x, y in points]
-        sides = []
-        for name, (x, y) in zip(self.names, points, strict=True):
-            boxes = {side: _name_box(x, y, _NAME_CHARACTER * len(clipped(name)), side) for side in _NAME_SIDES}
-            side = min(_NAME_SIDES, key=lambda side: sum(_shared(boxes[side], other) for other in taken))
-            taken.append(boxes[side])
-            sides.append(side)
-        return sides
 
     def members(self, kind: Group) -> list[int]:
         """The numbers of the entries of one colour."""
@@ -171,20 +153,6 @@ def clipped(name: Group) -> str:
 def text_of(group: Group) -> str:
     """A group's name."""
     return group.value if isinstance(group, Rest) else group
-
-
-def _name_box(x: float, y: float, wide: float, side: tuple[int, int]) -> tuple[float, float, float, float]:
-    """Left, bottom, right and top of a name beside a point."""
-    across, up = side
-    left, bottom = x + across * 0.02 + (across - 1) * wide / 2, y + (up - 0.5) * _NAME_HEIGHT
-    return left, bottom, left + wide, bottom + _NAME_HEIGHT
-
-
-def _shared(one: tuple[float, ...], other: tuple[float, ...]) -> float:
-    """The area that two boxes (left, bottom, right, top) share."""
-    wide = min(one[2], other[2]) - max(one[0], other[0])
-    high = min(one[3], other[3]) - max(one[1], other[1])
-    return max(0.0, wide) * max(0.0, high)
 
 
 def _groups(entries: Sequence[AtlasEntry], vectors: Floats) -> list[Group]:

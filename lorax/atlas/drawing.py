@@ -200,12 +200,12 @@ def _write_cells(axes: Axes, heat: Floats) -> None:
 
 
 def _name_points(axes: Axes, arrangement: Arrangement) -> None:
-    """Write each point's name at the side where it is furthest from the other points and names."""
-    for i, side in enumerate(arrangement.name_sides):
-        axes.annotate(
-            clipped(arrangement.names[i]), arrangement.places[i], xytext=(7 * side[0], 9 * side[1]),
-            textcoords="offset points", fontsize=10, va="center", ha={1: "left", 0: "center", -1: "right"}[side[0]],
-        )  # fmt: skip
+    """Write each point's name towards the middle of the plane, where there is room for it."""
+    middle = np.mean(arrangement.frame[0])
+    for name, place in zip(arrangement.names, arrangement.places, strict=True):
+        side = 1 if place[0] < middle else -1
+        how = {"textcoords": "offset points", "fontsize": 10, "va": "center", "ha": "left" if side > 0 else "right"}
+        axes.annotate(clipped(name), place, xytext=(7 * side, 0), **how)
 
 
 def _frame(axes: Axes) -> None:

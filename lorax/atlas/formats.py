@@ -168,11 +168,11 @@ def _peft_folder(folder: Path, base: str | None) -> Adapter:
 def _branch(directory: Path, branch: Branch, base: str, label: str) -> Adapter:
     source = f"{directory}: branch {branch.task}"
     settings = parse_settings(branch.config, source)
-    tensors = {name: Stored(value.dtype, tuple(value.shape), 0, 0) for name, value in branch.weights.items()}
+    tensors = {name: Stored(value.dtype, tuple(value.shape)) for name, value in branch.weights.items()}
     stored = assemble(_peft_keys(tensors, None, source), tensors, source)
     read = reader(
         stored,
-        lambda names: [at_least_float32(branch.weights[name]) for name in names],
+        lambda: {name: at_least_float32(weight) for name, weight in branch.weights.items()},
         lambda each, _: settings.scale(each.path, each.layer.rank),
         source,
     )

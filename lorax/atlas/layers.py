@@ -189,23 +189,20 @@ def assemble(keys: Mapping[str, Key], tensors: Mapping[str, Stored], source: str
 
 
 def reader(
-    stored: Sequence[StoredLayer], read: Callable[[Sequence[str]], list[Tensor]], scale: Scale, source: str
-) -> Callable[[Sequence[Layer]], list[Factors]]:
-    """What reads the factors of chosen layers, by the names that `stored` gives them.
+    stored: Sequence[StoredLayer], read: Callable[[], Mapping[str, Tensor]], scale: Scale, source: str
+) -> Callable[[], list[Factors]]:
+    """What reads the factors of all layers.
 
     Args:
         stored: every layer of the adapter.
-        read: gives tensors by their names, their numbers as `at_least_float32`.
+        read: gives all tensors by their names, their numbers as `at_least_float32`.
         scale: of a layer.
         source: where the tensors are, for messages.
     """
-    by_layer = {each.layer: each for each in stored}
 
-    def factors(layers: Sequence[Layer]) -> list[Factors]:
-        chosen = [by_layer[layer] for layer in layers]
-        names = [name for each in chosen for name in (each.a, each.b, each.alpha) if name is not None]
-        tensors = dict(zip(names, read(names), strict=True))
-        return [_scaled(each, tensors, scale, source) for each in chosen]
+    def factors() -> list[Factors]:
+        tensors = read()
+        return [_scaled(each, tensors, scale, source) for each in stored]
 
     return factors
 

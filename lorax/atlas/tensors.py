@@ -1,7 +1,7 @@
 """A safetensors file from a stranger: its header is read and checked at once, its tensors when they are asked for.
 
-The safetensors library maps the file into memory, where a file cut short under it kills the process; it takes a name
-that stands twice, and its errors don't say what to do. Reading ranges of bytes is as fast.
+The safetensors library is given bytes, never the file: it would map that into memory, where one that is cut short kills
+the process. It takes a name that stands twice, and its errors don't say what to do.
 
 Source: the format's own description (huggingface/safetensors, README).
 """
@@ -11,14 +11,14 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
+import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -57,12 +57,10 @@ _AGAIN = "Fetch it again, or leave this adapter out."
 
 
 class Stored(NamedTuple):  # made by the hundred for each file, in a third of a dataclass's time
-    """Where a tensor lies in its file; `start` counts from the file's first byte."""
+    """What a header says of a tensor."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
-    start: int
-    end: int
 
 
 @dataclass(frozen=True)
@@ -71,34 +69,31 @@ class TensorFile:
 
     Args:
         path: of the file.
+        size: its bytes.
         tensors: by name, in the header's order.
         metadata: free text by key.
-        stamp: of the file's content; it must be the same when tensors are read.
     """
 
     path: Path
+    size: int
     tensors: Mapping[str, Stored]
     metadata: Mapping[str, str]
-    stamp: tuple[int, int, int]
 
-    def read(self, names: Sequence[str]) -> list[Tensor]:
-        """The named tensors, in order; they may share memory with each other, but not with the file.
-
-        Floating-point numbers have at least float32: to convert many tensors at once costs less than one by one.
+    def read(self) -> dict[str, Tensor]:
+        """All tensors by name; floating-point numbers have at least float32.
 
         Raises:
-            AdapterError: the file can't be read, or was changed since it was opened.
+            AdapterError: the file can't be read, is damaged, or was changed since it was opened.
         """
-        wanted = [self.tensors[name] for name in names]
-        read: dict[int, Tensor] = {}
-        with adapter_errors(self.path), self.path.open("rb", buffering=0) as file:
-            if _stamp(file) != self.stamp:
-                raise AdapterError(f"{self.path} was changed while it was read. Run again when it is whole.")
-            for run in _runs(wanted):
-                data = _bytes(file, self.path, run[0].start, run[-1].end).view(run[0].dtype)
-                pieces = at_least_float32(data).split([prod(stored.shape) for stored in run])
-                read |= {s.start: piece.view(s.shape) for s, piece in zip(run, pieces, strict=True)}
-        return [read[stored.start] for stored in wanted]
+        with adapter_errors(self.path), self.path.open("rb") as file:
+            data = file.read(self.size + 1)
+        try:
+            found = safetensors.torch.load(data) if len(data) == self.size else {}
+        except safetensors.SafetensorError as error:
+            raise _damaged(self.path, shown(str(error))) from error
+        if {name: Stored(tensor.dtype, tuple(tensor.shape)) for name, tensor in found.items()} != self.tensors:
+            raise AdapterError(f"{self.path} was changed while it was read. Run again when it is whole.")
+        return {name: at_least_float32(tensor) for name, tensor in found.items()}
 
 
 def at_least_float32(numbers: Tensor) -> Tensor:
@@ -115,10 +110,9 @@ def open_tensors(path: Path) -> TensorFile:
     with adapter_errors(path):
         if not path.is_file():  # a pipe or a device would never end
             raise AdapterError(f"{path} is no file. Expected a safetensors file.")
-        file = path.open("rb", buffering=0)
+        file = path.open("rb")
     with adapter_errors(path), file:
-        stamp = _stamp(file)
-        size, first = stamp[0], file.read(64)
+        size, first = os.fstat(file.fileno()).st_size, file.read(64)
         length = int.from_bytes(first[:_LENGTH], "little")
         if size > MOST_BYTES:
             raise AdapterError(
@@ -133,7 +127,11 @@ def open_tensors(path: Path) -> TensorFile:
     metadata = header.pop(_METADATA, {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise _damaged(path, "its metadata is not a table of texts")
-    return TensorFile(path, _tensors(path, header, _LENGTH + length, size), metadata, stamp)
+    tensors = {name: _stored(path, name, entry) for name, entry in header.items()}
+    taken, there = sum(prod(s.shape) * s.dtype.itemsize for s in tensors.values()), size - _LENGTH - length
+    if taken != there:
+        raise _damaged(path, f"its tensors take {taken} bytes, and {there} are there")
+    return TensorFile(path, size, tensors, metadata)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -209,21 +207,7 @@ def _no_constant(text: str) -> Any:
     raise ValueError(f"{text} is no JSON number")
 
 
-def _tensors(path: Path, header: Mapping[str, Any], data: int, size: int) -> dict[str, Stored]:
-    """Check that the tensors fill the file from `data` to its end, one after the other, as the format demands."""
-    tensors = {name: _stored(path, name, entry, data) for name, entry in header.items()}
-    reached = data
-    for stored in sorted(tensors.values(), key=lambda stored: (stored.start, stored.end)):
-        if stored.start != reached:
-            what = "belongs to two tensors" if stored.start < reached else "belongs to no tensor"
-            raise _damaged(path, f"byte {min(stored.start, reached)} {what}")
-        reached = stored.end
-    if reached != size:
-        raise _damaged(path, f"its tensors end at byte {reached}, the file at byte {size}")
-    return tensors
-
-
-def _stored(path: Path, name: str, entry: Any, data: int) -> Stored:
+def _stored(path: Path, name: str, entry: Any) -> Stored:
     try:
         dtype, shape, (start, end) = _TYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
         numbers = [*shape, start, end]
@@ -234,35 +218,8 @@ def _stored(path: Path, name: str, entry: Any, data: int) -> Stored:
     needed = prod(shape) * dtype.itemsize
     if end - start != needed:
         raise _damaged(path, f"tensor {shown(name)} of shape {list(shape)} needs {needed} bytes, has {end - start}")
-    return Stored(dtype, tuple(shape), data + start, data + end)
+    return Stored(dtype, tuple(shape))
 
 
 def _damaged(path: Path, why: str) -> AdapterError:
     return AdapterError(f"{path} is damaged, or was cut short: {why}. {_AGAIN}")
-
-
-def _stamp(file: BinaryIO) -> tuple[int, int, int]:
-    status = os.fstat(file.fileno())
-    return status.st_size, status.st_mtime_ns, status.st_ino
-
-
-def _runs(wanted: Sequence[Stored]) -> Iterator[list[Stored]]:
-    """Neighbours of one type in the file together: one read costs less than many."""
-    order = sorted(wanted, key=lambda stored: stored.start)
-    cuts = [i for i, (x, y) in enumerate(pairwise(order), 1) if (x.end, x.dtype) != (y.start, y.dtype)]
-    for start, end in pairwise(sorted({0, *cuts, len(order)})):
-        yield order[start:end]
-
-
-def _bytes(file: BinaryIO, path: Path, start: int, end: int) -> Tensor:
-    try:
-        data = torch.empty(end - start, dtype=torch.uint8)
-    except RuntimeError as error:
-        raise AdapterError(f"{path}: no memory for the {end - start} bytes of its tensors.") from error
-    view, done = data.numpy().data, 0
-    while done < len(view):
-        count = os.preadv(file.fileno(), [view[done:]], start + done)
-        if not count:
-            raise _damaged(path, f"it ends at byte {start + done}")
-        done += count
-    return data

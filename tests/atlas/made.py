@@ -21,10 +21,8 @@ def adapter(
     name: str, factors: Sequence[Factors], layers: Sequence[Layer], *, base: str | None = None, form: str = "peft",
     start: str | None = None,
 ) -> Adapter:  # fmt: skip
-    """An adapter whose layers are among `layers`, which the factors are of."""
-    held = dict(zip(layers, factors, strict=True))
-    read = lambda some: [held[x] for x in some]  # noqa: E731
-    return Adapter(name, f"{name}.safetensors", form, base, tuple(layers), read, start=start)
+    """An adapter of factors that are at hand."""
+    return Adapter(name, f"{name}.safetensors", form, base, tuple(layers), lambda: list(factors), start=start)
 
 
 def made(

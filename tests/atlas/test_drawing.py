@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -113,13 +112,6 @@ def test_by_hand_rows_stand_in_the_order_of_the_tree(atlas: Atlas) -> None:
     assert rows.shape == heights.shape == (9, 4)
     assert sorted(rows[heights == 0]) == list(range(10))
     assert found.nearest[found.names.index("f2-0")].startswith("f2-")
-
-
-def test_names_avoid_each_other(atlas: Atlas) -> None:
-    few = arrange(atlas)
-    crowded = replace(few, places=np.array([[0, 0], [0.1, 0]] + [[9, i] for i in range(8)], float))
-    first, second = crowded.name_sides[:2]
-    assert first != second
 
 
 def test_a_large_collection_shows_an_even_part_and_the_most_frequent_labels(

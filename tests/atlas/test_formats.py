@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import warnings
 from pathlib import Path
@@ -167,36 +166,6 @@ def test_numbers_of_any_precision_are_read_exactly_as_at_least_float32(tmp_path:
     wanted = torch.promote_types(torch.float32, dtype) if dtype.itemsize > 1 else torch.float32
     assert {factor.dtype for factor in pair} == {wanted}
     assert torch.equal(pair[0], a.to(wanted)) and torch.equal(pair[1], b.to(wanted))
-
-
-def test_only_the_bytes_of_the_layers_that_are_asked_for_are_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    counted: list[int] = []
-    plain = os.preadv
-
-    def counting(file: int, views: list[memoryview], start: int) -> int:
-        counted.append(sum(map(len, views)))
-        return plain(file, views, start)
-
-    monkeypatch.setattr(os, "preadv", counting)
-    adapter = read_adapter(write_diffusers(tmp_path / "x.safetensors", weights(), alpha="in B"))
-    assert adapter.read([]) == counted == []
-    chosen = [adapter.layers[4], adapter.layers[1]]
-    found = adapter.read(chosen)
-    assert sum(counted) == sum(4 * layer.rank * (layer.inputs + layer.outputs) for layer in chosen)
-    every = adapter.factors()
-    assert all(
-        torch.equal(x, y) for pair, i in zip(found, (4, 1), strict=True) for x, y in zip(pair, every[i], strict=True)
-    )
-
-
-def test_all_factors_of_a_file_come_in_one_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    counted: list[int] = []
-    plain = os.preadv
-    monkeypatch.setattr(os, "preadv", lambda *args: counted.append(1) or plain(*args))
-    read_adapter(write_kohya(tmp_path / "x.safetensors", weights())).factors()
-    assert len(counted) == 1
 
 
 def test_a_file_that_changed_after_its_header_was_read_is_refused(tmp_path: Path) -> None:
