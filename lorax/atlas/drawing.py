@@ -204,8 +204,10 @@ def _name_points(axes: Axes, arrangement: Arrangement) -> None:
     middle = np.mean(arrangement.frame[0])
     for name, place in zip(arrangement.names, arrangement.places, strict=True):
         side = 1 if place[0] < middle else -1
-        how = {"textcoords": "offset points", "fontsize": 10, "va": "center", "ha": "left" if side > 0 else "right"}
-        axes.annotate(clipped(name), place, xytext=(7 * side, 0), **how)
+        axes.annotate(
+            clipped(name), place, xytext=(7 * side, 0), textcoords="offset points", fontsize=10, va="center",
+            ha="left" if side > 0 else "right",
+        )  # fmt: skip
 
 
 def _frame(axes: Axes) -> None:

@@ -19,7 +19,7 @@ from lorax.errors import StateError
 from lorax.learning.state import LearnerState
 from lorax.params import MAX_CROP, MAX_RANK
 from lorax.storage import fault
-from lorax.stream import ClassTable
+from lorax.stream import ClassEntry, ClassTable, DataRevision, PinnedTask
 
 RESTORE = "Fetch the model version again, or restore the directory from a copy."
 
@@ -51,37 +51,20 @@ class BranchRecord(_Part):
     start: _Text | None = ""
 
 
-class ClassRecord(_Part):
-    id: _Count
-    task: _Text
-    index: _Count
-    name: _Text
-
-
-class TaskRecord(_Part):
-    name: _Text
-    digest: _Text
-
-
-class RevisionRecord(_Part):
-    digest: _Text
-    commit: _Text | None
-
-
 class LearnerRecord(_Part):
     """learner.json; what newer formats add is left alone."""
 
     backbone: BackboneRecord
     branches: tuple[BranchRecord, ...]
-    classes: tuple[ClassRecord, ...]
-    tasks: tuple[TaskRecord, ...]
+    classes: tuple[ClassEntry, ...]
+    tasks: tuple[PinnedTask, ...]
     accuracy: tuple[tuple[_Share, ...], ...]
-    data: RevisionRecord
+    data: DataRevision
     parameters: dict[str, dict[str, JsonValue]]
     parent: _Text | None
     files: dict[str, _Text]
     kinds: tuple[_Text, ...] = ()
-    cut: tuple[TaskRecord, ...] = ()
+    cut: tuple[PinnedTask, ...] = ()
     extensions: dict[_Text, _Text] = {}  # since format 6
 
 

@@ -43,7 +43,7 @@ from lorax.learning.state import Branch, Exemplar, LearnerState, tensor_file
 from lorax.learning.texture_head import TextureWeights, parse_statistics, statistics_tensors
 from lorax.network.backbone import BackboneIdentity
 from lorax.storage import canonical_json, whole_directory
-from lorax.stream import ClassEntry, ClassTable, DataRevision, PinnedTask, Sample, check_task_name
+from lorax.stream import ClassTable, Sample, check_task_name
 
 FORMAT = 6
 """1 had no calibration; before 3 branches had no common start; before 4 no head read textures, no verdict was a set;
@@ -150,7 +150,7 @@ def _read_format_2(directory: Path, record: LearnerRecord) -> LearnerState:
 
 
 def _read_format_1(directory: Path, record: LearnerRecord) -> LearnerState:
-    classes = ClassTable(tuple(ClassEntry(e.id, e.task, e.index, e.name) for e in record.classes))
+    classes = ClassTable(record.classes)
     head = _tensors(_read(directory, "head.safetensors", record.files))
     for name in ("calibration.csv", "calibration.json"):
         _read(directory, name, record.files)
@@ -161,13 +161,13 @@ def _read_format_1(directory: Path, record: LearnerRecord) -> LearnerState:
         head_weight=head["weight"],
         head_bias=head["bias"],
         exemplars=_exemplars(directory, "exemplars.csv", record, classes),
-        tasks=tuple(PinnedTask(t.name, t.digest) for t in record.tasks),
+        tasks=record.tasks,
         extensions=record.extensions,
         accuracy=record.accuracy,
-        revision=DataRevision(record.data.digest, record.data.commit),
+        revision=record.data,
         parameters=record.parameters,
         parent=record.parent,
-        cut=tuple(PinnedTask(t.name, t.digest) for t in record.cut),
+        cut=record.cut,
     )
     check_fit(directory, state)
     return state

@@ -58,16 +58,7 @@ def _fill_run(store: Store, run_id: str, candidate: Candidate, card: str) -> Non
 
 def _create_version(store: Store, candidate: Candidate, run_id: str, model_id: str) -> ModelVersion:
     client, state, metrics = store.client, candidate.state, candidate.metrics
-    tags = version_tags(
-        state_digest=candidate.digest,
-        parent_digest=state.parent,
-        tasks=state.tasks,
-        data_digest=state.revision.digest,
-        data_commit=state.revision.commit,
-        calibrated=state.calibration is not None,
-        metrics=metrics,
-        nearest=candidate.nearest_tags,
-    )
+    tags = version_tags(candidate.digest, state, metrics, candidate.nearest_tags)
     store.ensure_model()
     with sent_once():
         created = client.create_model_version(

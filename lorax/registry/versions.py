@@ -12,12 +12,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from textwrap import shorten
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lorax.errors import RegistryError
 from lorax.learning.branch_similarity import SimilarBranch
 from lorax.registry.gate import TaskVerdict
 from lorax.stream import PinnedTask
+
+if TYPE_CHECKING:  # imports torch, which a look-up can do without
+    from lorax.learning.state import LearnerState
 
 DIGEST_TAG = "lorax.state_digest"
 LINE_TAG = "lorax.line"
@@ -93,29 +96,21 @@ class ModelVersion:
 
 
 def version_tags(
-    *,
-    state_digest: str,
-    parent_digest: str | None,
-    tasks: tuple[PinnedTask, ...],
-    data_digest: str,
-    data_commit: str | None,
-    calibrated: bool,
-    metrics: Mapping[str, float],
-    nearest: Mapping[str, str],
+    digest: str, state: LearnerState, metrics: Mapping[str, float], nearest: Mapping[str, str]
 ) -> dict[str, str]:
     """The tags of a new version that no gate has judged, from which `read_version` makes the record again.
 
     `nearest` are `nearest_tags`.
     """
     return {
-        DIGEST_TAG: state_digest,
-        "lorax.parent_digest": parent_digest or "",
-        "lorax.episode": str(len(tasks) - 1),
-        "lorax.task": tasks[-1].name,
-        **_parts(_TASKS_TAG, [[task.name, task.digest] for task in tasks]),
-        "lorax.data_digest": data_digest,
-        "lorax.data_commit": data_commit or "",
-        _CALIBRATED_TAG: "yes" if calibrated else "no",
+        DIGEST_TAG: digest,
+        "lorax.parent_digest": state.parent or "",
+        "lorax.episode": str(len(state.tasks) - 1),
+        "lorax.task": state.names[-1],
+        **_parts(_TASKS_TAG, [[task.name, task.digest] for task in state.tasks]),
+        "lorax.data_digest": state.revision.digest,
+        "lorax.data_commit": state.revision.commit or "",
+        _CALIBRATED_TAG: "yes" if state.calibration else "no",
         **_parts(_METRICS_TAG, dict(sorted(metrics.items()))),
         **_headlines(metrics),
         **nearest,
