@@ -14,6 +14,8 @@ import pytest
 
 from lorax.errors import RegistryError
 from lorax.learning.metrics import Paired
+from lorax.learning.state import LearnerState
+from lorax.network.backbone import BackboneIdentity
 from lorax.params import GateParams
 from lorax.registry import CHALLENGER, CHAMPION, Registry, TaskVerdict, claims, journal
 from lorax.registry.candidate import open_candidate
@@ -406,10 +408,8 @@ def test_a_version_that_knows_many_tasks_fits_mlflow_s_tags() -> None:
     metrics = {f"accuracy/{name}": 0.9123456789 for name in names}
     metrics |= {"average_accuracy": 0.9, "average_incremental_accuracy": 0.9, "forgetting": 0.0}
     verdicts = [TaskVerdict(name, kind, 0.91, 0.9, 0.4, True) for name in names for kind in ("drop", "forgetting")]
-    tags = version_tags(
-        state_digest="s", parent_digest=None, tasks=tasks, data_digest="d", data_commit=None, calibrated=False,
-        metrics=metrics, nearest={},
-    )  # fmt: skip
+    backbone = BackboneIdentity("", {}, "", "", 64, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    tags = version_tags("s", LearnerState(backbone, tasks=tasks), metrics, {})
     tags |= verdict_tags(verdicts, is_first=True)
     assert max(map(len, tags.values())) <= 4000
     assert len(describe(tasks, metrics, verdicts)) <= 5000
