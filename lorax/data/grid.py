@@ -35,21 +35,33 @@ image's edge, and of the one where it is most. Without blocks the first is 0 on 
 def blocks_of(grey: NDArray[np.uint8]) -> Blocks:
     """How much of a grid of eight pixels an image shows, (H, W)."""
     top, left = ((max(0, side - _LARGEST) // 2) // _BLOCK * _BLOCK for side in grey.shape)
-    middle = grey[top : top + _LARGEST, left : left + _LARGEST].astype(np.int16)
-    across, down = _excess(middle), _excess(middle.T)
+    middle = grey[top : top + _LARGEST, left : left + _LARGEST]
+    across = _excess(_differences(middle[:, 1:], middle[:, :-1]).sum(axis=0))
+    down = _excess(_differences(middle[1:], middle[:-1]).sum(axis=1))
     return float(across[-1] + down[-1]) / 2, float(across.max() + down.max()) / 2
 
 
-def _excess(pixels: NDArray[np.int16]) -> NDArray[np.float64]:
-    """For each place of a border in a block's width, the mean excess there; last comes that of the image's own grid."""
-    differences = pixels[:, 1:] - pixels[:, :-1]
-    steps = np.abs(differences, out=differences).sum(axis=0, dtype=np.int32)
-    if len(steps) < 2 * _BLOCK or not steps.any():
+def _differences(pixels: NDArray[np.uint8], others: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Between neighbours; as bytes they are had fastest, as numbers of this kind added up fastest, and exactly."""
+    found = np.maximum(pixels, others)
+    found -= np.minimum(pixels, others)
+    return found.astype(np.float32)
+
+
+def _excess(steps: NDArray[np.float32]) -> NDArray[np.float64]:
+    """For each place of a border in a block's width, the mean excess there; last comes that of the image's own grid.
+
+    Args:
+        steps: the sum of differences at each place but the first.
+    """
+    total = steps.sum(dtype=np.float64)
+    if len(steps) < 2 * _BLOCK or not total:
         return np.zeros(_BLOCK)
-    excess = np.zeros(len(steps) // _BLOCK * _BLOCK)
+    widths = len(steps) // _BLOCK
+    excess = np.zeros(widths * _BLOCK)
     beside = (steps[:-2] + steps[2:]) / 2
     excess[1 : len(beside) + 1] = (steps[1:-1] - beside)[: len(excess) - 1]
-    means: NDArray[np.float64] = excess.reshape(-1, _BLOCK).mean(axis=0) / steps.mean()
+    means: NDArray[np.float64] = excess.reshape(-1, _BLOCK).sum(axis=0) / widths / (total / len(steps))
     return means
 
 

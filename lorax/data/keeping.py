@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from lorax.data import memory, pins, repository, versions
 from lorax.data.layout import list_files
 from lorax.errors import DataVersionError
-from lorax.storage import write_whole
+from lorax.storage import copy_bytes, storage_errors, write_whole
 from lorax.workspace import Workspace
 
 
@@ -22,6 +23,37 @@ def keep_old_bytes(workspace: Workspace, task: str) -> None:
             _add_unchanged(workspace, f"data/{task}")
     if versions.default_remote(workspace) is not None:
         repository.push_data(workspace.root)  # later pushes bring only the new ones
+
+
+def store(workspace: Workspace, files: Mapping[str, str]) -> None:
+    """Bring files of data/ into DVC's cache and tell DVC which they are, so that `dvc add` reads and copies none.
+
+    It would read each a second time, and make and remove a file to find out for each whether bytes can be shared.
+
+    Args:
+        workspace: where they lie.
+        files: path relative to data/ -> md5.
+
+    Raises:
+        DataVersionError: DVC can't tell where its cache is.
+        StorageError: the disk is full or refuses to be written.
+    """
+    from dvc_data.hashfile.hash_info import HashInfo
+
+    with versions.opened(workspace, "the images") as repo, repo.lock:
+        cache, fs = repo.cache.local, repo.fs
+        with storage_errors(Path(cache.path)):
+            for folder in {md5[:2] for md5 in files.values()}:
+                cache.makedirs(f"{cache.path}/{folder}")
+            for path, md5 in files.items():
+                kept = cache.oid_to_path(md5)
+                if not os.path.exists(kept):  # noqa: PTH110  # a Path for each takes as long as the question
+                    draft = f"{cache.path}/{md5[:2]}/.{md5}.tmp"
+                    copy_bytes(f"{workspace.data_dir}/{path}", draft)
+                    cache.protect(draft)
+                    os.replace(draft, kept)  # noqa: PTH105
+        places = {f"{workspace.data_dir}/{path}": HashInfo("md5", md5) for path, md5 in files.items()}
+        repo.state.save_many(((place, digest, None) for place, digest in places.items()), fs)
 
 
 def mend_cache(workspace: Workspace, task: str, md5s: Iterable[str]) -> None:

@@ -5,7 +5,6 @@ Two landings run one after the other. See transaction.py for how a landing that 
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -22,7 +21,7 @@ from lorax.data.layouts.arrangement import Plan
 from lorax.data.pins import Pins, TaskNotes
 from lorax.data.transaction import is_noted, roll_back, transaction
 from lorax.errors import ContractError, DataVersionError, StorageError
-from lorax.storage import locked
+from lorax.storage import copy_bytes, locked
 from lorax.stream import PinnedTask, check_new_name
 from lorax.workspace import Workspace
 
@@ -165,12 +164,15 @@ def _bring(
     ignored = _bytes_of(ignore_path)
     with _draft(workspace) as draft:
         _copy({f"{one.task}/{p}": file for one in incoming for p, file in one.sources.items()}, draft, apart, progress)
+        for one in incoming:
+            _check_unchanged(one.sources, one, apart)
         with transaction(workspace, [entry for entry in stream if entry.name in names], new):
             workspace.data_dir.mkdir(exist_ok=True)
             for name in names:
                 shutil.move(draft / name, workspace.data_dir / name)
             if progress is not None:
                 progress(0, len(md5s), "adding to DVC")
+            keeping.store(workspace, md5s)
             repository.add_to_dvc(workspace.root, *([f"data/{name}" for name in names] if before.stream else ["data"]))
             _check_pins(workspace, others | md5s)
             _check_cache(cached.values())
@@ -202,6 +204,7 @@ def _restore(workspace: Workspace, incoming: Incoming, commit: bool, apart: Path
     }
     with _draft(workspace) as draft:
         _copy(missing, draft, apart, None)
+        _check_unchanged(missing, incoming, apart)
         for path in missing:
             (target / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.move(draft / path, target / path)
@@ -232,14 +235,25 @@ def _copy(sources: Mapping[str, Path], target: Path, apart: Path, progress: Prog
     """Have the files in `target`; those that landing made itself, below `apart`, are not needed there any more."""
     for folder in {path.rpartition("/")[0] for path in sources}:
         (target / folder).mkdir(parents=True, exist_ok=True)
-    own = os.path.join(apart, "")  # noqa: PTH118  # a Path for each of 100,000 files takes as long as copying it
     for done, (path, source) in enumerate(sources.items(), 1):
-        if str(source).startswith(own):
+        if _is_own(source, apart):
             source.rename(target / path)
         else:
-            shutil.copyfile(source, f"{target}/{path}")
+            copy_bytes(source, f"{target}/{path}")  # a Path for each of 100,000 files takes as long as copying it
         if progress is not None:
             progress(done, len(sources), "copying")
+
+
+def _is_own(source: Path, apart: Path) -> bool:
+    """Whether landing made the file itself."""
+    return str(source).startswith(f"{apart}/")
+
+
+def _check_unchanged(sources: Mapping[str, Path], incoming: Incoming, apart: Path) -> None:
+    """DVC is told what a file holds by what was seen of it, so nothing may have written to it until it was copied."""
+    for path, source in sources.items():
+        if not _is_own(source, apart) and source.stat().st_mtime_ns != incoming.files[path].mtime_ns:
+            raise DataVersionError(f"{source} was changed while it landed. Everything was put back; land it again.")
 
 
 def _check_pins(workspace: Workspace, expected: Mapping[str, str]) -> None:
@@ -249,8 +263,7 @@ def _check_pins(workspace: Workspace, expected: Mapping[str, str]) -> None:
     if differing:
         raise DataVersionError(
             f"after 'dvc add', data.dvc does not pin what it should: {len(differing)} files are missing, new or other "
-            f"than expected, such as {differing[0]}. Everything was put back. Does .dvcignore hide images, or did the "
-            "source change meanwhile?"
+            f"than expected, such as {differing[0]}. Everything was put back. Does .dvcignore hide images?"
         )
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -499,22 +498,17 @@ def test_what_a_killed_landing_left_is_put_back_once_the_dvc_that_it_ran_has_end
     assert left == after_the_kill != before == contents(landed_workspace)
 
 
-def test_a_full_disk_at_the_copy_is_a_storage_error_and_changes_nothing(
-    landed_workspace: Workspace, tmp_path: Path, write_task: WriteTask, monkeypatch: pytest.MonkeyPatch
+def test_a_source_that_is_written_to_while_it_lands_does_not_land(
+    landed_workspace: Workspace, tmp_path: Path, write_task: WriteTask
 ) -> None:
     before = contents(landed_workspace)
+    source = write_task(tmp_path / "in", seed=3)
 
-    def full(source: Path, target: str, **options: bool) -> None:
-        if "draft" not in target:
-            copied(source, target, **options)
-            return
-        Path(target).write_bytes(b"half")
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), target)
+    def write_over(plan: object) -> None:
+        shutil.copyfile(source / "val/1_fake/0.png", source / "train/1_fake/0.png")
 
-    copied = shutil.copyfile
-    monkeypatch.setattr(shutil, "copyfile", full)
-    with pytest.raises(StorageError, match="disk is full"):
-        land(landed_workspace, write_task(tmp_path / "in", seed=3), "gamma")
+    with pytest.raises(DataVersionError, match=r"train/1_fake/0\.png was changed while it landed"):
+        land(landed_workspace, source, "gamma", on_plan=write_over)
     assert contents(landed_workspace) == before
 
 
@@ -530,15 +524,18 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", disk], check=True)
 
 
-def test_a_disk_that_fills_up_inside_dvc_is_a_storage_error_and_changes_nothing(
-    landed_workspace: Workspace, small_disk: Path, tmp_path: Path, write_task: WriteTask
+@pytest.mark.parametrize(
+    ("share", "said"), [(0.7, "could not write .*free space"), (1.3, "the disk is full")], ids=["cache", "data"]
+)
+def test_a_disk_that_fills_up_is_a_storage_error_and_changes_nothing(
+    share: float, said: str, landed_workspace: Workspace, small_disk: Path, tmp_path: Path, write_task: WriteTask
 ) -> None:
     workspace = Workspace(small_disk / "workspace")
     shutil.copytree(landed_workspace.root, workspace.root)
     before = contents(workspace)
     free = shutil.disk_usage(small_disk).free
-    source = write_task(tmp_path / "in", {"0_real": 1, "1_fake": 1}, seed=3, side=int((free * 0.7 / 4 / 3) ** 0.5))
-    with pytest.raises(StorageError, match="disk is full: 'dvc add"):
+    source = write_task(tmp_path / "in", {"0_real": 1, "1_fake": 1}, seed=3, side=int((free * share / 4 / 3) ** 0.5))
+    with pytest.raises(StorageError, match=said):
         land(workspace, source, "gamma")
     assert contents(workspace) == before
 
