@@ -13,6 +13,7 @@ from PIL import Image
 
 from lorax.data import landing, repository, versions
 from lorax.workspace import Workspace
+from tests.mlflow_server import server as server
 
 SMALL_CONTRACT = "landing: {min_train: 1, min_val: 1}\n"
 WriteTask = Callable[..., Path]

@@ -1,4 +1,4 @@
-"""What the commands' tests share: a learner of two tasks, and the registry's server with its stream of three."""
+"""What the commands' tests share: a learner of two tasks, and the registry's stream of three."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import pytest
 
 from tests.registry.conftest import other_second as other_second
 from tests.registry.conftest import params as params
-from tests.registry.conftest import server as server
 from tests.registry.conftest import stream as stream
 from tests.registry.conftest import stream_dir as stream_dir
 from tests.tiny_learner import Learned, learn_stream, tiny_params

@@ -30,8 +30,9 @@ from lorax.storage import write_record
 from lorax.workspace import Workspace
 from tests.commands.test_cli import HEAVY, said_and_imported
 from tests.conftest import SMALL_CONTRACT, write_task_files
+from tests.mlflow_server import Server
 from tests.registry.assessments import FORESEEN, assessed
-from tests.registry.conftest import OPEN, Server, enter
+from tests.registry.conftest import OPEN, enter
 from tests.tiny_learner import Learned, calibrated
 
 pytestmark = pytest.mark.slow

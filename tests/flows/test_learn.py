@@ -37,7 +37,8 @@ from lorax.stream import SCENARIOS, DataRevision
 from lorax.workspace import Workspace
 from tests.conftest import write_task_files
 from tests.flows.commands import champion, environment, lorax, start, told
-from tests.registry.conftest import OPEN, free_port
+from tests.mlflow_server import free_port
+from tests.registry.conftest import OPEN
 from tests.tiny_learner import tiny_params
 
 TASKS = SCENARIOS["hard"]

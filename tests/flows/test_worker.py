@@ -35,7 +35,8 @@ from lorax.params import Params, load_params
 from lorax.services import embedded, orphans, supervision
 from lorax.workspace import Workspace
 from tests.conftest import write_task_files
-from tests.registry.conftest import OPEN, free_port
+from tests.mlflow_server import free_port
+from tests.registry.conftest import OPEN
 from tests.tiny_learner import tiny_params
 
 # the servers alone take minutes to come up on a machine that is busy

@@ -1,16 +1,10 @@
-"""A real MLflow server on SQLite, started once, and a stream of three tasks learned once."""
+"""Registered models on a real MLflow server, and a stream of three tasks learned once."""
 
 from __future__ import annotations
 
-import os
-import signal
 import socket
-import subprocess
-import sys
-import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -22,9 +16,9 @@ from lorax.learning.assessment import Assessment
 from lorax.params import GateParams, Params
 from lorax.registry import ModelVersion, Registry
 from lorax.registry.candidate import open_candidate
+from tests.mlflow_server import Server
 from tests.tiny_learner import Learned, learn_next, learn_stream, tiny_params
 
-START_S = 240
 OPEN = GateParams(
     detection_floor=0.0,
     detection_drop=1.0,
@@ -34,38 +28,6 @@ OPEN = GateParams(
     attribution_forgetting=1.0,
 )
 """Tiny learners are no good at anything."""
-
-
-@dataclass(frozen=True)
-class Server:
-    """A running MLflow server."""
-
-    uri: str
-    folder: Path
-
-    @property
-    def database_uri(self) -> str:
-        return f"sqlite:///{self.folder / 'mlflow.db'}"
-
-
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("mlflow")
-    found = Server(f"http://127.0.0.1:{free_port()}", folder)
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", found.uri.split(":")[-1]]
-    command += ["--backend-store-uri", found.database_uri, "--artifacts-destination", str(folder / "artifacts")]
-    log = (folder / "log").open("w")
-    environment = os.environ | {"DO_NOT_TRACK": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    process = subprocess.Popen(
-        [*command, "--workers", "1"], stdout=log, stderr=log, start_new_session=True, cwd=folder, env=environment
-    )
-    try:
-        _wait(found, process)
-        yield found
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        log.close()
 
 
 @pytest.fixture(scope="session")
@@ -119,24 +81,6 @@ def enter(
     registry.register(candidate)
     registry.judge(candidate, gate)
     return registry.promote_passed(candidate, gate)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-def _wait(server: Server, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline:
-        assert process.poll() is None, (server.folder / "log").read_text()
-        try:
-            requests.get(f"{server.uri}/health", timeout=10)
-            return
-        except requests.RequestException:
-            time.sleep(0.3)
-    raise AssertionError((server.folder / "log").read_text())
 
 
 class LossyServer(ThreadingHTTPServer):

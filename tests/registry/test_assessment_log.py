@@ -14,8 +14,9 @@ from lorax.learning.state_files import load_state
 from lorax.learning.unknown import Slice
 from lorax.registry import ModelVersion, Registry
 from lorax.registry.assessment_log import assessment_metrics
+from tests.mlflow_server import Server
 from tests.registry.assessments import ACCURACY, FALSE_POSITIVES, FORESEEN, assessed
-from tests.registry.conftest import OPEN, Server, enter
+from tests.registry.conftest import OPEN, enter
 from tests.registry.test_registry import curves, runs, table_of
 from tests.tiny_learner import Learned, calibrated
 

@@ -7,7 +7,7 @@ import requests
 
 from lorax.errors import RegistryError
 from lorax.registry.client import mlflow_errors
-from tests.registry.conftest import Server
+from tests.mlflow_server import Server
 
 pytestmark = pytest.mark.slow
 

@@ -13,8 +13,9 @@ from lorax.registry import ModelVersion, Registry
 from lorax.registry.candidate import open_candidate
 from lorax.registry.card import model_card
 from lorax.storage import write_record
+from tests.mlflow_server import Server
 from tests.registry.assessments import assessed
-from tests.registry.conftest import OPEN, Server, enter
+from tests.registry.conftest import OPEN, enter
 from tests.registry.test_registry import curves, runs, table_of
 from tests.tiny_learner import Learned
 

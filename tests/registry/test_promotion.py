@@ -21,7 +21,8 @@ from lorax.registry import CHALLENGER, CHAMPION, Registry, TaskVerdict, claims, 
 from lorax.registry.candidate import open_candidate
 from lorax.registry.versions import describe, promotion_tags, read_version, verdict_tags, version_tags
 from lorax.stream import PinnedTask
-from tests.registry.conftest import OPEN, Server, enter
+from tests.mlflow_server import Server
+from tests.registry.conftest import OPEN, enter
 from tests.tiny_learner import Learned
 
 pytestmark = pytest.mark.slow

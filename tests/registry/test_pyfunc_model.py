@@ -21,7 +21,7 @@ from lorax.registry import Registry
 from lorax.stream import ClassTable
 from lorax.verdicts import predictor
 from lorax.verdicts.predictor import TOO_LITTLE, Predictor, Verdict, decide
-from tests.registry.conftest import Server
+from tests.mlflow_server import Server
 from tests.tiny_learner import Learned
 
 pytestmark = pytest.mark.slow

@@ -20,8 +20,9 @@ from lorax.learning import metrics
 from lorax.learning.state_files import load_state, state_digest
 from lorax.registry import CHAMPION, Registry
 from lorax.stream import PinnedTask
+from tests.mlflow_server import Server, free_port
 from tests.registry.assessments import FORESEEN, assessed
-from tests.registry.conftest import LossyServer, Server, enter, free_port
+from tests.registry.conftest import LossyServer, enter
 from tests.tiny_learner import Learned
 
 pytestmark = pytest.mark.slow

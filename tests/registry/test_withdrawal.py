@@ -8,7 +8,8 @@ from lorax.errors import RegistryError
 from lorax.registry import CHALLENGER, Registry, journal, withdrawal
 from lorax.registry.candidate import open_candidate
 from lorax.stream import PinnedTask
-from tests.registry.conftest import OPEN, Server, enter
+from tests.mlflow_server import Server
+from tests.registry.conftest import OPEN, enter
 from tests.tiny_learner import Learned
 
 pytestmark = pytest.mark.slow

@@ -10,7 +10,7 @@ from lorax.errors import ServiceError
 from lorax.params import Params
 from lorax.services import databases, embedded
 from lorax.workspace import Workspace
-from tests.registry.conftest import free_port
+from tests.mlflow_server import free_port
 
 pytestmark = pytest.mark.slow
 
