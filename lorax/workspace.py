@@ -4,8 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lorax.errors import WorkspaceError
+
+
+class Below:
+    """A place below the `root` of what has one."""
+
+    def __init__(self, place: str) -> None:
+        self._place = place
+
+    def __get__(self, of: Any, _: type) -> Path:
+        root: Path = of.root
+        return root / self._place
 
 
 @dataclass(frozen=True)
@@ -30,51 +42,24 @@ class Workspace:
             "Make one with 'lorax init DIR' and run the command inside it."
         )
 
-    @property
-    def params_path(self) -> Path:
-        return self.root / "params.yaml"
+    params_path = Below("params.yaml")
+    data_dir = Below("data")
+    data_dvc_path = Below("data.dvc")
+    work_dir = Below("work")
+    services_dir = Below("work/services")
+    episodes_dir = Below("work/episodes")
 
-    @property
-    def data_dir(self) -> Path:
-        return self.root / "data"
+    learning_lock_path = Below("work/learning.lock")
+    """Held by who learns in this workspace, one at a time."""
 
-    @property
-    def data_dvc_path(self) -> Path:
-        return self.root / "data.dvc"
+    states_dir = Below("work/states")
+    """Local copies of registered learner states, one folder per state digest."""
 
-    @property
-    def work_dir(self) -> Path:
-        return self.root / "work"
+    memory_dir = Below("work/memory")
+    """The images that model versions need, whatever is landed by now."""
 
-    @property
-    def services_dir(self) -> Path:
-        return self.work_dir / "services"
+    prints_dir = Below("work/prints")
+    """What landed images look like, one table per task, which later landings are held to."""
 
-    @property
-    def episodes_dir(self) -> Path:
-        return self.work_dir / "episodes"
-
-    @property
-    def learning_lock_path(self) -> Path:
-        """Held by who learns in this workspace, one at a time."""
-        return self.work_dir / "learning.lock"
-
-    @property
-    def states_dir(self) -> Path:
-        """Local copies of registered learner states, one folder per state digest."""
-        return self.work_dir / "states"
-
-    @property
-    def memory_dir(self) -> Path:
-        """The images that model versions need, whatever is landed by now."""
-        return self.work_dir / "memory"
-
-    @property
-    def prints_dir(self) -> Path:
-        """What landed images look like, one table per task, which later landings are held to."""
-        return self.work_dir / "prints"
-
-    @property
-    def atlas_dir(self) -> Path:
-        """The branches of every episode as an atlas, and what `lorax atlas add` brought."""
-        return self.work_dir / "atlas"
+    atlas_dir = Below("work/atlas")
+    """The branches of every episode as an atlas, and what `lorax atlas add` brought."""

@@ -25,7 +25,6 @@ from lorax.learning.loading import (
     check_learnable,
     check_solver,
     open_network,
-    texture_head_of,
 )
 from lorax.learning.metrics import accuracy_row, compare, score
 from lorax.learning.queries import Asker, FeatureQuery, Fetch
@@ -214,7 +213,7 @@ class Episode:
         if self.folder.is_scored:
             return
         started = self.begin()
-        self.network.texture_head = texture_head_of(self._calibrated)
+        self.network.texture_head = self._calibrated.texture_head
         self._calibration_s += time.perf_counter() - started
 
     def score(self, on_progress: Progress | None = None) -> None:

@@ -25,6 +25,7 @@ from lorax.network.network import Network
 from lorax.params import Params
 from lorax.storage import canonical_json, read_record, whole_directory, write_record
 from lorax.stream import DataRevision, PinnedTask, Task
+from lorax.workspace import Below
 
 _DAMAGE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 
@@ -124,38 +125,18 @@ class EpisodeFolder:
         write_record(folder.plan_path, plan)
         return folder
 
-    @property
-    def plan_path(self) -> Path:
-        return self.root / "plan.json"
+    plan_path = Below("plan.json")
+    checkpoint_path = Below("training.safetensors")
+    trained_dir = Below("trained")
+    exemplars_path = Below("exemplars.json")
+    report_path = Below("report.json")
+    assessment_path = Below("assessment.json")
+    state_dir = Below("state")
 
     @property
     def features_dir(self) -> Path:
         """What frozen branches said of images, kept for all episodes beside this one."""
         return self.root.parent / "features"
-
-    @property
-    def checkpoint_path(self) -> Path:
-        return self.root / "training.safetensors"
-
-    @property
-    def trained_dir(self) -> Path:
-        return self.root / "trained"
-
-    @property
-    def exemplars_path(self) -> Path:
-        return self.root / "exemplars.json"
-
-    @property
-    def report_path(self) -> Path:
-        return self.root / "report.json"
-
-    @property
-    def assessment_path(self) -> Path:
-        return self.root / "assessment.json"
-
-    @property
-    def state_dir(self) -> Path:
-        return self.root / "state"
 
     @property
     def is_scored(self) -> bool:

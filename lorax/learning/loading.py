@@ -14,7 +14,7 @@ from lorax.learning.state import LearnerState
 from lorax.learning.state_files import load_state
 from lorax.network.backbone import Backbone
 from lorax.network.building import reopen_backbone
-from lorax.network.network import Network, TextureHead, fresh_head
+from lorax.network.network import Network, fresh_head
 from lorax.params import HeadParams, Params
 from lorax.stream import Task
 
@@ -107,21 +107,15 @@ def open_network(
     classes, width = state.head_weight.shape
     network.head = fresh_head(width, classes, torch.Generator())
     network.head.load_state_dict({"weight": state.head_weight, "bias": state.head_bias})
-    network.texture_head = texture_head_of(state)
+    network.texture_head = state.texture_head
     return network.requires_grad_(False).to(device_of(device))
-
-
-def texture_head_of(state: LearnerState) -> TextureHead | None:
-    """What reads the texture; None where nothing does."""
-    solved = state.texture_head
-    return TextureHead(solved.weight, solved.bias, solved.kind_weight, solved.kind_bias) if solved else None
 
 
 def answers_of(state: LearnerState, features: Tensor, textures: Tensor) -> Tensor:
     """The classes (N,) that a state gives to images whose features (N, K·D) are known, as are further branches'."""
     logits = F.linear(features[:, : state.head_weight.shape[1]], state.head_weight, state.head_bias)
-    if head := texture_head_of(state):
-        logits = head.beside(logits, textures)
+    if state.texture_head:
+        logits = state.texture_head.beside(logits, textures)
     return logits.argmax(dim=1)
 
 

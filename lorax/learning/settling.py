@@ -28,7 +28,8 @@ from lorax.learning.calibration import (
 from lorax.learning.ood import ByKind, Residual
 from lorax.learning.queries import Asker, FeatureQuery
 from lorax.learning.state import LearnerState
-from lorax.learning.texture_head import CLEAN, TextureWeights, kind_scores, perturbed
+from lorax.learning.texture_head import CLEAN, kind_scores, perturbed
+from lorax.network.network import TextureHead
 from lorax.params import Params
 from lorax.stream import ClassTable
 
@@ -85,7 +86,7 @@ def _with_texture_head(state: LearnerState, held: _Held, can_calibrate: bool, pa
         scale, shift = (weight, 0.0) if kind == CLEAN else _alike(fitted, scores[kind], held.ids, state.classes, may)
         solved.append((scale * matrix, scale * bias + shift))
     matrices, biases = (torch.stack(part).float() for part in zip(*solved, strict=True))
-    head = TextureWeights(matrices, biases, *kinds)
+    head = TextureHead(matrices, biases, *kinds)
     if fitted and len(honest) > 1:
         fitted = _by_kind(fitted, honest, kinds, held, state.classes)
     return replace(state, texture_head=head, calibration=fitted)

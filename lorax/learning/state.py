@@ -11,8 +11,9 @@ import torch
 
 from lorax.errors import StateError
 from lorax.learning.calibration import Calibration
-from lorax.learning.texture_head import Statistics, TextureWeights
+from lorax.learning.texture_head import Statistics
 from lorax.network.backbone import BackboneIdentity
+from lorax.network.network import TextureHead
 from lorax.storage import canonical_json
 from lorax.stream import ClassTable, DataRevision, PinnedTask, Sample
 
@@ -64,7 +65,7 @@ class LearnerState:
     classes: ClassTable = field(default_factory=ClassTable)
     head_weight: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 0))
     head_bias: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
-    texture_head: TextureWeights | None = None
+    texture_head: TextureHead | None = None
     statistics: Mapping[str, Statistics] = field(default_factory=dict)
     exemplars: tuple[Exemplar, ...] = ()
     calibration_memory: tuple[Exemplar, ...] = ()

@@ -40,8 +40,9 @@ from lorax.learning.record import (
     parsed_rows,
 )
 from lorax.learning.state import Branch, Exemplar, LearnerState, tensor_file
-from lorax.learning.texture_head import TextureWeights, parse_statistics, statistics_tensors
+from lorax.learning.texture_head import parse_statistics, statistics_tensors
 from lorax.network.backbone import BackboneIdentity
+from lorax.network.network import TextureHead
 from lorax.storage import canonical_json, whole_directory
 from lorax.stream import ClassTable, Sample, check_task_name
 
@@ -205,7 +206,7 @@ def _read_format_4(directory: Path, record: LearnerRecord) -> LearnerState:
     head = _tensors(_read(directory, "head.safetensors", record.files))
     state = replace(
         state,
-        texture_head=TextureWeights.parse(head),
+        texture_head=TextureHead.parse(head),
         statistics=parse_statistics(_tensors(_read(directory, name, record.files)), record.kinds),
     )
     check_textures(directory, state)

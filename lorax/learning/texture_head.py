@@ -161,36 +161,6 @@ _TAKEN_FOR_CLEAN = 0.02
 """Share of held-out perturbed images that may be, so that photographs that were compressed once are clean."""
 
 
-@dataclass(frozen=True)
-class TextureWeights:
-    """Of a `TextureHead`: M regressions from a texture (F numbers) to C classes.
-
-    Args:
-        weight: (M, C, F), as logits.
-        bias: (M, C).
-        kind_weight: (M, F), scores of the kinds; the highest is asked.
-        kind_bias: (M,).
-    """
-
-    weight: Tensor
-    bias: Tensor
-    kind_weight: Tensor
-    kind_bias: Tensor
-
-    def tensors(self) -> dict[str, Tensor]:
-        names = {"texture_weight": self.weight, "texture_bias": self.bias}
-        return names | {"kind_weight": self.kind_weight, "kind_bias": self.kind_bias}
-
-    @classmethod
-    def parse(cls, tensors: Mapping[str, Tensor]) -> TextureWeights:
-        """The opposite of `tensors`; before format 5 there was one kind."""
-        weight, bias = tensors["texture_weight"], tensors["texture_bias"]
-        if "kind_weight" not in tensors:
-            weight, bias = weight[None], bias[None]
-            return cls(weight, bias, torch.zeros(1, weight.shape[-1]), torch.zeros(1))
-        return cls(weight, bias, tensors["kind_weight"], tensors["kind_bias"])
-
-
 def statistics_tensors(statistics: Mapping[str, Statistics]) -> dict[str, Tensor]:
     """Of each kind, as they are kept."""
     return {f"{kind}.{name}": t for kind, sums in statistics.items() for name, t in sums.tensors().items()}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -56,12 +58,13 @@ _APART = 2**32
 """Between the seed of a branch's A and that of the head's start for it, whose numbers would else be the same."""
 
 
-class TextureHead(nn.Module):
+@dataclass(frozen=True)
+class TextureHead:
     """Linear regressions from the texture, one for each kind of perturbation; the texture tells which is asked.
 
     Args:
         weight, bias: (M, C, F) and (M, C), as logits; the first kind is "not perturbed".
-        kind_weight, kind_bias: (M, F) and (M,), scores of the kinds.
+        kind_weight, kind_bias: (M, F) and (M,), scores of the kinds; the highest is asked.
     """
 
     weight: Tensor
@@ -69,23 +72,31 @@ class TextureHead(nn.Module):
     kind_weight: Tensor
     kind_bias: Tensor
 
-    def __init__(self, weight: Tensor, bias: Tensor, kind_weight: Tensor, kind_bias: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("weight", weight)
-        self.register_buffer("bias", bias)
-        self.register_buffer("kind_weight", kind_weight)
-        self.register_buffer("kind_bias", kind_bias)
-
-    def forward(self, texture: Tensor) -> tuple[Tensor, Tensor]:
+    def answer(self, texture: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, C) of textures (B, F), and of which kind each image is (B,), 0 where it is not perturbed."""
-        kinds = kinds_of(texture, self.kind_weight, self.kind_bias)
-        logits = torch.einsum("mcf,bf->bmc", self.weight, texture) + self.bias
+        weight, bias, *of_kinds = (part.to(texture.device) for part in self.tensors().values())
+        kinds = kinds_of(texture, *of_kinds)
+        logits = torch.einsum("mcf,bf->bmc", weight, texture) + bias
         return logits[torch.arange(len(texture), device=texture.device), kinds], kinds
 
     def beside(self, logits: Tensor, texture: Tensor) -> Tensor:
         """The branches' logits (B, C) and these together; branches say nothing of a perturbed image."""
-        added, kinds = self.forward(texture)
+        added, kinds = self.answer(texture)
         return torch.where(kinds[:, None] == 0, logits, 0) + added
+
+    def tensors(self) -> dict[str, Tensor]:
+        """As a learner state has them."""
+        names = {"texture_weight": self.weight, "texture_bias": self.bias}
+        return names | {"kind_weight": self.kind_weight, "kind_bias": self.kind_bias}
+
+    @classmethod
+    def parse(cls, tensors: Mapping[str, Tensor]) -> TextureHead:
+        """The opposite; before format 5 there was one kind."""
+        weight, bias = tensors["texture_weight"], tensors["texture_bias"]
+        if "kind_weight" not in tensors:
+            weight, bias = weight[None], bias[None]
+            return cls(weight, bias, torch.zeros(1, weight.shape[-1]), torch.zeros(1))
+        return cls(weight, bias, tensors["kind_weight"], tensors["kind_bias"])
 
 
 def kinds_of(texture: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

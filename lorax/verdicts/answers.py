@@ -86,7 +86,7 @@ def _of_texture(predictor: Predictor, judged: Judged) -> tuple[torch.Tensor, str
     head, calibration = predictor.network.texture_head, predictor.calibration
     if head is None:
         return None, None
-    [added], [kind] = head(judged.texture.float()[None].to(head.bias.device))
+    [added], [kind] = head.answer(judged.texture.float()[None])
     calibrated = added.double().cpu() / (calibration.temperature if calibration else 1.0)
     return calibrated, list(predictor.state.statistics)[int(kind)]
 

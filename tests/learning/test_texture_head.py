@@ -47,5 +47,5 @@ def test_an_image_is_clean_until_held_out_ones_say_that_it_is_surely_not(kinds: 
 def test_the_kind_decides_which_regression_is_asked() -> None:
     weight = torch.tensor([[[1.0, 0], [0, 1]], [[0.0, 2], [2, 0]]])
     head = TextureHead(weight, torch.zeros(2, 2), torch.tensor([[1.0, 0], [0, 1]]), torch.zeros(2))
-    logits, kinds = head(torch.tensor([[3.0, 1], [1, 3]]))
+    logits, kinds = head.answer(torch.tensor([[3.0, 1], [1, 3]]))
     assert logits.tolist() == [[3, 1], [6, 2]] and kinds.tolist() == [0, 1]
