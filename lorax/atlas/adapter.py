@@ -39,27 +39,18 @@ class Layer:
 
 @dataclass(frozen=True)
 class Adapter:
-    """Its layers are known; its factors are read when they are asked for.
+    """Its layers are known; its factors are read when they are asked for."""
 
-    Args:
-        name: what people call it.
-        source: where it was read from, for messages.
-        format: "peft", "diffusers", "kohya" or "branch" (of a learner state).
-        base: the base model that it states, or None.
-        layers: sorted.
-        read: gives the factors of all layers, in their order, at least float32.
-        label: what it is known to have learned, or "".
-        start: of a branch that did not start as fresh ones do, the name of the one whose weights it started from, or ""
-            from before fresh branches had a common start; None of all others.
-    """
-
-    name: str
-    source: str
-    format: str
-    base: str | None
-    layers: tuple[Layer, ...]
+    name: str  # what people call it
+    source: str  # where it was read from, for messages
+    format: str  # "peft", "diffusers", "kohya" or "branch" (of a learner state)
+    base: str | None  # the base model that it states, or None
+    layers: tuple[Layer, ...]  # sorted
+    # gives the factors of all layers, in their order, at least float32
     read: Callable[[], list[Factors]] = field(repr=False, compare=False)
-    label: str = ""
+    label: str = ""  # what it is known to have learned, or ""
+    # of a branch that did not start as fresh ones do, the name of the one whose weights it started from, or "" from
+    # before fresh branches had a common start; None of all others
     start: str | None = None
 
     def factors(self) -> list[Factors]:

@@ -39,33 +39,20 @@ Group = str | Rest
 
 @dataclass(frozen=True)
 class Arrangement:
-    """A map's content.
+    """A map's content."""
 
-    Args:
-        names: of N entries.
-        groups: by which each is coloured: its label, or its cluster where no entry has a label; derived ones have none.
-        kinds: the groups that have a colour of their own, the largest first; at the end what has none.
-        places: (N, 2).
-        rule: how the places were found, in words.
-        nearest: of each entry, the nearest others in words; of which none is derived.
-        shown: numbers of the entries in the heatmap, in the order of its rows.
-        heat: their similarities (M, M).
-        tree: lines of the dendrogram: (joins, 4) rows and (joins, 4) distances, each a bracket.
-        title: what the map is of.
-        described: by what entries are compared.
-    """
-
-    names: list[str]
+    names: list[str]  # of N entries
+    # by which each is coloured: its label, or its cluster where no entry has a label; derived ones have none
     groups: list[Group]
-    kinds: list[Group]
-    places: Floats
-    rule: str
-    nearest: list[str]
-    shown: list[int]
-    heat: Floats
-    tree: tuple[Floats, Floats]
-    title: str
-    described: str
+    kinds: list[Group]  # the groups that have a colour of their own, the largest first; at the end what has none
+    places: Floats  # (N, 2)
+    rule: str  # how the places were found, in words
+    nearest: list[str]  # of each entry, the nearest others in words; of which none is derived
+    shown: list[int]  # numbers of the entries in the heatmap, in the order of its rows
+    heat: Floats  # their similarities (M, M)
+    tree: tuple[Floats, Floats]  # lines of the dendrogram: (joins, 4) rows and (joins, 4) distances, each a bracket
+    title: str  # what the map is of
+    described: str  # by what entries are compared
 
     @property
     def is_small(self) -> bool:

@@ -47,18 +47,12 @@ def cut(tree: Floats, count: int) -> Numbers:
 
 @dataclass(frozen=True)
 class Families:
-    """What was found.
+    """What was found."""
 
-    Args:
-        members: the cluster of each entry (N,), the largest is 0.
-        count: of clusters.
-        curve: number of clusters -> mean silhouette, in [-1, 1].
-        chance: the best silhouette that one entry cloud without families in twenty exceeds; None if not asked for.
-    """
-
-    members: Numbers
-    count: int
-    curve: Mapping[int, float] = field(default_factory=dict)
+    members: Numbers  # the cluster of each entry (N,), the largest is 0
+    count: int  # of clusters
+    curve: Mapping[int, float] = field(default_factory=dict)  # number of clusters -> mean silhouette, in [-1, 1]
+    # the best silhouette that one entry cloud without families in twenty exceeds; None if not asked for
     chance: float | None = None
 
     @property

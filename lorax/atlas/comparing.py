@@ -23,38 +23,25 @@ _LARGEST = 1e300
 
 @dataclass(frozen=True)
 class LayerSimilarity:
-    """Of one layer's products, of the first adapter and the second.
+    """Of one layer's products, of the first adapter and the second."""
 
-    Args:
-        name: of the layer, behind its part.
-        cosine: in [-1, 1]; None where one of them is zero.
-        norms: Frobenius.
-        ranks: squared norm over squared largest singular value: how many directions are used, were all used alike;
-            None where it is zero.
-    """
-
-    name: str
-    cosine: float | None
-    norms: tuple[float, float]
+    name: str  # of the layer, behind its part
+    cosine: float | None  # in [-1, 1]; None where one of them is zero
+    norms: tuple[float, float]  # Frobenius
+    # squared norm over squared largest singular value: how many directions are used, were all used alike; None where
+    # it is zero
     ranks: tuple[float | None, float | None]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two adapters over the layers that both have.
+    """Two adapters over the layers that both have."""
 
-    Args:
-        layers: one by one.
-        cosine: of all layers' products as one vector; None where one adapter is zero.
-        norms: of all layers.
-        only: layers that only the first has, and only the second.
-        error: what a layer's cosine may be off by, typically: least and most; None where it is exact.
-    """
-
-    layers: list[LayerSimilarity]
-    cosine: float | None
-    norms: tuple[float, float]
-    only: tuple[list[str], list[str]]
+    layers: list[LayerSimilarity]  # one by one
+    cosine: float | None  # of all layers' products as one vector; None where one adapter is zero
+    norms: tuple[float, float]  # of all layers
+    only: tuple[list[str], list[str]]  # layers that only the first has, and only the second
+    # what a layer's cosine may be off by, typically: least and most; None where it is exact
     error: tuple[float, float] | None
 
 

@@ -12,17 +12,12 @@ from lorax.errors import AdapterError, printable
 
 @dataclass
 class Labels:
-    """Labels by an adapter's name, or by its path.
+    """Labels by an adapter's name, or by its path."""
 
-    Args:
-        everyone: the label of all, or None.
-        told: by name, or by absolute path, the label and its line in the CSV.
-        used: the names and paths of those that were asked for.
-    """
-
-    everyone: str | None = None
+    everyone: str | None = None  # the label of all, or None
+    # by name, or by absolute path, the label and its line in the CSV
     told: dict[str | Path, tuple[str, int]] = field(default_factory=dict)
-    used: set[str | Path] = field(default_factory=set)
+    used: set[str | Path] = field(default_factory=set)  # the names and paths of those that were asked for
 
     @classmethod
     def read(cls, path: Path) -> Labels:

@@ -30,20 +30,14 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search found.
+    """What a search found."""
 
-    Args:
-        neighbours: the nearest first.
-        described: by what the query was compared, in words.
-        residual: the share of the query that lies outside the view's basis, in [0, 1]; None without a limit, and of an
-            entry that the basis was fitted on.
-        limit: see `View.limit`.
-    """
-
-    neighbours: list[Neighbour]
-    described: str
+    neighbours: list[Neighbour]  # the nearest first
+    described: str  # by what the query was compared, in words
+    # the share of the query that lies outside the view's basis, in [0, 1]; None without a limit, and of an entry that
+    # the basis was fitted on
     residual: float | None
-    limit: float | None
+    limit: float | None  # see `View.limit`.
 
 
 def search(

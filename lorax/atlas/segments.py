@@ -31,31 +31,18 @@ ADAPTER, BRANCH, DERIVED = "adapter", "branch", "derived"
 
 @dataclass(frozen=True)
 class AtlasEntry:
-    """One row of entries.csv.
+    """One row of entries.csv."""
 
-    Args:
-        digest: of its factors; see `lorax.atlas.adapter.digest_of`.
-        name: unique within the atlas.
-        label: what it is known to have learned, or "".
-        kind: "adapter", "branch" or "derived"; the last is alike by birth: of no family, and nobody's nearest.
-        source: where it was read from.
-        format: of its file.
-        base: the base model that it states, or "".
-        rank: the largest of its layers.
-        length: of its product's sketch row; that of BA over all layers, but for the sketch's error.
-        added: when, UTC.
-    """
-
-    digest: str
-    name: str
-    label: str
-    kind: str
-    source: str
-    format: str
-    base: str
-    rank: int
-    length: float
-    added: str
+    digest: str  # of its factors; see `lorax.atlas.adapter.digest_of`.
+    name: str  # unique within the atlas
+    label: str  # what it is known to have learned, or ""
+    kind: str  # "adapter", "branch" or "derived"; the last is alike by birth: of no family, and nobody's nearest
+    source: str  # where it was read from
+    format: str  # of its file
+    base: str  # the base model that it states, or ""
+    rank: int  # the largest of its layers
+    length: float  # of its product's sketch row; that of BA over all layers, but for the sketch's error
+    added: str  # when, UTC
 
     @property
     def is_derived(self) -> bool:

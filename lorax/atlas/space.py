@@ -34,23 +34,14 @@ _NONE = 1e-12
 
 @dataclass(frozen=True)
 class Basis:
-    """F numbers of an adapter to d scores.
+    """F numbers of an adapter to d scores."""
 
-    Args:
-        mean: of the rows fitted on, (F,).
-        scale: what each column is multiplied by, (F,).
-        components: (d, F), orthonormal.
-        stretch: what newcomers' scores are multiplied by, (d,); at least 1.
-        usual: residuals of rows that were left out while fitting, as shares of their squared length, sorted.
-        collection: how many rows the collection had when it was fitted.
-    """
-
-    mean: Rows
-    scale: Rows
-    components: Rows
-    stretch: Rows
-    usual: Rows
-    collection: int
+    mean: Rows  # of the rows fitted on, (F,)
+    scale: Rows  # what each column is multiplied by, (F,)
+    components: Rows  # (d, F), orthonormal
+    stretch: Rows  # what newcomers' scores are multiplied by, (d,); at least 1
+    usual: Rows  # residuals of rows that were left out while fitting, as shares of their squared length, sorted
+    collection: int  # how many rows the collection had when it was fitted
 
     def project(self, rows: Floats, *, newcomers: bool) -> tuple[Rows, Rows]:
         """Rows (n, F) -> scores (n, d), and residuals (n,) in [0, 1]: the share of a row outside the basis.

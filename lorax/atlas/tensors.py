@@ -65,19 +65,12 @@ class Stored(NamedTuple):  # made by the hundred for each file, in a third of a 
 
 @dataclass(frozen=True)
 class TensorFile:
-    """A file whose header was read and found good.
+    """A file whose header was read and found good."""
 
-    Args:
-        path: of the file.
-        size: its bytes.
-        tensors: by name, in the header's order.
-        metadata: free text by key.
-    """
-
-    path: Path
-    size: int
-    tensors: Mapping[str, Stored]
-    metadata: Mapping[str, str]
+    path: Path  # of the file
+    size: int  # its bytes
+    tensors: Mapping[str, Stored]  # by name, in the header's order
+    metadata: Mapping[str, str]  # free text by key
 
     def read(self) -> dict[str, Tensor]:
         """All tensors by name; floating-point numbers have at least float32.

@@ -29,17 +29,11 @@ _EPISODE = "episode "
 
 @dataclass
 class RunDisplay:
-    """Shows the runs of the deployment `learn` until there is nothing left to learn.
+    """Shows the runs of the deployment `learn` until there is nothing left to learn."""
 
-    Args:
-        api: Prefect's server.
-        console: where it is shown.
-        is_done: whether everything that was waited for has been learned or refused.
-    """
-
-    api: PrefectApi
-    console: Console
-    is_done: Callable[[], bool]
+    api: PrefectApi  # Prefect's server
+    console: Console  # where it is shown
+    is_done: Callable[[], bool]  # whether everything that was waited for has been learned or refused
     _seen: set[str] = field(default_factory=set)
 
     def follow(self, since: datetime) -> None:

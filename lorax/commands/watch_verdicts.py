@@ -149,18 +149,13 @@ class CalibratedVersions:
 
 @dataclass
 class _Watch:
-    """What was seen so far: a window for each version, since another one's scores have another threshold.
-
-    Args:
-        size: how many of the last images count.
-        rate: the share to warn of; None: see `_FALSE_ALARMS_TIMES`.
-    """
+    """What was seen so far: a window for each version, since another one's scores have another threshold."""
 
     versions: CalibratedVersions
     reporter: Reporter
     watch_dir: Path
-    size: int
-    rate: float | None
+    size: int  # how many of the last images count
+    rate: float | None  # the share to warn of; None: see `_FALSE_ALARMS_TIMES`
     alerts: int = 0
     windows: dict[int, Window] = field(default_factory=dict)
     images: Counter[int] = field(default_factory=Counter)
@@ -216,14 +211,10 @@ class _Watch:
 
 @dataclass(frozen=True)
 class Reporter:
-    """Who tells people, scripts and Prefect's server.
-
-    Args:
-        model: the registered model's name.
-    """
+    """Who tells people, scripts and Prefect's server."""
 
     workspace: Workspace
-    model: str
+    model: str  # the registered model's name
     as_json: bool
 
     def skip(self, text: str) -> None:

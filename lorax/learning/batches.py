@@ -168,15 +168,11 @@ def _embedded(network: Network, cut: Cut, count: int, batch_size: int, on_cached
 
 @dataclass(frozen=True)
 class Showing:
-    """What training shows of N images over V views.
+    """What training shows of N images over V views."""
 
-    Args:
-        looks: md5 -> the forms in which that image is shown, as `Images.load` takes them.
-        shown: (N, V) the row of `Images` that each view shows.
-    """
-
+    # md5 -> the forms in which that image is shown, as `Images.load` takes them.
     looks: Mapping[str, Sequence[Perturbation]]
-    shown: NDArray[np.int64]
+    shown: NDArray[np.int64]  # (N, V) the row of `Images` that each view shows
 
     @classmethod
     def draw(cls, samples: Sequence[Sample], views: int, share: float, seed: int) -> Showing:

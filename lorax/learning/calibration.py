@@ -115,24 +115,15 @@ _TINY = 1e-12
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was fitted on the calibration memory.
+    """What was fitted on the calibration memory."""
 
-    Args:
-        temperature: logits are divided by it.
-        bias: (C,) added to the divided logits.
-        distance: to the nearest class, or of the scores to the nearest answer.
-        scores: (n,) OOD scores of the calibration images, rising, each measured as if it were new.
-        unit: the squared distance that counts as an OOD score of 1.
-        false_alarms: the share of images of known classes that `threshold` lets pass for unknown.
-        relatives: which generators are confused; None in states from before format 4, or where too few images tell.
-    """
-
-    temperature: float
-    bias: Tensor
-    distance: Distance | Residual | ByKind
-    scores: Tensor
-    unit: float
-    false_alarms: float
+    temperature: float  # logits are divided by it
+    bias: Tensor  # (C,) added to the divided logits
+    distance: Distance | Residual | ByKind  # to the nearest class, or of the scores to the nearest answer
+    scores: Tensor  # (n,) OOD scores of the calibration images, rising, each measured as if it were new
+    unit: float  # the squared distance that counts as an OOD score of 1
+    false_alarms: float  # the share of images of known classes that `threshold` lets pass for unknown
+    # which generators are confused; None in states from before format 4, or where too few images tell
     relatives: Relatives | None = None
 
     @classmethod

@@ -27,19 +27,12 @@ _NO_VARIANCE = 1e-12
 
 @dataclass(frozen=True)
 class Distance:
-    """A fitted distance.
+    """A fitted distance."""
 
-    Args:
-        means: (C, F) mean feature of each class.
-        axes: (r, F) orthonormal directions in which features vary within their class.
-        gains: (r,) what a unit along each of them counts for, less `base`.
-        base: what a unit in any other direction counts for.
-    """
-
-    means: Tensor
-    axes: Tensor
-    gains: Tensor
-    base: float
+    means: Tensor  # (C, F) mean feature of each class
+    axes: Tensor  # (r, F) orthonormal directions in which features vary within their class
+    gains: Tensor  # (r,) what a unit along each of them counts for, less `base`
+    base: float  # what a unit in any other direction counts for
 
     def tensors(self) -> dict[str, Tensor]:
         return {"means": self.means, "axes": self.axes, "gains": self.gains}
@@ -84,16 +77,11 @@ class Residual:
     """How far a texture's scores lie from the nearest answer.
 
     A head that was solved gives a known image a score of 1 for its answer and of 0 for all others, or nearly.
-
-    Args:
-        weight: (S, F), one row for each score: that of each answer, and maybe others beside them.
-        bias: (S,).
-        answers: (A, S): row a is where the scores of answer a should lie.
     """
 
-    weight: Tensor
-    bias: Tensor
-    answers: Tensor
+    weight: Tensor  # (S, F), one row for each score: that of each answer, and maybe others beside them
+    bias: Tensor  # (S,)
+    answers: Tensor  # (A, S): row a is where the scores of answer a should lie
 
     @classmethod
     def of_head(cls, weight: Tensor, bias: Tensor) -> Residual:

@@ -43,17 +43,11 @@ _KEPT_CONTEXTS = 8
 
 @dataclass(frozen=True)
 class Context:
-    """What all probes that are compared have in common.
+    """What all probes that are compared have in common."""
 
-    Args:
-        backbone: that they adapt.
-        real: the real images that synthetic ones are told from.
-        params: sections `lora`, `atlas` and `run` say how.
-    """
-
-    backbone: BackboneIdentity
-    real: tuple[Sample, ...]
-    params: Params
+    backbone: BackboneIdentity  # that they adapt
+    real: tuple[Sample, ...]  # the real images that synthetic ones are told from
+    params: Params  # sections `lora`, `atlas` and `run` say how
 
     @classmethod
     def of_state(cls, state: LearnerState, params: Params) -> Context:

@@ -63,21 +63,13 @@ class FeatureQuery:
 
 @dataclass(frozen=True)
 class Asker:
-    """A network that is asked about images: what it has said before is looked up, and what it says now is kept.
+    """A network that is asked about images: what it has said before is looked up, and what it says now is kept."""
 
-    Args:
-        network: whose branches and texture.
-        cache: what has been said.
-        fetch: finds the images, which are read only where an answer is lacking.
-        batch_size: of every pass.
-        group: shares the work.
-    """
-
-    network: Network
-    cache: FeatureCache
-    fetch: Fetch
-    batch_size: int
-    group: ProcessGroup = SINGLE
+    network: Network  # whose branches and texture
+    cache: FeatureCache  # what has been said
+    fetch: Fetch  # finds the images, which are read only where an answer is lacking
+    batch_size: int  # of every pass
+    group: ProcessGroup = SINGLE  # shares the work
 
     def ask(
         self,

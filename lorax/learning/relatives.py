@@ -27,17 +27,12 @@ Group = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Relatives:
-    """Groups of generators that are confused, and how sure a statement about one must be.
+    """Groups of generators that are confused, and how sure a statement about one must be."""
 
-    Args:
-        error: the share of synthetic images that may be by a generator that is not in the set.
-        groups: each within or apart from every other, smaller ones first.
-        levels: (C,) for each class where it is the likeliest synthetic one: the share of the probability of all
-            synthetic classes that a set must exceed; 0 for real classes.
-    """
-
-    error: float
-    groups: tuple[Group, ...]
+    error: float  # the share of synthetic images that may be by a generator that is not in the set
+    groups: tuple[Group, ...]  # each within or apart from every other, smaller ones first
+    # (C,) for each class where it is the likeliest synthetic one: the share of the probability of all synthetic
+    # classes that a set must exceed; 0 for real classes
     levels: Tensor
 
     @classmethod
@@ -101,17 +96,11 @@ class Relatives:
 
 @dataclass(frozen=True)
 class Named:
-    """What was said of synthetic images that were called synthetic.
+    """What was said of synthetic images that were called synthetic."""
 
-    Args:
-        images: how many they are.
-        one: of how many one generator was named.
-        missed: of how many the generator was not among those named.
-    """
-
-    images: int
-    one: int
-    missed: int
+    images: int  # how many they are
+    one: int  # of how many one generator was named
+    missed: int  # of how many the generator was not among those named
 
 
 def named(relatives: Relatives, probabilities: Tensor, ids: Tensor, classes: ClassTable, least: float) -> Named:

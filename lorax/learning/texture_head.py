@@ -32,17 +32,11 @@ _NO_SPREAD = 1e-3
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of the textures (F numbers each) of all images learned from, by class.
+    """Of the textures (F numbers each) of all images learned from, by class."""
 
-    Args:
-        counts: (C,) images of each class.
-        means: (C, F) mean texture of each class; zeros where there is no image of it.
-        scatter: (F, F) summed outer products of what textures differ from the mean of all by.
-    """
-
-    counts: Tensor
-    means: Tensor
-    scatter: Tensor
+    counts: Tensor  # (C,) images of each class
+    means: Tensor  # (C, F) mean texture of each class; zeros where there is no image of it
+    scatter: Tensor  # (F, F) summed outer products of what textures differ from the mean of all by
 
     @classmethod
     def empty(cls, width: int) -> Statistics:

@@ -26,22 +26,14 @@ class Foreseen:
     """How far out of distribution the version before found the new task's test images, which it had not learned.
 
     Unknown means the new task's synthetic images; known means the test images of all tasks that the version knew.
-
-    Args:
-        auroc: how well the OOD score tells unknown from known images.
-        detection: share of the unknown images above the threshold.
-        detection_at_5: the same above the OOD score that 5 % of the known test images exceed.
-        false_alarms: share of the known test images above the threshold.
-        stated_false_alarms: what the threshold was set for, on the calibration memory.
-        new_reals: share of the new task's real images above the threshold; None where it brought none.
     """
 
-    auroc: float
-    detection: float
-    detection_at_5: float
-    false_alarms: float
-    stated_false_alarms: float
-    new_reals: float | None
+    auroc: float  # how well the OOD score tells unknown from known images
+    detection: float  # share of the unknown images above the threshold
+    detection_at_5: float  # the same above the OOD score that 5 % of the known test images exceed
+    false_alarms: float  # share of the known test images above the threshold
+    stated_false_alarms: float  # what the threshold was set for, on the calibration memory
+    new_reals: float | None  # share of the new task's real images above the threshold; None where it brought none
 
 
 def foreseen(base: LearnerState, textures: Tensor, counts: Sequence[int], task: Task) -> Foreseen | None:

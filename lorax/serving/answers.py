@@ -128,19 +128,12 @@ class Version(Model):
 
 @dataclass
 class RefusalError(Exception):
-    """Why a request or an image is not judged.
+    """Why a request or an image is not judged."""
 
-    Args:
-        status: HTTP status.
-        code: the kind, for programs.
-        reason: for people: what was found, what was expected.
-        retry_after_s: when to try again, where that helps.
-    """
-
-    status: int
-    code: str
-    reason: str
-    retry_after_s: int | None = None
+    status: int  # HTTP status
+    code: str  # the kind, for programs
+    reason: str  # for people: what was found, what was expected
+    retry_after_s: int | None = None  # when to try again, where that helps
 
     def record(self) -> dict[str, str]:
         """As it is answered."""

@@ -35,16 +35,12 @@ class Served:
 
 @dataclass(frozen=True)
 class Source:
-    """Where the version comes from that is served.
-
-    Args:
-        device: as `run.device`.
-    """
+    """Where the version comes from that is served."""
 
     versions: Registry
     alias: str
     states_dir: Path
-    device: str
+    device: str  # as `run.device`.
 
     def find(self) -> ModelVersion:
         """The version that the alias names now.
