@@ -94,27 +94,16 @@ def print_accuracy(
 
 def version_record(version: ModelVersion) -> dict[str, Any]:
     """A model version, with all that the gate said."""
-    return {
-        "version": version.version,
+    return asdict(version) | {
         "aliases": list(version.aliases),
-        "task": version.task,
         "tasks": version.names,
         "digests": {task.name: task.digest for task in version.tasks},
-        "state_digest": version.state_digest,
-        "parent_digest": version.parent_digest,
-        "line": version.line,
-        "calibrated": version.calibrated,
         "nearest": nearest_record(version),
         "start": version.start or None,
-        "data_digest": version.data_digest,
-        "data_commit": version.data_commit,
         "metrics": {name: _number(value) for name, value in version.metrics.items()},
         "created_at": version.created_at.isoformat(),
-        "outcome": version.outcome,
-        "reason": version.reason,
         "verdicts": [verdict_record(verdict) for verdict in version.verdicts],
         "promoted_at": version.promoted_at.isoformat() if version.promoted_at else None,
-        "promoted_by": version.promoted_by,
     }
 
 
@@ -129,15 +118,8 @@ def nearest_record(version: ModelVersion) -> dict[str, Any] | None:
 
 def verdict_record(verdict: TaskVerdict) -> dict[str, Any]:
     """What the gate said of one task; null where it could not be checked."""
-    return {
-        "task": verdict.task,
-        "kind": verdict.kind,
-        "passed": verdict.passed,
-        "before": _number(verdict.before),
-        "after": _number(verdict.after),
-        "chance": _number(verdict.chance),
-        "reason": verdict.reason,
-    }
+    numbers = {name: _number(getattr(verdict, name)) for name in ("before", "after", "chance")}
+    return asdict(verdict) | numbers | {"reason": verdict.reason}
 
 
 def quarantine_record(one: Quarantine) -> dict[str, Any]:

@@ -85,13 +85,12 @@ def load_state(directory: Path) -> LearnerState:
     found = parsed_object(text, path).get("format")
     if type(found) is not int:
         raise StateError(f"{path} is damaged: it names no format. {RESTORE}")
-    reader = _READERS.get(found)
-    if reader is None:
+    if not 1 <= found <= FORMAT:
         raise StateError(
-            f"{path} has format {found}; this version of lorax reads {sorted(_READERS)}. Update lorax to read it."
+            f"{path} has format {found}; this version of lorax reads 1 to {FORMAT}. Update lorax to read it."
         )
     try:
-        return reader(directory, parsed(LearnerRecord, text, path))
+        return _state(directory, parsed(LearnerRecord, text, path), has_calibration=found >= 2)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         if isinstance(error, StateError):
             raise
@@ -138,23 +137,14 @@ def _folders(state: LearnerState) -> list[tuple[str, Branch]]:
     return [(f"branches/{k:02d}-{b.task}", b) for k, b in enumerate(state.branches)]
 
 
-def _read_format_2(directory: Path, record: LearnerRecord) -> LearnerState:
-    state, path = _read_format_1(directory, record), directory / "calibration.json"
-    text = _read(directory, path.name, record.files)
-    tensors = _tensors(_read(directory, "calibration.safetensors", record.files))
-    fitted = parsed(CalibrationRecord, text, path) if parsed_object(text, path) else None
-    return replace(
-        state,
-        calibration_memory=_exemplars(directory, "calibration.csv", record, state.classes),
-        calibration=_calibration(directory, fitted, tensors, state) if fitted else None,
-    )
-
-
-def _read_format_1(directory: Path, record: LearnerRecord) -> LearnerState:
-    classes = ClassTable(record.classes)
-    head = _tensors(_read(directory, "head.safetensors", record.files))
-    for name in ("calibration.csv", "calibration.json"):
-        _read(directory, name, record.files)
+def _state(directory: Path, record: LearnerRecord, *, has_calibration: bool) -> LearnerState:
+    """What the files hold, each held to its sha256 and all to each other; what a format lacks has no file."""
+    classes, head = ClassTable(record.classes), _tensors(_read(directory, "head.safetensors", record.files))
+    memory = _exemplars(directory, "calibration.csv", record, classes)
+    path = directory / "calibration.json"
+    text, fitted = _read(directory, path.name, record.files), None
+    if has_calibration and parsed_object(text, path):
+        fitted = parsed(CalibrationRecord, text, path)
     state = LearnerState(
         backbone=BackboneIdentity(**record.backbone.model_dump()),
         branches=tuple(_branch(directory, k, record) for k in range(len(record.branches))),
@@ -162,6 +152,7 @@ def _read_format_1(directory: Path, record: LearnerRecord) -> LearnerState:
         head_weight=head["weight"],
         head_bias=head["bias"],
         exemplars=_exemplars(directory, "exemplars.csv", record, classes),
+        calibration_memory=memory if has_calibration else (),
         tasks=record.tasks,
         extensions=record.extensions,
         accuracy=record.accuracy,
@@ -171,6 +162,15 @@ def _read_format_1(directory: Path, record: LearnerRecord) -> LearnerState:
         cut=record.cut,
     )
     check_fit(directory, state)
+    if has_calibration:
+        tensors = _tensors(_read(directory, "calibration.safetensors", record.files))
+        if fitted:
+            check_calibration(directory, fitted, tensors, classes)
+            state = replace(state, calibration=Calibration.parse(fitted.model_dump(), tensors))
+    if "statistics.safetensors" in record.files:
+        sums = _tensors(_read(directory, "statistics.safetensors", record.files))
+        state = replace(state, texture_head=TextureHead.parse(head), statistics=parse_statistics(sums, record.kinds))
+        check_textures(directory, state)
     return state
 
 
@@ -190,30 +190,6 @@ def _exemplars(directory: Path, name: str, record: LearnerRecord, classes: Class
         entry = classes.entries[row.class_id]
         exemplars.append(Exemplar(Sample(row.path, row.md5, entry.task, entry.index), entry.id, row.rank))
     return tuple(exemplars)
-
-
-def _calibration(
-    directory: Path, fitted: CalibrationRecord, tensors: Mapping[str, torch.Tensor], state: LearnerState
-) -> Calibration:
-    check_calibration(directory, fitted, tensors, state.classes)
-    return Calibration.parse(fitted.model_dump(), tensors)
-
-
-def _read_format_4(directory: Path, record: LearnerRecord) -> LearnerState:
-    state, name = _read_format_2(directory, record), "statistics.safetensors"
-    if name not in record.files:
-        return state
-    head = _tensors(_read(directory, "head.safetensors", record.files))
-    state = replace(
-        state,
-        texture_head=TextureHead.parse(head),
-        statistics=parse_statistics(_tensors(_read(directory, name, record.files)), record.kinds),
-    )
-    check_textures(directory, state)
-    return state
-
-
-_READERS = {1: _read_format_1, 2: _read_format_2, 3: _read_format_2} | dict.fromkeys((4, 5, 6), _read_format_4)
 
 
 def _read(directory: Path, name: str, sha256: Mapping[str, str] | None = None) -> bytes:
