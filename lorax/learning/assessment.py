@@ -47,8 +47,7 @@ _RELIABILITY = (UNCHANGED, jpeg(75))
 class Reliability:
     """Whether probabilities can be trusted, on test images of all tasks under one perturbation.
 
-    `before` means as the network gives them, `after` calibrated; None where the version is not calibrated. `floor` is
-    the error that perfect calibration would show by chance; bins are those of the probabilities that are given.
+    Before: as the network gives them; after: calibrated, None where the version is not.
     """
 
     perturbation: str
@@ -57,46 +56,37 @@ class Reliability:
     loss_after: float | None
     error_before: float
     error_after: float | None
-    floor: float
-    bins: Sequence[Bin]
+    floor: float  # the error that perfect calibration would show by chance
+    bins: Sequence[Bin]  # of the probabilities that are given
 
 
 @dataclass(frozen=True)
 class CardRow:
-    """A row of the robustness card: the test sample of one task, or of all, under one perturbation.
-
-    `auroc` is that of telling real from synthetic by the probability of being real, None where there is only one kind;
-    `unknown` the share called like nothing known, None where the version is not calibrated.
-    """
+    """A row of the robustness card: the test sample of one task, or of all, under one perturbation."""
 
     perturbation: str
     task: str
     images: int
     accuracy: float
-    auroc: float | None
+    auroc: float | None  # of telling real from synthetic by the probability of being real; None of one kind alone
     calibration_error: float
-    unknown: float | None
+    unknown: float | None  # the share called like nothing known; None where the version is not calibrated
 
 
 @dataclass(frozen=True)
 class Assessment:
-    """All that is known of a version's verdicts.
-
-    `foreseen` is what the version before said of the new task, None where its generator was known; `per_class` how many
-    test images of each class the card was asked for. `false_positives` is None where no other real photographs were
-    named, `named` where a verdict is no set of generators.
-    """
+    """All that is known of a version's verdicts."""
 
     episode: int
     task: str
     calibrated: bool
     reliability: Sequence[Reliability]
     card: Sequence[CardRow]
-    foreseen: Foreseen | None
-    per_class: int
+    foreseen: Foreseen | None  # what the version before said of the new task; None where its generator was known
+    per_class: int  # test images of each class that the card was asked for
     seconds: float
-    false_positives: FalsePositives | None = None
-    named: Named | None = None
+    false_positives: FalsePositives | None = None  # None where no other real photographs were named
+    named: Named | None = None  # None where a verdict is no set of generators
 
     @classmethod
     def read(cls, path: Path) -> Assessment:

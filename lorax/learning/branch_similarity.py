@@ -22,29 +22,24 @@ class SimilarBranch:
 
 @dataclass(frozen=True)
 class BranchNeighbours:
-    """A branch and the others of its learner state, the most similar first, as far as they were looked up.
-
-    `start` is None for a branch that started as all fresh ones do. Else it names the task from whose weights it
-    started: such a branch is like its start whatever it learned, so it is nobody's neighbour, and its own ones make no
-    claim. Or it is "", of a branch from before there was a common start, which can't be compared at all.
-    """
+    """A branch and the others of its learner state, the most similar first, as far as they were looked up."""
 
     task: str
     generators: str
+    # None for a branch that started as all fresh ones do. Else the task from whose weights it started: such a branch is
+    # like its start whatever it learned, so it is nobody's neighbour, and its own ones make no claim. Or "", of a
+    # branch from before there was a common start, which can't be compared at all
     start: str | None
     nearest: tuple[SimilarBranch, ...] = ()
 
 
 @dataclass(frozen=True)
 class BranchComparison:
-    """The branches of the state after an episode, compared with each other; one that could not be is not there.
-
-    `described` says by what they were compared, in words.
-    """
+    """The branches of the state after an episode, compared with each other; one that could not be is not there."""
 
     episode: int
     task: str
-    described: str
+    described: str  # by what they were compared, in words
     branches: tuple[BranchNeighbours, ...]
 
     @property

@@ -44,13 +44,7 @@ def damage_told(path: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Report:
-    """What one episode measured, beside the state it left; times are not part of any digest.
-
-    `against_base` compares with the base state's own answers on the same test images, for every task whose classes it
-    knew, which an extension's are;
-    `detection_against_base` does of real or synthetic alone, as `binary_accuracy`.
-    `tested` has the digest of each task's data as it was tested on, which may have been replaced since it was learned.
-    """
+    """What one episode measured, beside the state it left; times are not part of any digest."""
 
     episode: int
     task: str
@@ -62,9 +56,9 @@ class Report:
     seconds: Mapping[str, float]
     trainable_parameters: int
     lora_modules: int
-    against_base: Mapping[str, Paired]
-    detection_against_base: Mapping[str, Paired]
-    tested: Mapping[str, str] = field(default_factory=dict)
+    against_base: Mapping[str, Paired]  # on the same images, of every task whose classes the base knew
+    detection_against_base: Mapping[str, Paired]  # of real or synthetic alone, as `binary_accuracy`
+    tested: Mapping[str, str] = field(default_factory=dict)  # each task's data as tested: its digest
 
     @classmethod
     def read(cls, path: Path) -> Report:
@@ -74,20 +68,15 @@ class Report:
 
 @dataclass(frozen=True)
 class Plan:
-    """What an episode is: which task on top of which state, with which parameters, at which data revision.
+    """What an episode is: which task on top of which state, with which parameters, at which data revision."""
 
-    `parameters` are all sections of params.yaml with the run's preset, so that no step reads them again. `base_dir` is
-    where the base state lies. `start` names the base's task whose branch the new branch starts from; None: it starts
-    fresh. `extends` names the base's task of which the task brings more images; None: it is a generator of its own.
-    """
-
-    base: str | None
+    base: str | None  # the state's digest
     task: PinnedTask
-    parameters: Mapping[str, Any]
+    parameters: Mapping[str, Any]  # all sections of params.yaml with the run's preset, so that no step reads them again
     revision: DataRevision
-    start: str | None = None
-    base_dir: str | None = None
-    extends: str | None = None
+    start: str | None = None  # the base's task whose branch the new one starts from; None: it starts fresh
+    base_dir: str | None = None  # where the base state lies
+    extends: str | None = None  # the base's task of which this brings more images; None: a generator of its own
 
     @classmethod
     def of(
@@ -150,27 +139,17 @@ class EpisodeFolder:
 
 @dataclass(frozen=True)
 class Trained:
-    """The newest branch and the head as they were trained.
+    """The newest branch and the head as they were trained."""
 
-    Args:
-        config, weights: the branch's, as PEFT has them.
-        head_weight, head_bias: (C, K·D) and (C,).
-        statistics: of each kind of perturbation; none where no head reads the texture.
-        curves: what each epoch measured.
-        seconds: what training took, by part.
-        lora_modules: how many modules carry the branch.
-        views: (n, 2) the corner of each training image's first view, which herding looks at.
-    """
-
-    config: Mapping[str, Any]
+    config: Mapping[str, Any]  # the branch's, as PEFT has it
     weights: Mapping[str, Tensor]
-    head_weight: Tensor
-    head_bias: Tensor
-    statistics: Mapping[str, Statistics]
+    head_weight: Tensor  # (C, K·D)
+    head_bias: Tensor  # (C,)
+    statistics: Mapping[str, Statistics]  # of each kind of perturbation; none where no head reads the texture
     curves: Sequence[EpochRow]
-    seconds: Mapping[str, float]
-    lora_modules: int
-    views: NDArray[np.int64]
+    seconds: Mapping[str, float]  # what training took, by part
+    lora_modules: int  # how many modules carry the branch
+    views: NDArray[np.int64]  # (n, 2) the corner of each training image's first view, which herding looks at
 
     @classmethod
     def of(

@@ -20,17 +20,14 @@ from lorax.stream import ClassTable, DataRevision, PinnedTask, Sample
 
 @dataclass(frozen=True)
 class Branch:
-    """One task's LoRA: PEFT's configuration and weights, and what its training started from.
-
-    `seed` is that of the A factors it started from. `start` names the task whose branch it started from instead; None
-    where it started fresh, "" where that was before format 3: then the head started otherwise in every episode, so that
-    its weights can't be compared with others'.
-    """
+    """One task's LoRA: PEFT's configuration and weights, and what its training started from."""
 
     task: str
     config: Mapping[str, Any]
     weights: Mapping[str, torch.Tensor]
-    seed: int
+    seed: int  # of the A factors that it started from
+    # the task whose branch it started from; None where it started fresh, "" where that was before format 3: then the
+    # head started otherwise in every episode, so that its weights can't be compared with others'
     start: str | None = None
 
     def files(self) -> dict[str, bytes]:
@@ -52,13 +49,7 @@ class Exemplar:
 
 @dataclass(frozen=True)
 class LearnerState:
-    """What was learned so far; immutable.
-
-    `accuracy[j][i]` is the accuracy on task i after episode j. `statistics` are those of each kind of perturbation, of
-    which CLEAN is the first; there are none where no head reads the texture. `cut` are tasks that were known and cut
-    out (`cutting`), beside which later ones were learned. `extensions` names the tasks that brought more images of an
-    older one, and that one: their episodes fitted its branch on, which came last by that; branch and classes are its.
-    """
+    """What was learned so far; immutable."""
 
     backbone: BackboneIdentity
     branches: tuple[Branch, ...] = ()
@@ -66,17 +57,19 @@ class LearnerState:
     head_weight: torch.Tensor = field(default_factory=lambda: torch.zeros(0, 0))
     head_bias: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
     texture_head: TextureHead | None = None
+    # of each kind of perturbation, CLEAN first; none where no head reads the texture
     statistics: Mapping[str, Statistics] = field(default_factory=dict)
     exemplars: tuple[Exemplar, ...] = ()
     calibration_memory: tuple[Exemplar, ...] = ()
     calibration: Calibration | None = None
     tasks: tuple[PinnedTask, ...] = ()
+    # task -> the older one of which it brought more images: its episode fitted that one's branch on, which came last
     extensions: Mapping[str, str] = field(default_factory=dict)
-    accuracy: tuple[tuple[float, ...], ...] = ()
+    accuracy: tuple[tuple[float, ...], ...] = ()  # [j][i]: on task i after episode j
     revision: DataRevision = field(default_factory=lambda: DataRevision("", None))
     parameters: Mapping[str, Any] = field(default_factory=dict)
     parent: str | None = None
-    cut: tuple[PinnedTask, ...] = ()
+    cut: tuple[PinnedTask, ...] = ()  # known once and cut out (`cutting`); later ones were learned beside them
 
     @property
     def names(self) -> list[str]:

@@ -21,11 +21,7 @@ from lorax.registry.versions import nearest_tags
 
 @dataclass(frozen=True)
 class Candidate:
-    """A learner state that is to become a version, and all that was measured of it.
-
-    `atlas_dir` is the folder that `comparison` was read from, with what else its run is to keep of the atlas. `origins`
-    tell of tasks where their images came from, as far as it was told when they landed.
-    """
+    """A learner state that is to become a version, and all that was measured of it."""
 
     state_dir: Path
     state: LearnerState
@@ -33,9 +29,9 @@ class Candidate:
     report: Report
     assessment: Assessment | None
     git_commit: str | None
-    atlas_dir: Path | None = None
+    atlas_dir: Path | None = None  # what `comparison` was read from, with what else its run is to keep of the atlas
     comparison: BranchComparison | None = None
-    origins: Mapping[str, str] = field(default_factory=dict)
+    origins: Mapping[str, str] = field(default_factory=dict)  # of tasks, as far as it was told when they landed
 
     @property
     def metrics(self) -> dict[str, float]:

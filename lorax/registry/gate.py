@@ -42,24 +42,19 @@ _PHOTOGRAPHS = "real photographs that no task brought"
 
 @dataclass(frozen=True)
 class TaskVerdict:
-    """What the gate says of one task, in one respect.
+    """What the gate says of one task, in one respect. What could not be checked has NaN, and has failed.
 
-    `kind` is "new" (the floor), "drop" (against the champion), "forgetting" (against when it was first learned),
-    "robustness" (of all tasks together), or "false positives" (of photographs that no task brought).
-    `before` is what `after` is compared with: the floor, the champion's figure on the same images, the first one, the
-    least robustness, or the most false positives.
-    `chance` is the test's p-value, 1 where none was made. NaN in either: it could not be checked; "forgetting" then
-    passes, since figures on other test images than those of then, or none of then, say nothing of it.
-    `figure` is DETECTION or ATTRIBUTION; "accuracy" in the verdicts of versions from before they were judged apart.
+    But "forgetting" then passes, since figures on other test images than those of then, or none of then, say nothing.
     """
 
     task: str
-    kind: str
-    before: float
+    kind: str  # new (the floor), drop (against the champion), forgetting (when first learned), robustness (of all
+    # tasks together), or false positives (of photographs that no task brought)
+    before: float  # what it is compared with: the floor, the champion's figure on the same images, the first one, ...
     after: float
-    chance: float
+    chance: float  # the test's p-value, 1 where none was made
     passed: bool
-    figure: str = "accuracy"
+    figure: str = "accuracy"  # DETECTION or ATTRIBUTION; as it stands of versions from before they were judged apart
 
     @property
     def reason(self) -> str:

@@ -47,25 +47,17 @@ _REASON_LENGTH, _NAME_LENGTH = 3000, 300
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the journal.
+    """One line of the journal: a move of the champion, what came of a challenger, of a task, or a deleted version."""
 
-    `kind` is "promoted", "rolled back" or "moved" (in MLflow itself, outside of lorax): the champion is `version` now;
-    "refused", "base moved", "waiting": what came of a challenger, `version`; "held", "released": of a task (and the
-    bytes it has, `digest`); "withdrawn": of a task that left data.dvc; "deleted": a version. `task` and `digest` are ''
-    where they mean nothing; "rolled back" with a task was done to learn that one anew, "promoted" with a task to be rid
-    of it. `version` is 0 where a task is quarantined that no version knows. `key` is the tag's, '' until the entry has
-    its place in the journal.
-    """
-
-    kind: str
-    version: int
+    kind: str  # one of the words above
+    version: int  # that is champion now, is a challenger or was deleted; NO_VERSION where no version knows the task
     reason: str
     by: str
     at: datetime
-    task: str = ""
-    digest: str = ""
+    task: str = ""  # '' where it means nothing; of "rolled back" to be learned anew, of "promoted" to be rid of
+    digest: str = ""  # of the bytes that the task has
     number: int = 0
-    key: str = ""
+    key: str = ""  # the tag's; '' until the entry has its place in the journal
 
     @property
     def is_move(self) -> bool:
@@ -79,18 +71,15 @@ class Entry:
 
 @dataclass(frozen=True)
 class Quarantine:
-    """A task that must not be learned while it has the bytes `digest`; `version` knew it, or was refused; 0: none.
-
-    `is_withdrawn` tells a task that left data.dvc for good.
-    """
+    """A task that must not be learned while it has these bytes."""
 
     task: str
     digest: str
     reason: str
     by: str
     at: datetime
-    version: int
-    is_withdrawn: bool = False
+    version: int  # which knew it, or was refused; NO_VERSION: none
+    is_withdrawn: bool = False  # it left data.dvc for good
 
 
 def entry(kind: str, version: int, *, by: str, reason: str, task: str = "", digest: str = "") -> Entry:

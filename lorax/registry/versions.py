@@ -52,21 +52,13 @@ MODEL_DESCRIPTION = (
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """A learner state registered in MLflow.
-
-    `outcome` is "promoted", "refused", "base moved" (the champion was no longer its parent), "waiting" (for approval),
-    or '' until that is decided; `reason` says why, `verdicts` is the gate's part of it. `promoted_by` and
-    `promoted_at` tell of the last promotion. `calibrated` says whether its probabilities are. `line` names the line of
-    descent, '' until promoted: the digest of its first state. `nearest` names the task whose branch is most like the
-    one that its episode added, '' where that was not looked up; `start` the one from whose weights that branch started,
-    '' for none.
-    """
+    """A learner state registered in MLflow."""
 
     version: int
     run_id: str
     state_digest: str
     parent_digest: str | None
-    line: str
+    line: str  # of descent: the digest of its first state; '' until promoted
     episode: int
     task: str
     tasks: tuple[PinnedTask, ...]
@@ -74,14 +66,14 @@ class ModelVersion:
     data_commit: str | None
     metrics: Mapping[str, float]
     created_at: datetime
-    verdicts: tuple[TaskVerdict, ...] = ()
-    outcome: str = ""
-    reason: str = ""
-    promoted_at: datetime | None = None
+    verdicts: tuple[TaskVerdict, ...] = ()  # the gate's part of the reason
+    outcome: str = ""  # promoted, refused, base moved (the champion was no longer its parent), waiting; '' undecided
+    reason: str = ""  # of the outcome
+    promoted_at: datetime | None = None  # for the last time
     promoted_by: str = ""
-    calibrated: bool = False
-    nearest: str = ""
-    start: str = ""
+    calibrated: bool = False  # whether its probabilities are
+    nearest: str = ""  # the task whose branch is most like its episode's; '' where that was not looked up
+    start: str = ""  # the task from whose weights its episode's branch started; '' for none
     aliases: tuple[str, ...] = ()
 
     @property

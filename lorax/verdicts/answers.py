@@ -19,21 +19,15 @@ from lorax.verdicts.predictor import REAL, SYNTHETIC, UNKNOWN, Judged, Predictor
 
 @dataclass(frozen=True)
 class Evidence:
-    """What spoke for an answer, in logits, calibrated where the version is.
+    """What spoke for an answer, in logits, calibrated where the version is; all parts add up to `log_odds`."""
 
-    `answer` is "real", "synthetic", a generator's label, or "one of" several. `branches` has the evidence of each
-    branch by its task, against the answer where it is negative; `texture` what the frozen backbone's texture brings,
-    None where no head reads it. `perturbation` names what the texture tells that was done to the image, "clean" if
-    nothing, of which a head of its own is asked and no branch; None as before. With `rest`, which neither brings, they
-    add up to `log_odds`, the logarithm of the odds of the answer against all others.
-    """
-
-    answer: str
-    log_odds: float
-    branches: Mapping[str, float]
-    texture: float | None
-    rest: float
-    perturbation: str | None
+    answer: str  # "real", "synthetic", a generator's label, or "one of" several
+    log_odds: float  # the logarithm of the odds of the answer against all others
+    branches: Mapping[str, float]  # of each by its task, against the answer where it is negative
+    texture: float | None  # what the frozen backbone's texture brings; None where no head reads it
+    rest: float  # what neither brings
+    perturbation: str | None  # what the texture tells was done to the image, of which a head of its own is asked and
+    # no branch; "clean" if nothing, None where no head reads it
 
 
 def evidence_of(predictor: Predictor, judged: Judged) -> Evidence:

@@ -40,28 +40,20 @@ _MORE_LIKELY_THAN_NOT = 0.5
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the learner says of one image, with the numbers that it follows from.
-
-    `verdict` is "real", "synthetic:<generator>", "synthetic" where no single generator is sure, "synthetic:unknown",
-    "undecided" or, where the image hardly shows anything, "undecided: too little to see"; `generator` the class's label
-    where there is one. `one_of` has the labels of relatives of which one it is, where the verdict is "synthetic" and so
-    much is sure. `probability` is that of what the verdict says; for the undecided ones that of the likeliest answer.
-    `probabilities` has every class by label, `real` is their sum over the real classes. `strangeness`, as JSON calls
-    the out-of-distribution score, beyond `threshold` means: like nothing that was learned; both are None where the
-    version is not `calibrated`. Numbers are averages over `crops`.
-    """
+    """What the learner says of one image, with the numbers that it follows from, averages over its crops."""
 
     source: str
-    verdict: str
-    generator: str | None
-    probability: float
-    probabilities: Mapping[str, float]
+    verdict: str  # real, synthetic:<generator>, synthetic (no single one is sure), synthetic:unknown, undecided, or
+    # where the image hardly shows anything, "undecided: too little to see"
+    generator: str | None  # the class's label where there is one
+    probability: float  # of what the verdict says; of an undecided one that of the likeliest answer
+    probabilities: Mapping[str, float]  # of every class by label
     calibrated: bool = False
-    real: float = math.nan
-    strangeness: float | None = None
-    threshold: float | None = None
+    real: float = math.nan  # the sum over the real classes
+    strangeness: float | None = None  # the out-of-distribution score; None where the version is not calibrated
+    threshold: float | None = None  # beyond it: like nothing that was learned
     crops: int = 1
-    one_of: tuple[str, ...] = ()
+    one_of: tuple[str, ...] = ()  # labels of relatives of which one it is, where it is "synthetic" and so much is sure
 
     @property
     def is_ood(self) -> bool:
@@ -73,15 +65,11 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Judged:
-    """A verdict, and what it was made from, averaged over the crops, float32 on the CPU.
-
-    That is the branches' features (K·D,) and the texture (L·D,), of which there is none where the version is not
-    calibrated.
-    """
+    """A verdict, and what it was made from, averaged over the crops, float32 on the CPU."""
 
     verdict: Verdict
-    features: Tensor
-    texture: Tensor
+    features: Tensor  # (K·D,), the branches'
+    texture: Tensor  # (L·D,); none where the version is not calibrated
 
 
 class Predictor:
