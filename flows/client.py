@@ -34,10 +34,10 @@ class NoAnswerError(ServiceError):
 
 @dataclass(frozen=True)
 class PrefectApi:
-    """A Prefect server. `url` ends with /api; `authorization` is what it wants to hear from whoever asks, or ''."""
+    """A Prefect server. Whatever asks it raises ServiceError where it does not answer, or refuses."""
 
-    url: str
-    authorization: str = field(default="", repr=False)
+    url: str  # ends with /api
+    authorization: str = field(default="", repr=False)  # what it wants to hear from whoever asks, or ''
 
     @classmethod
     def of(cls, workspace: Workspace, params: Params) -> PrefectApi:
@@ -47,36 +47,20 @@ class PrefectApi:
         return cls(url, authorization or _authorization(variables))
 
     def get(self, path: str) -> Row | None:
-        """What lies at `path`; None if nothing does.
-
-        Raises:
-            ServiceError: the server does not answer, or refuses.
-        """
+        """What lies at `path`; None if nothing does."""
         answer = self._ask("GET", path, None)
         return None if answer is None else dict(answer)
 
     def rows(self, path: str, query: Mapping[str, Any]) -> list[Row]:
-        """What a `.../filter` address finds.
-
-        Raises:
-            ServiceError: as for `get`.
-        """
+        """What a `.../filter` address finds."""
         return list(self._ask("POST", path, query) or [])
 
     def post(self, path: str, body: Mapping[str, Any] | Sequence[Any]) -> Row | None:
-        """Have the server make something; returns it, or None where it answers nothing.
-
-        Raises:
-            ServiceError: as for `get`, or `path` does not exist.
-        """
+        """Have the server make something; returns it, or None where it answers nothing."""
         return self.change("POST", path, body)
 
     def emit(self, event: str, resource: Mapping[str, str], **more: Any) -> None:
-        """Have the server take an event, of now and of one resource.
-
-        Raises:
-            ServiceError: as for `post`.
-        """
+        """Have the server take an event, of now and of one resource."""
         told = {"id": str(uuid4()), "event": event, "occurred": datetime.now(UTC).isoformat()}
         self.post("events", [{**told, "resource": resource, **more}])
 

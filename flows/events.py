@@ -1,8 +1,8 @@
 """What Prefect's server is told: `lorax.dataset.landed`, which starts a run, a landing's report, and
 `lorax.unknown.rising`.
 
-An event is posted to the server's API, which says whether it took it; Prefect's own `emit_event` never says. A lost
-event loses nothing, for what there is to learn is read from data.dvc and the registry.
+An event is posted to the server's API, which says whether it took it (a ServiceError, if not); Prefect's own
+`emit_event` never says. A lost event loses nothing, for what there is to learn is read from data.dvc and the registry.
 """
 
 from __future__ import annotations
@@ -36,11 +36,7 @@ def announce(workspace: Workspace, tasks: Sequence[str]) -> str:
 
 
 def emit(workspace: Workspace, tasks: Sequence[str]) -> None:
-    """Have Prefect's server take the event that tasks have landed: one for all that one landing brought.
-
-    Raises:
-        ServiceError: it does not answer, or refuses.
-    """
+    """Have Prefect's server take the event that tasks have landed: one for all that one landing brought."""
     revision = versions.revision(workspace)
     first = tasks[0]
     payload = {"task": first, "tasks": [*tasks], "digest": revision.digest, "commit": revision.commit or ""}
@@ -48,11 +44,7 @@ def emit(workspace: Workspace, tasks: Sequence[str]) -> None:
 
 
 def emit_alert(workspace: Workspace, model: str, payload: Mapping[str, Any]) -> None:
-    """Have Prefect's server take the event that unknown images are rising.
-
-    Raises:
-        ServiceError: it does not answer, or refuses.
-    """
+    """Have Prefect's server take the event that unknown images are rising."""
     _post(workspace, UNKNOWN_RISING, f"lorax.unknown.{model}", model, payload)
 
 

@@ -43,7 +43,8 @@ KEPT = ("product", "spectrum")
 class Atlas:
     """An atlas at one revision. An add by this object brings it to the next; adds by others show when it is reopened.
 
-    A folder that doesn't exist yet, or is empty, is an empty atlas; its first adapter settles its layers.
+    A folder that doesn't exist yet, or is empty, is an empty atlas; its first adapter settles its layers. What reads
+    raises AtlasError where it is damaged; an add that is refused, or finds the disk full, leaves it as it was.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -107,9 +108,8 @@ class Atlas:
             on_wait: called if another add is at work, before waiting for it.
 
         Raises:
-            AdapterError: some were refused; the atlas is as it was.
-            AtlasError: it is damaged, or keeps no factors.
-            StorageError: the disk is full; the atlas is as it was.
+            AdapterError: some were refused.
+            AtlasError: it keeps no factors.
         """
         wanted = (*KEPT, *(("factors",) if with_factors else ()))
         read_record(self.folder)  # refuses a folder of something else before anything is written to it
@@ -141,7 +141,6 @@ class Atlas:
 
         Raises:
             AdapterError: some are refused.
-            StorageError: the disk is full.
         """
         with self.adding() as newcomers:
             newcomers.offer_all(adapters, labels, missing_only=missing_only)
@@ -174,7 +173,7 @@ class Atlas:
             group: of modules; see `lorax.atlas.names`.
 
         Raises:
-            AtlasError: the atlas is empty or damaged, or doesn't keep this descriptor.
+            AtlasError: the atlas is empty, or doesn't keep this descriptor.
             AdapterError: there is no such group.
         """
         if (descriptor, group) not in self._views:
@@ -186,7 +185,7 @@ class Atlas:
         """Fit the view's principal components over all entries anew.
 
         Raises:
-            AtlasError: there are too few entries for principal components, or a segment is damaged.
+            AtlasError: there are too few entries for principal components.
         """
         lens = self._lens(descriptor, group)
         if len(self) < LEAST_FITTED:
@@ -234,10 +233,6 @@ def remove(atlas_dir: Path, is_gone: Callable[[AtlasEntry], bool]) -> list[str]:
 
     Args:
         atlas_dir: the atlas's folder.
-
-    Raises:
-        AtlasError: it is damaged.
-        StorageError: the disk is full; the atlas is as it was.
     """
     if not atlas_dir.is_dir():
         return []

@@ -96,11 +96,7 @@ class Segment:
 
 
 def write_segment(atlas_dir: Path, number: int, entries: Sequence[AtlasEntry], rows: Mapping[str, Rows]) -> Segment:
-    """Write n entries with their rows (n, F) of each kind. Nothing knows of the segment yet.
-
-    Raises:
-        StorageError: the disk is full; nothing is left.
-    """
+    """Write n entries with their rows (n, F) of each kind. Nothing knows of the segment yet."""
     files = {_ENTRIES: to_csv(entries).encode()}
     files |= {f"{kind}.safetensors": safetensors.numpy.save({"rows": matrix}) for kind, matrix in rows.items()}
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
@@ -112,11 +108,7 @@ def write_segment(atlas_dir: Path, number: int, entries: Sequence[AtlasEntry], r
 
 
 def remove_leftovers(atlas_dir: Path, known: Sequence[Segment]) -> None:
-    """Remove segments, whole or half written, that no revision came to name: their add was killed, or failed.
-
-    Raises:
-        StorageError: the disk refuses to be written.
-    """
+    """Remove segments, whole or half written, that no revision came to name: their add was killed, or failed."""
     names = {segment.name for segment in known}
     folder = atlas_dir / _FOLDER
     with storage_errors(folder):
@@ -132,18 +124,17 @@ def has_segments(atlas_dir: Path) -> bool:
 
 
 class Segments:
-    """All segments of one revision, read. A file's sha256 is checked when it is read first."""
+    """All segments of one revision, read. A file's sha256 is checked when it is read first.
+
+    Whatever reads raises AtlasError where a file is missing or damaged.
+    """
 
     def __init__(self, atlas_dir: Path, segments: Sequence[Segment]) -> None:
         self._folder, self._segments = atlas_dir / _FOLDER, tuple(segments)
         self._checked: set[Path] = set()
 
     def entries(self) -> list[AtlasEntry]:
-        """In the order of adding.
-
-        Raises:
-            AtlasError: a file is missing or damaged.
-        """
+        """In the order of adding."""
         all_entries: list[AtlasEntry] = []
         for segment in self._segments:
             entries = from_csv(self._read(segment, _ENTRIES).decode())
@@ -168,11 +159,7 @@ class Segments:
                         raise self._damage(segment, file, f"its rows have {width_there} numbers, {width} by atlas.json")
 
     def blocks(self, kind: str, start: int = 0) -> Iterator[Rows]:
-        """Rows (n, F) of one kind from entry number `start` on, one segment after the other.
-
-        Raises:
-            AtlasError: a file is missing or damaged.
-        """
+        """Rows (n, F) of one kind from entry number `start` on, one segment after the other."""
         first = 0
         for segment in self._segments:
             if first + segment.count > start:
@@ -180,11 +167,7 @@ class Segments:
             first += segment.count
 
     def row(self, kind: str, number: int) -> Rows:
-        """The row (F,) of one entry.
-
-        Raises:
-            AtlasError: a file is missing or damaged.
-        """
+        """The row (F,) of one entry."""
         first = 0
         for segment in self._segments:
             if number < first + segment.count:

@@ -133,11 +133,7 @@ class View:
 
 
 def open_view(atlas_dir: Path, lens: Lens, segments: Sequence[Segment]) -> View:
-    """The view as it was last fitted, with what was added since placed in it; fitted now if it never was.
-
-    Raises:
-        AtlasError: a segment is damaged.
-    """
+    """The view as it was last fitted, with what was added since placed in it; fitted now if it never was."""
     rows = Segments(atlas_dir, segments)
     count = sum(segment.count for segment in segments)
     kept = _read(atlas_dir / lens.file, lens, segments)
