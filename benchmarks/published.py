@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader, Dataset
 from lorax.data.images import decode, pad
 from lorax.learning.exemplars import updated_memory
 from lorax.learning.loading import device_of
-from lorax.learning.metrics import accuracy_row, score
+from lorax.learning.metrics import score
 from lorax.learning.state import Exemplar
 from lorax.learning.training import epoch_seed, learning_rate
 from lorax.network.building import import_timm, open_backbone
@@ -245,8 +245,7 @@ class PublishedLearner:
             with torch.no_grad():
                 predicted[task.name] = self.network.head(self._features(task.test, fetch, random=False)).argmax(dim=1)
             true[task.name] = torch.tensor(self.classes.ids(task.test))
-        scores = score(predicted, true, self.classes)
-        self.accuracy.append(accuracy_row(scores, [task.name for task in self.tasks]))
+        self.accuracy.append(tuple(score(predicted, {}, true, self.classes).accuracy.values()))
 
     @torch.no_grad()
     def _features(self, samples: Sequence[Sample], fetch: Fetch, *, random: bool) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lorax.data.images import Images
 from lorax.learning.exemplars import updated_memory
-from lorax.learning.metrics import accuracy_row, score
+from lorax.learning.metrics import score
 from lorax.learning.state import Exemplar
 from lorax.learning.texture_head import Statistics
 from lorax.learning.training import epoch_seed
@@ -76,7 +76,7 @@ def _of(said: Said, samples: Sequence[Sample]) -> Tensor:
 def _row(head: nn.Linear, classes: ClassTable, known: Sequence[Task], said: Said) -> tuple[float, ...]:
     answers = {task.name: head(_of(said, task.test)).argmax(dim=1) for task in known}
     true = {task.name: torch.tensor(classes.ids(task.test)) for task in known}
-    return accuracy_row(score(answers, true, classes), [task.name for task in known])
+    return tuple(score(answers, {}, true, classes).accuracy.values())
 
 
 def _solved_heads(tasks: Sequence[Task], said: Said, params: Params) -> Iterator[tuple[nn.Linear, ClassTable]]:

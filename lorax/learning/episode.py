@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -26,7 +26,7 @@ from lorax.learning.loading import (
     check_solver,
     open_network,
 )
-from lorax.learning.metrics import accuracy_row, compare, score
+from lorax.learning.metrics import score
 from lorax.learning.queries import Asker, FeatureQuery, Fetch
 from lorax.learning.settling import settled
 from lorax.learning.state import Branch, LearnerState
@@ -237,23 +237,21 @@ class Episode:
             if task is not self.tasks[-1] or task.extends:
                 before[task.name] = answers_of(self.base, said_by_base, seen)
             true[task.name] = torch.tensor(self.classes.ids(task.test))
-        scores, multi_real = score(predicted, true, self.classes), self.classes.multi_real()
+        scores = score(predicted, before, true, self.classes)
         herded = Herded.read(self.folder.exemplars_path)
         scoring_s = time.perf_counter() - started + self._calibration_s
         report = Report(
+            **vars(scores),
             episode=self.index,
             task=self.task.name,
-            **asdict(scores),
             curves=list(self.trained.curves),
             seconds={**self.trained.seconds, "herd": herded.seconds, "evaluate": scoring_s},
             trainable_parameters=self.trained.trainable_parameters,
             lora_modules=self.trained.lora_modules,
-            against_base=compare(before, predicted, true, multi_real),
-            detection_against_base=compare(before, predicted, true, self.classes.is_real),
             tested={task.name: task.digest for task in self.tasks},
         )
         write_record(self.folder.report_path, report)
-        rows = (*self.base.accuracy, accuracy_row(scores, [task.name for task in self.tasks]))
+        rows = (*self.base.accuracy, tuple(scores.accuracy.values()))
         save_state(replace(self._calibrated, exemplars=herded.exemplars, accuracy=rows), self.folder.state_dir)
 
     def look_at_tests(self, on_progress: Progress | None = None) -> tuple[Tensor, Tensor]:

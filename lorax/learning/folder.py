@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lorax.errors import StateError
-from lorax.learning.metrics import Paired
+from lorax.learning.metrics import Scores
 from lorax.learning.state import Branch
 from lorax.learning.state_files import state_digest
 from lorax.learning.texture_head import Statistics, parse_statistics, statistics_tensors
@@ -43,21 +43,15 @@ def damage_told(path: Path) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Scores):
     """What one episode measured, beside the state it left; times are not part of any digest."""
 
     episode: int
     task: str
-    accuracy: Mapping[str, float]
-    binary_accuracy: Mapping[str, float]
-    pooled_accuracy: float
-    confusion: list[list[int]]
     curves: list[EpochRow]
     seconds: Mapping[str, float]
     trainable_parameters: int
     lora_modules: int
-    against_base: Mapping[str, Paired]  # on the same images, of every task whose classes the base knew
-    detection_against_base: Mapping[str, Paired]  # of real or synthetic alone, as `binary_accuracy`
     tested: Mapping[str, str] = field(default_factory=dict)  # each task's data as tested: its digest
 
     @classmethod

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lorax.stream import ClassTable
@@ -52,40 +53,6 @@ def summary(rows: Rows) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
-class Scores:
-    """Accuracies on the test sets, fractions; `confusion[t][p]` counts images of class t called p."""
-
-    accuracy: Mapping[str, float]
-    binary_accuracy: Mapping[str, float]
-    pooled_accuracy: float
-    confusion: list[list[int]]
-
-
-def score(predicted: Mapping[str, Tensor], true: Mapping[str, Tensor], classes: ClassTable) -> Scores:
-    """Compare predicted with true classes, task by task.
-
-    Args:
-        predicted, true: per task, in the stream's order: class ids (n,).
-        classes: the table that both refer to.
-
-    Returns:
-        Accuracy by the multi-real rule (see `ClassTable.multi_real`), and real-or-synthetic accuracy, each per task;
-        the accuracy over all images pooled; and the confusion matrix over classes as the head knows them.
-    """
-    merged, is_real = np.array(classes.multi_real()), np.array(classes.is_real)
-    accuracy, binary, rights = {}, {}, []
-    confusion = np.zeros((len(classes), len(classes)), dtype=int)
-    for task, guess in predicted.items():
-        p, t = guess.cpu().numpy(), true[task].cpu().numpy()
-        right = merged[p] == merged[t]
-        accuracy[task] = float(right.mean())
-        binary[task] = float((is_real[p] == is_real[t]).mean())
-        rights.append(right)
-        np.add.at(confusion, (t, p), 1)
-    return Scores(accuracy, binary, float(np.concatenate(rights).mean()), confusion.tolist())
-
-
-@dataclass(frozen=True)
 class Paired:
     """Two networks on the same test images of one task: how many there are, and how many only one of them got right."""
 
@@ -93,25 +60,45 @@ class Paired:
     only_before: int
     only_after: int
 
+    @classmethod
+    def of(cls, before: NDArray[np.bool_], after: NDArray[np.bool_]) -> Paired:
+        """By which of the images (n,) each got right."""
+        return cls(len(before), int((before & ~after).sum()), int((after & ~before).sum()))
 
-def compare(
-    before: Mapping[str, Tensor], after: Mapping[str, Tensor], true: Mapping[str, Tensor], kinds: Sequence[int]
-) -> dict[str, Paired]:
-    """What an episode won and lost on each old task, image by image.
+
+@dataclass(frozen=True)
+class Scores:
+    """What a network got right on test images, and what it won and lost against the one that it grew from."""
+
+    accuracy: Mapping[str, float]  # of each task, in the stream's order; any real class is right for a real image
+    binary_accuracy: Mapping[str, float]  # of real or synthetic alone
+    pooled_accuracy: float  # over all tasks' images
+    confusion: list[list[int]]  # [t][p]: images of class t called p, as the head knows them
+    against_base: Mapping[str, Paired]  # on the same images, of every task whose classes the base knew
+    detection_against_base: Mapping[str, Paired]  # of real or synthetic alone
+
+
+def score(
+    predicted: Mapping[str, Tensor], by_base: Mapping[str, Tensor], true: Mapping[str, Tensor], classes: ClassTable
+) -> Scores:
+    """Compare predicted with true classes, task by task.
 
     Args:
-        before, after, true: per task: class ids (n,); tasks that `before` lacks are left out.
-        kinds: (C,) what counts as the same answer, for the grown table's classes: `ClassTable.multi_real()`, or only
-            whether it is real. Older ids mean the same in it.
+        predicted, by_base, true: per task, in the stream's order: class ids (n,); the base's of tasks that it knows.
+        classes: the table that all refer to; a base's older ids mean the same in it.
     """
-    merged = np.array(kinds)
-    pairs = {}
-    for task, guess in before.items():
-        was, now = (merged[g.cpu().numpy()] == merged[true[task].cpu().numpy()] for g in (guess, after[task]))
-        pairs[task] = Paired(len(was), int((was & ~now).sum()), int((now & ~was).sum()))
-    return pairs
-
-
-def accuracy_row(scores: Scores, tasks: Sequence[str]) -> tuple[float, ...]:
-    """This episode's row of the accuracy matrix."""
-    return tuple(scores.accuracy[task] for task in tasks)
+    merged, is_real = np.array(classes.multi_real()), np.array(classes.is_real)
+    accuracy, binary, against, detection_against, rights = {}, {}, {}, {}, []
+    confusion = np.zeros((len(classes), len(classes)), dtype=int)
+    for task, guess in predicted.items():
+        p, t = guess.cpu().numpy(), true[task].cpu().numpy()
+        right, detected = merged[p] == merged[t], is_real[p] == is_real[t]
+        accuracy[task], binary[task] = float(right.mean()), float(detected.mean())
+        rights.append(right)
+        np.add.at(confusion, (t, p), 1)
+        if task in by_base:
+            b = by_base[task].cpu().numpy()
+            against[task] = Paired.of(merged[b] == merged[t], right)
+            detection_against[task] = Paired.of(is_real[b] == is_real[t], detected)
+    pooled = float(np.concatenate(rights).mean())
+    return Scores(accuracy, binary, pooled, confusion.tolist(), against, detection_against)

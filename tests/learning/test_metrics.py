@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lorax.learning import metrics
-from lorax.learning.metrics import Paired, accuracy_row, compare, score
+from lorax.learning.metrics import Paired, score
 from lorax.stream import ClassTable, TaskClass
 
 ROWS = [[0.9], [0.8, 1.0], [0.6, 0.9, 0.75]]
@@ -41,23 +41,24 @@ CLASSES = CLASSES.with_task("b", [TaskClass(0, "real"), TaskClass(1, "b")])  # i
 def test_any_real_class_is_right_for_a_real_image() -> None:
     predicted = {"a": torch.tensor([2, 0, 1, 3]), "b": torch.tensor([0, 3])}
     true = {"a": torch.tensor([0, 0, 1, 1]), "b": torch.tensor([2, 2])}
-    scores = score(predicted, true, CLASSES)
+    scores = score(predicted, {}, true, CLASSES)
     assert scores.accuracy == {"a": pytest.approx(3 / 4), "b": pytest.approx(1 / 2)}
     assert scores.binary_accuracy == {"a": 1.0, "b": 0.5}
     assert scores.pooled_accuracy == pytest.approx(4 / 6)
     assert scores.confusion == [[1, 0, 1, 0], [0, 1, 0, 1], [1, 0, 0, 1], [0, 0, 0, 0]]
-    assert accuracy_row(scores, ["b", "a"]) == (0.5, 0.75)
 
 
 def test_a_paired_comparison_counts_what_only_one_network_got_right() -> None:
     true = {"a": torch.tensor([0, 0, 1, 1]), "b": torch.tensor([2, 3])}
     before = {"a": torch.tensor([0, 1, 1, 0])}
     after = {"a": torch.tensor([2, 2, 1, 3]), "b": torch.tensor([2, 3])}
-    assert compare(before, after, true, CLASSES.multi_real()) == {"a": Paired(images=4, only_before=0, only_after=1)}
+    scores = score(after, before, true, CLASSES)
+    assert scores.against_base == {"a": Paired(images=4, only_before=0, only_after=1)}
 
 
 def test_an_image_called_by_a_relative_s_name_counts_as_detected() -> None:
     true = {"a": torch.tensor([0, 1, 1, 1])}
     before, after = {"a": torch.tensor([0, 1, 1, 0])}, {"a": torch.tensor([1, 3, 3, 3])}
-    assert compare(before, after, true, CLASSES.is_real) == {"a": Paired(images=4, only_before=1, only_after=1)}
-    assert score(after, true, CLASSES).binary_accuracy == {"a": 0.75}
+    scores = score(after, before, true, CLASSES)
+    assert scores.detection_against_base == {"a": Paired(images=4, only_before=1, only_after=1)}
+    assert scores.binary_accuracy == {"a": 0.75}
