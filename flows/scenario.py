@@ -22,7 +22,7 @@ from lorax.learning.folder import EpisodeFolder, Report
 from lorax.learning.state import LearnerState
 from lorax.learning.state_files import load_state
 from lorax.params import Params, load_params
-from lorax.reconcile import one_at_a_time, registry_of_server, scenario_orders, scenario_tasks
+from lorax.reconcile import one_at_a_time, registry_of_server, scenario_orders
 from lorax.registry.figures import save_figures, save_orders
 from lorax.storage import canonical_json, write_whole
 from lorax.workspace import Workspace
@@ -32,35 +32,26 @@ _SPREAD = {"mean": "mean", "std": "deviation", "min": "least", "max": "largest"}
 
 
 @flow(name="scenario", flow_run_name="scenario {name}", persist_result=False)
-def scenario(workspace_root: str, name: str, preset: str | None = None) -> dict[str, Any]:
+def scenario(workspace_root: str, name: str, orders: int | None = None, preset: str | None = None) -> dict[str, Any]:
     """Learn the tasks of scenario `name` one after the other, beginning with nothing.
 
     Args:
         workspace_root: absolute path of the workspace, in which the tasks have landed.
         name: a published scenario, or "landed".
+        orders: in how many orders, of which the scenario's own is the first; None: in that one alone. What two orders
+            begin with alike is learned once; interrupted, the next run goes on there.
         preset: a preset of params.yaml, or None.
 
     Returns:
-        The tasks, the rows of the accuracy matrix, the metrics, the learner state and the id of MLflow's run.
+        The tasks, the rows of the accuracy matrix, the metrics, the learner state and the id of MLflow's run; where
+        orders are asked for, all this for each, and mean, deviation, least and largest value of each metric.
     """
-    workspace, params = _opened(workspace_root, preset)
-    tasks = [task.name for task in scenario_tasks(workspace, name)]
-    [homes] = _learned(workspace, name, [tasks], params)
-    return track(workspace_root, name, homes)
-
-
-@flow(name="scenario-orders", flow_run_name="scenario {name} in {count} orders", persist_result=False)
-def orders(workspace_root: str, name: str, count: int, preset: str | None = None) -> dict[str, Any]:
-    """Learn the tasks of scenario `name` from nothing in `count` orders, of which the scenario's own is the first.
-
-    What two orders begin with alike is learned once; interrupted, the next run goes on there. Other arguments as above.
-
-    Returns:
-        For each order the same as above; mean, deviation, least and largest value of each metric.
-    """
-    workspace, params = _opened(workspace_root, preset)
-    found = scenario_orders(workspace, name, count, params.run.seed)
-    return track_orders(workspace_root, name, _learned(workspace, name, found, params))
+    workspace = Workspace(Path(workspace_root))
+    params = load_params(workspace.params_path, preset=preset)
+    registry_of_server(workspace, params).check_scenarios()  # so that what is measured can be tracked
+    found = scenario_orders(workspace, name, orders or 1, params.run.seed)
+    homes = _learned(workspace, name, found, params)
+    return track(workspace_root, name, homes[0]) if orders is None else track_orders(workspace_root, name, homes)
 
 
 @flow(name="scenario-episode", flow_run_name="scenario episode {index}: {task}", persist_result=False)
@@ -120,14 +111,6 @@ def write_outputs(folder: Path, state: LearnerState, reports: Sequence[Report]) 
         write_whole(folder / name, text)
     save_figures(folder, tasks, rows, [entry.label for entry in state.classes.entries], reports[-1].confusion)
     return [folder / name for name in texts]
-
-
-def _opened(root: str, preset: str | None) -> tuple[Workspace, Params]:
-    """The workspace and its parameters, once it is sure that what is measured can be tracked."""
-    workspace = Workspace(Path(root))
-    params = load_params(workspace.params_path, preset=preset)
-    registry_of_server(workspace, params).check_scenarios()
-    return workspace, params
 
 
 def _learned(workspace: Workspace, name: str, orders: Sequence[Sequence[str]], params: Params) -> list[list[str]]:

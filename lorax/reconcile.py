@@ -119,14 +119,14 @@ def accuracy_rows(champion: ModelVersion, known: Sequence[ModelVersion]) -> list
     return [[version.metrics[f"accuracy/{task.name}"] for task in version.tasks] for version in line]
 
 
-def scenario_tasks(workspace: Workspace, name: str) -> list[PinnedTask]:
-    """The tasks of a published scenario as they landed in this workspace; of "landed" all, in landing order.
+def scenario_tasks(workspace: Workspace, name: str) -> list[str]:
+    """The tasks of a published scenario, which have landed in this workspace; of "landed" all, in landing order.
 
     Raises:
         DataVersionError: there is no such scenario, or some of its tasks have not landed.
     """
-    landed = {task.name: task for task in versions.landed(workspace)}
-    scenarios = {**SCENARIOS, LANDED: tuple(landed)}
+    landed = tuple(task.name for task in versions.landed(workspace))
+    scenarios = {**SCENARIOS, LANDED: landed}
     if name not in scenarios:
         raise DataVersionError(f"there is no scenario {name!r}; there are {', '.join(sorted(scenarios))}.")
     if not scenarios[name]:
@@ -137,7 +137,7 @@ def scenario_tasks(workspace: Workspace, name: str) -> list[PinnedTask]:
             f"scenario {name!r} needs tasks that have not landed in {workspace.root}: {', '.join(absent)}. "
             "Land each with 'lorax land PATH --task NAME'."
         )
-    return [landed[task] for task in scenarios[name]]
+    return list(scenarios[name])
 
 
 def scenario_orders(workspace: Workspace, name: str, count: int, seed: int) -> list[list[str]]:
@@ -148,7 +148,7 @@ def scenario_orders(workspace: Workspace, name: str, count: int, seed: int) -> l
     Raises:
         DataVersionError: as `scenario_tasks`, or the tasks have not so many orders.
     """
-    tasks = [task.name for task in scenario_tasks(workspace, name)]
+    tasks = scenario_tasks(workspace, name)
     notes = pins.committed(workspace).notes
     before = {t.name: {n.extends, n.new_version_of} & set(tasks) for t, n in notes.items() if t.name in tasks}
     random, found = Random(f"{seed}/{name}"), {tuple(tasks): None}

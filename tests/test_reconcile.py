@@ -106,7 +106,7 @@ def test_a_scenario_names_the_tasks_that_have_not_landed(shared_landed_workspace
 def test_the_scenario_landed_is_all_that_landed_in_landing_order(
     shared_landed_workspace: Workspace, workspace: Workspace
 ) -> None:
-    assert [task.name for task in scenario_tasks(shared_landed_workspace, "landed")] == ["alpha", "beta"]
+    assert scenario_tasks(shared_landed_workspace, "landed") == ["alpha", "beta"]
     with pytest.raises(DataVersionError, match="nothing has landed"):
         scenario_tasks(workspace, "landed")
 

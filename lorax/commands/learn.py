@@ -51,22 +51,13 @@ def scenario(
     from lorax import progress, reconcile
 
     workspace, params = opened(preset)
-    reconcile.scenario_tasks(workspace, name)
-    if orders is not None:
-        reconcile.scenario_orders(workspace, name, orders, params.run.seed)
+    reconcile.scenario_orders(workspace, name, orders or 1, params.run.seed)  # there are so many, or it says so
     access.serve(workspace, params)
-    if orders is not None:
-        from flows.scenario import orders as flow_of_orders
-
-        with progress.showing(err):
-            record = flow_of_orders(str(workspace.root), name, orders, preset)
-        print_record(record, _print_orders, as_json)
-        return
     from flows.scenario import scenario as flow  # not before: Prefect reads the environment
 
     with progress.showing(err):
-        result = flow(str(workspace.root), name, preset)
-    print_record(result, _print_result, as_json)
+        record = flow(str(workspace.root), name, orders, preset)
+    print_record(record, _print_result if orders is None else _print_orders, as_json)
 
 
 def learn_waiting(workspace: Workspace, params: Params, preset: str | None) -> dict[str, Any]:
