@@ -14,6 +14,7 @@ import typer
 
 from lorax.cli import app
 from lorax.learning.folder import Report
+from lorax.learning.metrics import Scores
 from lorax.learning.training import EpochRow
 from lorax.registry import tracking
 from lorax.registry.assessment_log import NEAREST_SIMILARITY, assessment_metrics
@@ -119,7 +120,16 @@ def test_every_link_between_pages_leads_somewhere() -> None:
 def test_every_logged_metric_is_explained() -> None:
     explained = set(re.findall(r"^\| `([^`]+)` \|", (ROOT / "docs/method.md").read_text(), flags=re.MULTILINE))
     row = EpochRow(0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
-    report = Report(0, "a-task", {"a-task": 1.0}, {"a-task": 1.0}, 1.0, [[1]], [row], {"a-part": 1.0}, 1, 1, {}, {})
+    scores = Scores({"a-task": 1.0}, {"a-task": 1.0}, 1.0, [[1]], {}, {})
+    report = Report(
+        **vars(scores),
+        episode=0,
+        task="a-task",
+        curves=[row],
+        seconds={"a-part": 1.0},
+        trainable_parameters=1,
+        lora_modules=1,
+    )
     logged = set(tracking.episode_metrics([[1.0]], ["a-task"], report))
     logged |= {point.key for point in tracking._curves(report)}
     trust = assessment_metrics(assessed(1, "a-task", foreseen=FORESEEN))

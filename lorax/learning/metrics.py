@@ -11,12 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from lorax.stream import ClassTable
+if TYPE_CHECKING:  # a look-up of the registry sums matrices up, and can do without torch
+    from torch import Tensor
+
+    from lorax.stream import ClassTable
 
 Rows = Sequence[Sequence[float]]
 

@@ -23,7 +23,7 @@ DETECTED = {"old": 0.98, "new": 0.95}
 
 def _report(attribution: Paired | None, detection: Paired | None = SAME, **detected: float) -> Report:
     old, found = {"old": attribution} if attribution else {}, {"old": detection} if detection else {}
-    return Report(1, "new", {}, DETECTED | detected, 1.0, [], [], {}, 1, 1, old, found)
+    return Report({}, DETECTED | detected, 1.0, [], old, found, 1, "new", [], {}, 1, 1)
 
 
 def _judged(report: Report, rows: list[list[float]], gate: GateParams = GATE, **how: Any) -> list[TaskVerdict]:
