@@ -159,7 +159,7 @@ def _place_errors(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def locked(path: Path, on_wait: Callable[[], None] = lambda: None, *, is_inherited: bool = False) -> Iterator[None]:
+def locked(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Hold a lock file for the block; the kernel lets go of it when its holder dies, however it dies.
 
     Who waits has the file open, too, so that it can be found.
@@ -167,7 +167,6 @@ def locked(path: Path, on_wait: Callable[[], None] = lambda: None, *, is_inherit
     Args:
         path: of the file; its folder is made.
         on_wait: called if another process holds it, before waiting; what it raises ends that.
-        is_inherited: whether processes that are started in the block hold the lock for as long as they live.
 
     Raises:
         StorageError: the file can't be written.
@@ -176,7 +175,6 @@ def locked(path: Path, on_wait: Callable[[], None] = lambda: None, *, is_inherit
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("w")
     with file:
-        os.set_inheritable(file.fileno(), is_inherited)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

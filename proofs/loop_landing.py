@@ -20,7 +20,6 @@ _STAGES: dict[str, Callable[[_Landing], bool]] = {
     "copying": lambda at: any((at.root / "work/landing/draft").rglob("*.png")),
     "notes made": lambda at: (at.root / "work/landing/undo/notes.json").exists(),
     "data/ changed": lambda at: (at.root / "data" / at.task).exists(),
-    "dvc add": lambda at: (at.root / "data" / at.task).exists() and at.runs("add"),
     "data.dvc changed": lambda at: at.pins() != at.before,
     "stream written": lambda at: f"task: {at.task}".encode() in at.pins(),
     "committed": lambda at: at.head() != at.commit,

@@ -56,7 +56,7 @@ def test_modes_are_those_of_the_umask_which_other_threads_keep(tmp_path: Path, m
 
 _HOLD = """
 import subprocess, sys, time; from pathlib import Path; from lorax.storage import locked
-with locked(Path(sys.argv[1]), is_inherited=sys.argv[2] == "True"):
+with locked(Path(sys.argv[1])):
     print(subprocess.Popen(["sleep", "60"], close_fds=False, stdout=subprocess.DEVNULL).pid, flush=True)
     time.sleep(60)
 """
@@ -66,25 +66,16 @@ def _give_up() -> None:
     raise BlockingIOError
 
 
-@pytest.mark.parametrize("is_inherited", [False, True])
-def test_the_lock_of_a_killed_holder_is_free_unless_what_it_started_inherited_it(
-    is_inherited: bool, tmp_path: Path
-) -> None:
+def test_the_lock_of_a_killed_holder_is_free_although_what_it_started_lives(tmp_path: Path) -> None:
     path = tmp_path / "lock"
-    command = [sys.executable, "-c", _HOLD, str(path), str(is_inherited)]
+    command = [sys.executable, "-c", _HOLD, str(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         child = psutil.Process(int(holder.stdout.readline()))
         with pytest.raises(BlockingIOError), locked(path, _give_up):
             pass
         holder.kill()
-    if is_inherited:
-        with pytest.raises(BlockingIOError), locked(path, _give_up):
-            pass
-    else:
-        with locked(path, _give_up):
-            pass
-    child.kill()
-    child.wait()
     with locked(path, _give_up):
         pass
+    child.kill()
+    child.wait()

@@ -77,9 +77,9 @@ def dvc(root: Path, *arguments: str) -> None:
         DataVersionError: DVC refused.
         StorageError: the disk is full.
     """
-    done = run([sys.executable, "-P", "-m", "dvc", "--wait-for-lock", *arguments], root, keeps_locks=True)
+    done = run([sys.executable, "-P", "-m", "dvc", "--wait-for-lock", *arguments], root)
     complaint = _complaint(done.stderr)
-    if done.returncode != 0 or complaint:  # 'dvc add' ends with 0 even if it could not store a file
+    if done.returncode != 0 or complaint:  # it may end with 0 although a file could not be stored
         raise failure(f"dvc {' '.join(arguments)}", root, complaint or done.stderr.strip())
 
 
@@ -99,18 +99,9 @@ def failure(command: str, root: Path, said: str) -> DataVersionError | StorageEr
 
 
 def run(
-    command: Sequence[str],
-    root: Path,
-    also: Mapping[str, str] | None = None,
-    text: str = "",
-    *,
-    keeps_locks: bool = False,
+    command: Sequence[str], root: Path, also: Mapping[str, str] | None = None, text: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end, whatever that is.
-
-    Args:
-        command, root, also, text: as for `git`.
-        keeps_locks: it inherits the files that were made inheritable. Not for git, which may leave daemons behind.
+    """Run a command to its end, whatever that is; what else it is given is as for `git`.
 
     Raises:
         DataVersionError: it can't be run.
@@ -124,7 +115,7 @@ def run(
     try:
         process = subprocess.Popen(
             command, cwd=root, env=variables, stdin=pipe if text else None, stdout=pipe, stderr=pipe,
-            encoding="utf-8", errors="surrogateescape", close_fds=not keeps_locks,
+            encoding="utf-8", errors="surrogateescape",
         )  # fmt: skip
     except FileNotFoundError as error:
         raise DataVersionError(f"{command[0]!r} can't be run in {root}: {error}. Is it installed?") from error

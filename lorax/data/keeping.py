@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from lorax.data import memory, pins, repository, versions
+from lorax.data.commands import failure
 from lorax.data.layout import list_files
 from lorax.errors import DataVersionError
-from lorax.storage import copy_bytes, storage_errors, write_whole
+from lorax.storage import copy_bytes, storage_errors
 from lorax.workspace import Workspace
 
 
@@ -20,7 +23,7 @@ def keep_old_bytes(workspace: Workspace, task: str) -> None:
         folder = workspace.data_dir / task
         found = {path: versions.md5_of(folder / path) for path in list_files(folder)} if folder.exists() else {}
         if found == old:
-            _add_unchanged(workspace, f"data/{task}")
+            store(workspace, {f"{task}/{path}": md5 for path, md5 in old.items()})
     if versions.default_remote(workspace) is not None:
         repository.push_data(workspace.root)  # later pushes bring only the new ones
 
@@ -56,22 +59,54 @@ def store(workspace: Workspace, files: Mapping[str, str]) -> None:
         repo.state.save_many(((place, digest, None) for place, digest in places.items()), fs)
 
 
-def mend_cache(workspace: Workspace, task: str, md5s: Iterable[str]) -> None:
-    """Have DVC's cache hold a task's files, whole, which lie in data/.
-
-    In a clone without DVC's cache and remote it is made anew once all that landed lies in data/ again.
+def add_to_dvc(workspace: Workspace, *paths: str) -> None:
+    """What `dvc add PATH...` does, in this process: pin files in data.dvc; those that the cache lacks get there.
 
     Raises:
         DataVersionError: DVC refused.
+        StorageError: the disk is full.
+    """
+    with versions.opened(workspace, "the images") as repo, _silent():
+        try:
+            repo.add([f"{repo.root_dir}/{path}" for path in paths])
+        except Exception as error:  # DVC lets through whatever its storage libraries raise
+            said = ": ".join(str(one) for one in (error, error.__cause__) if one)
+            raise failure(f"dvc add {' '.join(paths)}", workspace.root, said) from error
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Let DVC print neither what it does nor advice for who called it by hand."""
+    loggers = [logging.getLogger(name) for name in ("dvc", "dvc_data", "dvc_objects")]
+    before = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL + 1)
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+def mend_cache(workspace: Workspace, files: Mapping[str, str]) -> None:
+    """Have DVC's cache hold files that lie in data/, whole.
+
+    In a clone without DVC's cache and remote it is made anew once all that landed lies in data/ again.
+
+    Args:
+        workspace: whose cache.
+        files: path relative to data/ -> md5.
+
+    Raises:
+        DataVersionError: DVC can't tell where its cache is.
+        StorageError: the disk is full or refuses to be written.
     """
     _refill_cache(workspace)
-    if not _has_manifest(workspace):
-        return
-    cached = versions.cache_paths(workspace, md5s)
-    if lacking := [path for md5, path in cached.items() if not memory.is_whole(path, md5)]:
-        for path in lacking:
-            path.unlink(missing_ok=True)
-        _add_unchanged(workspace, f"data/{task}")
+    if _has_manifest(workspace):
+        for md5, path in versions.cache_paths(workspace, files.values()).items():
+            if not memory.is_whole(path, md5):
+                path.unlink(missing_ok=True)
+        store(workspace, files)
 
 
 def drop(workspace: Workspace, cached: Sequence[Path]) -> None:
@@ -140,16 +175,8 @@ def _refill_cache(workspace: Workspace) -> None:
         return
     found = {path: versions.md5_of(workspace.data_dir / path) for path in list_files(workspace.data_dir)}
     if all(versions.task_digest(versions.below(found, t.name)) == t.digest for t in pins.on_disk(workspace).stream):
-        _add_unchanged(workspace, "data")
-
-
-def _add_unchanged(workspace: Workspace, path: str) -> None:
-    """Bring files that data.dvc pins already into DVC's cache; data.dvc stays as it is."""
-    before = workspace.data_dvc_path.read_text()
-    try:
-        repository.add_to_dvc(workspace.root, path)
-    finally:
-        write_whole(workspace.data_dvc_path, before)
+        store(workspace, found)
+        store_manifest(workspace, found)
 
 
 def _has_manifest(workspace: Workspace) -> bool:

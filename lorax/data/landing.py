@@ -173,7 +173,7 @@ def _bring(
             if progress is not None:
                 progress(0, len(md5s), "adding to DVC")
             keeping.store(workspace, md5s)
-            repository.add_to_dvc(workspace.root, *([f"data/{name}" for name in names] if before.stream else ["data"]))
+            keeping.add_to_dvc(workspace, *([f"data/{name}" for name in names] if before.stream else ["data"]))
             _check_pins(workspace, others | md5s)
             _check_cache(cached.values())
             pins.write_stream(workspace, stream, notes)
@@ -208,7 +208,7 @@ def _restore(workspace: Workspace, incoming: Incoming, commit: bool, apart: Path
         for path in missing:
             (target / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.move(draft / path, target / path)
-    keeping.mend_cache(workspace, incoming.task, md5s.values())
+    keeping.mend_cache(workspace, {f"{incoming.task}/{path}": md5 for path, md5 in md5s.items()})
     if commit:
         _commit(workspace, ["data.dvc"], f"Land {incoming.task}: {size([incoming])}")
         keeping.complete_remote(workspace, md5s.values())
@@ -305,11 +305,8 @@ def _draft(workspace: Workspace) -> Iterator[Path]:
 
 @contextmanager
 def one_at_a_time(workspace: Workspace, progress: Progress | None = None) -> Iterator[None]:
-    """Hold the lock on data.dvc and its commits; the kernel lets it go when the process ends, however it ends.
-
-    DVC inherits it: killed alone, a landing leaves a DVC at work, which would pin what is put back meanwhile.
-    """
+    """Hold the lock on data.dvc and its commits; the kernel lets it go when the process ends, however it ends."""
     shown = progress or (lambda *_: None)
     path = workspace.work_dir / "landing.lock"
-    with locked(path, lambda: shown(0, 1, "waiting for another landing"), is_inherited=True):
+    with locked(path, lambda: shown(0, 1, "waiting for another landing")):
         yield

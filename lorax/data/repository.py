@@ -40,16 +40,6 @@ def set_remote(root: Path, url: str) -> None:
     dvc(root, "remote", "add", "--force", "--default", "storage", url)
 
 
-def add_to_dvc(root: Path, *paths: str) -> None:
-    """`dvc add PATH...`: put files into DVC's cache and pin them in data.dvc.
-
-    Raises:
-        DataVersionError: DVC refused.
-        StorageError: the disk is full.
-    """
-    dvc(root, "add", *paths)
-
-
 def push_data(root: Path) -> None:
     """Push what data.dvc pins to DVC's default remote.
 

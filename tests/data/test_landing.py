@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
-from lorax.data import git_locks, pins, repository, versions
+from lorax.data import git_locks, keeping, pins, repository, versions
 from lorax.data.admission import LandingOptions, check_landing
 from lorax.data.landing import land, one_at_a_time, undo_killed
 from lorax.data.layouts.items import Reading
@@ -300,7 +299,7 @@ def test_files_that_no_landing_brought_are_not_landed_over(
 
 def interrupted(step: str, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     """Let the landing's `step` do its work and then raise."""
-    module = pins if step == "write_stream" else repository
+    module = {"write_stream": pins, "add_to_dvc": keeping, "commit": repository}[step]
     real = getattr(module, step)
 
     def work_then_raise(*arguments: object) -> None:
@@ -406,14 +405,14 @@ def test_a_landing_that_loses_another_tasks_files_is_undone(
     landed_workspace: Workspace, tmp_path: Path, write_task: WriteTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = contents(landed_workspace)
-    added = repository.add_to_dvc
+    added = keeping.add_to_dvc
 
-    def add_everything(root: Path, path: str) -> None:
-        (root / "data" / "alpha").rename(tmp_path / "alpha")
-        added(root, "data")  # what lies in data/ now replaces all that was pinned
-        (tmp_path / "alpha").rename(root / "data" / "alpha")
+    def add_everything(workspace: Workspace, path: str) -> None:
+        (workspace.data_dir / "alpha").rename(tmp_path / "alpha")
+        added(workspace, "data")  # what lies in data/ now replaces all that was pinned
+        (tmp_path / "alpha").rename(workspace.data_dir / "alpha")
 
-    monkeypatch.setattr(repository, "add_to_dvc", add_everything)
+    monkeypatch.setattr(keeping, "add_to_dvc", add_everything)
     with pytest.raises(DataVersionError, match=r"does not pin what it should: 8 files .* alpha/train"):
         land(landed_workspace, write_task(tmp_path / "in", seed=3), "gamma")
     assert contents(landed_workspace) == before
@@ -458,44 +457,6 @@ def test_what_a_killed_landing_left_is_put_back_before_learning_unless_another_i
         assert contents(landed_workspace) == after_the_kill != before
     undo_killed(landed_workspace)
     assert contents(landed_workspace) == before
-
-
-LANDING = """
-import sys
-from pathlib import Path
-from lorax.data import landing
-from lorax.workspace import Workspace
-landing.land(Workspace(Path(sys.argv[1])), Path(sys.argv[2]), "gamma")
-"""
-
-
-def is_adding(process: psutil.Process) -> bool:
-    """Whether it is a 'dvc add'; one that has ended meanwhile is none."""
-    try:
-        return "add" in process.cmdline()
-    except psutil.NoSuchProcess:
-        return False
-
-
-def test_what_a_killed_landing_left_is_put_back_once_the_dvc_that_it_ran_has_ended(
-    landed_workspace: Workspace, tmp_path: Path, write_task: WriteTask
-) -> None:
-    """It would pin what is put back meanwhile."""
-    before = contents(landed_workspace)
-    source = write_task(tmp_path / "in", seed=3)
-    landing = psutil.Popen([sys.executable, "-c", LANDING, landed_workspace.root, source])
-    while not (running := [child for child in landing.children() if is_adding(child)]):
-        assert landing.poll() is None
-    running[0].suspend()
-    landing.kill()
-    landing.wait()
-    after_the_kill = contents(landed_workspace)
-    undo_killed(landed_workspace)
-    left = contents(landed_workspace)
-    running[0].kill()
-    running[0].wait()
-    undo_killed(landed_workspace)
-    assert left == after_the_kill != before == contents(landed_workspace)
 
 
 def test_a_source_that_is_written_to_while_it_lands_does_not_land(
