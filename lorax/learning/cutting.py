@@ -21,8 +21,7 @@ from lorax.data.images import Images
 from lorax.errors import StateError
 from lorax.learning.batches import canonical
 from lorax.learning.episode import ReadTask
-from lorax.learning.exemplars import Herded
-from lorax.learning.folder import EpisodeFolder, Plan, Trained
+from lorax.learning.folder import EpisodeFolder, Herded, Plan, Trained
 from lorax.learning.loading import open_network
 from lorax.learning.queries import Asker, FeatureQuery, Fetch
 from lorax.learning.settling import settled

@@ -16,8 +16,8 @@ from torch import Tensor
 from lorax.data.images import Progress
 from lorax.errors import DataVersionError
 from lorax.learning.batches import TrainingSet
-from lorax.learning.exemplars import Herded, extended_memory, hold_out, updated_memory
-from lorax.learning.folder import EpisodeFolder, Report, Trained
+from lorax.learning.exemplars import extended_memory, hold_out, updated_memory
+from lorax.learning.folder import EpisodeFolder, Herded, Report, Trained
 from lorax.learning.launch import launch
 from lorax.learning.loading import (
     answers_of,

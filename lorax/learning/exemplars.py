@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lorax.learning.folder import damage_told
 from lorax.learning.state import Exemplar, LearnerState
 from lorax.params import Params
-from lorax.storage import read_record
 from lorax.stream import ClassTable, Sample, Task
 
 
@@ -72,24 +69,6 @@ def updated_memory(
         ranked = herd(features[rows], per_class, None if weights is None else weights[rows])
         memory += [Exemplar(samples[rows[i]], class_id, rank) for rank, i in enumerate(ranked)]
     return tuple(memory)
-
-
-@dataclass(frozen=True)
-class Herded:
-    """An episode's new exemplar memory, as it lies in its folder; and how long herding took."""
-
-    exemplars: tuple[Exemplar, ...]
-    seconds: float
-
-    @classmethod
-    def read(cls, path: Path) -> Herded:
-        """What `write_record` has kept.
-
-        Raises:
-            StateError: the file is missing or damaged.
-        """
-        with damage_told(path):
-            return read_record(cls, path)
 
 
 _LARGEST_SHARE = 5

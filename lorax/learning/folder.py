@@ -1,4 +1,4 @@
-"""What an episode is, what it measured, where its steps keep their work, and what training leaves there."""
+"""What an episode is, what it measured, where its steps keep their work, and what training and herding leave there."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lorax.errors import StateError
 from lorax.learning.metrics import Scores
-from lorax.learning.state import Branch
+from lorax.learning.state import Branch, Exemplar
 from lorax.learning.state_files import state_digest
 from lorax.learning.texture_head import Statistics, parse_statistics, statistics_tensors
 from lorax.learning.training import EpochRow
@@ -129,6 +129,24 @@ class EpisodeFolder:
     def plan(self) -> Plan:
         with damage_told(self.plan_path):
             return read_record(Plan, self.plan_path)
+
+
+@dataclass(frozen=True)
+class Herded:
+    """An episode's new exemplar memory, as it lies in its folder; and how long herding took."""
+
+    exemplars: tuple[Exemplar, ...]
+    seconds: float
+
+    @classmethod
+    def read(cls, path: Path) -> Herded:
+        """What `write_record` has kept.
+
+        Raises:
+            StateError: the file is missing or damaged.
+        """
+        with damage_told(path):
+            return read_record(cls, path)
 
 
 @dataclass(frozen=True)
