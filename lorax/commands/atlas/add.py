@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -64,26 +64,22 @@ def add(
     if label is not None and labels is not None:
         raise typer.BadParameter("expected one of --label TEXT and --labels CSV")
     told = Labels.read(labels) if labels is not None else Labels(everyone=label)
-    options = AddOptions(told, base, keep_going, with_factors)
     with progress.counting(err) as shown:
-        record = _add(folder_of(atlas), paths, options, shown)
+        record = _add(folder_of(atlas), paths, told, base, shown, keep_going=keep_going, with_factors=with_factors)
     print_record(record, _print_added, as_json)
     if record["refused"]:
         raise typer.Exit(1)
 
 
-@dataclass(frozen=True)
-class AddOptions:
-    """How adapters are taken in."""
-
-    labels: Labels
-    base: str | None
-    keep_going: bool
-    with_factors: bool
-
-
 def _add(
-    atlas_dir: Path, paths: list[Path], options: AddOptions, progress: Callable[[int, int, str], None]
+    atlas_dir: Path,
+    paths: list[Path],
+    labels: Labels,
+    base: str | None,
+    progress: Callable[[int, int, str], None],
+    *,
+    keep_going: bool,
+    with_factors: bool,
 ) -> dict[str, Any]:
     """Add all adapters at paths, and say what each newcomer is nearest to.
 
@@ -100,15 +96,15 @@ def _add(
     places, missing = _places(paths)
     if not places:  # so that no atlas is begun at a place where nothing comes
         raise AdapterError(refusal(missing, 0))
-    adding = atlas.adding(with_factors=options.with_factors, keep_going=options.keep_going, on_wait=_say_waiting)
+    adding = atlas.adding(with_factors=with_factors, keep_going=keep_going, on_wait=_say_waiting)
     with _interruption_says("the atlas is as it was: run the same command again."), adding as newcomers:
         newcomers.refused += missing
         for number, place in enumerate(places):
             progress(number, len(places), f"reading {printable(place.name)}")
             with newcomers.judging():
-                for adapter in read_all(place, options.base):
+                for adapter in read_all(place, base):
                     with newcomers.judging():
-                        newcomers.offer(adapter, options.labels.of(adapter.name, place))
+                        newcomers.offer(adapter, labels.of(adapter.name, place))
     with _interruption_says(f"{len(newcomers.added)} were added: 'lorax atlas list' shows them."):
         progress(len(places), len(places), "comparing")
         return {
@@ -116,7 +112,7 @@ def _add(
             "entries": len(atlas),
             "base": atlas.base,
             "refused": newcomers.refused,
-            "unused labels": options.labels.unused,
+            "unused labels": labels.unused,
             **_compared(atlas, newcomers.added),
         }
 
