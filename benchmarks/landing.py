@@ -126,9 +126,6 @@ def child(what: str, source: Path, root: Path) -> None:
     processor, clock = sum(os.times()[:4]), time.perf_counter()
     if what == "land":
         land(Workspace(root), source, "task")
-        from joblib.externals.loky import get_reusable_executor
-
-        get_reusable_executor(max_workers=1).shutdown(wait=True)  # else its processes' seconds are not counted yet
     else:
         for path in random.Random(0).sample(sorted(source.rglob("*.*")), int(what)):
             decode(path)

@@ -119,7 +119,7 @@ class Announcer:
             except DataVersionError as error:  # far away; what waits here is learned all the same
                 print(f"the upstream can't be looked at: {error}", flush=True)
             self._upstream = upstream.newest_landing(self.workspace.root) or ""
-        elif self._upstream and repository.holds_commit(self.workspace.root, self._upstream):
+        elif self._upstream and repository.holds(self.workspace.root, self._upstream):
             self._upstream = ""
         return self._upstream
 

@@ -68,7 +68,8 @@ def run(
     """
     from lorax import reconcile
     from lorax.data import versions
-    from lorax.data.simulate import DEMO_TASKS, SIDE
+    from lorax.data.generators import SIDE
+    from lorax.data.simulate import DEMO_TASKS
     from lorax.params import load_params
     from lorax.services import embedded
 

@@ -22,9 +22,9 @@ from lorax.text import short
 
 if TYPE_CHECKING:
     from lorax.data.admission import LandingOptions
-    from lorax.data.contract import Report
+    from lorax.data.contract import OnReport, Report
     from lorax.data.findings import Finding
-    from lorax.data.landing import OnPlan, OnReport
+    from lorax.data.landing import OnPlan
     from lorax.data.layouts.arrangement import Plan
     from lorax.data.watch import Outcome
     from lorax.stream import PinnedTask

@@ -31,7 +31,7 @@ def holds(workspace: Workspace, commit: str, digest: str) -> bool:
         digest: data.dvc's after the landing; '' if not known.
     """
     if commit:
-        return repository.holds_commit(workspace.root, commit)
+        return repository.holds(workspace.root, commit)
     return digest in ("", versions.revision(workspace).digest)
 
 

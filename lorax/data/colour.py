@@ -68,6 +68,11 @@ def loaded(image: Image.Image, data: bytes) -> Image.Image:
     return image
 
 
+def is_plain(image: Image.Image) -> bool:
+    """Whether its pixels are 8-bit RGB already, as nearly all are; spares copies."""
+    return image.mode == "RGB" and "transparency" not in image.info
+
+
 def to_rgb(image: Image.Image) -> Pixels:
     """The pixels of a loaded image, (H, W, 3), by the rules of this module's docstring."""
     pixels = np.empty((image.height, image.width, 3), np.uint8)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image, JpegImagePlugin
 
+from lorax.data.colour import is_plain
 from lorax.data.pixels import Pixels
 
 _LOSSLESS = "lossless"
@@ -55,7 +57,13 @@ def container_of(image: Image.Image, pixels: Pixels, data: bytes) -> Container:
         + (", part clear" if _is_clear(image) else "")
     )
     codec = _codec(image, data, is_grey=is_grey)
-    return Container(codec, look, image.width, image.height, tables[:_TABLE] if is_grey else tables)
+    return _shared(Container(codec, look, image.width, image.height, tables[:_TABLE] if is_grey else tables))
+
+
+@lru_cache(maxsize=1024)
+def _shared(container: Container) -> Container:
+    """The one that is equal: few differ, and each image would hold its own tables."""
+    return container
 
 
 def _codec(image: Image.Image, data: bytes, *, is_grey: bool) -> str:
@@ -87,7 +95,7 @@ def _is_grey(pixels: Pixels) -> bool:
 
 def _few(image: Image.Image, pixels: Pixels, *, is_grey: bool) -> str:
     """How few colours there are, as a palette leaves them; '' where they are many, or all the shades that grey has."""
-    shown = image if image.mode == "RGB" and "transparency" not in image.info else Image.fromarray(pixels)
+    shown = image if is_plain(image) else Image.fromarray(pixels)
     found = shown.getcolors(_FEW[-1])  # None for more
     most = next((most for most in (_FEW[:-1] if is_grey else _FEW) if found and len(found) <= most), None)
     return "" if most is None else f", {most} colours"

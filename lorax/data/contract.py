@@ -6,7 +6,7 @@ A *refused* finding keeps the data set out, a *warned* one is only told. docs/op
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +64,9 @@ class Report:
                 for f in self.findings
             ],
         }
+
+
+OnReport = Callable[[Report], None]
 
 
 def check(incoming: Incoming, landed: Landed, rules: LandingParams, accept_leak: str = "", taken: str = "") -> Report:

@@ -75,7 +75,8 @@ def images_of(workspace: Workspace, task: str, kept_states: Collection[str], rea
             f"are: {names}."
         )
     needed = _remembered(workspace, kept_states).union(*(versions.manifest(workspace, one).values() for one in staying))
-    needed |= set(versions.manifest(workspace, _reals(workspace, reals)).values()) if reals else set()
+    if reals:
+        needed |= set(versions.manifest(workspace, pins.committed(workspace, folder=reals)).values())
     return Images(frozenset(ever - needed), frozenset(ever & needed), tuple(unknown), frozenset(branches))
 
 
@@ -154,10 +155,6 @@ def _remembered(workspace: Workspace, states: Collection[str]) -> set[str]:
             with path.open(newline="") as file:
                 found |= {row["md5"] for row in csv.DictReader(file)}
     return found
-
-
-def _reals(workspace: Workspace, folder: str | None) -> Pins:
-    return pins.committed(workspace, folder=folder or "")
 
 
 def _cached(repo: Any, md5: str) -> list[Path]:

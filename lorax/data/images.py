@@ -111,16 +111,23 @@ def in_threads(
 ) -> list[_Out]:
     """`function` of each item, in order, computed by a few threads (Pillow and hashlib let go of Python's lock)."""
     results: list[_Out] = []
-    pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
+    threads = min(8, os.cpu_count() or 1)
+    step = max(1, min(_HANDED_OVER, len(items) // (4 * threads)))
+    parts = [items[start : start + step] for start in range(0, len(items), step)]
+    pool = ThreadPoolExecutor(threads)
     try:
-        for result in pool.map(function, items):
-            results.append(result)
-            if progress is not None:
-                progress(len(results), len(items), what)
+        for part in pool.map(lambda part: [function(item) for item in part], parts):
+            for result in part:
+                results.append(result)
+                if progress is not None:
+                    progress(len(results), len(items), what)
     finally:
         pool.shutdown(cancel_futures=True)  # at an error or Ctrl-C, don't work through what is still queued
     return results
 
+
+_HANDED_OVER = 64
+"""Items that a thread gets at once, at most: to hand over each alone takes time and memory."""
 
 _DECODED_AT_ONCE = 32
 

@@ -101,12 +101,16 @@ def mend_cache(workspace: Workspace, files: Mapping[str, str]) -> None:
         DataVersionError: DVC can't tell where its cache is.
         StorageError: the disk is full or refuses to be written.
     """
-    _refill_cache(workspace)
     if _has_manifest(workspace):
         for md5, path in versions.cache_paths(workspace, files.values()).items():
             if not memory.is_whole(path, md5):
                 path.unlink(missing_ok=True)
         store(workspace, files)
+        return
+    found = {path: versions.md5_of(workspace.data_dir / path) for path in list_files(workspace.data_dir)}
+    if all(versions.task_digest(versions.below(found, t.name)) == t.digest for t in pins.on_disk(workspace).stream):
+        store(workspace, found)
+        store_manifest(workspace, found)
 
 
 def drop(workspace: Workspace, cached: Sequence[Path]) -> None:
@@ -167,16 +171,6 @@ def store_manifest(workspace: Workspace, files: Mapping[str, str]) -> str:
         tree.digest()
         repo.cache.local.add(tree.path, tree.fs, tree.oid)
         return str(tree.oid)
-
-
-def _refill_cache(workspace: Workspace) -> None:
-    """In a clone without DVC's cache and remote, make the cache anew once all that landed lies in data/ again."""
-    if _has_manifest(workspace):
-        return
-    found = {path: versions.md5_of(workspace.data_dir / path) for path in list_files(workspace.data_dir)}
-    if all(versions.task_digest(versions.below(found, t.name)) == t.digest for t in pins.on_disk(workspace).stream):
-        store(workspace, found)
-        store_manifest(workspace, found)
 
 
 def _has_manifest(workspace: Workspace) -> bool:

@@ -6,14 +6,14 @@ Two landings run one after the other. See transaction.py for how a landing that 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
 from lorax.data import keeping, memory, pins, prints, repository, upstream, versions
 from lorax.data.admission import DEFAULTS, LandingOptions, images_apart, landing_errors, named, reports_on
-from lorax.data.contract import Report
+from lorax.data.contract import OnReport
 from lorax.data.extending import check_relation
 from lorax.data.images import Progress
 from lorax.data.incoming import Incoming, checked_source, read_incoming, size
@@ -26,7 +26,6 @@ from lorax.stream import PinnedTask, check_new_name
 from lorax.workspace import Workspace
 
 OnPlan = Callable[[Plan], None]
-OnReport = Callable[[Report], None]
 
 
 def land(
@@ -158,8 +157,7 @@ def _bring(
     names, before = [one.task for one in incoming], pins.on_disk(workspace)
     others = {p: md5 for p, md5 in versions.manifest(workspace, before).items() if p.partition("/")[0] not in names}
     md5s = {f"{one.task}/{path}": md5 for one in incoming for path, md5 in one.md5s.items()}
-    cached = versions.cache_paths(workspace, md5s.values())
-    new = [path for path in cached.values() if not path.exists()]
+    new = [path for path in versions.cache_paths(workspace, md5s.values()).values() if not path.exists()]
     ignore_path = workspace.root / ".gitignore"
     ignored = _bytes_of(ignore_path)
     with _draft(workspace) as draft:
@@ -175,7 +173,6 @@ def _bring(
             keeping.store(workspace, md5s)
             keeping.add_to_dvc(workspace, *([f"data/{name}" for name in names] if before.stream else ["data"]))
             _check_pins(workspace, others | md5s)
-            _check_cache(cached.values())
             pins.write_stream(workspace, stream, notes)
             if share is not None:
                 by_dvc = [".gitignore"] if _bytes_of(ignore_path) != ignored else []
@@ -265,13 +262,6 @@ def _check_pins(workspace: Workspace, expected: Mapping[str, str]) -> None:
             f"after 'dvc add', data.dvc does not pin what it should: {len(differing)} files are missing, new or other "
             f"than expected, such as {differing[0]}. Everything was put back. Does .dvcignore hide images?"
         )
-
-
-def _check_cache(cached: Iterable[Path]) -> None:
-    """DVC can pin files that it could not store."""
-    lost = [path for path in cached if not path.is_file()]
-    if lost:
-        raise DataVersionError(f"after 'dvc add', {len(lost)} files are not in DVC's cache, such as {lost[0]}.")
 
 
 def _catch_up(workspace: Workspace) -> None:

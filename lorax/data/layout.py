@@ -160,11 +160,12 @@ def split_by_content(files: Mapping[str, str], fraction: float) -> dict[str, str
         inner = {path: path.removeprefix("train/") for path in files if path.startswith("train/")}
     else:
         inner = {path: path for path in files}
-    moved = {path: f"{_side(files[path], fraction)}/{rest}" for path, rest in inner.items()}
+    moved = {path: f"{side_of(files[path], fraction)}/{rest}" for path, rest in inner.items()}
     return {path: moved.get(path, path) for path in files}
 
 
-def _side(md5: str, fraction: float) -> str:
+def side_of(md5: str, fraction: float) -> str:
+    """Which split an image belongs to by its content."""
     return "train" if int(md5, 16) < fraction * 16**32 else "val"
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from lorax.data.commands import checked_commit, dvc, git, git_says
@@ -144,6 +146,28 @@ def commit(root: Path, paths: Sequence[str], message: str) -> None:
         )
 
 
+@contextmanager
+def index_beside(folder: Path) -> Iterator[dict[str, str]]:
+    """The environment variable that gives git commands an index of their own, which lies in `folder` for the block."""
+    with tempfile.TemporaryDirectory(dir=folder) as own:
+        yield {"GIT_INDEX_FILE": str(Path(own, "index"))}
+
+
+def put_text(root: Path, path: str, text: str | None, index: dict[str, str]) -> None:
+    """Have an index hold a text at `path` (relative to `root`); None: have it hold nothing there.
+
+    Raises:
+        DataVersionError: git refused.
+    """
+    place = git(root, "rev-parse", "--show-prefix") + path
+    top = Path(git(root, "rev-parse", "--show-toplevel"))
+    if text is None:
+        git(top, "update-index", "--force-remove", place, also=index)
+    else:
+        blob = git(root, "hash-object", "-w", "--stdin", text=text)
+        git(top, "update-index", "--add", "--cacheinfo", f"100644,{blob},{place}", also=index)
+
+
 def commit_tree(root: Path, tree: str, parents: Sequence[str], message: str) -> str:
     """Make a commit of a tree that is in git already, beside what is checked out; returns its name.
 
@@ -167,11 +191,6 @@ def has_upstream(root: Path) -> bool:
     return git_says(root, "rev-parse", "--verify", "--quiet", "@{upstream}^{commit}") is not None
 
 
-def holds(root: Path, commit: str, inside: str) -> bool:
-    """Whether `commit` is part of the history of `inside`."""
+def holds(root: Path, commit: str, inside: str = "HEAD") -> bool:
+    """Whether `commit` is part of the history of `inside`, what is checked out if not told."""
     return git_says(root, "merge-base", "--is-ancestor", commit, inside) is not None
-
-
-def holds_commit(root: Path, commit: str) -> bool:
-    """Whether `commit` is part of what is checked out."""
-    return holds(root, commit, "HEAD")

@@ -22,7 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lorax.data.generators import GENERATORS
+from lorax.data.generators import GENERATORS, SIDE
+from lorax.data.images import Progress
+from lorax.data.pixels import Pixels
 from lorax.errors import LayoutError
 from lorax.storage import whole_directory
 
@@ -32,12 +34,7 @@ DEMO_TASKS = tuple(GENERATORS)
 PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "ihc.png")
 """Colour photos that scikit-image ships, all losslessly compressed, so that decoding is exact."""
 
-SIDE = 64
 _LEAST_VARIANCE = 64  # of a patch's grey levels, squared; flatter patches show no trace worth learning
-
-Pixels = NDArray[np.uint8]
-Progress = Callable[[int, int, str], None]
-"""Called as progress(done, total, what)."""
 
 
 def simulate(

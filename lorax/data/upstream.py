@@ -6,7 +6,6 @@ to which this is then fast-forwarded, so that a killed process leaves no merge h
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -73,7 +72,7 @@ def unpushed(workspace: Workspace) -> list[str]:
 
 def is_up_to_date(root: Path) -> bool:
     """Whether the checkout holds all that the upstream had at the last fetch."""
-    return repository.holds_commit(root, "@{upstream}")
+    return repository.holds(root, "@{upstream}")
 
 
 def push(root: Path, upstream: Upstream) -> str:
@@ -213,8 +212,7 @@ def _joined(workspace: Workspace, theirs: str, ours: str) -> str:
     base = git_says(root, "merge-base", ours, theirs)
     if base is None:
         raise DataVersionError(f"{root} and its upstream have no commit in common. Clone the upstream anew.")
-    with tempfile.TemporaryDirectory(dir=workspace.work_dir) as folder:
-        index = {"GIT_INDEX_FILE": str(Path(folder, "index"))}
+    with repository.index_beside(workspace.work_dir) as index:
         git(root, "read-tree", "-i", "-m", "--aggressive", base, theirs, ours, also=index)
         _settle(workspace, (base, theirs, ours), index)
         tree = git(root, "write-tree", also=index)
@@ -238,5 +236,4 @@ def _settle(workspace: Workspace, commits: tuple[str, str, str], index: dict[str
         )
     if torn:
         base, theirs, ours = (pins.committed(workspace, commit) for commit in commits)
-        blob = git(root, "hash-object", "-w", "--stdin", text=merged(workspace, base, theirs, ours))
-        git(top, "update-index", "--add", "--cacheinfo", f"100644,{blob},{place}", also=index)
+        repository.put_text(root, pins.NAME, merged(workspace, base, theirs, ours), index)

@@ -16,13 +16,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lorax.data.contract import Report
+from lorax.data.contract import OnReport, Report
 from lorax.data.layout import READY
 from lorax.errors import ContractError, ImageError, LayoutError, LoraxError, StorageError
 from lorax.storage import write_whole
 from lorax.stream import PinnedTask
 
-OnReport = Callable[[Report], None]
 Land = Callable[[Path, str, OnReport], PinnedTask]
 """Called as land(folder, task, on_report); raises like `lorax.data.landing.land`."""
 

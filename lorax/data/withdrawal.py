@@ -7,11 +7,9 @@ checkout is brought to it. A ref of git's keeps the commit in between and says t
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from lorax.data import keeping, landing, pins, repository, upstream, versions
@@ -73,7 +71,7 @@ def carry_out(workspace: Workspace, task: str) -> None:
     root, ref = workspace.root, f"{_REFS}/{check_task_name(task)}"
     with landing.one_at_a_time(workspace):
         commit = repository.head(root, ref)
-        if not repository.holds_commit(root, commit):
+        if not repository.holds(root, commit):
             if upstream.find(root) is not None:
                 with suppress(DataVersionError):  # the push will tell
                     upstream.fetch(workspace)
@@ -93,7 +91,7 @@ def carry_out(workspace: Workspace, task: str) -> None:
 
 def _fits(workspace: Workspace, commit: str, task: str, needed: Collection[str]) -> bool:
     """Whether a commit that was prepared takes out what is landed now, or has done so, and holds what is needed."""
-    if repository.holds_commit(workspace.root, commit):
+    if repository.holds(workspace.root, commit):
         return True
     if not {one.name for one in pins.committed(workspace, commit).stream}.issuperset(needed):
         return False
@@ -129,17 +127,10 @@ def _without(workspace: Workspace, task: str, message: str, older: Sequence[str]
     """A commit on top of the checked-out one, and of older ones, whose data.dvc lacks a task."""
     root, head = workspace.root, repository.head(workspace.root)
     text = _text_without(workspace, pins.committed(workspace), task)
-    place = git(root, "rev-parse", "--show-prefix") + pins.NAME
-    top = Path(git(root, "rev-parse", "--show-toplevel"))
-    with tempfile.TemporaryDirectory(dir=workspace.work_dir) as folder:
-        index = {"GIT_INDEX_FILE": str(Path(folder, "index"))}
-        git(top, "read-tree", head, also=index)
-        if text is None:
-            git(top, "update-index", "--force-remove", place, also=index)
-        else:
-            blob = git(root, "hash-object", "-w", "--stdin", text=text)
-            git(top, "update-index", "--add", "--cacheinfo", f"100644,{blob},{place}", also=index)
-        return repository.commit_tree(root, git(top, "write-tree", also=index), (head, *older), message)
+    with repository.index_beside(workspace.work_dir) as index:
+        git(root, "read-tree", head, also=index)
+        repository.put_text(root, pins.NAME, text, index)
+        return repository.commit_tree(root, git(root, "write-tree", also=index), (head, *older), message)
 
 
 def _text_without(workspace: Workspace, before: Pins, task: str) -> str | None:

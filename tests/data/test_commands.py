@@ -62,7 +62,7 @@ def test_a_signed_landing_in_colour_is_known_by_its_commit(
     assert 'Good "git" signature' in shown.stdout + shown.stderr  # what porcelain says under these settings
     found = versions.revision(workspace)
     assert found.commit == commands.git(root, "rev-parse", "HEAD")
-    assert repository.holds_commit(root, found.commit)
+    assert repository.holds(root, found.commit)
     assert repository.is_committed(root, "data.dvc")
     assert [task.name for task in versions.landed(workspace)] == ["alpha", "beta", "gamma"]
     (root / "ä b.txt").write_text("one")

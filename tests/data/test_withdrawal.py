@@ -67,7 +67,7 @@ def test_what_is_learned_meanwhile_is_in_a_commit_that_follows_the_first(
     assert [one.name for one in pins.committed(workspace, second.commit or "").stream] == ["beta", "gamma"]
     withdrawal.carry_out(workspace, "alpha")
     assert (versions.revision(workspace), names(workspace)) == (second, ["beta", "gamma"])
-    assert repository.holds_commit(workspace.root, first.commit or ""), "states may name it"
+    assert repository.holds(workspace.root, first.commit or ""), "states may name it"
 
 
 def test_what_can_t_be_withdrawn_says_why_and_changes_nothing(

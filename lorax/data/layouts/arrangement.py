@@ -8,7 +8,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lorax.data.layout import class_folder, split_by_content, well_placed
+from lorax.data.layout import class_folder, side_of, split_by_content, well_placed
 from lorax.data.layouts.items import Found, Item, Reading
 from lorax.data.layouts.words import listed, task_name
 from lorax.errors import LayoutError
@@ -229,7 +229,7 @@ def _splits(items: Sequence[Item], share: float | None, md5s: Md5s) -> tuple[lis
         return [_moved(item, sides[item.split], found) for item in items], [said] if said else []
     if share is None:
         return [replace(item, split="train") for item in items], []
-    return [replace(item, split=_by_content(md5s.get(item.path) or "0", share)) for item in items], []
+    return [replace(item, split=side_of(md5s.get(item.path) or "0", share)) for item in items], []
 
 
 _TOLD = {
@@ -242,11 +242,6 @@ def _moved(item: Item, side: str, splits: frozenset[str]) -> Item:
     """What joins another split may be called as something there is."""
     is_joining = item.split == "val" and {"train", "test"} <= splits
     return replace(item, split=side, name=f"val-{item.name}" if is_joining else item.name)
-
-
-def _by_content(md5: str, share: float) -> str:
-    """As `split_by_content` has it."""
-    return "train" if int(md5, 16) < share * 16**32 else "val"
 
 
 def _placed(items: Sequence[Item], limit: int | None, md5s: Md5s) -> tuple[dict[str, Item], str]:
