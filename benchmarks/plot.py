@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ def draw(axes: Any, rows: list[dict[str, float]], x: str, unit_s: float) -> None
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     steps = [row for row in read_report("training_step")["rows"] if "branches" in row]
     draw(left, steps, "branches", 1)

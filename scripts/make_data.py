@@ -5,6 +5,7 @@ data.dvc comes out as it is committed, byte for byte; nothing is committed here.
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     workspace = Workspace(ROOT)
     if is_clean():
         print("data/ is as data.dvc pins it: nothing to do")

@@ -6,6 +6,7 @@ backbone has never seen. The first table of docs/backbone.md comes from here.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 
 import torch
@@ -72,6 +73,7 @@ def lossy(batches: PipelineBatches) -> dict[str, Callable[[Tensor], Tensor]]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     torch.manual_seed(0)
     backbone = open_backbone(BackboneParams(name="shipped", weights="shipped"))
     train = collect(backbone, PipelineBatches(123), 30)

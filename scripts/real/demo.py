@@ -6,6 +6,7 @@ demo's own is made, from few packages. Everything that is written goes below wor
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,7 @@ _HOME = Path("work") / "real-demo"
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     taken = _HOME / "taken"
     if not taken.is_dir():
         is_there = all(manifest.table_path(_WHOLE, task).exists() for task in TASKS)
