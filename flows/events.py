@@ -23,7 +23,7 @@ LANDED = "lorax.dataset.landed"
 UNKNOWN_RISING = "lorax.unknown.rising"
 
 _SHOWN = 5  # paths in a row; `lorax land --json` has them all
-_LATER = "a worker learns it within two minutes of finding it, 'lorax learn' at once"
+_LATER = "a worker learns it within two minutes, 'lorax learn' at once"
 
 
 def announce(workspace: Workspace, tasks: Sequence[str]) -> str:
@@ -32,7 +32,7 @@ def announce(workspace: Workspace, tasks: Sequence[str]) -> str:
         emit(workspace, tasks)
     except ServiceError as error:
         return f"not announced: {error} It has landed all the same: {_LATER}."
-    return "announced: a worker will learn it ('lorax up' runs one)."
+    return "announced: a worker learns what is new ('lorax up' runs one)."
 
 
 def emit(workspace: Workspace, tasks: Sequence[str]) -> None:

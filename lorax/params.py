@@ -329,7 +329,7 @@ def load_params(path: Path, *, preset: str | None = None, overrides: Iterable[st
 
 def _preset(path: Path, presets: Any, name: str) -> dict[Any, Any]:
     if not isinstance(presets, dict) or name not in presets:
-        known = sorted(map(str, presets)) if isinstance(presets, dict) else None
+        known = ", ".join(sorted(map(str, presets))) if isinstance(presets, dict) else ""
         raise ParamsError(f"{path} has no preset {name!r}; it has {known or 'none'}.")
     if not isinstance(presets[name], dict):
         found = type(presets[name]).__name__

@@ -89,7 +89,7 @@ class Atlas:
         """
         if name not in self._numbers:
             near = difflib.get_close_matches(name, self._numbers, n=3)
-            hint = f" Near it: {', '.join(near)}." if near else ""
+            hint = f" Near it: {', '.join(near)}." if near else " 'lorax atlas list' has all."
             raise AtlasError(f"the atlas at {self.folder} has no entry {name!r} among its {len(self)}.{hint}")
         return self.entries[self._numbers[name]]
 

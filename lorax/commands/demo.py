@@ -18,6 +18,7 @@ from lorax.commands.tables import print_accuracy
 from lorax.text import short
 
 if TYPE_CHECKING:
+    from lorax.data.contract import Report
     from lorax.params import Params
     from lorax.workspace import Workspace
 
@@ -154,8 +155,11 @@ def _land(workspace: Workspace, raw: Path, name: str) -> None:
     from lorax import progress
     from lorax.data.landing import land
 
+    reports: list[Report] = []
     with progress.counting(err) as shown:
-        [landed] = land(workspace, raw / name, name, progress=shown)
+        [landed] = land(workspace, raw / name, name, on_report=reports.append, progress=shown)
+    for report in reports:
+        events.publish(workspace, report)
     events.emit(workspace, [name])
     err.print(f"[bold]landed {name}[/bold] ({short(landed.digest)}): data.dvc is committed, and Prefect's server told")
 

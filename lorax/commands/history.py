@@ -161,7 +161,8 @@ def _place(version: Mapping[str, Any], moves: Mapping[int, str], gate: bool, whe
     place = Tree(_label(version, became or _outcome(version)).append(whence, style="dim"))
     for verdict in version["verdicts"]:
         if gate or (not verdict["passed"] and version["outcome"] != "promoted"):
-            place.add(Text(verdict["reason"], style="dim" if verdict["passed"] else "red"))
+            judged = f"{'passed' if verdict['passed'] else 'failed'}: " if gate else ""
+            place.add(Text(f"{judged}{verdict['reason']}", style="dim" if verdict["passed"] else "red"))
     return place
 
 

@@ -166,7 +166,7 @@ def land_one(
     _print_reports(reports, out)
     known = {report.task for report in reports}
     for one in landed:
-        again = "" if one.name in known else ": it had landed already; what was missing of it is back"
+        again = "" if one.name in known else ": it had landed already, and all of it is here"
         if out:
             out.print(f"landed {one.name} ({short(one.digest)}){again}", markup=False)
     _tell(workspace, [one.name for one in landed], reports, commit=commit)
@@ -209,6 +209,7 @@ def _watch(workspace: Workspace, drop_dir: Path, options: LandingOptions, *, com
             except LoraxError as error:  # a params.yaml that is being edited, say
                 err.print(f"lorax: {outcome.task}: not told to Prefect: {error}", markup=False)
     except KeyboardInterrupt:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends now: a second one would only leave a traceback
         err.print("no longer watching.")
 
 

@@ -134,7 +134,7 @@ class Printed:
         """Print the lines of a batch."""
         for answer in batch:
             if answer.reading.error:
-                self.err.print(f"lorax: skipped {printable(answer.reading.error)}", markup=False)
+                self.err.print(f"lorax: skipped: {printable(answer.reading.error)}", markup=False)
             if as_json:
                 self._write(json_line(record(answer, self.version)))
             elif answer.judged is not None:

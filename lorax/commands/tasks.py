@@ -148,7 +148,7 @@ def withdraw(
     with progress.showing(err):
         numbers = flow(str(workspace.root), task, reason, who(), preset, fast)
     record = _withdrawn(workspace, params, task) | {"learned": numbers}
-    print_record(record | {"before": version_record(before) if before else None}, _print_withdrawn, as_json)
+    print_record(record | {"before": version_record(before) if before else None}, print_withdrawn, as_json)
 
 
 def forget(
@@ -215,20 +215,24 @@ def _withdrawn(workspace: Workspace, params: Params, task: str) -> dict[str, Any
     return {
         "task": task,
         "champion": version_record(champion) if champion else None,
+        "known_by": [v.version for v in registry.versions() if task in {known.name for known in v.tasks}],
         "held": [quarantine_record(hold) for hold in registry.quarantined()],
         "data": {"digest": revision.digest, "commit": revision.commit},
     }
 
 
-def _print_withdrawn(record: Mapping[str, Any], out: Console) -> None:
-    task, data = record["task"], record["data"]
-    out.print(f"champion: {named(record['before'])} -> {named(record['champion'])}", markup=False)
+def print_withdrawn(record: Mapping[str, Any], out: Console) -> None:
+    """Print what became of a withdrawn task: the record of `lorax withdraw`."""
+    task, before, after = record["task"], named(record["before"]), named(record["champion"])
+    out.print(f"champion: {before}{'' if before == after else f' -> {after}'}", markup=False)
     print_quarantined(record["held"], out)
-    out.print(
-        f"data.dvc has {task} no more (commit {short(data['commit'])}). Older versions know it still, and its images "
-        f"are in DVC's cache: 'lorax forget {task}' removes both.",
-        markup=False,
-    )
+    gone = f"data.dvc has {task} no more (commit {short(record['data']['commit'])})"
+    if record["known_by"]:
+        numbers = ", ".join(map(str, record["known_by"]))
+        what = f"'lorax forget {task}' removes them, and its images from DVC's cache."
+        out.print(f"{gone}. Versions that know it still: {numbers}. {what}", markup=False)
+    else:
+        out.print(f"{gone}, and no version knows it. Images may be left: 'lorax forget {task}' looks.", markup=False)
 
 
 def _at_stake(found: Traces) -> str:

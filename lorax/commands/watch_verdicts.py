@@ -219,7 +219,7 @@ class Reporter:
 
     def skip(self, text: str) -> None:
         """Tell of a file or line that is left out."""
-        err.print(f"lorax: skipped {printable(text)}", markup=False)
+        err.print(f"lorax: skipped: {printable(text)}", markup=False)
 
     def tell(self, change: str, window: Window, count: int | None = None) -> None:
         """Tell that the share has fallen, or, with how many images there were, how it is at the end."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sized
 from dataclasses import dataclass, field
 
 from lorax.data.alike import nearest_within
@@ -42,21 +42,21 @@ def alike_pictures(files: Mapping[str, Examined], landed: Landed, bits: int) -> 
     real_there, synthetic_there = _by_label(there)
     yield from _look_alike(
         "near-duplicates",
-        "images of val/ look like one of train/ (perceptual hash); scores on them flatter.",
+        "of val/ like one of train/ (perceptual hash); scores on them flatter.",
         _pairs(_of(here, "val/"), _of(here, "train/"), bits),
     )
     torn = _pairs(synthetic, real, bits)
     torn |= _pairs(synthetic, real_there, bits) | _pairs(real, synthetic_there, bits)
     yield from _look_alike(
         "near-conflicting-labels",
-        "images look like one of the other label, here or in another task (perceptual hash). As it should be where a "
+        "like one of the other label, here or in another task (perceptual hash). As it should be where a "
         "generator redraws photographs, as an upscaler does; else one of each two has the wrong label.",
         torn,
     )
     yield from _not_compared(landed)
     yield from _look_alike(
         "near-landed-elsewhere",
-        "images look like one of the same label in another task (perceptual hash); where one of the two is tested on, "
+        "like one of the same label in another task (perceptual hash); where one of the two is tested on, "
         "its score flatters.",
         _pairs(real, real_there, bits) | _pairs(synthetic, synthetic_there, bits),
     )
@@ -66,7 +66,7 @@ def _across_splits(files: Mapping[str, Examined]) -> Iterator[Finding]:
     train = {file.identity for path, file in files.items() if path.startswith("train/") and file.identity}
     both = tuple(path for path, file in files.items() if path.startswith("val/") and file.identity in train)
     if both:
-        message = f"{len(both)} images of val/ lie in train/ too, pixel for pixel; a test on them measures nothing."
+        message = f"{_images(both)} of val/ in train/ too, pixel for pixel; a test on them measures nothing."
         yield Finding("same-in-train-and-val", "refused", message, both)
 
 
@@ -77,7 +77,7 @@ def _conflicting(files: Mapping[str, Examined]) -> Iterator[Finding]:
             places[file.identity].append(path)
     torn = [paths for paths in places.values() if len(paths) > 1 and len({class_index(path) for path in paths}) > 1]
     if torn:
-        message = f"{len(torn)} images lie in several classes, pixel for pixel; each can have one label."
+        message = f"{_images(torn)} in several classes, pixel for pixel; each can have one label."
         yield Finding("conflicting-labels", "refused", message, tuple(path for paths in torn for path in paths))
 
 
@@ -96,16 +96,16 @@ def _known_elsewhere(files: Mapping[str, Examined], landed: Landed) -> Iterator[
             kind = _relation(class_index(path) == 0, class_index(other) == 0)
             found[kind][path] = None
             tasks[kind].add(other.partition("/")[0])
-    for kind, (severity, text) in _RELATIONS.items():
+    for kind, (severity, what, text) in _RELATIONS.items():
         if found[kind]:
-            message = f"{len(found[kind])} {text} {', '.join(sorted(tasks[kind]))}."
+            message = f"{_images(found[kind], what)} {text} {', '.join(sorted(tasks[kind]))}."
             yield Finding(kind, severity, message, tuple(found[kind]))
 
 
-_RELATIONS: dict[str, tuple[Severity, str]] = {
-    "conflicting-labels": ("refused", "images are real here and synthetic elsewhere, or the reverse, in task"),
-    "shared-reals": ("warned", "real images are shared with task"),
-    "landed-elsewhere": ("warned", "synthetic images have landed already, pixel for pixel, in task"),
+_RELATIONS: dict[str, tuple[Severity, str, str]] = {
+    "conflicting-labels": ("refused", "image", "real here and synthetic elsewhere, or the reverse, in task"),
+    "shared-reals": ("warned", "real image", "shared with task"),
+    "landed-elsewhere": ("warned", "synthetic image", "landed already, pixel for pixel, in task"),
 }
 
 
@@ -120,7 +120,7 @@ def _not_compared(landed: Landed) -> Iterator[Finding]:
     if unseen:
         tasks = ", ".join(sorted({path.partition("/")[0] for path in unseen}))
         message = (
-            f"{len(unseen)} images of {tasks} are neither in data/ nor in DVC's cache here, so only their files' bytes "
+            f"{_images(unseen)} of {tasks} neither in data/ nor in DVC's cache here, so only the files' bytes "
             "were compared with these. 'dvc pull' brings them."
         )
         yield Finding("not-compared", "warned", message)
@@ -128,7 +128,14 @@ def _not_compared(landed: Landed) -> Iterator[Finding]:
 
 def _look_alike(kind: str, text: str, pairs: Mapping[str, str]) -> Iterator[Finding]:
     if pairs:
-        yield Finding(kind, "warned", f"{len(pairs)} {text}", tuple(f"{one} ~ {other}" for one, other in pairs.items()))
+        yield Finding(
+            kind, "warned", f"{_images(pairs)} {text}", tuple(f"{one} ~ {other}" for one, other in pairs.items())
+        )
+
+
+def _images(found: Sized, what: str = "image") -> str:
+    """How many there are: '1 image', '2 images'."""
+    return f"{len(found)} {what}{'' if len(found) == 1 else 's'}"
 
 
 def _by_label(pictures: Mapping[str, Print]) -> tuple[dict[str, Print], dict[str, Print]]:

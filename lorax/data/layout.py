@@ -283,7 +283,7 @@ def _message(name: str, files: Iterable[str], problems: list[str]) -> str:
     hint = "Mend the folder and try again."
     if any(len(head) > 1 and head[1] in SPLITS for head in heads):
         hint = "It seems to hold several tasks: give one task's folder at a time."
-    elif "val" not in {head[0] for head in heads}:
+    elif "val" not in {head[0] for head in heads} or all(problem.endswith("no image in val/") for problem in problems):
         hint = "Mend the folder and try again; --split 0.8 makes val/ from data that has none."
     listed = "\n  - ".join(problems)
     return (

@@ -111,12 +111,21 @@ _TABLES_TAG = "mlflow.loggedArtifacts"
 
 
 def log_tables(client: Any, run_id: str, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """Write a run's tables, in place of those that are there: name -> rows of equal keys, where there are any."""
+    """Write a run's tables, in place of those that are there: name -> rows of equal keys, where there are any.
+
+    Numbers are rounded, for MLflow's page shows them as they are; the run's other files have all digits.
+    """
     full = {name: rows for name, rows in tables.items() if rows}
     for name, rows in full.items():
         columns = list(rows[0])
-        client.log_dict(run_id, {"columns": columns, "data": [[row[key] for key in columns] for row in rows]}, name)
+        client.log_dict(
+            run_id, {"columns": columns, "data": [[_short(row[key]) for key in columns] for row in rows]}, name
+        )
     shown = json.loads(client.get_run(run_id).data.tags.get(_TABLES_TAG, "[]"))
     wanted = [{"path": name, "type": "table"} for name in full]
     if new := [table for table in wanted if table not in shown]:
         client.set_tag(run_id, _TABLES_TAG, json.dumps([*shown, *new]))
+
+
+def _short(value: Any) -> Any:
+    return round(value, 4) if isinstance(value, float) else value

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 from PIL import Image
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ def confusion_matrix(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> 
     _heat(axes, shares, [[str(count) if count else "" for count in row] for row in counts])
     axes.set_xticks(range(len(labels)), list(labels), rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(labels)), list(labels))
-    axes.set(xlabel="predicted class", ylabel="true class", title="Confusion matrix, images of all known tasks")
+    axes.set(xlabel="predicted class (of a real image any real one is right)", ylabel="true class")
+    axes.set_title("Confusion matrix, images of all known tasks")
     return figure
 
 
@@ -188,7 +190,7 @@ def _heat(axes: Axes, values: np.ndarray, texts: Sequence[Sequence[str]]) -> Non
     cells = axes.pcolormesh(range(values.shape[1]), range(values.shape[0]), values, vmin=0, vmax=1, cmap="Blues")
     axes.set_aspect("equal")
     axes.invert_yaxis()
-    axes.figure.colorbar(cells, ax=axes, shrink=0.8)
+    axes.figure.colorbar(cells, ax=axes, shrink=0.8, format=PercentFormatter(1))
     for i, row in enumerate(texts):
         for j, text in enumerate(row):
             if text:

@@ -10,7 +10,7 @@ from lorax.errors import RegistryError
 from lorax.registry import journal, tracking
 from lorax.registry.lineage import ancestors
 from lorax.registry.package import copies, stored_bytes
-from lorax.registry.store import CHAMPION, Store, lost_alias
+from lorax.registry.store import CHALLENGER, CHAMPION, Store, lost_alias
 from lorax.registry.versions import DIGEST_TAG, ModelVersion
 
 _TRAINING = "workflowType=machine_learning"
@@ -28,6 +28,11 @@ class RegisteredModel(Store):
         """
         known = [self.champion()] if alias == CHAMPION else self.versions()
         found = next((v for v in known if v is not None and alias in v.aliases), None)
+        if found is None and known and alias == CHALLENGER:
+            raise RegistryError(
+                f"{self.name!r} has no challenger now: the newest version is one until it is promoted. 'lorax history' "
+                "shows all; take one by its number, or @champion."
+            )
         if found is None:
             raise RegistryError(f"there is no {alias} yet of {self.name!r}: see 'lorax history', or 'lorax learn'.")
         return found

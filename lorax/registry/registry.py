@@ -233,7 +233,9 @@ class Registry(RegisteredModel):
         state = load_state(state_dir)
         check_fits(state, reports[-1])
         with self.changing(f"track scenario {scenario!r}"):
-            experiment = tracking.experiment_id(self.client, self.uri, _scenarios_of(self.name))
+            experiment = tracking.experiment_id(
+                self.client, self.uri, _scenarios_of(self.name), tracking.SCENARIOS_NOTE
+            )
             run_id = tracking.scenario_run(self.client, experiment, scenario, git_commit)
             tracking.write_scenario(self.client, run_id, state, reports, files)
             tracking.finish_run(self.client, run_id)

@@ -33,6 +33,21 @@ PARENT_TAG = "mlflow.parentRunId"
 _KIND_TAG, _KIND = "mlflow.experimentKind", "custom_model_development"
 """Without, MLflow's page takes the experiment for one of generative AI."""
 
+_NOTE_TAG = "mlflow.note.content"
+"""What MLflow's page shows as description."""
+_EPISODES_NOTE = (
+    "What lorax learned. A run `timeline` has the curves of one line of model versions; the runs below it are its "
+    "episodes, one for each task that was learned, with figures, tables and the model card."
+)
+SCENARIOS_NOTE = (
+    "Whole scenarios, learned from scratch by `lorax scenario`; the registered model does not come from here."
+)
+_TIMELINE_NOTE = (
+    "Accuracy on each task, and what follows from it, over the episodes of one line of versions: step 0 is the first "
+    "episode, and each promoted version adds a step. Curves: tab Model metrics. Parameters, figures and model cards: "
+    "the child runs."
+)
+
 _BATCH_POINTS = 1000
 """MLflow's limit for one log_batch call."""
 
@@ -84,15 +99,15 @@ def points_at(values: Mapping[str, float], step: int) -> list[Point]:
     return [Point(key, value, step) for key, value in values.items()]
 
 
-def experiment_id(client: Any, uri: str, name: str) -> str:
-    """The experiment called `name`, made if need be.
+def experiment_id(client: Any, uri: str, name: str, note: str = _EPISODES_NOTE) -> str:
+    """The experiment called `name`, made with this description if need be.
 
     Raises:
         RegistryError: it is in MLflow's trash.
     """
     found = find_experiment(client, uri, name)
     if found is None:
-        return str(client.create_experiment(name, tags={_KIND_TAG: _KIND}))
+        return str(client.create_experiment(name, tags={_KIND_TAG: _KIND, _NOTE_TAG: note}))
     if _KIND_TAG not in found.tags:
         client.set_experiment_tag(found.experiment_id, _KIND_TAG, _KIND)
     return str(found.experiment_id)
@@ -116,7 +131,7 @@ def find_experiment(client: Any, uri: str, name: str) -> Any:
 
 def timeline_run(client: Any, experiment: str, line: str) -> str:
     """The run that carries the curves of one line of descent, made if need be."""
-    return _run(client, experiment, "timeline", {ROLE_TAG: "timeline", LINE_TAG: line})
+    return _run(client, experiment, "timeline", {ROLE_TAG: "timeline", LINE_TAG: line}, {_NOTE_TAG: _TIMELINE_NOTE})
 
 
 def episode_run(

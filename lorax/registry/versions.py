@@ -182,7 +182,7 @@ def describe(tasks: Sequence[PinnedTask], metrics: Mapping[str, float], verdicts
     """A version's description on MLflow's page: its model card in short, the gate's verdicts in a table."""
     names = shorten(", ".join(task.name for task in tasks), _NAMES_LENGTH, placeholder=" ...")
     detection = metrics.get("average_binary_accuracy")
-    detected = "" if detection is None else f", of detection {100 * detection:.1f} %"
+    detected = "" if detection is None else f", detection {100 * detection:.1f} %"
     text = (
         f"Episode {len(tasks) - 1}: learned **{tasks[-1].name}**. Knows {names}.\n\n"
         f"Average accuracy {100 * metrics['average_accuracy']:.1f} %{detected}, "
@@ -207,7 +207,7 @@ def _trust(metrics: Mapping[str, float]) -> str:
         error, floor = (100 * metrics[name] for name in ("calibration_error", "calibration_error_floor"))
         told = f"Calibration error {error:.1f} % ({floor:.1f} % by chance alone). "
     if "unknown_auroc" in metrics:
-        told += f"What it learned last was unknown to the version before with AUROC {metrics['unknown_auroc']:.2f}. "
+        told += f"To the version before, what it learned last was unknown with AUROC {metrics['unknown_auroc']:.2f}. "
     if "robustness" in metrics:
         told += f"Robustness {100 * metrics['robustness']:.0f} %: accuracy on perturbed images, as a share of clean. "
     if "false_positives/clean" in metrics:

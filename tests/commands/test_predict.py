@@ -70,7 +70,7 @@ def test_each_file_has_its_line_in_order_and_a_bad_one_is_told_in_its_place(pred
     assert [index for index, line in enumerate(found) if "error" in line] == [2, 5, 6]
     assert bad == 3
     *told_bad, summary = err.splitlines()
-    assert [line.startswith("lorax: skipped ") for line in told_bad] == [True] * 3
+    assert [line.startswith("lorax: skipped: ") for line in told_bad] == [True] * 3
     assert summary.startswith("lorax: 4 judged (")
     assert summary.endswith(", 3 bad")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from lorax.commands import console, diff, history, learn, status, tables
+from lorax.commands import console, diff, history, learn, status, tables, tasks
 
 HOLD = {
     "task": "tiles",
@@ -39,6 +39,17 @@ def test_learn_tells_every_reason_of_a_refusal_and_of_what_is_held_the_first() -
         "c: accuracy 1.0 %",
         "held: tiles (bytes 171d0eea9212, version 3): a: accuracy 50.0 %, and 2 more (the gate, 2026-11-22 06:25)",
     ]
+
+
+def test_withdrawing_once_more_tells_what_is_left_to_forget() -> None:
+    before, after = ({"version": number, "tasks": ["ripple"]} for number in (4, 5))
+    of = {"task": "tiles", "champion": after, "held": [], "data": {"commit": "c0ffee"}}
+    first, more = printed(tasks.print_withdrawn, of | {"before": before, "known_by": [2, 4]})
+    assert first == "champion: version 4 (ripple) -> version 5 (ripple)"
+    assert "Versions that know it still: 2, 4. 'lorax forget tiles' removes them" in more
+    first, more = printed(tasks.print_withdrawn, of | {"before": after, "known_by": []})
+    assert first == "champion: version 5 (ripple)"
+    assert "no version knows it. Images may be left: 'lorax forget tiles' looks." in more
 
 
 def test_a_person_s_reason_is_told_whole() -> None:

@@ -184,7 +184,9 @@ def test_history_draws_the_lines_of_descent_and_lists_the_journal(
     assert because.strip() == "└── alpha: detection could not be compared with the champion"
     assert [line.split()[2:4] for line in rest if line.startswith("20")][-2:] == [["rolled", "back"], ["refused", "4"]]
     assert "beta: attribution" not in shown
-    assert "beta: attribution" in lorax("history", "--gate")
+    told = lorax("history", "--gate")
+    assert "passed: beta: attribution" in told
+    assert "failed: alpha: detection could not be compared" in told
     record = lorax_json("history")
     assert [version["calibrated"] for version in record["versions"]] == [False, False, False, True]
     nearest = {"task": "alpha", "similarity": 0.6251}

@@ -61,7 +61,7 @@ def test_reals_saved_anew_among_the_fakes_are_told_with_the_right_reason(workspa
     report = looked_at(workspace, folder)
     torn, both = found(report, "conflicting-labels"), found(report, "same-in-train-and-val")
     assert torn is not None
-    assert torn.message.startswith("5 images lie in several classes, pixel for pixel")
+    assert torn.message.startswith("5 images in several classes, pixel for pixel")
     assert {path for path in torn.paths if "anew" in path} == {
         *(f"train/1_fake/anew{number}.png" for number in range(3)), "train/1_fake/anew3.bmp", "val/1_fake/anew4.webp"
     }  # fmt: skip
@@ -84,6 +84,7 @@ def test_the_same_pictures_of_another_task_are_known_in_any_file(landed: Workspa
         finding = found(report, kind)
         assert finding is not None, kind
         assert finding.paths == (path,)
+        assert finding.message.startswith(("1 image ", "1 real image ", "1 synthetic image "))
         assert finding.message.endswith("task first.")
 
 
@@ -101,6 +102,7 @@ def test_pictures_that_look_like_another_task_s_are_told(landed: Workspace, tmp_
         "val/1_fake/compressed.jpg ~ first/train/0_real/1.png", "train/1_fake/0.png ~ val/0_real/own.jpg"
     }  # fmt: skip
     assert {alike.severity, torn.severity} == {"warned"}
+    assert [finding.message[:14] for finding in (alike, torn)] == ["1 image like o", "2 images like "]
 
 
 def test_what_landed_looks_like_is_made_anew_from_the_images_that_are_here(landed: Workspace, tmp_path: Path) -> None:
@@ -122,7 +124,7 @@ def test_what_landed_looks_like_is_made_anew_from_the_images_that_are_here(lande
     shutil.rmtree(landed.root / ".dvc" / "cache" / "files" / "md5" / next(iter(files.values()))[:2])
     missing = found(looked_at(landed, folder), "not-compared")
     assert missing is not None
-    assert "images of first are neither in data/ nor in DVC's cache" in missing.message
+    assert "1 image of first neither in data/ nor in DVC's cache" in missing.message
     assert not table.exists()
 
 

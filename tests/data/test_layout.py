@@ -84,6 +84,7 @@ def test_a_missing_val_names_each_class_that_lacks_it_and_the_option_that_makes_
     assert "class 0_real has no image in val/" in text
     assert "class 1_fake has no image in val/" in text
     assert "--split" in text
+    assert "--split" in complaint("x", [path for path in PLAIN if not path.startswith("val/1_fake")])
 
 
 def test_a_class_folder_renamed_in_one_place_is_refused_with_both_names_and_places() -> None:

@@ -50,4 +50,4 @@ def assessed(
 def _reliability(perturbation: str, error: float, calibrated: bool) -> Reliability:
     bins = [Bin(0.6, 0.6 - error, 40), Bin(0.9, 0.9 - error, 41)]
     after = (0.4, error) if calibrated else (None, None)
-    return Reliability(perturbation, 81, 0.5, after[0], error + 0.1, after[1], 0.015, bins)
+    return Reliability(perturbation, 81, 0.50004, after[0], error + 0.1, after[1], 0.015, bins)

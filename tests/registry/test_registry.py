@@ -340,6 +340,7 @@ def test_a_deleted_experiment_is_told_before_anything_is_learned_with_the_comman
     for name, ask in ((registry.name, registry.settle), (f"{registry.name}-scenarios", registry.check_scenarios)):
         experiment = registry.client.get_experiment_by_name(name)
         assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+        assert ("scenario" in experiment.tags["mlflow.note.content"]) == (name != registry.name)
         registry.client.delete_experiment(experiment.experiment_id)
         with pytest.raises(RegistryError, match=f"experiment '{name}' was deleted") as caught:
             ask()

@@ -35,3 +35,5 @@ def test_any_alias_can_be_served(filled: Registry) -> None:
     assert filled.aliased("champion").version == 3
     with pytest.raises(RegistryError, match="there is no nobody yet"):
         filled.aliased("nobody")
+    with pytest.raises(RegistryError, match="has no challenger now: the newest version is one until it is promoted"):
+        filled.aliased("challenger")

@@ -207,7 +207,7 @@ def _by_siblings(
     if level is None and any(place.subject[common:] for place in places.values()):
         raise LayoutError(f"{root} has several levels of folders, {listed(stray, 3)}: which are the generators? {_ASK}")
     shown = listed(kind[place] for kind, place in at.items() if place is not None)
-    return places, f"a folder for each generator, {f'beside {shown} as real' if shown else 'and no real images'}"
+    return places, f"a folder for each generator, {f'beside {shown} as real' if shown else 'none of them real'}"
 
 
 def _sibling(folders: tuple[str, ...], at: int | None, level: int | None, root: Path) -> Place:

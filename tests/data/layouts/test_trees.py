@@ -73,7 +73,9 @@ def test_drct_with_coco_lent(plan: Plan, tmp_path: Path) -> None:
     splits = ("train2017", "val2017")
     write_tree(tmp_path / "in/images", {f"{g}/{split}": 4 for g in ("ldm-text2im", "sdxl-turbo") for split in splits})
     coco = write_tree(tmp_path / "coco", dict.fromkeys(splits, 20))
-    found = counts(plan("--real", str(coco)))
+    record = plan("--real", str(coco))
+    assert "none of them real" in record["taken_for"]
+    found = counts(record)
     assert {n["train/1_fake"] for n in found.values()} == {n["val/1_fake"] for n in found.values()} == {4}
     assert sum(n["train/0_real"] for n in found.values()) == sum(n["val/0_real"] for n in found.values()) == 20
     assert set(found) == {"ldm-text2im", "sdxl-turbo"}
