@@ -69,6 +69,25 @@ class Branch:
         return torch.addmm(weight, b, a, alpha=self.scale)
 
 
+class Dropout(nn.Module):
+    """torch's dropout, drawn four numbers at a time on a CPU, where torch draws one by one and for double precision.
+
+    The probability is rounded to a multiple of 2^-16, and what stays is scaled by what that gives, so its mean is kept.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+        self._cut = min(round(p * 2**16), 2**16 - 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or x.device.type != "cpu":
+            return nn.functional.dropout(x, self.p, self.training)
+        words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+        stays = words.view(torch.int16)[: x.numel()].view(x.shape) >= self._cut - 2**15
+        return x * stays.to(x.dtype).mul_(2**16 / (2**16 - self._cut))
+
+
 class LiveBranch:
     """The branch that learns: PEFT's model around a backbone whose weights it shares.
 
@@ -92,9 +111,10 @@ class LiveBranch:
         named = sorted((n, p) for n, p in self._model.named_parameters() if ".lora_" in n)
         self._named = {name: parameter.requires_grad_(True) for name, parameter in named}
         self.parameters: list[nn.Parameter] = list(self._named.values())
-        for name, module in self._model.named_modules():
-            if ".lora_dropout." in name:
-                module.train()
+        if branch.config["lora_dropout"]:
+            for module in self._model.modules():
+                if hasattr(module, "lora_dropout"):
+                    module.lora_dropout[_ADAPTER] = Dropout(branch.config["lora_dropout"]).train()
 
     def __call__(self, images: Tensor) -> Tensor:
         """Bytes (B, 3, crop, crop) -> (B, D), with gradients and LoRA dropout."""

@@ -13,7 +13,7 @@ from peft import PeftModel
 
 from lorax.errors import BackboneError
 from lorax.network.backbone import Backbone, BackboneIdentity
-from lorax.network.branch import match_targets
+from lorax.network.branch import Dropout, match_targets
 from lorax.network.building import import_timm, reopen_backbone
 from lorax.params import BackboneParams, LoraParams
 from tests.network.conftest import TINY, learned_branch
@@ -53,6 +53,7 @@ def test_gradients_and_dropout_reach_only_the_branch_that_learns(backbone: Backb
         learned_branch(backbone, LORA, number)
     frozen = backbone.features(images, range(2))
     live = backbone.live_branch(2)
+    assert {type(m) for n, m in live._model.named_modules() if ".lora_dropout." in n} == {Dropout}
     first, second = live(images), live(images)
     assert not torch.equal(first, second)  # dropout
     first.sum().backward()
@@ -60,6 +61,23 @@ def test_gradients_and_dropout_reach_only_the_branch_that_learns(backbone: Backb
     assert torch.equal(backbone.features(images, range(2)), frozen)
     assert not backbone.features(images, range(3)).requires_grad
     assert not any(p.requires_grad or p.grad is not None for p in backbone.parameters())
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5])
+def test_dropout_keeps_as_many_as_asked_with_their_mean_and_their_gradients(p: float) -> None:
+    x = torch.ones(1000, 999, requires_grad=True)
+    torch.manual_seed(1)
+    found = Dropout(p)(x)
+    found.sum().backward()
+    assert torch.equal(found, x.grad)
+    stays = (found > 0).float()
+    deviation = (p * (1 - p)) ** 0.5
+    assert stays.mean().item() == pytest.approx(1 - p, abs=4 * deviation / x.numel() ** 0.5)
+    assert found.mean().item() == pytest.approx(1, abs=0.01)
+    assert (stays.mean(dim=0) - (1 - p)).abs().max() < 6 * deviation / len(x) ** 0.5, "wherever it stands in a word"
+    torch.manual_seed(1)
+    assert torch.equal(Dropout(p)(x), found)
+    assert Dropout(p).eval()(x) is x
 
 
 def test_what_a_branch_learned_is_kept(backbone: Backbone, images: torch.Tensor) -> None:
