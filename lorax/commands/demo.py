@@ -96,6 +96,8 @@ def run(
         _compare(workspace, params)
     servers = embedded.status(workspace, params)
     services.print_pages(servers, out)
+    after = "After 'make demo', 'make clean' stops its servers and removes it."
+    out.print(f"The workspace is {workspace.root}. {after}", markup=False)
     if servers.mlflow.is_ready:
         timeline = reconcile.look(workspace, params, servers.mlflow).pages()["timeline"]
         out.print(f"A curve per task over the episodes: {timeline}", markup=False)

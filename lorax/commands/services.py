@@ -129,9 +129,7 @@ def print_pages(services: Services, out: Console) -> None:
         out.print(f"{title:<8} {service.address}{state}", markup=False)
     if any(service.is_embedded and service.is_ready for service in (services.prefect, services.mlflow)):
         also = " So does the worker." if services.helpers.get("worker") else ""
-        out.print(
-            f"Both keep running.{also} Stop them with 'lorax down' in this workspace; after 'make demo', 'make clean'."
-        )
+        out.print(f"Both keep running.{also} Stop them with 'lorax down' in this workspace.")
 
 
 def way_in(auth_path: Path | str | None) -> str:

@@ -54,7 +54,7 @@ def record(workspace: Workspace, params: Params) -> dict[str, Any]:
         "workspace": str(workspace.root),
         "landed": [task.name for task in landed],
         **known,
-        "runs": _outlook(workspace, params, services, is_waiting=bool(known["waiting"])),
+        "runs": _outlook(workspace, params, services, known),
         "data": {"digest": revision.digest, "commit": revision.commit},
         "unpushed": {"tasks": upstream.unpushed(workspace), "why": upstream.why_unpushed(workspace)},
         "withdrawing": withdrawal.under_way(workspace),
@@ -183,16 +183,18 @@ def _worst_slice(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
     if not slices:
         return []
     worst = max(slices, key=slices.__getitem__)
-    return [("their worst slice", f"{worst.removeprefix(FALSE_POSITIVES)} {percent(slices[worst])}")]
+    return [("false positives, worst slice", f"{worst.removeprefix(FALSE_POSITIVES)} {percent(slices[worst])}")]
 
 
-def _outlook(workspace: Workspace, params: Params, services: Services, *, is_waiting: bool) -> dict[str, Any] | None:
+def _outlook(
+    workspace: Workspace, params: Params, services: Services, known: Mapping[str, Any]
+) -> dict[str, Any] | None:
     """What Prefect's server knows of the runs of `learn`; None where it does not answer.
 
     Args:
         workspace, params: whose server.
         services: the servers and helpers as they are.
-        is_waiting: whether there is something to learn.
+        known: what the registry says: the tasks that are `waiting`, the version that waits for `approval`.
 
     Returns:
         `last`: the run that ended last, and how; `now`: the one under way; `paused`: what a person has stopped, and how
@@ -210,7 +212,7 @@ def _outlook(workspace: Workspace, params: Params, services: Services, *, is_wai
             "last": _ended(last) if last else None,
             "now": _under_way(alive[0]) if alive else None,
             "paused": paused,
-            "next": _next(api, last, alive, services.helpers, is_waiting=is_waiting),
+            "next": _next(api, last, alive, services.helpers, known),
         }
     except ServiceError:
         return None
@@ -259,7 +261,9 @@ def _paused(api: PrefectApi) -> list[str]:
     return told
 
 
-def _next(api: PrefectApi, last: Row | None, alive: list[Row], helpers: Mapping[str, int], *, is_waiting: bool) -> str:
+def _next(
+    api: PrefectApi, last: Row | None, alive: list[Row], helpers: Mapping[str, int], known: Mapping[str, Any]
+) -> str:
     """What starts the next run, in a sentence."""
     from flows import deployment, worker
 
@@ -268,9 +272,11 @@ def _next(api: PrefectApi, last: Row | None, alive: list[Row], helpers: Mapping[
         return "none before a worker runs: 'lorax up' starts one"
     if alive:
         return "after this one, where there is more to learn"
+    if known["approval"]:
+        return f"after version {known['approval']} is promoted or refused"
     scheduled = deployment.next_scheduled(api)
     schedule = f"the schedule, {minute(scheduled['expected_start_time'])}" if scheduled else "no schedule"
-    if not is_waiting:
+    if not known["waiting"]:
         return f"the next landing; {schedule}"
     if not helpers.get("announcer"):
         return f"{schedule}; or 'lorax up'" if scheduled else "'lorax up'"

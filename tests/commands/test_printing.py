@@ -88,7 +88,7 @@ def test_status_tells_the_champion_s_false_positives_and_their_worst_slice() -> 
     }  # fmt: skip
     said = [" ".join(line.split()) for line in printed(status.print_status, record)]
     place = said.index("false positives on other real photographs 1.0 %")
-    assert said[place + 1] == "their worst slice jpeg-75 12.0 %"
+    assert said[place + 1] == "false positives, worst slice jpeg-75 12.0 %"
     champion["metrics"] = dict.fromkeys(tables.HEADLINES, 0.9)
     assert not [line for line in printed(status.print_status, record) if "false positives" in line or "worst" in line]
 
