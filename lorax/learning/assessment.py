@@ -138,7 +138,7 @@ def assess(episode: Episode, reals: Reals | None = None, on_progress: Progress |
     def ask(samples: Sequence[Sample], change: Perturbation) -> tuple[Tensor, Tensor]:
         query = FeatureQuery.of_centers(samples, [change] * len(samples))
         on_cached = told(on_progress, change.name)
-        features, textures = episode.asker.ask(query, with_texture=with_texture, on_cached=on_cached)
+        features, textures = episode.asker.ask(query, with_texture=with_texture, asked_again=True, on_cached=on_cached)
         return textures, episode.network.logits(features, textures).cpu()
 
     def look(samples: Sequence[Sample], change: Perturbation = UNCHANGED) -> Said:

@@ -228,7 +228,7 @@ class Episode:
         features, textures = self.look_at_tests(on_progress)
         of_base = features  # the base's branches say the same, but for the one of what is extended
         if self.task.extends:
-            of_base, _ = replace(self.asker, network=self._opened(self.base)).ask(self._tests)
+            of_base, _ = replace(self.asker, network=self._opened(self.base)).ask(self._tests, asked_again=True)
         predicted, before, true = {}, {}, {}
         sizes = [len(task.test) for task in self.tasks]
         looks = zip(self.tasks, *(part.split(sizes) for part in (features, of_base, textures)), strict=True)
@@ -260,7 +260,8 @@ class Episode:
         Returns:
             All branches' features (N, K·D), and the textures (N, F), or (N, 0) where nothing reads them.
         """
-        return self.asker.ask(self._tests, with_texture=self.reads_texture, on_cached=told(on_progress))
+        on_cached = told(on_progress)
+        return self.asker.ask(self._tests, with_texture=self.reads_texture, asked_again=True, on_cached=on_cached)
 
     @property
     def index(self) -> int:

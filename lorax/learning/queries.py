@@ -76,12 +76,14 @@ class Asker:
         query: FeatureQuery,
         *,
         with_texture: bool = False,
+        asked_again: bool = False,
         on_cached: OnCached | None = None,
         read: Read | None = None,
     ) -> tuple[Tensor, Tensor]:
         """What is said of images.
 
         Args:
+            asked_again: whether later branches will be asked about the same, which is then cheaper.
             on_cached: told about what is not looked up.
             read: gives the images, where they are at hand.
 
@@ -89,7 +91,7 @@ class Asker:
             All branches' features (N, K·D) and the textures (N, F), or (N, 0) where they are not asked for; on the CPU.
         """
         branches = range(self.network.branches)
-        said = self._said([*branches, *([TEXTURE] if with_texture else [])], query, on_cached, read)
+        said = self._said([*branches, *([TEXTURE] if with_texture else [])], query, on_cached, read, asked_again)
         textures = said.pop() if with_texture else torch.zeros(len(query.samples), 0)
         return torch.cat(said, dim=1), textures
 
@@ -98,8 +100,14 @@ class Asker:
         return self._said([TEXTURE], query)[0]
 
     def _said(
-        self, branches: Sequence[int], query: FeatureQuery, on_cached: OnCached | None = None, read: Read | None = None
+        self,
+        branches: Sequence[int],
+        query: FeatureQuery,
+        on_cached: OnCached | None = None,
+        read: Read | None = None,
+        asked_again: bool = False,
     ) -> list[Tensor]:
         read, views = read or query.read_files(self.fetch, self.network.crop), query.views
-        self.cache.fill(self.network, branches, views, read, self.batch_size, on_cached, self.group)
+        shared = (on_cached, self.group)
+        self.cache.fill(self.network, branches, views, read, self.batch_size, *shared, keeps_tokens=asked_again)
         return [part.take() for part in self.cache.lookup(self.network, branches, views, self.batch_size)]

@@ -2,7 +2,9 @@
 
 A *view* of an image is a crop, named by the image's md5 and the crop's corner, or the centre. What one branch says of
 one view is a *feature* (D numbers). Features lie in files, one for each branch, as records that are only appended, and
-are read through memory maps, so that steps, episodes and resumed runs find what earlier ones computed.
+are read through memory maps, so that steps, episodes and resumed runs find what earlier ones computed. Of images about
+which every later branch is asked, tests above all, what a front gives is kept as well: it is two thirds of an answer's
+cost.
 
 A learner state must not depend on what happened to be kept, so a feature is the same number whether it is computed or
 found. A matrix product's last bits depend on the batch's size, on how threads share it (and so on an image's place in
@@ -55,7 +57,13 @@ CENTER = -1
 TEXTURE = -1
 """In place of a branch: the texture, which the backbone gives without any (see `Backbone.texture`)."""
 
-_CHECKED_AT_ONCE = 8192
+_TOKENS = "tokens"
+"""In place of a branch: what the front gives (see `Network.embed`)."""
+
+_NUMBERS = {".features": "<f4", ".tokens": "<f2"}
+"""Kinds of files, and of their numbers."""
+
+_CHECKED_AT_ONCE = 2**24  # bytes
 
 
 def views_of(md5s: Sequence[str], corners: NDArray[np.int64]) -> Views:
@@ -97,6 +105,8 @@ class FeatureCache:
         batch_size: int,
         on_cached: OnCached | None = None,
         group: ProcessGroup = SINGLE,
+        *,
+        keeps_tokens: bool = False,
     ) -> None:
         """Compute what some branches have not said of `views` yet.
 
@@ -108,6 +118,8 @@ class FeatureCache:
             batch_size: the one size that every batch has.
             on_cached: told after each batch.
             group: shares the batches; each rank computes its part.
+            keeps_tokens: keep what a front gives of the images, and start from it where it was kept: for views about
+                which other branches will be asked.
 
         Raises:
             StorageError: the disk is full; what was kept before stays.
@@ -116,19 +128,32 @@ class FeatureCache:
             return
         files = [self._file(network, k, batch_size) for k in branches]
         lacking = np.array([file.find(views) < 0 for file in files])  # (K, N)
-        batches = list(_batches(lacking, batch_size))
+        tokens = self._file(network, _TOKENS, batch_size) if keeps_tokens and network.backbone.has_front else None
+        is_embedded = np.zeros(len(views), bool)
+        if tokens and lacking.any():
+            without_texture = ~lacking[[k == TEXTURE for k in branches]].any(axis=0)
+            is_embedded[lacking.any(axis=0) & without_texture] = True
+            is_embedded[is_embedded] = tokens.find(views[is_embedded]) >= 0
+        at_hand = tokens.use(views[is_embedded]) if tokens and is_embedded.any() else None
+        place = np.cumsum(is_embedded) - 1  # of each such view in `at_hand`
+        batches = [*_batches(lacking & ~is_embedded, batch_size), *_batches(lacking & is_embedded, batch_size)]
         total, done = sum(len(rows) * len(who) for rows, who in batches), 0
         group.barrier()  # until all have seen what is lacking
 
-        def ask(batch: tuple[NDArray[np.int64], list[int]]) -> list[NDArray[np.float32]]:
+        def ask(batch: tuple[NDArray[np.int64], list[int]]) -> tuple[list[NDArray[np.float32]], Tensor | None]:
             rows, who = batch
-            embedded = network.embed(read(rows)[torch.arange(batch_size) % len(rows)])
+            is_known = at_hand is not None and bool(is_embedded[rows[0]])
+            given = Embedded(at_hand.take(place[rows]), None) if at_hand and is_known else read(rows)
+            embedded = network.embed(given[torch.arange(batch_size) % len(rows)])
             said = [_said(network, embedded, branches[i]) for i in who]
-            return [features[: len(rows)].cpu().numpy() for features in said]
+            new = embedded.tokens[: len(rows)].cpu() if tokens and not is_known else None
+            return [features[: len(rows)].cpu().numpy() for features in said], new
 
         mine = batches[group.rank :: group.size]
         with side_by_side(network.device) as over:
-            for (rows, who), found in zip(mine, over(ask, mine), strict=True):
+            for (rows, who), (found, new) in zip(mine, over(ask, mine), strict=True):
+                if tokens and new is not None:
+                    tokens.append(views[rows], new.numpy())
                 for i, features in zip(who, found, strict=True):
                     files[i].append(views[rows], features)
                 done += len(rows) * len(who) * group.size
@@ -149,9 +174,11 @@ class FeatureCache:
             How many bytes are left.
         """
         with self._locked():
-            for draft in self.root.glob(".*.features-*"):  # of an `evict` that was killed
-                draft.unlink()
-            files = [_FeatureFile(path, self._locked) for path in sorted(self.root.glob("*.features"))]
+            for kind in _NUMBERS:
+                for draft in self.root.glob(f".*{kind}-*"):  # of an `evict` that was killed
+                    draft.unlink()
+            paths = sorted(path for kind in _NUMBERS for path in self.root.glob(f"*{kind}"))
+            files = [_FeatureFile(path, self._locked) for path in paths]
             total = sum(file.path.stat().st_size for file in files)
             if total <= limit:
                 return total
@@ -171,13 +198,19 @@ class FeatureCache:
         with storage_errors(self.root), locked(self.root / ".lock"):
             yield
 
-    def _file(self, network: Network, branch: int, batch_size: int) -> _FeatureFile:
+    def _file(self, network: Network, branch: int | str, batch_size: int) -> _FeatureFile:
         on_gpu = network.device.type == "cuda"
         backbone, identity = network.backbone, network.backbone.identity
-        width = backbone.texture_width if branch == TEXTURE else backbone.width
+        if isinstance(branch, str):
+            shape = network.embed(torch.zeros(1, 3, network.crop, network.crop, dtype=torch.uint8)).tokens.shape[1:]
+            size, what = f"{'x'.join(map(str, shape))}.tokens", branch
+        elif branch == TEXTURE:
+            size, what = f"{backbone.texture_width}.features", "texture"
+        else:
+            size, what = f"{backbone.width}.features", backbone.branch(branch).digest
         context = {
             "code": _CODE,
-            "branch": "texture" if branch == TEXTURE else backbone.branch(branch).digest,
+            "branch": what,
             "backbone": asdict(identity) | {"source": ""},
             "batch_size": batch_size,
             "mixed_precision": network.mixed_precision,
@@ -185,7 +218,7 @@ class FeatureCache:
             "libraries": [version(name) for name in ("torch", "timm", "pillow")],
         }
         name = hashlib.sha256(json.dumps(context, sort_keys=True).encode()).hexdigest()[:32]
-        return _FeatureFile(self.root / f"{name}-{width}.features", self._locked)
+        return _FeatureFile(self.root / f"{name}-{size}", self._locked)
 
 
 def _said(network: Network, embedded: Embedded, branch: int) -> Tensor:
@@ -197,14 +230,15 @@ class _FeatureFile:
     """The records of one branch: name of the view, checksum, when it was last asked for, feature.
 
     Args:
-        path: `<anything>-<D>.features`.
+        path: `<anything>-<D>.features`, of float32; or `<anything>-<T>x<D>.tokens`, of float16.
         locked: holds the directory against other processes.
     """
 
     def __init__(self, path: Path, locked: Callable[[], AbstractContextManager[None]]) -> None:
         self.path, self._locked = path, locked
-        width = int(path.stem.rpartition("-")[2])
-        self.type = np.dtype([("view", "S24"), ("check", "<u8"), ("used", "<i8"), ("feature", "<f4", (width,))])
+        shape = tuple(map(int, path.stem.rpartition("-")[2].split("x")))
+        numbers = ("feature", _NUMBERS[path.suffix], shape)
+        self.type = np.dtype([("view", "S24"), ("check", "<u8"), ("used", "<i8"), numbers])
 
     def records(self, mode: Literal["r", "r+"] = "r") -> NDArray[Any]:
         """All whole records; a killed writer may have left a part of one."""
@@ -227,7 +261,7 @@ class _FeatureFile:
         records["used"][rows] = time.time_ns()
         return CachedFeatures(records, rows)
 
-    def append(self, views: Views, features: NDArray[np.float32]) -> None:
+    def append(self, views: Views, features: NDArray[np.floating]) -> None:
         """Add records, whole."""
         new = np.empty(len(views), self.type)
         new["view"], new["feature"], new["used"] = views, features, time.time_ns()
@@ -255,9 +289,9 @@ def _rows(records: NDArray[Any], views: Views) -> NDArray[np.int64]:
     places = np.searchsorted(names, views, side="right", sorter=order) - 1  # the newest of equal names
     rows = order[np.maximum(places, 0)]
     found = names[rows] == views
-    candidates = np.flatnonzero(found)
-    for start in range(0, len(candidates), _CHECKED_AT_ONCE):
-        part = candidates[start : start + _CHECKED_AT_ONCE]
+    candidates, at_once = np.flatnonzero(found), max(1, _CHECKED_AT_ONCE // records.itemsize)
+    for start in range(0, len(candidates), at_once):
+        part = candidates[start : start + at_once]
         chosen = records[rows[part]]
         found[part] = _checks(chosen) == chosen["check"]
     return np.where(found, rows, -1)

@@ -111,6 +111,36 @@ def one_of(cache: FeatureCache, network: Network, views: np.ndarray) -> torch.Te
 
 
 @pytest.mark.parametrize("mixed_precision", [False, True])
+def test_a_later_branch_starts_from_what_the_front_gave_and_says_the_same(
+    small: Backbone, images: torch.Tensor, tmp_path: Path, mixed_precision: bool
+) -> None:
+    for number in range(2):
+        learned_branch(small, LORA, number)
+    network, views = Network.empty(small, mixed_precision=mixed_precision), np.array([b"%024d" % n for n in range(6)])
+    kept, plain = FeatureCache(tmp_path / "kept"), FeatureCache(tmp_path / "plain")
+    read: list[int] = []
+
+    def given(rows: np.ndarray) -> torch.Tensor:
+        read.extend(rows.tolist())
+        return images[rows]
+
+    kept.fill(network, [0, TEXTURE], views[:4], given, BATCH, keeps_tokens=True)
+    [path] = kept.root.glob("*.tokens")
+    damaged = bytearray(path.read_bytes())
+    damaged[-2] ^= 1  # in the last number of the fourth
+    path.write_bytes(damaged)
+    read.clear()
+    kept.fill(network, [0, 1, TEXTURE], views, given, BATCH, keeps_tokens=True)
+    assert sorted(read) == [3, 4, 5]
+    plain.fill(network, [1], views, given, BATCH)
+    for cache in (kept, plain):
+        cache.fill(network, [1], views, given, BATCH)
+    assert torch.equal(*(cache.lookup(network, [1], views, BATCH)[0].take() for cache in (kept, plain)))
+    assert kept.evict(0) == 0
+    assert not list(kept.root.glob("*-*"))
+
+
+@pytest.mark.parametrize("mixed_precision", [False, True])
 def test_the_shipped_ones_features_do_not_depend_on_the_place_in_a_batch(tmp_path: Path, mixed_precision: bool) -> None:
     network = Network.empty(open_backbone(BackboneParams(name="residual")), mixed_precision=mixed_precision)
     learned_branch(network.backbone, LORA, 0)
