@@ -97,16 +97,8 @@ def check(incoming: Incoming, landed: Landed, rules: LandingParams, accept_leak:
         *alike_pictures(files, landed, rules.near_bits),
     ]
     worst_first = sorted(findings, key=lambda finding: (finding.severity, finding.kind in _MILD))  # "refused" first
-    counts = Counter(path.rpartition("/")[0] for path in files)
-    return Report(incoming.task, incoming.digest, _by_class(counts), leaks, tuple(worst_first))
-
-
-def _by_class(folders: Mapping[str, int]) -> dict[str, int]:
-    """Images by split and class folder, whatever the subject between them."""
-    counts: Counter[str] = Counter()
-    for folder, count in folders.items():
-        counts[f"{_split(folder)}/{folder.rpartition('/')[2]}"] += count
-    return dict(sorted(counts.items()))
+    counts = Counter(f"{_split(path)}/{class_folder(path)}" for path in files)  # whatever the subject between them
+    return Report(incoming.task, incoming.digest, dict(sorted(counts.items())), leaks, tuple(worst_first))
 
 
 def _without_real(files: Iterable[str], landed: Iterable[str]) -> Iterator[Finding]:

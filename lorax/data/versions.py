@@ -275,7 +275,10 @@ def _dvc_errors(workspace: Workspace, what: str) -> Iterator[None]:
     except Exception as error:
         if _is_full_disk(error):
             raise StorageError(f"the disk is full: DVC could not store {what} in {workspace.root}.") from error
-        raise _unavailable(workspace, what, error) from error
+        raise DataVersionError(
+            f"DVC can't give {what} in {workspace.root}; expected it in DVC's cache or its default remote "
+            f"({type(error).__name__}: {' '.join(str(error).split())}). {_HOW_TO_GET}"
+        ) from error
 
 
 def _is_full_disk(error: BaseException | None) -> bool:
@@ -285,10 +288,3 @@ def _is_full_disk(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
-
-
-def _unavailable(workspace: Workspace, what: str, error: Exception) -> DataVersionError:
-    return DataVersionError(
-        f"DVC can't give {what} in {workspace.root}; expected it in DVC's cache or its default remote "
-        f"({type(error).__name__}: {' '.join(str(error).split())}). {_HOW_TO_GET}"
-    )
