@@ -90,7 +90,8 @@ def _is_lossless_webp(data: bytes) -> bool:
 
 
 def _is_grey(pixels: Pixels) -> bool:
-    return all((part == part[:, :, :1]).all() for part in (pixels[::_LOOK, ::_LOOK], pixels))
+    parts = (pixels[::_LOOK, ::_LOOK], pixels)
+    return all((part[..., 0] == part[..., other]).all() for part in parts for other in (1, 2))
 
 
 def _few(image: Image.Image, pixels: Pixels, *, is_grey: bool) -> str:
