@@ -34,6 +34,7 @@ def _no_settings_of_the_machine(tmp_path_factory: pytest.TempPathFactory) -> Non
     os.environ |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull, "DVC_NO_ANALYTICS": "1"}
     for kind in ("SITE_CACHE", "SYSTEM_CONFIG", "GLOBAL_CONFIG"):
         os.environ[f"DVC_{kind}_DIR"] = str(tmp_path_factory.mktemp(kind.lower()))
+    import dvc  # noqa: F401  # it logs for ever to the stream that it finds now; a test's own is closed after it
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,14 +77,15 @@ def add_to_dvc(workspace: Workspace, *paths: str) -> None:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Let DVC print neither what it does nor advice for who called it by hand."""
+    """Let DVC print neither what it does nor advice for who called it by hand, and leave our streams where they are."""
     loggers = [logging.getLogger(name) for name in ("dvc", "dvc_data", "dvc_objects")]
-    before = [logger.level for logger in loggers]
+    before, streams = [logger.level for logger in loggers], (sys.stdout, sys.stderr)
     try:
         for logger in loggers:
             logger.setLevel(logging.CRITICAL + 1)
         yield
     finally:
+        sys.stdout, sys.stderr = streams  # DVC has colorama put its own there
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)
 
