@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -52,10 +53,15 @@ def store(workspace: Workspace, files: Mapping[str, str]) -> None:
             for path, md5 in files.items():
                 kept = cache.oid_to_path(md5)
                 if not os.path.exists(kept):  # noqa: PTH110  # a Path for each takes as long as the question
-                    draft = f"{cache.path}/{md5[:2]}/.{md5}.tmp"
-                    copy_bytes(f"{workspace.data_dir}/{path}", draft)
-                    cache.protect(draft)
-                    os.replace(draft, kept)  # noqa: PTH105
+                    # of its own, as DVC's are: another workspace with this cache may bring the same image
+                    draft = f"{cache.path}/{md5[:2]}/.{secrets.token_hex(8)}.tmp"
+                    try:
+                        copy_bytes(f"{workspace.data_dir}/{path}", draft)
+                        cache.protect(draft)
+                        os.replace(draft, kept)  # noqa: PTH105
+                    except BaseException:
+                        Path(draft).unlink(missing_ok=True)
+                        raise
         places = {f"{workspace.data_dir}/{path}": HashInfo("md5", md5) for path, md5 in files.items()}
         repo.state.save_many(((place, digest, None) for place, digest in places.items()), fs)
 

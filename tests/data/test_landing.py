@@ -459,6 +459,27 @@ def test_what_a_killed_landing_left_is_put_back_before_learning_unless_another_i
     assert contents(landed_workspace) == before
 
 
+def test_two_workspaces_with_one_cache_bring_the_same_images_at_once(
+    new_workspace: NewWorkspace, tmp_path: Path, write_task: WriteTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = new_workspace("first"), new_workspace("second")
+    for workspace in (first, second):
+        (workspace.root / ".dvc" / "config.local").write_text(f"[cache]\n    dir = {tmp_path / 'shared'}\n")
+    source, copy, is_done = write_task(tmp_path / "in", seed=3), keeping.copy_bytes, []
+
+    def copy_meanwhile(old: str, new: str) -> None:
+        copy(old, new)
+        if not is_done:
+            is_done.append(True)
+            land(second, source, "gamma")
+
+    monkeypatch.setattr(keeping, "copy_bytes", copy_meanwhile)
+    land(first, source, "gamma")
+    kept = [path for path in (tmp_path / "shared").rglob("*") if path.is_file() and path.suffix != ".dir"]
+    assert len(kept) == 8
+    assert all(versions.md5_of(path) == path.parent.name + path.name for path in kept)
+
+
 def test_a_source_that_is_written_to_while_it_lands_does_not_land(
     landed_workspace: Workspace, tmp_path: Path, write_task: WriteTask
 ) -> None:
@@ -466,7 +487,10 @@ def test_a_source_that_is_written_to_while_it_lands_does_not_land(
     source = write_task(tmp_path / "in", seed=3)
 
     def write_over(plan: object) -> None:
-        shutil.copyfile(source / "val/1_fake/0.png", source / "train/1_fake/0.png")
+        target = source / "train/1_fake/0.png"
+        before = target.stat()
+        shutil.copyfile(source / "val/1_fake/0.png", target)
+        os.utime(target, ns=(before.st_atime_ns, before.st_mtime_ns))  # as rsync does
 
     with pytest.raises(DataVersionError, match=r"train/1_fake/0\.png was changed while it landed"):
         land(landed_workspace, source, "gamma", on_plan=write_over)
