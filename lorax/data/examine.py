@@ -30,8 +30,8 @@ class Examined:
     """One file: the md5 of its bytes, its container, 64-bit perceptual hash, and what tells its pixels from others.
 
     Or what is wrong with it, in `problem`. `pixels` is a digest of the decoded image: files with the same one hold the
-    same picture, however they store it. `blocks` says how much of JPEG's grid they show. `mtime_ns` is when the file
-    was last written to, before it was read.
+    same picture, however they store it. `blocks` says how much of JPEG's grid they show. `ctime_ns` is when the file
+    was last changed, before it was read: unlike its time of modification, nobody can set it.
     """
 
     md5: str
@@ -40,7 +40,7 @@ class Examined:
     problem: str = ""
     pixels: str = ""
     blocks: Blocks = (0.0, 0.0)
-    mtime_ns: int = 0
+    ctime_ns: int = 0
 
     @property
     def identity(self) -> str:
@@ -64,9 +64,9 @@ def examine_all(paths: Mapping[str, Path], progress: Progress | None = None) -> 
 
 def examine(path: Path, name: str) -> Examined:
     """Read, hash and decode a file; `name` is what its problem calls it."""
-    md5, mtime_ns = "", 0
+    md5, ctime_ns = "", 0
     with suppress(OSError):  # which reading tells
-        mtime_ns = path.stat().st_mtime_ns
+        ctime_ns = path.stat().st_ctime_ns
     try:
         data = read(path)
         md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
@@ -75,7 +75,7 @@ def examine(path: Path, name: str) -> Examined:
             container = container_of(image, pixels, data)
             grey = (image if is_plain(image) else Image.fromarray(pixels)).convert("L")
             blocks = blocks_of(np.asarray(grey))
-            return Examined(md5, container, fingerprint(grey), "", digest_of(pixels), blocks, mtime_ns)
+            return Examined(md5, container, fingerprint(grey), "", digest_of(pixels), blocks, ctime_ns)
     except ImageError as error:
         return Examined(md5, _NOTHING, problem=str(error))
 

@@ -267,7 +267,7 @@ def _is_own(source: Path, apart: Path) -> bool:
 def _check_unchanged(sources: Mapping[str, Path], incoming: Incoming, apart: Path) -> None:
     """DVC is told what a file holds by what was seen of it, so nothing may have written to it until it was copied."""
     for path, source in sources.items():
-        if not _is_own(source, apart) and source.stat().st_mtime_ns != incoming.files[path].mtime_ns:
+        if not _is_own(source, apart) and source.stat().st_ctime_ns != incoming.files[path].ctime_ns:
             raise DataVersionError(f"{source} was changed while it landed. Everything was put back; land it again.")
 
 
