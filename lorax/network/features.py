@@ -33,6 +33,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lorax.errors import StorageError
 from lorax.network.network import Network
 from lorax.network.passes import Embedded
 from lorax.network.process_group import SINGLE, ProcessGroup
@@ -76,10 +77,14 @@ def views_of(md5s: Sequence[str], corners: NDArray[np.int64]) -> Views:
 
 @dataclass(frozen=True)
 class CachedFeatures:
-    """What one branch said of N views: the rows of a memory-mapped file that hold it."""
+    """What one branch said of N views: the rows of a memory-mapped file that hold it, -1 where none does."""
 
     records: NDArray[Any]
     rows: NDArray[np.int64]
+
+    @property
+    def is_there(self) -> NDArray[np.bool_]:
+        return self.rows >= 0
 
     def take(self, views: NDArray[np.int64] | slice = slice(None)) -> Tensor:
         """The features of some of the views: (B, D) on the CPU."""
@@ -129,31 +134,27 @@ class FeatureCache:
         files = [self._file(network, k, batch_size) for k in branches]
         lacking = np.array([file.find(views) < 0 for file in files])  # (K, N)
         tokens = self._file(network, _TOKENS, batch_size) if keeps_tokens and network.backbone.has_front else None
-        is_embedded = np.zeros(len(views), bool)
-        if tokens and lacking.any():
-            without_texture = ~lacking[[k == TEXTURE for k in branches]].any(axis=0)
-            is_embedded[lacking.any(axis=0) & without_texture] = True
-            is_embedded[is_embedded] = tokens.find(views[is_embedded]) >= 0
-        at_hand = tokens.use(views[is_embedded]) if tokens and is_embedded.any() else None
-        place = np.cumsum(is_embedded) - 1  # of each such view in `at_hand`
+        kept = tokens.use(views) if tokens and lacking.any() else None
+        is_embedded = kept.is_there if kept else np.zeros(len(views), bool)
+        is_embedded &= ~lacking[[k == TEXTURE for k in branches]].any(axis=0)  # of tokens no texture is told
         batches = [*_batches(lacking & ~is_embedded, batch_size), *_batches(lacking & is_embedded, batch_size)]
         total, done = sum(len(rows) * len(who) for rows, who in batches), 0
         group.barrier()  # until all have seen what is lacking
 
         def ask(batch: tuple[NDArray[np.int64], list[int]]) -> tuple[list[NDArray[np.float32]], Tensor | None]:
             rows, who = batch
-            is_known = at_hand is not None and bool(is_embedded[rows[0]])
-            given = Embedded(at_hand.take(place[rows]), None) if at_hand and is_known else read(rows)
-            embedded = network.embed(given[torch.arange(batch_size) % len(rows)])
+            found = Embedded(kept.take(rows), None) if kept and is_embedded[rows[0]] else None
+            embedded = network.embed((found or read(rows))[torch.arange(batch_size) % len(rows)])
             said = [_said(network, embedded, branches[i]) for i in who]
-            new = embedded.tokens[: len(rows)].cpu() if tokens and not is_known else None
+            new = embedded.tokens[: len(rows)].cpu() if tokens and not found else None
             return [features[: len(rows)].cpu().numpy() for features in said], new
 
         mine = batches[group.rank :: group.size]
         with side_by_side(network.device) as over:
             for (rows, who), (found, new) in zip(mine, over(ask, mine), strict=True):
                 if tokens and new is not None:
-                    tokens.append(views[rows], new.numpy())
+                    with suppress(StorageError):  # it can do without
+                        tokens.append(views[rows], new.numpy())
                 for i, features in zip(who, found, strict=True):
                     files[i].append(views[rows], features)
                 done += len(rows) * len(who) * group.size
@@ -165,7 +166,9 @@ class FeatureCache:
 
     def lookup(self, network: Network, branches: Sequence[int], views: Views, batch_size: int) -> list[CachedFeatures]:
         """What each branch said of `views`, which `fill` has seen to before."""
-        return [self._file(network, k, batch_size).use(views) for k in branches]
+        found = [self._file(network, k, batch_size).use(views) for k in branches]
+        assert all(each.is_there.all() for each in found), "FeatureCache.fill comes first"
+        return found
 
     def evict(self, limit: int) -> int:
         """Drop the rows that no one has asked for the longest, until at most `limit` bytes are left.
@@ -254,12 +257,11 @@ class _FeatureFile:
         return _rows(self.records(), views)
 
     def use(self, views: Views) -> CachedFeatures:
-        """The rows of `views`, all of which are there, stamped with this moment."""
+        """The rows of `views`, stamped with this moment where they are there."""
         records = self.records("r+")
-        rows = _rows(records, views)
-        assert (rows >= 0).all(), "FeatureCache.fill comes first"
-        records["used"][rows] = time.time_ns()
-        return CachedFeatures(records, rows)
+        found = CachedFeatures(records, _rows(records, views))
+        records["used"][found.rows[found.is_there]] = time.time_ns()
+        return found
 
     def append(self, views: Views, features: NDArray[np.floating]) -> None:
         """Add records, whole."""

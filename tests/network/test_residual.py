@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -138,6 +139,22 @@ def test_a_later_branch_starts_from_what_the_front_gave_and_says_the_same(
     assert torch.equal(*(cache.lookup(network, [1], views, BATCH)[0].take() for cache in (kept, plain)))
     assert kept.evict(0) == 0
     assert not list(kept.root.glob("*-*"))
+
+
+def test_without_room_for_what_the_front_gave_features_are_kept_all_the_same(
+    small: Backbone, images: torch.Tensor, tmp_path: Path
+) -> None:
+    learned_branch(small, LORA, 0)
+    network, views, cache = Network.empty(small), np.array([b"%024d" % n for n in range(6)]), FeatureCache(tmp_path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))  # of one file, where tokens take more
+    try:
+        cache.fill(network, [0], views, lambda rows: images[rows], BATCH, keeps_tokens=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    found = cache.lookup(network, [0], views, BATCH)[0].take()
+    torch.testing.assert_close(found, network.features(images), atol=1e-5, rtol=1e-4)
+    cache.fill(network, [0], views, lambda rows: images[rows], BATCH, keeps_tokens=True)  # behind half a record
 
 
 @pytest.mark.parametrize("mixed_precision", [False, True])
