@@ -106,8 +106,9 @@ class ResidualBackbone(SplitModel):
             x = conv(x)
             parts.append(_pooled(x.flatten(2).transpose(1, 2)))
         spectra, colours = traces.split((found - self.trace_mean) / self.trace_scale)
-        of_traces = torch.cat([self.spectrum_token(spectra), self.colour_token(colours)], dim=1) + self.trace_place
-        return torch.cat([x.flatten(2).transpose(1, 2), of_traces.to(x.dtype)], dim=1), torch.cat(parts, dim=1)
+        told = torch.cat([_for_each(self.spectrum_token, spectra), _for_each(self.colour_token, colours)], dim=1)
+        of_traces = (told + self.trace_place).to(x.dtype)
+        return torch.cat([x.flatten(2).transpose(1, 2), of_traces], dim=1), torch.cat(parts, dim=1)
 
     def glimpse(self, tokens: Tensor) -> Tensor:
         """The tokens of a square of half the side, drawn anew for every call, and those of the traces."""
@@ -191,6 +192,14 @@ def _filters() -> Tensor:
     """Each colour's filters, (12, 3, 3, 3)."""
     bank = traces.HIGH_PASS[:, None]
     return torch.cat([F.pad(bank, (0, 0, 0, 0, colour, 2 - colour)) for colour in range(3)])
+
+
+def _for_each(layer: nn.Linear, rows: Tensor) -> Tensor:
+    """A layer on (B, N, in), each image alone and in memory of its own.
+
+    A product's last bits depend on where a row stands in it, and on where in memory its numbers begin.
+    """
+    return torch.stack([layer(of_one.clone()) for of_one in rows])
 
 
 def _pooled(x: Tensor) -> Tensor:

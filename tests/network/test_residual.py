@@ -161,10 +161,9 @@ def test_without_room_for_what_the_front_gave_features_are_kept_all_the_same(
 def test_the_shipped_ones_features_do_not_depend_on_the_place_in_a_batch(tmp_path: Path, mixed_precision: bool) -> None:
     network = Network.empty(open_backbone(BackboneParams(name="residual")), mixed_precision=mixed_precision)
     learned_branch(network.backbone, LORA, 0)
-    images = torch.randint(0, 256, (8, 3, 96, 96), dtype=torch.uint8)
-    views = views_of([f"{n:032x}" for n in range(8)], np.full((8, 2), CENTER))
-    found = []
-    for order in (np.arange(8), np.array([3, 7, 1, 0, 6, 2, 5, 4])):
+    images = torch.randint(0, 256, (40, 3, 96, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    views, found = views_of([f"{n:032x}" for n in range(40)], np.full((40, 2), CENTER)), []
+    for order in (np.arange(40), np.random.default_rng(0).permutation(40)):
         cache = FeatureCache(tmp_path / str(len(found)))
         cache.fill(network, [TEXTURE, 0], views[order], lambda rows, order=order: images[order[rows]], 5)
         found.append(torch.cat([kept.take() for kept in cache.lookup(network, [TEXTURE, 0], views, 5)], dim=1))
