@@ -44,7 +44,11 @@ class _Section(BaseModel):
 class BackboneParams(_Section):
     """Which frozen vision transformer, and what it wants to see."""
 
-    name: str = Field("shipped", description="'shipped' or 'residual', the package's own, or a timm model name")
+    name: str = Field(
+        "shipped",
+        description="'shipped' or 'residual', the package's own, or a timm model name; 'residual+NAME' is timm's NAME "
+        "beside the residual backbone's front",
+    )
     weights: str = Field("shipped", description="'shipped', 'hub', or the path of a safetensors file")
     arguments: dict[str, JsonValue] = Field(default_factory=dict, description="timm constructor arguments")
     crop: int = Field(

@@ -146,7 +146,7 @@ def _embedded(network: Network, cut: Cut, count: int, batch_size: int, on_cached
 
     As when features are kept, every batch is filled up to one size, and one thread's work on a CPU.
     """
-    if not network.backbone.has_front:
+    if not network.backbone.gives_tokens:
         return None
     tokens = network.embed(cut(np.zeros(1, np.int64))).tokens
     if count * tokens[0].numel() * tokens.element_size() > _MOST_TOKENS:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -45,14 +45,20 @@ class Backbone(nn.Module):
 
     `width` is D, `texture_width` L·D or what a front says. Images go in as bytes (B, 3, crop, crop), features come out
     as (B, K·D).
+
+    Args:
+        model: timm's.
+        identity: what it was built from.
+        front: of another model, which gives the texture in this one's place.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: Any, identity: BackboneIdentity) -> None:
+    def __init__(self, model: Any, identity: BackboneIdentity, front: SplitModel | None = None) -> None:
         super().__init__()
         self.identity = identity
+        self.front = front.requires_grad_(False).eval() if front else None
         self.width = int(model.head_hidden_size)  # of the feature; num_features may be an earlier layer's
         self.model: Any = model.requires_grad_(False).eval()
         self._branches: list[Branch] = []
@@ -64,8 +70,8 @@ class Backbone(nn.Module):
         make_stackable(self._linears)
         self._layers = _layers(self.model)
         make_audible(self._layers)
-        own = isinstance(model, SplitModel)
-        self.texture_width: int = model.texture_width if own else len(self._layers) * self.width
+        gives_texture = model if isinstance(model, SplitModel) else self.front
+        self.texture_width: int = gives_texture.texture_width if gives_texture else len(self._layers) * self.width
         self._stack = _Stack()
         self.register_buffer("mean", torch.tensor(identity.mean).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(identity.std).view(1, 3, 1, 1) * 255, persistent=False)
@@ -135,7 +141,8 @@ class Backbone(nn.Module):
     @torch.no_grad()
     def embed(self, images: Tensor) -> Embedded:
         """What is computed once for all branches, and for the texture: bytes (B, 3, crop, crop)."""
-        return embed(self.model, self._normalised(images))
+        found = embed(self.model, self._normalised(images))
+        return replace(found, texture=embed(self.front, images / 255).texture) if self.front else found
 
     @torch.no_grad()
     def features(self, images: Tensor | Embedded, branches: range) -> Tensor:
@@ -155,7 +162,7 @@ class Backbone(nn.Module):
         return torch.cat(parts, dim=1).float()
 
     @property
-    def has_front(self) -> bool:
+    def gives_tokens(self) -> bool:
         """Whether there is something to compute once for all branches and epochs."""
         return isinstance(self.model, SplitModel)
 
@@ -197,7 +204,9 @@ class Backbone(nn.Module):
 
     def _tokens(self, images: Tensor) -> Tensor:
         """What a learning branch starts from, of bytes or of tokens that were kept."""
-        tokens = (self.embed(images).tokens if images.dtype == torch.uint8 else images).float()
+        with torch.no_grad():
+            found = embed(self.model, self._normalised(images)).tokens if images.dtype == torch.uint8 else images
+        tokens = found.float()
         return self.model.glimpse(tokens) if isinstance(self.model, SplitModel) else tokens
 
     def _pass(self, tokens: Tensor, stack: _Stack, part: range) -> Tensor:

@@ -18,7 +18,7 @@ from lorax.errors import BackboneError
 from lorax.network.backbone import Backbone, BackboneIdentity
 from lorax.network.convit import use_fast_attention
 from lorax.network.rehearsal import first_line
-from lorax.network.residual import LEAST_CROP, lorax_residual
+from lorax.network.residual import LEAST_CROP, ResidualBackbone, lorax_residual
 from lorax.network.residual import NAME as RESIDUAL
 from lorax.params import BackboneParams
 
@@ -27,6 +27,9 @@ _FILES = {"shipped": _WEIGHTS / "convit_small64.json", "residual": _WEIGHTS / "r
 
 SHIPPED = tuple(_FILES)
 """What `backbone.name` calls them."""
+
+_FRONTED = "residual+"
+"""What a timm model's name begins with whose texture the residual backbone's front gives."""
 
 
 def shipped(name: str) -> dict[str, Any]:
@@ -65,12 +68,8 @@ def open_backbone(params: BackboneParams) -> Backbone:
     if params.name in SHIPPED:
         own = shipped(params.name)
         crop = own.get("crop", params.crop)
-        if "crop" not in own and crop < LEAST_CROP:
-            raise BackboneError(
-                f"backbone.crop is {crop}, but the residual backbone looks at squares of {LEAST_CROP} pixels or more: "
-                "its spectra and convolutions would see hardly anything of fewer. Set backbone.crop: 128, or 64 for "
-                "images of that size."
-            )
+        if "crop" not in own:
+            _check_crop(crop)
         return _build(own["name"], own["arguments"], "shipped", crop, own["mean"], own["std"])
     return _build(params.name, params.arguments, params.weights, params.crop, params.mean, params.std)
 
@@ -99,7 +98,9 @@ def reopen_backbone(identity: BackboneIdentity) -> Backbone:
 def _build(
     name: str, arguments: Mapping[str, Any], source: str, crop: int, mean: Sequence[float], std: Sequence[float]
 ) -> Backbone:
-    timm = import_timm()
+    timm, named = import_timm(), name
+    front = _front(crop) if name.startswith(_FRONTED) else None
+    name = name.removeprefix(_FRONTED)
     try:
         model = timm.create_model(name, pretrained=source == "hub", num_classes=0, **arguments)
     except OSError as error:  # what the hub's client raises when it can't be reached, and its children
@@ -113,7 +114,26 @@ def _build(
         _load_weights(model, shipped_weights(name) if source == "shipped" else Path(source))
     prepare(model)
     triples = [(float(v[0]), float(v[1]), float(v[2])) for v in (mean, std)]
-    return Backbone(model, BackboneIdentity(name, dict(arguments), source, _weights_sha256(model), crop, *triples))
+    sha256 = _weights_sha256(nn.ModuleDict({"front": front, "model": model}) if front else model)
+    return Backbone(model, BackboneIdentity(named, dict(arguments), source, sha256, crop, *triples), front)
+
+
+def _front(crop: int) -> ResidualBackbone:
+    """The residual backbone, for the texture that it gives."""
+    _check_crop(crop)
+    own = shipped("residual")
+    front = lorax_residual(**own["arguments"])
+    _load_weights(front, shipped_weights(own["name"]))
+    return front.float()
+
+
+def _check_crop(crop: int) -> None:
+    if crop < LEAST_CROP:
+        raise BackboneError(
+            f"backbone.crop is {crop}, but the residual backbone looks at squares of {LEAST_CROP} pixels or more: "
+            "its spectra and convolutions would see hardly anything of fewer. Set backbone.crop: 128, or 64 for "
+            "images of that size."
+        )
 
 
 def _no_hub(name: str, error: Exception) -> str:

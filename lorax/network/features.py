@@ -133,7 +133,7 @@ class FeatureCache:
             return
         files = [self._file(network, k, batch_size) for k in branches]
         lacking = np.array([file.find(views) < 0 for file in files])  # (K, N)
-        tokens = self._file(network, _TOKENS, batch_size) if keeps_tokens and network.backbone.has_front else None
+        tokens = self._file(network, _TOKENS, batch_size) if keeps_tokens and network.backbone.gives_tokens else None
         kept = tokens.use(views) if tokens and lacking.any() else None
         is_embedded = kept.is_there if kept else np.zeros(len(views), bool)
         is_embedded &= ~lacking[[k == TEXTURE for k in branches]].any(axis=0)  # of tokens no texture is told

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from lorax.errors import BackboneError
@@ -188,6 +189,29 @@ def test_it_looks_at_squares_of_the_side_that_is_asked_for_and_the_other_at_its_
     assert sides == [96, 64]
     with pytest.raises(BackboneError, match=r"backbone\.crop is 16, but .* squares of 32 pixels or more"):
         open_backbone(BackboneParams(name="residual", crop=16))
+
+
+def test_beside_another_model_its_front_gives_the_texture_and_that_the_features(tmp_path: Path) -> None:
+    name, arguments = "vit_tiny_patch16_224", {"img_size": 48, "embed_dim": 16, "num_heads": 2, "depth": 2}
+    plain = import_timm().create_model(name, num_classes=0, **arguments)
+    safetensors.torch.save_file(plain.state_dict(), tmp_path / "vit.safetensors")
+    params = BackboneParams(name=name, weights=str(tmp_path / "vit.safetensors"), arguments=arguments, crop=48)
+    alone = open_backbone(params)
+    fronted = open_backbone(params.model_copy(update={"name": f"residual+{name}"}))
+    residual = open_backbone(BackboneParams(name="residual", crop=48))
+    images = torch.randint(0, 256, (6, 3, 48, 48), dtype=torch.uint8)
+    for backbone in (alone, fronted):
+        learned_branch(backbone, LORA, 0)
+    assert torch.equal(fronted.features(images, range(1)), alone.features(images, range(1)))
+    assert fronted.texture_width == residual.texture_width
+    assert torch.equal(fronted.texture(images), residual.texture(images))
+    live = fronted.live_branch(0)
+    live(images).square().sum().backward()
+    assert all(parameter.grad is not None for parameter in live.parameters)
+    assert fronted.identity.sha256 not in (alone.identity.sha256, residual.identity.sha256)
+    assert torch.equal(reopen_backbone(fronted.identity).texture(images), residual.texture(images))
+    with pytest.raises(BackboneError, match=r"backbone\.crop is 16, but .* squares of 32 pixels or more"):
+        open_backbone(params.model_copy(update={"name": f"residual+{name}", "crop": 16}))
 
 
 def test_it_is_no_models_of_a_hub() -> None:
