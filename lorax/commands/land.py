@@ -61,6 +61,15 @@ def land(
     split: Annotated[
         float | None, typer.Option(help="For data without a test split: the share that goes to train/.")
     ] = None,
+    list_: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--list",
+            metavar="FILE|DIR",
+            help="A list of PATH's images (CSV, TSV, JSONL, JSON, text), or a folder of lists, wherever it lies. "
+            "Repeatable.",
+        ),
+    ] = None,
     split_list: Annotated[
         list[Path] | None,
         typer.Option(
@@ -112,7 +121,9 @@ def land(
         "image": image_column, "path": path_column, "label": label_column, "generator": generator_column,
         "split": split_column, "date": date_column,
     }  # fmt: skip
-    reading = asked(split, split_list or (), real or (), label, generators, columns, levels, order, limit, recode)
+    reading = asked(
+        split, list_ or (), split_list or (), real or (), label, generators, columns, levels, order, limit, recode
+    )
     options = LandingOptions(
         reading, replace, accept_leak, source, licence, extend=extend, new_version_of=new_version_of
     )

@@ -27,6 +27,7 @@ _QUALITY = re.compile(r"jpeg:([1-9]\d?|100)")
 
 def asked(
     split: float | None,
+    manifests: Sequence[Path],
     lists: Sequence[Path],
     real: Sequence[str],
     label: str,
@@ -57,6 +58,7 @@ def asked(
         raise typer.BadParameter(f"--recode {recode}: expected jpeg: and a quality from 1 to 100, such as jpeg:90")
     return Reading(
         split=split,
+        manifests=tuple(manifests),
         lists=tuple(lists),
         real=tuple(real),
         labels=labels,

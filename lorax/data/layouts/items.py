@@ -15,6 +15,7 @@ class Reading:
 
     Args:
         split: for data without a test split: the share of images, by content, that goes to train/.
+        manifests: lists of the source's images, or folders of such lists, wherever they lie.
         lists: files that tell the split of each image by its path; what they don't name is left out.
         real: what is real: names of class folders, or of generators as a table calls them; and folders that lend real
             images. "none": nothing here is.
@@ -29,6 +30,7 @@ class Reading:
     """
 
     split: float | None = None
+    manifests: tuple[Path, ...] = ()
     lists: tuple[Path, ...] = ()
     real: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)

@@ -1,4 +1,9 @@
-"""Lists of files: CSV, TSV and JSON lines with a path in each row, and DeepfakeBench's JSON of videos' frames."""
+"""Lists of files: CSV, TSV and JSON lines with a path in each row, and DeepfakeBench's JSON of videos' frames.
+
+A listed path is one below the list's folder or the source. Many lists are written for folders that only their author
+has: where no path of a list leads to a file, each is taken for the end of an image's path, without the folders that all
+of the list's paths begin with, as far as it takes.
+"""
 
 from __future__ import annotations
 
@@ -6,30 +11,33 @@ import csv
 import io
 import json
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from lorax.data.layout import find_files, is_image
 from lorax.data.layouts.apart import inside
 from lorax.data.layouts.items import Found, Item, Reading
 from lorax.data.layouts.records import Labels, Row, columns, text_of
-from lorax.data.layouts.words import class_of, listed, split_in, split_of
+from lorax.data.layouts.words import class_of, listed, shared_start, split_in, split_named, split_of
 from lorax.errors import LayoutError
 from lorax.text import some
 
-ENDINGS = (".csv", ".tsv", ".jsonl", ".json")
+ENDINGS = (".csv", ".tsv", ".jsonl", ".json", ".txt")
 _KINDS = ("path", "label", "generator", "split", "date")
 _SHOWN = 5
 
 
-def read_manifests(root: Path, files: Sequence[str], reading: Reading, own: str) -> Found:
+def read_manifests(root: Path, files: Sequence[Path], reading: Reading, own: str) -> Found:
     """The images that lists name.
 
     Args:
-        root: the folder that holds the lists; what they name lies in it, too.
-        files: their paths in it.
+        root: the folder that holds the images.
+        files: the lists.
         reading: as it was asked for.
-        own: the generator's name where no column has it; of several lists each folder's name.
+        own: the generator's name where no column has it; of lists in several folders each folder's name.
 
     Raises:
         LayoutError: a list is damaged, names what is not there or names it twice, or can't be understood.
@@ -37,28 +45,89 @@ def read_manifests(root: Path, files: Sequence[str], reading: Reading, own: str)
     items: dict[Path, Item] = {}
     missing: list[str] = []
     kinds: set[str] = set()
-    for name in files:
-        path = root / name
-        rows = list(_rows(path))
-        known = columns(list(dict.fromkeys(key for row in rows for key in row)), reading, path, _KINDS)
-        if not rows:
-            raise LayoutError(f"{path} lists nothing: a first line names the columns, and each line after it an image.")
-        if "path" not in known:
-            there = listed(rows[0], 6)
-            raise LayoutError(f"{path} has no column for the images' paths among {there}; --path-column names it.")
+    told: list[str] = []
+    in_one_folder = len({path.parent for path in files}) == 1
+    ends = cache(partial(_ends, root))
+    for path in files:
+        rows, known = _opened(path, reading)
         kinds |= {f"{kind}: column {column}" for kind, column in known.items()}
+        given = [row["path"] for row in rows]
+        places = [_plain(root, path, name, number) for number, name in enumerate(given, 1)]
+        if not any(places) and any(places := _by_ends(path, given, root, ends())):
+            told.append(f"{path.name} names images by the ends of their paths, such as {given[0]}.")
+        missing += [name for name, place in zip(given, places, strict=True) if place is None]
         labels = Labels(path, reading, "label" in known)
-        for number, row in enumerate(rows, 1):
-            _add(items, missing, root, path, number, {k: text_of(row.get(c)) for k, c in known.items()}, labels,
-                 own if len(files) == 1 else path.parent.name)  # fmt: skip
+        found: dict[Path, Item] = {}
+        for row, place in zip(rows, places, strict=True):
+            item = place and _item(root, path, row, place, labels, own if in_one_folder else path.parent.name)
+            if item:
+                _add(found, item, path, row["path"])
         labels.check()
+        for item in found.values():
+            if not item.is_real or items.get(item.path) != item:  # real images are listed with each generator's
+                _add(items, item, path, item.shown)
     if missing:
+        lists = files[0].name if len(files) == 1 else f"{len(files)} lists"
         raise LayoutError(
-            f"{len(missing):,} files of {files[0]} are neither below {root} nor beside the list: "
+            f"{len(missing):,} files of {lists} are neither below {root} nor beside the list: "
             f"{some(missing, _SHOWN)}. Fetch them, or take them off the list."
         )
     shown = f"{len(files)} list{'s' * (len(files) > 1)} of files ({'; '.join(sorted(kinds))})"
-    return Found(shown, tuple(items.values()))
+    return Found(shown, tuple(items.values()), tuple(told))
+
+
+def _opened(path: Path, reading: Reading) -> tuple[list[dict[str, str]], dict[str, str]]:
+    """A list's rows, by kinds of columns, and which column is what."""
+    rows = list(_rows(path))
+    known = columns(list(dict.fromkeys(key for row in rows for key in row)), reading, path, _KINDS)
+    if not rows:
+        raise LayoutError(f"{path} lists nothing: a first line names the columns, and each line after it an image.")
+    if "path" not in known:
+        there = listed(rows[0], 6)
+        raise LayoutError(f"{path} has no column for the images' paths among {there}; --path-column names it.")
+    values = [{kind: text_of(row.get(column)) for kind, column in known.items()} for row in rows]
+    if nameless := [number for number, row in enumerate(values, 1) if not row["path"]]:
+        raise LayoutError(f"{path}: row {nameless[0]} names no file.")
+    return values, known
+
+
+def _plain(root: Path, path: Path, given: str, number: int) -> Path | None:
+    """The file that a list names as it lies; None if there is none."""
+    if not any((place / given).is_file() for place in (path.parent, root)):
+        return None
+    return inside(root, path.parent, given, f"{path.name}, row {number}")
+
+
+def _ends(root: Path) -> dict[str, list[str]]:
+    """Every end of every image's path below a folder -> the paths that end so."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for path in find_files(root)[0]:
+        if is_image(path):
+            parts = path.split("/")
+            for start in range(len(parts)):
+                found["/".join(parts[start:])].append(path)
+    return found
+
+
+def _by_ends(path: Path, paths: Sequence[str], root: Path, ends: Mapping[str, Sequence[str]]) -> list[Path | None]:
+    """The images that a list names by the ends of their paths, None for what is not there.
+
+    Raises:
+        LayoutError: an end is that of several.
+    """
+    plain = [given.replace("\\", "/").split("/") for given in paths]
+    parts = [tuple(part for part in folders if part not in ("", ".")) for folders in plain]
+    for start in range(shared_start([folders[:-1] for folders in parts]) + 1):
+        found = [ends.get("/".join(folders[start:]), ()) for folders in parts]
+        if any(found):
+            break
+    for given, several in zip(paths, found, strict=True):
+        if len(several) > 1:
+            raise LayoutError(
+                f"{path}: {given} could be {listed(several, 2)}. Land a folder that holds one of them, or have the "
+                "list name more of the path."
+            )
+    return [root.resolve() / several[0] if several else None for several in found]
 
 
 def is_manifest(path: Path, reading: Reading) -> bool:
@@ -71,24 +140,17 @@ def is_manifest(path: Path, reading: Reading) -> bool:
     return "path" in known and bool(known.keys() & {"label", "generator"})
 
 
-def _add(
-    items: dict[Path, Item], missing: list[str], root: Path, path: Path, number: int, values: Mapping[str, str],
-    labels: Labels, own: str,
-) -> None:  # fmt: skip
-    """The image of a row, to `items`, or its path to `missing`."""
-    given = values["path"]
-    if not given:
-        raise LayoutError(f"{path}: row {number} names no file.")
-    if not any((place / given).is_file() for place in (path.parent, root)):
-        missing.append(given)
-        return
-    file = inside(root, path.parent, given, f"{path.name}, row {number}")
-    row = Row(*(values.get(kind, "") for kind in _KINDS[1:]))
+def _item(root: Path, path: Path, row: Mapping[str, str], file: Path, labels: Labels, own: str) -> Item | None:
+    """The image of a row, None where it can't be told what it is."""
+    values = Row(*(row.get(kind, "") for kind in _KINDS[1:]))
     place = file.relative_to(root.resolve()).as_posix()
-    item = labels.item(row, file, place, place.replace("/", "-"), own, split_in(f"{place.rpartition('/')[0]}/"))
-    if item is None:
-        return
-    older = items.setdefault(file, item)
+    split = split_named(path.name) or split_in(f"{place.rpartition('/')[0]}/")
+    return labels.item(values, file, place, place.replace("/", "-"), own, split)
+
+
+def _add(items: dict[Path, Item], item: Item, path: Path, given: str) -> None:
+    """An image that no row before has named."""
+    older = items.setdefault(item.path, item)
     if older is not item:
         same = (older.class_folder, older.generator, older.split) == (item.class_folder, item.generator, item.split)
         both = (
@@ -106,13 +168,23 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
         elif path.suffix == ".json":
             rows = list(_frames(json.loads(text), ()))
         else:
-            rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=_delimiter(text)))
+            rows = list(_columns(text))
     except (ValueError, RecursionError, csv.Error) as error:
         raise LayoutError(f"{path} can't be read as a list of files: {error}.") from error
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict) or None in row or None in row.values():
             raise LayoutError(f"{path}: row {number} has more or fewer columns than the first line names.")
         yield row
+
+
+def _columns(text: str) -> Iterator[dict[str, Any]]:
+    """Rows of a table in text. Without a line of names columns are called 1, 2, ..., and that of the images path."""
+    first = next(csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text)), [])
+    names = None
+    shown = [is_image(value.replace("\\", "/").rpartition("/")[2]) for value in first]
+    if any(shown):
+        names = ["path" if is_shown else str(number) for number, is_shown in enumerate(shown, 1)]
+    return csv.DictReader(io.StringIO(text, newline=""), names, delimiter=_delimiter(text))
 
 
 def _delimiter(text: str) -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from lorax.data.images import Progress
 from lorax.data.layout import find_files, is_image
-from lorax.data.layouts import manifest, tables, tars
+from lorax.data.layouts import manifest, tables, tars, zips
 from lorax.data.layouts.apart import Apart
 from lorax.data.layouts.cddb import read_cddb
 from lorax.data.layouts.items import REAL, Found, Item, Reading
@@ -23,7 +23,7 @@ from lorax.data.layouts.words import listed, plainly, split_in
 from lorax.errors import LayoutError
 
 NO_REALS = "none"
-_PACKED = (".zip", ".7z", ".rar", ".gz", ".tgz", ".bz2", ".xz", ".zst")
+_PACKED = (".7z", ".rar", ".gz", ".tgz", ".bz2", ".xz", ".zst")
 _METADATA = re.compile(r"(?:.+/)?metadata\.(?:csv|tsv|jsonl)")
 _SHOWN = 3
 
@@ -43,18 +43,15 @@ def read_source(source: Path, task: str, reading: Reading, apart: Apart, progres
     """
     root = source if source.is_dir() else source.parent
     found, complaint = find_files(source) if source.is_dir() else ([source.name], "")
-    images = [path for path in found if is_image(path)]
-    lenders = [Path(real) for real in reading.real if _lends(real, images)]
     own = task or source.name.partition(".")[0]
     read = _held(root, found, reading, own, apart, progress) or _listed(source, found, reading, own)
     if read is None:
-        if complaint and not images and not task:
-            raise LayoutError(complaint)
-        return _with_complaint(_tree(source, found, images, task, reading, lenders), complaint)
+        return _with_complaint(_tree(source, found, complaint, task, reading, apart, progress), complaint)
     if reading.lists:
         raise LayoutError(
             f"{source} was taken for {read.taken_for}, of which --split-list tells nothing; it is for trees."
         )
+    lenders = [Path(real) for real in reading.real if _lends(real, [path for path in found if is_image(path)])]
     _check_reals(reading, read, lenders)
     return _with_complaint(_complete(read, lenders), complaint)
 
@@ -65,6 +62,8 @@ def _held(
     """The images that files hold; None where there are no such files."""
     for read, endings in ((read_tables, tables.ENDINGS), (read_tars, tars.ENDINGS)):
         if files := [path for path in found if path.endswith(endings)]:
+            if reading.manifests:
+                raise LayoutError(f"{root} holds {listed(files, _SHOWN)}, of which --list tells nothing: leave it out.")
             told = _others(found, files, "hold no images")
             held = read(root, files, reading, own, apart, progress)
             return replace(held, told=(*held.told, *told))
@@ -73,33 +72,77 @@ def _held(
 
 def _listed(source: Path, found: Sequence[str], reading: Reading, own: str) -> Found | None:
     """The images that lists name; None where there is no such list."""
+    if reading.manifests:
+        return read_manifests(source if source.is_dir() else source.parent, _lists(reading.manifests), reading, own)
     if source.is_dir():
-        lists = [path for path in found if _METADATA.fullmatch(path) and is_manifest(source / path, reading)]
+        lists = [source / path for path in found if _METADATA.fullmatch(path) and is_manifest(source / path, reading)]
         return read_manifests(source, lists, reading, own) if lists else None
+    if _is_zip(source.name):
+        return None
     if not source.name.endswith(manifest.ENDINGS):
         raise LayoutError(
             f"{source} is no list of files ({', '.join(manifest.ENDINGS)}) and holds no images that are read "
-            f"({', '.join((*tables.ENDINGS, *tars.ENDINGS))}). Unpack an archive first, and land its folder."
+            f"({', '.join((*tables.ENDINGS, *tars.ENDINGS, *zips.ENDINGS))}). Unpack an archive first, and land its "
+            "folder."
         )
-    return read_manifests(source.parent, [source.name], reading, own)
+    return read_manifests(source.parent, [source], reading, own)
+
+
+def _lists(given: Sequence[Path]) -> list[Path]:
+    """Files, and those in folders."""
+    found: list[Path] = []
+    for path in given:
+        here = sorted(one for one in path.iterdir() if one.name.endswith(manifest.ENDINGS)) if path.is_dir() else [path]
+        if not here or not all(one.is_file() for one in here):
+            raise LayoutError(f"--list {path}: no list of files ({', '.join(manifest.ENDINGS)}) is there.")
+        found += here
+    return found
 
 
 def _tree(
-    source: Path, found: Sequence[str], images: Sequence[str], task: str, reading: Reading, lenders: Sequence[Path]
-) -> Found:
-    as_is = None if reading.levels or reading.lists else read_cddb(source, found, task, reading.split)
+    source: Path, found: Sequence[str], complaint: str, task: str, reading: Reading, apart: Apart,
+    progress: Progress | None,
+) -> Found:  # fmt: skip
+    root = source if source.is_dir() else source.with_suffix("")
+    archives = {path.rpartition(".")[0]: source / path for path in found if _is_zip(path)}
+    packed, told = zips.members(root, archives if source.is_dir() else {"": source})
+    paths = [*(path for path in found if not _is_zip(path)), *packed]
+    images = [path for path in paths if is_image(path)]
+    if complaint and not images and not task:
+        raise LayoutError(complaint)
+    as_is = None if reading.levels or reading.lists else read_cddb(root, paths, task, reading.split)
     if as_is:
-        return as_is
+        return _unpacked(replace(as_is, told=(*as_is.told, *told)), packed, reading, apart, progress)
     if not images:
         return _nothing(source, found, task)
+    lenders = [Path(real) for real in reading.real if _lends(real, images)]
     names = [real for real in reading.real if is_known(real, images)]
     for real in reading.real:
-        if real not in names and real != NO_REALS and not _lends(real, images):
+        if real not in names and real != NO_REALS and Path(real) not in lenders:
             raise LayoutError(f"--real {real}: neither a folder of the data set nor one that could lend real images.")
-    tree = read_tree(source, images, reading, names)
-    told = (*tree.told, *_others(found, images, "are no images"))
-    tree = replace(tree, told=told)
-    return _complete(by_lists(tree, reading.lists) if reading.lists else tree, lenders)
+    tree = read_tree(root, images, reading, names)
+    tree = replace(tree, told=(*tree.told, *told, *_others(paths, images, "are no images")))
+    tree = by_lists(tree, reading.lists) if reading.lists else tree
+    return _complete(_unpacked(tree, packed, reading, apart, progress), lenders)
+
+
+def _is_zip(path: str) -> bool:
+    return path.lower().endswith(zips.ENDINGS)
+
+
+def _unpacked(
+    found: Found, packed: Mapping[str, zips.Member], reading: Reading, apart: Apart, progress: Progress | None
+) -> Found:
+    """With files in place of archives' members."""
+    if not packed:
+        return found
+    chosen = reading.generators
+    shown = {item.shown for item in found.items if item.is_real or not chosen or item.generator in chosen}
+    shown |= (found.as_is or {}).keys()
+    files = zips.unpacked({name: member for name, member in packed.items() if name in shown}, apart, progress)
+    if found.as_is is not None:
+        return replace(found, as_is={path: files.get(path, file) for path, file in found.as_is.items()})
+    return replace(found, items=tuple(replace(item, path=files.get(item.shown, item.path)) for item in found.items))
 
 
 def _complete(found: Found, lenders: Sequence[Path]) -> Found:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorax.data.layouts.items import FAKE, REAL, Found, Item, Reading
-from lorax.data.layouts.words import BESIDE, class_of, listed, plainly, split_of
+from lorax.data.layouts.words import BESIDE, class_of, listed, plainly, shared_start, split_of
 from lorax.errors import LayoutError
 
 LEVELS = ("split", "class", "generator", "subject", "*")
@@ -71,7 +71,7 @@ def read_tree(root: Path, paths: Sequence[str], reading: Reading, real: Sequence
         places, words = _by_class([*kinds], names, root)
     else:
         places, words = _by_siblings([*kinds], names, reading, root)
-    common = _common([place.subject for place in places.values()])
+    common = shared_start([place.subject for place in places.values()])
     items = (_item(root, path, places[kind], common) for path, kind in folders.items())
     return Found(words, tuple(items))
 
@@ -102,7 +102,7 @@ def _by_levels(folders: Sequence[str], levels: Sequence[str], real: set[str]) ->
 def _by_class(kinds: Sequence[tuple[str, ...]], real: set[str], root: Path) -> tuple[dict[tuple[str, ...], Place], str]:
     """Of folders that are all called real or synthetic somewhere."""
     parts = {kind: _parts(kind, real) for kind in kinds}
-    common = _common([part.above for part in parts.values()])
+    common = shared_start([part.above for part in parts.values()])
     fakes = [part for part in parts.values() if part.class_folder != REAL] or [*parts.values()]
     leaves = listed(kind[_class_at(kind, real) or 0] for kind in kinds)
     if any(part.below for part in fakes):
@@ -197,13 +197,13 @@ def _by_siblings(
         raise LayoutError(
             f"{root} holds images in {len(stray)} folders, and none is called real or synthetic: {listed(stray)}. "
             "Which is real? --real NAME names a folder, --real DIR lends real images from elsewhere, --real none says "
-            f"that none is. {_ASK}"
+            f"that none is, --list FILE gives a list that tells. {_ASK}"
         )
     if len(depths) > 1:
         raise LayoutError(f"{root} has real folders at several levels. {_ASK}")
     level = next(iter(depths)) if depths else None
     places = {kind: _sibling(kind, at[kind], level, root) for kind in kinds}
-    common = _common([place.subject for place in places.values() if place.class_folder != REAL])
+    common = shared_start([place.subject for place in places.values() if place.class_folder != REAL])
     if level is None and any(place.subject[common:] for place in places.values()):
         raise LayoutError(f"{root} has several levels of folders, {listed(stray, 3)}: which are the generators? {_ASK}")
     shown = listed(kind[place] for kind, place in at.items() if place is not None)
@@ -237,18 +237,6 @@ def _class_named(folder: str, real: set[str]) -> str:
     if plainly(folder) in real:
         return REAL
     return class_of(folder) or (folder if _NUMBERED.fullmatch(folder) else "")
-
-
-def _common(names: Sequence[tuple[str, ...]]) -> int:
-    """How many names all begin with."""
-    if not names:
-        return 0
-    alike = 0
-    for column in zip(*names, strict=False):
-        if len(set(column)) > 1:
-            break
-        alike += 1
-    return alike
 
 
 def is_known(real: str, paths: Sequence[str]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from lorax.data.layouts.items import FAKE, REAL
 
@@ -35,6 +35,12 @@ def split_in(path: str) -> str:
     return split_of(parts[0]) if parts else ""
 
 
+def split_named(name: str) -> str:
+    """The split that a file's name tells, as `split1_train.txt`; '' where it tells none, or several."""
+    found = {split_of(part) for part in re.split(r"[-_.\s]", name)} - {""}
+    return found.pop() if len(found) == 1 else ""
+
+
 def class_of(word: str) -> str:
     """The class folder, where a folder or a label is called real or synthetic in whatever way; else ''."""
     plain = plainly(word)
@@ -49,6 +55,18 @@ def plainly(word: str) -> str:
 def task_name(generator: str) -> str:
     """A generator's name as a task's: in lower case, with a hyphen for what can't be in one; may still be unusable."""
     return re.sub(r"[^a-z0-9_-]+", "-", generator.lower()).strip("-_")[:_LONGEST]
+
+
+def shared_start(names: Sequence[tuple[str, ...]]) -> int:
+    """How many folders all these paths, each as its folders, begin with."""
+    if not names:
+        return 0
+    alike = 0
+    for column in zip(*names, strict=False):
+        if len(set(column)) > 1:
+            break
+        alike += 1
+    return alike
 
 
 def listed(names: Iterable[str], most: int = 8) -> str:

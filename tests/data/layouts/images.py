@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import shutil
+import zipfile
 from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
@@ -34,3 +36,13 @@ def write_tree(root: Path, folders: Mapping[str, int], kind: str = "png", begin:
         for number in range(begin, begin + images):
             (root / folder / f"{number:03d}.{kind}").write_bytes(image(kind))
     return root
+
+
+def pack(folder: Path, archive: Path, top: str = "") -> Path:
+    """Put a folder's files into a zip archive, below `top` in it, and remove them where they were."""
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(archive, "w") as packed:
+        for path in sorted(folder.rglob("*.*")):
+            packed.write(path, Path(top) / path.relative_to(folder))
+    shutil.rmtree(folder)
+    return archive

@@ -8,7 +8,7 @@ import pytest
 from lorax.data.incoming import read_incoming
 from lorax.data.layouts.items import Reading
 from tests.data.layouts import test_tables, test_tars
-from tests.data.layouts.images import image
+from tests.data.layouts.images import image, pack
 
 Images = dict[tuple[str, str], list[bytes]]
 """Split and label -> images."""
@@ -40,12 +40,19 @@ def tars(root: Path, images: Images) -> None:
         test_tars.shards(root, f"{split}-{label}-%d.tar", samples)
 
 
+def zips(root: Path, images: Images) -> None:
+    tree(root / "apart", images)
+    for split in ("train", "val"):
+        pack(root / "apart" / split, root / f"{split}.zip")
+    (root / "apart").rmdir()
+
+
 @pytest.mark.parametrize("recode", [None, 90])
 def test_a_limit_draws_the_same_images_from_every_layout_and_writes_no_others(
     tmp_path: Path, recode: int | None
 ) -> None:
     images = {(s, label): [image() for _ in range(7)] for s in ("train", "val") for label in ("real", "fake")}
-    writers: tuple[Callable[[Path, Images], None], ...] = (tree, cddb, table, tars)
+    writers: tuple[Callable[[Path, Images], None], ...] = (tree, cddb, table, tars, zips)
     drawn = {}
     for write in writers:
         source, scratch = tmp_path / write.__name__, tmp_path / f"{write.__name__}-apart"
@@ -57,5 +64,5 @@ def test_a_limit_draws_the_same_images_from_every_layout_and_writes_no_others(
         assert not any(seen.problem for seen in incoming.files.values())
         drawn[write.__name__] = set(incoming.md5s.values())
         written = sum(path.is_file() for path in scratch.rglob("*"))
-        assert written == (8 if recode or write in (table, tars) else 0)
+        assert written == (8 if recode or write in (table, tars, zips) else 0)
     assert len(set.union(*drawn.values())) == 8

@@ -63,15 +63,69 @@ def test_artifact_has_a_list_in_each_folder(plan: Plan, tmp_path: Path) -> None:
 
 
 def test_df40_as_deepfakebench_lists_it(plan: Plan, tmp_path: Path) -> None:
-    told: dict[str, object] = {}
-    for label, method in (("simswap_Real", "real"), ("simswap_Fake", "simswap")):
-        told[label] = {}
-        for split in ("train", "test"):
-            write_tree(tmp_path / "in", {f"DF40/{method}/ff/frames/{split}_01": 4})
-            frames = [f"DF40/{method}/ff/frames/{split}_01/{n:03d}.png" for n in range(4)]
-            told[label][split] = {f"{split}_01": {"label": label, "frames": frames}}  # type: ignore[index]
-    (tmp_path / "in/simswap_ff.json").write_text(json.dumps({"simswap_ff": told}))
-    assert counts(plan(path="in/simswap_ff.json")) == {"simswap_ff": both(4, 4)}
+    """A list for each method, all with the same real images, from a folder that only its author has."""
+    real, splits = "FaceForensics++/original_sequences/youtube/c23/frames", {"train": 16, "val": 2, "test": 16}
+    begins = {split: 100 * number for number, split in enumerate(splits)}
+    for split, images in splits.items():
+        write_tree(tmp_path / "in", {f"{real}/{split}_01": images})
+    for method in ("simswap", "sd2.1"):
+        told: dict[str, dict[str, object]] = {f"{method}_Real": {}, f"{method}_Fake": {}}
+        for split, images in splits.items():
+            fake = write_tree(tmp_path / "in", {f"DF40/{method}/ff/frames/{split}_01": 4}, begin=begins[split])
+            for label, folder, numbers in (
+                (f"{method}_Real", real, range(images)),
+                (f"{method}_Fake", f"DF40/{method}/ff/frames", range(begins[split], begins[split] + 4)),
+            ):
+                frames = [rf"deepfakes\rgb\{folder}\{split}_01\{n:03d}.png".replace("/", "\\") for n in numbers]
+                told[label][split] = {f"{split}_01": {"label": label, "frames": frames}}
+        (tmp_path / "lists").mkdir(exist_ok=True)
+        (tmp_path / f"lists/{method}_ff.json").write_text(json.dumps({f"{method}_ff": told}))
+    record = plan("--list", str(tmp_path / "lists"))
+    found = counts(record)
+    assert {name: (n["train/1_fake"], n["val/1_fake"]) for name, n in found.items()} == {
+        "simswap_ff": (8, 4), "sd2-1_ff": (8, 4)
+    }  # fmt: skip
+    assert [sum(n[f"{split}/0_real"] for n in found.values()) for split in ("train", "val")] == [18, 16]
+    assert any("by the ends of their paths" in said for said in record["told"])
+    (fake / "DF40/sd2.1/ff/frames/test_01/200.png").unlink()
+    assert "1 files of 2 lists are neither below" in plan("--list", str(tmp_path / "lists"))
+
+
+def test_imaginets_lists_have_no_line_of_names(plan: Plan, tmp_path: Path) -> None:
+    """Path, synthetic or not, content, kind of model, model: all numbers; real images are lent by other sets."""
+    folders = {"train2017": (0, 0), "wikiart": (0, 0), "sdxl_faces_fake": (1, 5), "dalle3": (1, 8)}
+    write_tree(tmp_path / "in", dict.fromkeys(folders, 30))
+    for name, numbers in (("train_all", range(20)), ("test_all", range(20, 28))):
+        rows = [f"./{folder}/{n:03d}.png,{label},1,{label},{model}" for folder, (label, model) in folders.items()
+                for n in numbers]  # fmt: skip
+        (tmp_path / f"{name}.txt").write_text("\n".join(rows))
+    lists = ("--list", str(tmp_path / "train_all.txt"), "--list", str(tmp_path / "test_all.txt"))
+    columns = ("--label-column", "2", "--generator-column", "5", "--label", "0=real,1=fake")
+    found = counts(plan(*lists, *columns, "--generators", "5=sdxl,8=dalle3"))
+    assert {name: (n["train/1_fake"], n["val/1_fake"]) for name, n in found.items()} == dict.fromkeys(
+        ("sdxl", "dalle3"), (20, 8)
+    )
+    assert sum(n["train/0_real"] for n in found.values()) == 40
+    assert "generators are numbers without names, 5, 8" in plan(*lists, *columns)
+    assert "--list nowhere.csv: no list of files" in plan("--list", "nowhere.csv")
+
+
+def test_a_list_beside_the_folder_of_the_images_that_it_names(plan: Plan, tmp_path: Path) -> None:
+    """Deepfake-Eval-2024's form: names of files alone."""
+    write_tree(tmp_path / "in/image-data", {".": 24}, "jpg")
+    rows = [
+        {
+            "Filename": f"{n:03d}.jpg",
+            "Ground Truth": ("Real", "Fake")[n % 2],
+            "Finetuning Set": ("Train", "Test")[n // 12],
+        }
+        for n in range(24)
+    ]
+    listing = write(tmp_path / "in/image-metadata-publish.csv", rows)
+    options = ("--list", str(listing), "--label-column", "Ground Truth", "--split-column", "Finetuning Set")
+    assert counts(plan(*options, "--task", "wild")) == {"wild": both(6, 6)}
+    write_tree(tmp_path / "in/other", {".": 1}, "jpg")
+    assert "000.jpg could be image-data/000.jpg, other/000.jpg" in plan(*options)
 
 
 def test_a_list_that_is_wrong_is_one_clear_error(plan: Plan, tmp_path: Path) -> None:

@@ -139,6 +139,14 @@ def test_openfake_comes_in_the_order_of_release(plan: Plan, tmp_path: Path) -> N
     assert [task["released"] for task in record["tasks"]] == ["2023-07-26", "2024-08-01", "2025-04"]
     assert list(counts(plan("--order", "given"))) == ["flux-1-dev", "sdxl", "gpt-image-1"]
     assert list(counts(plan("--order", "name"))) == ["flux-1-dev", "gpt-image-1", "sdxl"]
+    older = {name: kind for name, kind in features.items() if name not in ("type", "release_date")}
+    shared(tmp_path / "older", splits, older)
+    (tmp_path / "older/train_metadata.csv").write_text("prompt,label,model\nx,real,laion\n")
+    record = plan(path="older")
+    assert {name: (n["train/1_fake"], n["val/1_fake"]) for name, n in counts(record).items()} == dict.fromkeys(
+        ("flux-1-dev", "sdxl", "gpt-image-1"), (3, 3)
+    )
+    assert "1 files hold no images and stay behind: train_metadata.csv." in record["told"]
 
 
 def test_ai_genbench_as_datasets_saves_it(plan: Plan, tmp_path: Path) -> None:

@@ -3,7 +3,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tests.data.layouts.images import image, write_tree
+import pytest
+
+from tests.data.layouts.images import image, pack, write_tree
 from tests.data.layouts.plans import Plan, both, counts, totals
 
 
@@ -90,13 +92,21 @@ def test_susy_imaginet_and_other_class_folders(plan: Plan, tmp_path: Path) -> No
         ("dalle-3-images", "midjourney_tti", "realisticsdxl"), (4, 2)
     )
     assert sum(n["train/0_real"] for n in found.values()) == 48
+    for split, top in (("train", "train"), ("val", ""), ("test", "test")):  # as shared, whatever was packed
+        pack(tmp_path / "in" / split, tmp_path / f"packed/data/{split}.zip", top)
+    assert counts(plan("--real", "coco", path="packed")) == found
     flat = write_tree(tmp_path / "imaginet", {"wikiart": 40, "wikiart_stylegan": 20, "dalle3/a": 20})
     assert set(totals(plan("--real", "wikiart", "--split", "0.5", path=flat.name))) == {"wikiart_stylegan", "dalle3"}
 
 
-def test_wildfake(plan: Plan, tmp_path: Path) -> None:
-    write_tree(tmp_path / "in/GAN_based/Typical", {"BigGAN/574": 9, "BigGAN/575": 9, "StyleGAN/1": 9}, "jpg")
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_wildfake(plan: Plan, tmp_path: Path, is_packed: bool) -> None:
+    folder = write_tree(
+        tmp_path / "in/GAN_based", {f"Typical/{g}": 9 for g in ("BigGAN/574", "BigGAN/575", "StyleGAN/1")}
+    )
     real = write_tree(tmp_path / "real", {".": 30}, "jpg")
+    if is_packed:
+        pack(folder, tmp_path / "in/GAN_based.zip", "GAN_based")
     options = ("--real", str(real), "--split", "0.5")
     assert "which are the generators? Say what each level of folders is" in plan(*options)
     found = totals(plan(*options, "--levels", "*/*/generator/subject"))
@@ -194,7 +204,7 @@ def test_what_cannot_be_told_is_asked_for(plan: Plan, tmp_path: Path) -> None:
     assert "holds images in 2 folders, and none is called real or synthetic: others/of/them, some" in said
     assert all(option in said for option in ("--real NAME", "--real DIR", "--real none", "--levels"))
     (tmp_path / "zips").mkdir()
-    (tmp_path / "zips" / "train.zip").write_bytes(b"")
+    (tmp_path / "zips" / "train.7z").write_bytes(b"")
     assert "unpack them first" in plan(path="zips")
 
 

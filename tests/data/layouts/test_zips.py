@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.data.layouts.images import image, pack, write_tree
+from tests.data.layouts.plans import Plan, both, counts
+
+
+def test_an_archive_may_be_the_data_set_and_lie_beside_what_it_was_unpacked_to(plan: Plan, tmp_path: Path) -> None:
+    folders = {f"{split}/{kind}": 3 for split in ("train", "test") for kind in ("REAL", "FAKE")}
+    write_tree(tmp_path / "CIFAKE", folders)
+    pack(write_tree(tmp_path / "again", folders), tmp_path / "CIFAKE.zip")
+    assert counts(plan(path="CIFAKE.zip")) == counts(plan(path="CIFAKE")) == {"cifake": both(3, 3)}
+    (tmp_path / "CIFAKE/train.zip").write_bytes(b"")
+    record = plan(path="CIFAKE")
+    assert counts(record) == {"cifake": both(3, 3)}
+    assert "train.zip stays behind, since train/ lies beside it: unpacked, by its name." in record["told"]
+    layout = {f"{split}/{kind}": 3 for split in ("train", "val") for kind in ("0_real", "1_fake")}
+    pack(write_tree(tmp_path / "sd", layout), tmp_path / "sd.zip")
+    record = plan("--task", "sd", path="sd.zip")
+    assert "CDDB" in record["taken_for"]
+    assert counts(record) == {"sd": both(3, 3)}
+
+
+def test_an_archive_that_is_wrong_is_one_clear_error(plan: Plan, tmp_path: Path) -> None:
+    path = tmp_path / "in/train.zip"
+    path.parent.mkdir()
+    cases: dict[str, list[tuple[str, bytes]]] = {
+        "has a member called '../up.png', which leads out of it": [("../up.png", image())],
+        "has two members called real/a.png. Rename one.": [("real/a.png", image()), (r"real\a.png", image())],
+        "holds data/x.parquet, which is not read in there: unpack it first": [("data/x.parquet", b"")],
+    }
+    for said, members in cases.items():
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, data in members:
+                archive.writestr(name, data)
+        assert said in plan(), said
+    assert not (tmp_path / "up.png").exists()
+    path.write_bytes(b"PK")
+    assert "is damaged, or one part of several" in plan()
+
+
+@pytest.mark.parametrize("at", [0.3, 0.8])
+def test_an_image_that_was_damaged_in_its_archive_is_told(plan: Plan, tmp_path: Path, at: float) -> None:
+    write_tree(tmp_path / "apart", {f"{split}/{kind}": 2 for split in ("train", "test") for kind in ("real", "fake")})
+    path = pack(tmp_path / "apart", tmp_path / "in.zip")
+    data = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        ends = archive.start_dir
+    data[int(ends * at)] ^= 0xFF
+    path.write_bytes(data)
+    assert "in.zip is damaged" in plan(path="in.zip")
