@@ -38,6 +38,9 @@ from lorax.workspace import Workspace
 _open: dict[str, Episode] = {}
 """The episode that this process has in hand, by its folder."""
 
+_bases: dict[str, LearnerState] = {}
+"""The base state that was read to choose its episode's start, by its directory."""
+
 
 @step("open base state")
 def open_base_state(root: str, settings: Settings) -> str | None:
@@ -234,8 +237,10 @@ def _opened(root: str, home: str) -> Iterator[Episode]:
     if episode is None:
         workspace = Workspace(Path(root))
         read_task, read_learned = (partial(of, workspace) for of in (versions.read_task, learned.read_learned))
-        fetch = partial(versions.fetch, workspace)
-        episode = Episode.open(EpisodeFolder(Path(home)), read_task, fetch, read_learned=read_learned)
+        folder, fetch = EpisodeFolder(Path(home)), partial(versions.fetch, workspace)
+        base = _bases.get(folder.plan().base_dir or "")
+        _bases.clear()
+        episode = Episode.open(folder, read_task, fetch, read_learned=read_learned, base=base)
     yield episode
     _open[home] = episode
 
@@ -302,7 +307,7 @@ def choose_start(root: str, base: str | None, name: str, settings: Settings, com
 def find_older(root: str, base: str, older: str, settings: Settings) -> str | None:
     """The task that the new one is the next version of, if its branch is known and could be started from."""
     with progress.step("find older branch") as shown:
-        state, params = load_state(Path(base)), Params.model_validate(settings)
+        state, params = _base(base), Params.model_validate(settings)
         if why := attribution.unstartable(state, params, older):
             shown.outcome = f"{why}: a fresh start"
             get_run_logger().warning("the branch starts fresh: %s", why)
@@ -316,7 +321,7 @@ def find_nearest(root: str, base: str, name: str, settings: Settings) -> str | N
     """The known task whose branch the new task's probe is most like; None where none could be started from."""
     with progress.step("find nearest branch") as shown:
         workspace, params = Workspace(Path(root)), Params.model_validate(settings)
-        new, state, log = versions.read_task(workspace, name), load_state(Path(base)), get_run_logger()
+        new, state, log = versions.read_task(workspace, name), _base(base), get_run_logger()
         fetch = partial(versions.fetch, workspace)
         try:
             similar = attribution.startable(workspace, state, params, new, fetch, log.info)
@@ -327,3 +332,10 @@ def find_nearest(root: str, base: str, name: str, settings: Settings) -> str | N
         shown.outcome = ", ".join(f"{task} {cosine:.2f}" for task, cosine in similar) or "none that fits: a fresh start"
         log.info("nearest to its probe: %s", shown.outcome)
         return similar[0][0] if similar else None
+
+
+def _base(directory: str) -> LearnerState:
+    """The base state, read for the episode, too, which is opened next."""
+    _bases.clear()
+    _bases[directory] = load_state(Path(directory))
+    return _bases[directory]

@@ -21,7 +21,7 @@ from lorax.learning.folder import EpisodeFolder, Herded, Report, Trained
 from lorax.learning.launch import launch
 from lorax.learning.loading import (
     answers_of,
-    base_state,
+    check_backbone,
     check_learnable,
     check_solver,
     open_network,
@@ -84,7 +84,7 @@ class Episode:
 
     Raises:
         StateError: `base` knows the task already, or knows no real image and the task brings none, or was learned
-            with another solver of the head.
+            on another backbone than planned, or with another solver of the head.
     """
 
     def __init__(
@@ -103,6 +103,7 @@ class Episode:
         self.cache = FeatureCache(folder.features_dir)
         self._backbone, self._calibration_s = backbone, 0.0
         check_learnable(base, self.tasks[-1])
+        check_backbone(base, self.params)
         check_solver(base, self.params.head)
         self.task, self.held_out = hold_out(self.tasks[-1], base, self.params)
         torch.set_num_threads(self.params.run.threads)
@@ -115,6 +116,7 @@ class Episode:
         fetch: Fetch,
         *,
         read_learned: ReadLearned | None = None,
+        base: LearnerState | None = None,
         group: ProcessGroup = SINGLE,
     ) -> Episode:
         """The episode that a folder's plan describes.
@@ -124,16 +126,17 @@ class Episode:
             read_task: finds its task.
             fetch: finds images.
             read_learned: finds the tasks that its base knows; None: as they are now.
+            base: what it grows from, where that was read already.
             group: see above.
 
         Raises:
-            StateError: the base was learned on another backbone than planned; and as above.
+            StateError: the base is damaged; and as above.
             BackboneError: the backbone can't be built.
             DataVersionError: the task is not what was planned any more.
         """
         plan = folder.plan()
         backbone = None if plan.base_dir else open_backbone(plan.params.backbone)
-        base = LearnerState(backbone.identity) if backbone else base_state(Path(plan.base_dir or ""), plan.params)
+        base = LearnerState(backbone.identity) if backbone else base or load_state(Path(plan.base_dir or ""))
         new = read_task(plan.task.name)
         if (new.digest, new.extends) != (plan.task.digest, plan.extends):
             raise DataVersionError(

@@ -1,9 +1,8 @@
-"""The state that an episode begins with and what must hold of it, and the network that a state describes."""
+"""What must hold of the state that an episode begins with, and the network that a state describes."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +10,6 @@ from torch import Tensor
 
 from lorax.errors import StateError
 from lorax.learning.state import LearnerState
-from lorax.learning.state_files import load_state
 from lorax.network.backbone import Backbone
 from lorax.network.building import reopen_backbone
 from lorax.network.network import Network, fresh_head
@@ -19,20 +17,19 @@ from lorax.params import HeadParams, Params
 from lorax.stream import Task
 
 
-def base_state(directory: Path, params: Params) -> LearnerState:
-    """The state in `directory`, for an episode with these parameters to begin with.
+def check_backbone(base: LearnerState, params: Params) -> None:
+    """See that the branches of `base` fit the backbone that params.yaml names.
 
     Raises:
-        StateError: it is damaged, or was learned on another backbone than params.yaml names.
+        StateError: its tasks were learned on another.
     """
-    state = load_state(directory)
-    wanted, found = params.learning()["backbone"], state.parameters.get("backbone")
-    if wanted != found:
+    wanted, found = params.learning()["backbone"], base.parameters.get("backbone")
+    if base.tasks and wanted != found:
+        tasks = ", ".join(task.name for task in base.tasks)
         raise StateError(
-            f"params.yaml names backbone {wanted}, but the learner state in {directory} was learned on {found}. "
+            f"params.yaml names backbone {wanted}, but the learner state of {tasks} was learned on {found}. "
             "Branches fit one backbone only: restore the backbone section, or begin a new registry.model."
         )
-    return state
 
 
 def check_learnable(base: LearnerState, task: Task) -> None:

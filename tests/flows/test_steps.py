@@ -120,6 +120,10 @@ def test_the_steps_of_an_episode_read_each_state_once_and_build_the_network_once
     home = learn("beta", base)
     assert calls == {"load_state": 2, "_build": 1}
     calls.clear()
+    steps.find_older.fn(root, base, "alpha", settings)  # whose branch the new one could start from
+    steps.grow.fn(root, steps.plan_episode(root, tmp_path, base, "beta", settings, "alpha"))
+    assert calls == {"load_state": 1, "_build": 2}, "of the base; its form is compared with a second network"
+    calls.clear()
     for step in METHOD:
         steps._open.clear()  # as if each ran in a process of its own, after a kill
         step.fn(root, home)
