@@ -10,6 +10,7 @@ counted, in a process of its own for each checkout, in turns.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import inspect
 import json
 import logging
@@ -46,18 +47,17 @@ def prepare(home: Path, branches: int) -> None:
     weights = home / "base.safetensors"
     model = import_timm().create_model(NAME, num_classes=0, **ARGUMENTS)
     safetensors.torch.save_file({n: w.contiguous() for n, w in model.state_dict().items()}, weights)
-    params = Params.model_validate(
-        {
-            "backbone": {"name": NAME, "weights": str(weights), "arguments": ARGUMENTS, "crop": 32},
-            "training": {"epochs": 1, "batch_size": 4, "views": 1},
-            "exemplars": {"budget": 0},
-            "head": {"solver": "gradient"},
-            "calibration": {"per_class": 0},
-            "robustness": {"per_class": 0},
-            "run": {"threads": 1, "device": "cpu", "batch_size": 4},
-        }
-    )
-    (home / "settings.json").write_text(json.dumps(params.model_dump(mode="json")))
+    asked = {
+        "backbone": {"name": NAME, "weights": str(weights), "arguments": ARGUMENTS, "crop": 32},
+        "training": {"epochs": 1, "batch_size": 4, "views": 1},
+        "exemplars": {"budget": 0},
+        "head": {"solver": "gradient"},
+        "calibration": {"per_class": 0},
+        "robustness": {"per_class": 0},
+        "run": {"threads": 1, "device": "cpu", "batch_size": 4},
+    }
+    (home / "asked.json").write_text(json.dumps(asked))
+    params = Params.model_validate(asked)
     backbone, classes, learned = open_backbone(params.backbone), ClassTable(), []
     for k in range(branches):
         fresh = backbone.add_branch(params.lora, 0)
@@ -88,13 +88,16 @@ def one_episode(home: Path, branches: int) -> dict[str, Any]:
     from lorax.data import versions
     from lorax.data.layout import parse_task
     from lorax.learning.folder import EpisodeFolder
+    from lorax.params import Params
 
     files: dict[str, Path] = {}
     tasks = {f"task{k}": _task(f"task{k}", k, home, files, parse_task, np, Image) for k in range(branches + 1)}
-    settings = json.loads((home / "settings.json").read_text())
+    settings = Params.model_validate_json((home / "asked.json").read_text()).model_dump(mode="json")
     quiet(steps)
     versions.read_task = lambda _, name, *__: tasks[name]
     versions.fetch = lambda _, samples: {s.md5: files[s.md5] for s in samples}
+    if importlib.util.find_spec("lorax.data.learned"):
+        importlib.import_module("lorax.data.learned").read_learned = lambda _, known: tasks[known.name]
     revision = getattr(versions, "DataRevision", None) or stream.DataRevision  # where either build has it
     versions.revision = lambda _: revision("1" * 32, None)
     spent, calls, inside = 0.0, dict.fromkeys(OPENERS, 0), False
@@ -150,12 +153,11 @@ def registered(steps: Any, given: dict[str, Any], folder: Any) -> None:
 
 def quiet(steps: Any) -> None:
     """Steps outside of a flow, with nobody to tell."""
-    from flows import artifacts
-
-    for module in (steps, artifacts):
+    telling = importlib.import_module("flows.step" if importlib.util.find_spec("flows.step") else "flows.artifacts")
+    for module in (steps, telling):
         module.get_run_logger = lambda: logging.getLogger("step")
     for name in ("create_progress_artifact", "update_progress_artifact", "create_table_artifact"):
-        setattr(artifacts, name, lambda *_, **__: None)
+        setattr(telling, name, lambda *_, **__: None)
 
 
 def _task(name: str, seed: int, home: Path, files: dict[str, Path], parse_task: Any, np: Any, image: Any) -> Any:

@@ -17,11 +17,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.exceptions import PrefectHTTPStatusError
 
 from flows.client import PrefectApi
+from flows.learn import OUTSIDE
 from lorax import reconcile
 from lorax.atlas.index import Atlas
 from lorax.commands.init import initialize, with_values
@@ -344,6 +348,18 @@ def test_a_run_that_finds_nothing_to_learn_starts_no_server(workspace: Workspace
     assert "nothing to learn" in told(workspace, "learn")
     assert json.loads(told(workspace, "status", "--json"))["champion"] == before
     assert not embedded.status(workspace, load_params(workspace.params_path)).mlflow.is_ready
+
+
+def test_that_prefects_server_is_away_is_no_task_s_fault() -> None:
+    with pytest.raises(OUTSIDE), SyncPrefectClient(api="http://127.0.0.1:9/api") as client:  # nobody listens there
+        client.read_flows()
+
+
+def test_that_prefects_server_is_too_busy_is_no_task_s_fault() -> None:
+    asked = httpx.Request("POST", "http://127.0.0.1/api/flow_runs/")
+    error = httpx.HTTPStatusError("", request=asked, response=httpx.Response(503, request=asked))
+    with pytest.raises(OUTSIDE):
+        raise PrefectHTTPStatusError.from_httpx_error(error)
 
 
 def write_plain_images(folder: Path, *, train: tuple[int, int], val: tuple[int, int]) -> None:

@@ -15,6 +15,7 @@ import pytest
 from flows import step as making
 from flows import steps
 from lorax.attribution import versions
+from lorax.data import pins, withdrawal
 from lorax.data.admission import LandingOptions
 from lorax.data.landing import land
 from lorax.errors import DataVersionError
@@ -189,3 +190,17 @@ def test_an_episode_in_hand_is_used_again_but_not_after_an_error(landed_workspac
         raise ZeroDivisionError
     with steps._opened(root, home) as third:
         assert third is not first, "it is opened from what lies on disk, whatever the error left in memory"
+
+
+@pytest.mark.slow
+def test_what_followed_a_withdrawn_task_starts_as_if_that_had_never_landed(
+    landed_workspace: Workspace, tmp_path: Path, write_task: WriteTask
+) -> None:
+    workspace = landed_workspace
+    land(workspace, write_task(tmp_path / "in", seed=3), "gamma", options=LandingOptions(new_version_of="alpha"))
+    revision = withdrawal.prepared(workspace, "alpha", "why")
+    assert withdrawal.followers(workspace, "alpha") == ["gamma"], "still, until it is carried out"
+    settings, commit = Params().model_dump(mode="json"), revision.commit or ""
+    assert steps.choose_start(str(workspace.root), "no state is looked at", "gamma", settings, commit) is None
+    withdrawal.carry_out(workspace, "alpha")
+    assert pins.committed(workspace).notes_of("gamma").new_version_of == ""

@@ -1,10 +1,12 @@
-"""Assessments by hand, so that what is made of them can be checked figure by figure."""
+"""Assessments and comparisons by hand, so that what is made of them can be checked figure by figure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from lorax.learning.assessment import ALL, Assessment, CardRow, Reliability
+from lorax.learning.branch_similarity import BranchComparison, BranchNeighbours, SimilarBranch
 from lorax.learning.calibration import Bin
 from lorax.learning.relatives import Named
 from lorax.learning.unknown import FalsePositives, Foreseen, Slice
@@ -17,6 +19,19 @@ FALSE_POSITIVES = FalsePositives(
 )
 
 FORESEEN = Foreseen(0.91, 0.62, 0.55, 0.17, 0.05, 0.25)
+
+
+ALONE = BranchComparison(0, "alpha", "product", (BranchNeighbours("alpha", "alpha", None),))
+PAIR = BranchComparison(
+    1,
+    "beta",
+    "product",
+    (
+        BranchNeighbours("alpha", "alpha", None, (SimilarBranch("beta", "beta", 0.6251),)),
+        BranchNeighbours("beta", "beta", None, (SimilarBranch("alpha", "alpha", 0.6251),)),
+    ),
+)
+DERIVED = replace(PAIR, branches=(PAIR.branches[0], replace(PAIR.branches[1], start="alpha")))
 
 
 def assessed(

@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 import requests
 
 from lorax.learning.assessment import Assessment
 from lorax.params import GateParams, Params
-from lorax.registry import ModelVersion, Registry
+from lorax.registry import ModelVersion, Registry, figures
 from lorax.registry.candidate import open_candidate
 from tests.mlflow_server import Server
 from tests.tiny_learner import Learned, learn_next, learn_stream, tiny_params
@@ -28,6 +29,25 @@ OPEN = GateParams(
     attribution_forgetting=1.0,
 )
 """Tiny learners are no good at anything."""
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _figures_drawn_once() -> Iterator[None]:
+    """The same few episodes are registered again and again, and a third of that is drawing the same figures."""
+    draw, drawn = figures.save_figures, dict[str, dict[str, bytes]]()
+
+    def save_figures(directory: Path, *data: Any) -> None:
+        if (key := repr(data)) in drawn:
+            directory.mkdir(parents=True, exist_ok=True)
+            for name, content in drawn[key].items():
+                (directory / name).write_bytes(content)
+        else:
+            draw(directory, *data)
+            drawn[key] = {path.name: path.read_bytes() for path in directory.iterdir()}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "save_figures", save_figures)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -3,12 +3,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
+from lorax.registry import Registry
 from lorax.serving import answers
-from lorax.serving.model import Served
+from lorax.serving.following import Follower
+from lorax.serving.meters import Meters
+from lorax.serving.model import Served, Source
+from tests.registry.conftest import enter
+from tests.registry.conftest import registry as registry
 from tests.serving.conftest import Running, Shelf, Start, image
+from tests.tiny_learner import Learned
 
 pytestmark = pytest.mark.slow
 
@@ -86,3 +93,19 @@ def test_a_version_that_can_not_be_opened_is_told_and_left_alone(start: Start, m
 
 def test_a_pinned_version_follows_nothing(served: Running) -> None:
     assert health(served).following is None
+
+
+def test_a_rollback_and_the_way_back_are_followed(registry: Registry, learned: list[Learned], tmp_path: Path) -> None:
+    for episode in learned:
+        enter(registry, episode, git_commit="c0ffee")
+    source = Source(registry, "champion", tmp_path, "cpu")
+    served: list[Served] = [source.open(source.find())]
+    follower = Follower(source, served[0], served.append, Meters(), poll_s=1)
+    follower.look()
+    registry.rollback(1, by="test", reason="to see it followed")
+    follower.look()
+    registry.promote(2, learned[1].state_dir, by="test", reason="and back")
+    follower.look()
+    assert [model.version for model in served] == [2, 1, 2]
+    assert [model.state_digest for model in served] == [learned[1].digest, learned[0].digest, learned[1].digest]
+    assert follower.error == ""

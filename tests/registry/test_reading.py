@@ -1,4 +1,4 @@
-"""What commands tell of a registered model comes from one look at it."""
+"""What is read of a registered model; what commands tell of it comes from one look at it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import requests
 
+from lorax.errors import RegistryError
 from lorax.registry import Look, Registry
 from tests.tiny_learner import Learned
 
@@ -72,3 +73,11 @@ def test_a_look_stays_as_it_was_and_the_next_one_is_of_now(registry: Registry) -
     registry.note("released", 1, "somebody", "why")
     assert look.journal() == []
     assert len(Look(registry.uri, registry.name).journal()) == 1
+
+
+def test_any_alias_can_be_served(filled: Registry) -> None:
+    assert filled.aliased("champion").version == 3
+    with pytest.raises(RegistryError, match="there is no nobody yet"):
+        filled.aliased("nobody")
+    with pytest.raises(RegistryError, match="has no challenger now: the newest version is one until it is promoted"):
+        filled.aliased("challenger")

@@ -11,6 +11,10 @@ from lorax.params import Params
 from lorax.registry import Registry
 from lorax.stream import DataRevision
 from lorax.workspace import Workspace
+from tests.registry.conftest import params as params
+from tests.registry.conftest import registry as registry
+from tests.registry.conftest import stream as stream
+from tests.registry.conftest import stream_dir as stream_dir
 from tests.tiny_learner import Learned
 
 pytestmark = pytest.mark.slow
