@@ -28,8 +28,10 @@ IMPORTED = (
     *("lorax.cli", "lorax.reconcile", "lorax.data.landing", "lorax.learning.episode", "lorax.learning.assessment"),
     *("lorax.atlas.layer_similarity", "lorax.atlas.drawing", "lorax.registry.registration", "lorax.registry.figures"),
     *("sklearn.manifold", "scipy.cluster.hierarchy", "matplotlib.pyplot"),
+    *("httpx", "pydantic_settings", "pendulum", "pydantic_extra_types.pendulum_dt", "jsonschema", "griffe", "toml"),
+    *("prometheus_client", "websockets.asyncio.client", "amplitude", "humanize", "coolname", "asgi_lifespan"),
 )
-"""Nothing of Prefect: it reads the environment as it is imported."""
+"""Of Prefect only what it imports: itself it reads the environment as it is imported."""
 
 
 class Process:

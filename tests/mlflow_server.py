@@ -60,10 +60,14 @@ def free_port() -> int:
 @cache  # which keeps the process's object for as long as this process lives
 def _start(server: Server, pid: int) -> subprocess.Popen[bytes]:
     """Start it until process `pid` ends, and wait until it answers."""
-    command = ["mlflow", "server", "--host", "127.0.0.1", "--port", server.uri.split(":")[-1], "--workers", "1"]
-    command += ["--backend-store-uri", server.database_uri]
-    command += ["--artifacts-destination", str(server.folder / "artifacts")]
-    environment = os.environ | {"DO_NOT_TRACK": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    command = ["lorax.registry.server", server.uri.split(":")[-1]]
+    environment = os.environ | {
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_BACKEND_STORE_URI": "sqlite:///mlflow.db",
+        "MLFLOW_ARTIFACTS_DESTINATION": "artifacts",
+        "MLFLOW_WORKERS": "1",
+    }
     with (server.folder / "log").open("w") as log:
         process = subprocess.Popen(
             [sys.executable, __file__, str(pid), *command],

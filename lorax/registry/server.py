@@ -1,6 +1,7 @@
 """`python -m lorax.registry.server PORT`: MLflow's own server on loopback, closed to other pages, its database whole.
 
 MLflow alone answers every page of this machine's, of whatever port, and names that only begin like a private address.
+`mlflow server` has a second interpreter import all of it again and serve; here the first one serves.
 MLflow makes its database by forty migrations, which take seconds and are not undone when they are cut off: a server
 that is killed in its first start can never be started again. So the database is made beside its place and renamed.
 `lorax up` has supervisord run this in the server's folder.
@@ -12,6 +13,8 @@ import os
 import sys
 from pathlib import Path
 
+import uvicorn  # before MLflow, which guards its application only where it sees a web server
+
 from lorax.origins import OwnOriginsOnly
 from lorax.services.databases import given
 from lorax.services.servers import HOST
@@ -21,7 +24,7 @@ _ARTIFACTS = "mlflow-artifacts:/"
 
 
 def create_app() -> OwnOriginsOnly:
-    """What MLflow serves as `--app-name lorax` (pyproject.toml): its own application, for its own pages only."""
+    """MLflow's own application, for its own pages only."""
     from mlflow.server.fastapi_app import app
 
     return OwnOriginsOnly(app)
@@ -44,12 +47,30 @@ def make_database() -> None:
 
 
 def main(port: int) -> None:
-    """Become MLflow's server on loopback, in the present folder unless the environment names another database."""
+    """Serve in the present folder, unless the environment names another database, until told to stop."""
     if not given("mlflow"):
         make_database()
-    # its stores are named in its environment: an address with a password must not lie in a command line
-    how = ("--app-name", "lorax", "--serve-artifacts", "--host", HOST, "--port", str(port))
-    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *how])
+    from mlflow import server
+    from mlflow.server import constants, handlers
+
+    # an address with a password must not lie in a command line
+    database, artifacts = os.environ["MLFLOW_BACKEND_STORE_URI"], os.environ["MLFLOW_ARTIFACTS_DESTINATION"]
+    os.environ |= {  # by which its command tells its application
+        constants.BACKEND_STORE_URI_ENV_VAR: database,
+        constants.REGISTRY_STORE_URI_ENV_VAR: database,
+        constants.ARTIFACT_ROOT_ENV_VAR: _ARTIFACTS,
+        constants.ARTIFACTS_DESTINATION_ENV_VAR: artifacts,
+        constants.SERVE_ARTIFACTS_ENV_VAR: "true",
+    }
+    handlers.initialize_backend_stores(database, database, _ARTIFACTS)
+    uvicorn.run(
+        "lorax.registry.server:create_app",  # by its name, for as many processes as are asked for
+        factory=True,
+        host=HOST,
+        port=port,
+        workers=int(os.environ["MLFLOW_WORKERS"]),
+        log_config=str(Path(server.__file__).with_name("uvicorn_log_config.yaml")),
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Servers that outlived their supervisor or their parent: found by a mark in their environment, and stopped.
 
-MLflow's server is a parent with a web worker below it. When the parent is killed the worker lives on and keeps the
-port, so the next start would fail; the same is true of every server when the supervisor itself is killed. Therefore the
-supervisor runs this file in front of each server: it stops what is left of that server, then becomes the server.
+MLflow's server may have web workers below it. When it is killed they live on and keep the port, so the next start
+would fail; the same is true of every server when the supervisor itself is killed. Therefore the supervisor runs this
+file in front of each server: it stops what is left of that server, then becomes the server.
 No process is ever chosen by its name, and none that does not carry this workspace's mark.
 """
 

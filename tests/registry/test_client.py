@@ -1,4 +1,4 @@
-"""MLflow's database looked at without its server; what its server gets wrong, told so that a person knows where to look."""
+"""MLflow's database looked at without its server, and how what its server gets wrong is told."""
 
 from __future__ import annotations
 
