@@ -76,6 +76,7 @@ def withdraw(
             is_cut = fast and champion.tasks[-1].name != task  # else the version before it is there
             if is_cut:
                 check_can_be_cut(load_state(here.state_of(champion)), task)
+                data_withdrawal.check_is_read(workspace, task)
             else:
                 here.check_landed(champion, set(landed))
             revision = data_withdrawal.prepared(workspace, task, reason, others) if is_here else None

@@ -109,9 +109,12 @@ def write_whole(path: Path, data: bytes | memoryview | str, *, is_private: bool 
 def copy_bytes(source: Path | str, target: Path | str) -> None:
     """Copy what a file holds; where the file system can, the two share it on disk until one of them is written to."""
     with open(source, "rb", 0) as old, open(target, "wb", 0) as new:  # noqa: PTH123
+        copied = 0
         with suppress(OSError):  # not from one file system to another; and a full disk is told below
-            while os.copy_file_range(old.fileno(), new.fileno(), 2**30):
-                pass
+            while part := os.copy_file_range(old.fileno(), new.fileno(), 2**30):
+                copied += part
+            if copied:  # 0 also comes from file systems that know no size
+                return
         shutil.copyfileobj(old, new)
 
 

@@ -162,8 +162,11 @@ def forget(
     """
     from lorax import forgetting, reconcile
     from lorax.data import withdrawal
+    from lorax.data.forgetting import check_withdrawn
 
     workspace, params = opened()
+    if task not in withdrawal.under_way(workspace):  # which is told below
+        check_withdrawn(workspace, task)  # before servers are started for it
     registry = access.served_registry(workspace, params)
     with reconcile.one_at_a_time(workspace, lambda: err.print("waiting for who learns in this workspace")):
         if under_way := withdrawal.under_way(workspace):

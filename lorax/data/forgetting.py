@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,29 +55,47 @@ def images_of(workspace: Workspace, task: str, kept_states: Collection[str], rea
     Raises:
         DataVersionError: the task is landed; or what stays can't be read, so that nothing may be removed.
     """
-    staying = _staying(workspace, task)
+    staying = check_withdrawn(workspace, task)
     ever: set[str] = set()
-    unknown, branches, withdrawn = [], set(), set[str]()
-    for commit in git(workspace.root, "log", *_EVERYWHERE, "--format=%H", "--", pins.NAME).split():
-        found = pins.committed(workspace, commit)
-        withdrawn |= {one.name for one in found.stream}
+    unknown, branches = [], set()
+    for commit, found in _history(workspace):
         if task in {one.name for one in found.stream}:
             branches.add(found.notes_of(task).extends or task)
             try:
                 ever |= set(versions.below(versions.manifest(workspace, found), task).values())
             except DataVersionError:
                 unknown.append(commit)
-    if not branches:
-        landed = {one.name for found in staying for one in found.stream}
-        names = ", ".join(sorted(withdrawn - landed)) or "none"
-        raise DataVersionError(
-            f"task {task!r} has never landed in {workspace.root}, by git's history. Withdrawn, and so to be forgotten, "
-            f"are: {names}."
-        )
     needed = _remembered(workspace, kept_states).union(*(versions.manifest(workspace, one).values() for one in staying))
     if reals:
         needed |= set(versions.manifest(workspace, pins.committed(workspace, folder=reals)).values())
     return Images(frozenset(ever - needed), frozenset(ever & needed), tuple(unknown), frozenset(branches))
+
+
+def check_withdrawn(workspace: Workspace, task: str) -> list[Pins]:
+    """See that a task has landed once, and is not landed any more; asks git alone, and the upstream.
+
+    Returns:
+        What is landed here, and what others have landed meanwhile.
+
+    Raises:
+        DataVersionError: it never has, or is landed; or the upstream can't be asked.
+    """
+    staying = _staying(workspace, task)
+    landed = {one.name for found in staying for one in found.stream}
+    ever = {one.name for _, found in _history(workspace) for one in found.stream}
+    if task not in ever:
+        names = ", ".join(sorted(ever - landed)) or "none"
+        raise DataVersionError(
+            f"task {task!r} has never landed in {workspace.root}, by git's history. Withdrawn, and so to be forgotten, "
+            f"are: {names}."
+        )
+    return staying
+
+
+def _history(workspace: Workspace) -> Iterator[tuple[str, Pins]]:
+    """Every commit that changed data.dvc, and what it pins."""
+    for commit in git(workspace.root, "log", *_EVERYWHERE, "--format=%H", "--", pins.NAME).split():
+        yield commit, pins.committed(workspace, commit)
 
 
 def remove(workspace: Workspace, md5s: Collection[str]) -> None:

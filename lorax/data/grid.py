@@ -24,6 +24,9 @@ _LEAST_SHARE = 0.02
 ones'. Medians of 60 patches of photographs, scaled down so that no older grid is left, were -0.004; after JPEG of
 quality 95 0.014, 90 0.041, 75 0.120."""
 
+_SUMMED = 256
+"""Bytes whose sum two bytes hold, at least."""
+
 _SURE = 3
 """Standard deviations of chance."""
 
@@ -36,16 +39,23 @@ def blocks_of(grey: NDArray[np.uint8]) -> Blocks:
     """How much of a grid of eight pixels an image shows, (H, W)."""
     top, left = ((max(0, side - _LARGEST) // 2) // _BLOCK * _BLOCK for side in grey.shape)
     middle = grey[top : top + _LARGEST, left : left + _LARGEST]
-    across = _excess(_differences(middle[:, 1:], middle[:, :-1]).sum(axis=0))
-    down = _excess(_differences(middle[1:], middle[:-1]).sum(axis=1))
+    across = _excess(_summed(_differences(middle[:, 1:], middle[:, :-1]), 0))
+    down = _excess(_summed(_differences(middle[1:], middle[:-1]), 1))
     return float(across[-1] + down[-1]) / 2, float(across.max() + down.max()) / 2
 
 
-def _differences(pixels: NDArray[np.uint8], others: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Between neighbours; as bytes they are had fastest, as numbers of this kind added up fastest, and exactly."""
+def _differences(pixels: NDArray[np.uint8], others: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Between neighbours; as bytes they are had fastest."""
     found = np.maximum(pixels, others)
     found -= np.minimum(pixels, others)
-    return found.astype(np.float32)
+    return found
+
+
+def _summed(steps: NDArray[np.uint8], axis: int) -> NDArray[np.float32]:
+    """Sums over the rows or columns, in the narrowest numbers that hold them: wider ones go through more memory."""
+    wide = np.uint16 if steps.shape[axis] <= _SUMMED else np.uint32
+    found: NDArray[np.float32] = steps.sum(axis, wide).astype(np.float32)
+    return found
 
 
 def _excess(steps: NDArray[np.float32]) -> NDArray[np.float64]:

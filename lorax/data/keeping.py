@@ -50,11 +50,12 @@ def store(workspace: Workspace, files: Mapping[str, str]) -> None:
         with storage_errors(Path(cache.path)):
             for folder in {md5[:2] for md5 in files.values()}:
                 cache.makedirs(f"{cache.path}/{folder}")
-            for path, md5 in files.items():
+            # drafts of its own, as DVC's are: another workspace with this cache may bring the same image
+            own = secrets.token_hex(8)
+            for number, (path, md5) in enumerate(files.items()):
                 kept = cache.oid_to_path(md5)
                 if not os.path.exists(kept):  # noqa: PTH110  # a Path for each takes as long as the question
-                    # of its own, as DVC's are: another workspace with this cache may bring the same image
-                    draft = f"{cache.path}/{md5[:2]}/.{secrets.token_hex(8)}.tmp"
+                    draft = f"{cache.path}/{md5[:2]}/.{own}-{number}.tmp"
                     try:
                         copy_bytes(f"{workspace.data_dir}/{path}", draft)
                         cache.protect(draft)

@@ -146,6 +146,18 @@ def commit(root: Path, paths: Sequence[str], message: str) -> None:
         )
 
 
+def mend_index(root: Path, path: str) -> None:
+    """Have git's index hold `path` as HEAD and the disk do: a commit that is killed may have moved HEAD alone.
+
+    Left as it was, the index would take the file back to what it was before with the next commit that a person makes.
+
+    Raises:
+        DataVersionError: git refused.
+    """
+    if is_committed(root, path) and git_says(root, "diff", "--cached", "--quiet", "--", path) is None:
+        git(root, "add", "--force", "--", path)
+
+
 @contextmanager
 def index_beside(folder: Path) -> Iterator[dict[str, str]]:
     """The environment variable that gives git commands an index of their own, which lies in `folder` for the block."""

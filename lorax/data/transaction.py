@@ -84,7 +84,10 @@ def roll_back(workspace: Workspace) -> None:
     if notes is None:
         return
     tasks = [PinnedTask(check_task_name(one["task"]), one["digest"]) for one in notes["tasks"]]
-    if not _have_landed(workspace, tasks):
+    if _have_landed(workspace, tasks):
+        for name in _CHANGED_FILES:
+            repository.mend_index(workspace.root, name)
+    else:
         for one in notes["tasks"]:
             _put_back_folder(workspace, one["task"], replaces=one["replaces"])  # first, since it makes room
         if not notes["had_data"] and workspace.data_dir.exists() and not any(workspace.data_dir.iterdir()):

@@ -34,6 +34,19 @@ def followers(workspace: Workspace, task: str) -> list[str]:
     return [one.name for one, notes in pins.committed(workspace).notes.items() if notes.new_version_of == task]
 
 
+def check_is_read(workspace: Workspace, task: str) -> None:
+    """See that a task's images can be had, as cutting it out of a state takes.
+
+    Raises:
+        DataVersionError: it is not landed.
+    """
+    if task not in {one.name for one in pins.committed(workspace).stream}:
+        raise DataVersionError(
+            f"task {task!r} is not landed any more, and cutting it out takes its images: what they brought to sums "
+            "over textures is taken away again. Leave --fast out. Nothing was changed."
+        )
+
+
 def prepared(workspace: Workspace, task: str, reason: str, needed: Collection[str] = ()) -> DataRevision:
     """The data revision without a task: committed, but not yet what is checked out; the one that was made before.
 

@@ -263,6 +263,15 @@ def test_a_fresh_workspace_has_nothing_to_show(workspace: Workspace, monkeypatch
     assert "'newest' is not understood" in runner.invoke(app, ["predict", "x.png", "--version", "newest"]).stderr
 
 
+def test_forgetting_a_task_that_never_landed_is_refused_before_servers_are_started(
+    shared_landed_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(shared_landed_workspace.root)
+    done = CliRunner().invoke(app, ["forget", "alhpa", "--yes"])
+    assert (done.exit_code, "'alhpa' has never landed in" in done.stderr) == (1, True)
+    assert not (shared_landed_workspace.work_dir / "services").exists()
+
+
 def test_landed_tasks_wait_until_they_are_learned(
     shared_landed_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -401,6 +401,19 @@ def test_ctrl_c_after_the_commit_leaves_the_task_landed(
     assert (landed_workspace.data_dir / "gamma" / "val").is_dir()
 
 
+def test_a_git_that_is_killed_once_head_has_moved_leaves_nothing_staged(
+    landed_workspace: Workspace, tmp_path: Path, write_task: WriteTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(git_locks, "_YOUNG_S", 0.0)  # the lock that it leaves
+    hook = landed_workspace.root / ".git/hooks/reference-transaction"
+    hook.write_text("#!/bin/sh\n[ $1 = committed ] && kill -9 $PPID\nexit 0\n")
+    hook.chmod(0o755)
+    with pytest.raises(DataVersionError):
+        land(landed_workspace, write_task(tmp_path / "in", seed=3), "gamma")
+    assert [entry.name for entry in versions.landed(landed_workspace)][-1] == "gamma"
+    assert git(landed_workspace.root, "status", "--porcelain") == ""
+
+
 def test_a_landing_that_loses_another_tasks_files_is_undone(
     landed_workspace: Workspace, tmp_path: Path, write_task: WriteTask, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -110,3 +110,13 @@ def test_the_last_task_leaves_no_data_behind(landed_workspace: Workspace) -> Non
     assert repository.committed_text(landed_workspace.root, pins.NAME) is None
     land(landed_workspace, write_task_files(landed_workspace.work_dir / "raw", seed=7), "gamma")
     assert names(landed_workspace) == ["gamma"]
+
+
+def test_a_task_that_is_not_landed_any_more_is_not_cut_out_of_a_version_that_knows_it(
+    landed_workspace: Workspace,
+) -> None:
+    withdrawal.check_is_read(landed_workspace, "alpha")
+    withdrawal.prepared(landed_workspace, "alpha", "why")
+    withdrawal.carry_out(landed_workspace, "alpha")
+    with pytest.raises(DataVersionError, match=r"'alpha' is not landed any more.*Leave --fast out"):
+        withdrawal.check_is_read(landed_workspace, "alpha")
