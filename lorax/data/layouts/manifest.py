@@ -153,9 +153,7 @@ def _add(items: dict[Path, Item], item: Item, path: Path, given: str) -> None:
     older = items.setdefault(item.path, item)
     if older is not item:
         same = (older.class_folder, older.generator, older.split) == (item.class_folder, item.generator, item.split)
-        both = (
-            f"{older.class_folder} {older.generator} {older.split}, {item.class_folder} {item.generator} {item.split}"
-        )
+        both = ", ".join(" ".join(filter(None, (o.class_folder, o.generator, o.split))) for o in (older, item))
         said = "is listed twice" if same else f"is listed twice, with labels in conflict ({both})"
         raise LayoutError(f"{path}: {given} {said}. Leave one.")
 
