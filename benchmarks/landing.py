@@ -267,7 +267,8 @@ def main() -> None:
             write_images(tree, arguments.images, arguments.side)
         for kind in arguments.kinds if arguments.images else ():
             rows.append(compared(kind, tree, arguments.images, arguments.side))
-            report(f"landing-{arguments.images}", rows)
+            some = [] if set(arguments.kinds) == set(SOURCES) else arguments.kinds
+            report("-".join(["landing", str(arguments.images), *some]), rows)
         if arguments.kills:
             write_images(small, arguments.kill_images, arguments.side)
             write_images(first, 80, arguments.side)

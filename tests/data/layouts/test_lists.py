@@ -137,7 +137,7 @@ def test_a_list_that_is_wrong_is_one_clear_error(plan: Plan, tmp_path: Path) -> 
             good,
             *({**good, "path": f"a/{n}.png"} for n in (7, 8)),
         ],
-        "a/000.png is listed twice, with labels in conflict (0_real, 1_fake list). Leave one.": [good, {**good, "label": "fake"}],
+        "is listed twice, with labels in conflict (0_real, 1_fake list). Leave one.": [good, {**good, "label": "fake"}],
         "a/000.png is listed twice. Leave one.": [good, good],
         "../out.png lies outside": [good, {**good, "path": "../out.png"}],
         "not told by their names: dubious": [good, {"path": "a/001.png", "label": "dubious"}],
