@@ -41,6 +41,22 @@ def is_free_again(lock: Path, root: Path) -> bool:
     return False
 
 
+def wait_for_commits(root: Path) -> None:
+    """Wait for commits that are being made in the repository of `root`: a landing that was killed may have left one."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while time.monotonic() < deadline and any(_commits(process, root) for process in psutil.process_iter()):
+        time.sleep(_LOOK_S)
+
+
+def _commits(process: psutil.Process, root: Path) -> bool:
+    try:
+        if not process.name().startswith("git") or "commit" not in process.cmdline():
+            return False
+        return Path(process.cwd()) == root.resolve()
+    except psutil.Error:  # it has ended, or is another user's, which no landing here has started
+        return False
+
+
 def _is_held(lock: Path, root: Path) -> bool:
     return any(_may_hold(process, lock, root) for process in psutil.process_iter())
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
-from lorax.data import keeping, repository, versions
+from lorax.data import git_locks, keeping, repository, versions
 from lorax.errors import DataVersionError
 from lorax.storage import write_whole
 from lorax.stream import PinnedTask, check_task_name
@@ -84,6 +84,7 @@ def roll_back(workspace: Workspace) -> None:
     if notes is None:
         return
     tasks = [PinnedTask(check_task_name(one["task"]), one["digest"]) for one in notes["tasks"]]
+    git_locks.wait_for_commits(workspace.root)  # else one that a killed landing left at work would land it after all
     if _have_landed(workspace, tasks):
         for name in _CHANGED_FILES:
             repository.mend_index(workspace.root, name)

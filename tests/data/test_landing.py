@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -398,6 +399,25 @@ def test_ctrl_c_after_the_commit_leaves_the_task_landed(
         land(landed_workspace, write_task(tmp_path / "in", seed=3), "gamma")
     assert [entry.name for entry in versions.landed(landed_workspace)][-1] == "gamma"
     assert repository.is_committed(landed_workspace.root, "data.dvc")
+    assert (landed_workspace.data_dir / "gamma" / "val").is_dir()
+
+
+def test_a_commit_that_a_killed_landing_left_at_work_is_waited_for(
+    landed_workspace: Workspace, tmp_path: Path, write_task: WriteTask
+) -> None:
+    hook, begun = landed_workspace.root / ".git/hooks/pre-commit", tmp_path / "begun"
+    hook.write_text(f"#!/bin/sh\ntouch {begun}\nsleep 1.5\n")
+    hook.chmod(0o755)
+    source = write_task(tmp_path / "in", seed=3)
+    landing = subprocess.Popen([sys.executable, "-c", ONE_OF_TWO, landed_workspace.root, source, "gamma"])
+    while not begun.exists():
+        assert landing.poll() is None
+        time.sleep(0.01)
+    landing.kill()
+    landing.wait()
+    undo_killed(landed_workspace)
+    assert [entry.name for entry in versions.landed(landed_workspace)][-1] == "gamma"
+    assert git(landed_workspace.root, "status", "--porcelain") == ""
     assert (landed_workspace.data_dir / "gamma" / "val").is_dir()
 
 
