@@ -90,8 +90,9 @@ def one_episode(home: Path, branches: int) -> dict[str, Any]:
     from lorax.learning.folder import EpisodeFolder
     from lorax.params import Params
 
-    for library in ("timm", "peft"):
-        importlib.import_module(library)
+    builder = "building" if importlib.util.find_spec("lorax.network.building") else "backbone"
+    importlib.import_module(f"lorax.network.{builder}").import_timm()
+    importlib.import_module("peft")
 
     files: dict[str, Path] = {}
     tasks = {f"task{k}": _task(f"task{k}", k, home, files, parse_task, np, Image) for k in range(branches + 1)}

@@ -20,12 +20,16 @@ WriteTask = Callable[..., Path]
 NewWorkspace = Callable[..., Workspace]
 
 
-LONGEST = ("tests/flows", "tests/registry")
-"""Rooms whose files take minutes: several processes end together only if these begin first."""
+LONGEST = (
+    *("flows/test_worker", "flows/test_learn", "flows/test_withdraw", "registry/test_promotion"),
+    *("registry/test_registry", "registry/test_assessment_log", "services", "commands/test_versions"),
+    *("data/test_landing", "data/test_upstream", "registry", "commands", "flows", ""),
+)
+"""By the processor time that they take: several processes end together only if the longest files begin first."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
+    items.sort(key=lambda item: [item.nodeid.startswith(f"tests/{name}") for name in LONGEST].index(True))
 
 
 @pytest.fixture(scope="session", autouse=True)
