@@ -33,20 +33,23 @@ OPEN = GateParams(
 
 @pytest.fixture(scope="package", autouse=True)
 def _figures_drawn_once() -> Iterator[None]:
-    """The same few episodes are registered again and again, and a third of that is drawing the same figures."""
-    draw, drawn = figures.save_figures, dict[str, dict[str, bytes]]()
+    """The same few episodes are registered again and again, and half of that is drawing the same figures."""
+    drawn: dict[str, dict[str, bytes]] = {}
 
-    def save_figures(directory: Path, *data: Any) -> None:
-        if (key := repr(data)) in drawn:
+    def once(draw: Callable[..., None]) -> Callable[..., None]:
+        def save(directory: Path, *data: Any) -> None:
+            if (key := repr(data)) not in drawn:
+                draw(directory, *data)
+                drawn[key] = {path.name: path.read_bytes() for path in directory.iterdir()}
             directory.mkdir(parents=True, exist_ok=True)
             for name, content in drawn[key].items():
                 (directory / name).write_bytes(content)
-        else:
-            draw(directory, *data)
-            drawn[key] = {path.name: path.read_bytes() for path in directory.iterdir()}
+
+        return save
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "save_figures", save_figures)
+        for draw in (figures.save_figures, figures.save_assessment_figures):
+            patch.setattr(figures, draw.__name__, once(draw))
         yield
 
 
