@@ -6,8 +6,6 @@ prefect worker or `lorax learn`  ->  learn  ->  episode (one for each missing ta
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -30,8 +28,8 @@ from lorax.errors import (
     WorkspaceError,
 )
 from lorax.params import load_params
-from lorax.reconcile import missing_tasks, one_at_a_time, registry_of_server
-from lorax.registry import ModelVersion, Registry
+from lorax.reconcile import Failures, missing_tasks, one_at_a_time, registry_of_server
+from lorax.registry import ModelVersion
 from lorax.stream import PinnedTask
 from lorax.tidying import tidy
 from lorax.workspace import Workspace
@@ -77,7 +75,9 @@ def learn(
             except OUTSIDE:
                 raise
             except Exception as error:  # whatever it is: the tasks behind this one may be learned all the same
-                failures.add(new, champion, error)
+                said = failures.add(new, champion, error)
+                log.warning(said)
+                progress.say(said, style="yellow")
         if failures.left:
             raise failures.left[0]
         if not registered:
@@ -151,42 +151,3 @@ OUTSIDE = (
     *(httpx.HTTPError, PrefectException),  # what a flow raises whose server is killed, or too busy to answer
 )
 """What no task can be blamed for: the next one would fail likewise, or only be learned out of its turn."""
-
-BY = "learn"
-"""Who quarantines a task whose episode failed."""
-
-
-@dataclass
-class Failures:
-    """The failures of one run."""
-
-    registry: Registry
-    _failed: dict[PinnedTask, tuple[str | None, Exception]] = field(default_factory=dict)
-
-    @property
-    def left(self) -> Sequence[Exception]:
-        """Why tasks that are neither learned nor quarantined could not be learned."""
-        champion = self.registry.champion()
-        known = set(champion.names) if champion else set()
-        return [error for task, (_, error) in self._failed.items() if task.name not in known]
-
-    def may_try(self, task: PinnedTask, champion: ModelVersion | None) -> bool:
-        """Whether the task has not failed in this run, or only on another champion."""
-        return task not in self._failed or self._failed[task][0] != _base(champion)
-
-    def add(self, task: PinnedTask, champion: ModelVersion | None, error: Exception) -> None:
-        """Note that a task could not be learned on top of `champion`; the second time, quarantine it."""
-        log = get_run_logger()
-        if task not in self._failed:
-            log.warning("%s could not be learned: %s", task.name, error)
-            progress.say(f"{task.name} could not be learned: {error}", style="yellow")
-            self._failed[task] = (_base(champion), error)
-            return
-        del self._failed[task]
-        reason = f"its episode failed: {error or type(error).__name__}"
-        self.registry.hold(task.name, task.digest, by=BY, reason=reason)
-        log.error("%s is held, since others can be learned: %s", task.name, reason)
-
-
-def _base(champion: ModelVersion | None) -> str | None:
-    return champion.state_digest if champion else None

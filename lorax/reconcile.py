@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from random import Random
 
 from lorax.data import pins, versions
@@ -22,6 +23,9 @@ from lorax.stream import SCENARIOS, PinnedTask
 from lorax.workspace import Workspace
 
 _DRAWS = 1000  # for each order that is asked for, until it is plain that there are no more
+
+BY = "learn"
+"""Who quarantines a task whose episode failed."""
 
 LANDED = "landed"
 """The scenario of everything that has landed."""
@@ -67,6 +71,39 @@ def changed_tasks(landed: Sequence[PinnedTask], champion: ModelVersion | None) -
     """The landed tasks that `champion` learned from other bytes than those that are landed now."""
     known = {task.name: task.digest for task in champion.tasks} if champion else {}
     return [task for task in landed if known.get(task.name, task.digest) != task.digest]
+
+
+@dataclass
+class Failures:
+    """The tasks that one run could not learn; each is tried once more when another has been learned."""
+
+    registry: Registry
+    _failed: dict[PinnedTask, tuple[str | None, Exception]] = field(default_factory=dict)
+
+    @property
+    def left(self) -> list[Exception]:
+        """Why tasks that are neither learned nor quarantined could not be learned."""
+        champion = self.registry.champion()
+        known = set(champion.names) if champion else set()
+        return [error for task, (_, error) in self._failed.items() if task.name not in known]
+
+    def may_try(self, task: PinnedTask, champion: ModelVersion | None) -> bool:
+        """Whether the task has not failed in this run, or only on another champion."""
+        return task not in self._failed or self._failed[task][0] != _digest(champion)
+
+    def add(self, task: PinnedTask, champion: ModelVersion | None, error: Exception) -> str:
+        """Note that a task could not be learned on `champion`, and quarantine it the second time; returns a line."""
+        if task not in self._failed:
+            self._failed[task] = (_digest(champion), error)
+            return f"{task.name} could not be learned: {error}"
+        del self._failed[task]
+        reason = f"its episode failed: {error or type(error).__name__}"
+        self.registry.hold(task.name, task.digest, by=BY, reason=reason)
+        return f"{task.name} is held, since others can be learned: {reason}"
+
+
+def _digest(champion: ModelVersion | None) -> str | None:
+    return champion.state_digest if champion else None
 
 
 def open_registry(workspace: Workspace, params: Params) -> Registry:
