@@ -6,8 +6,7 @@ Learned in several orders of its tasks, it tells how much of accuracy and forget
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +18,12 @@ from lorax import progress
 from lorax.data import versions
 from lorax.learning import metrics
 from lorax.learning.folder import EpisodeFolder, Report
-from lorax.learning.state import LearnerState
 from lorax.learning.state_files import load_state
 from lorax.params import Params, load_params
 from lorax.reconcile import one_at_a_time, registry_of_server, scenario_orders
-from lorax.registry.figures import save_figures, save_orders
-from lorax.storage import canonical_json, write_whole
+from lorax.registry.figures import save_orders, save_scenario
 from lorax.workspace import Workspace
 
-_DRAWN = ("average_accuracy", "average_incremental_accuracy", "forgetting")
 _SPREAD = {"mean": "mean", "std": "deviation", "min": "least", "max": "largest"}
 
 
@@ -66,7 +62,7 @@ def track(root: str, name: str, homes: list[str]) -> dict[str, Any]:
     """Write work/scenario/ and MLflow's run; returns what was measured."""
     workspace, folders = Workspace(Path(root)), [EpisodeFolder(Path(home)) for home in homes]
     reports = [Report.read(folder.report_path) for folder in folders]
-    files = write_outputs(workspace.work_dir / "scenario", load_state(folders[-1].state_dir), reports)
+    files = save_scenario(workspace.work_dir / "scenario", load_state(folders[-1].state_dir), reports)
     return {"scenario": name} | _tracked(workspace, name, homes, files)
 
 
@@ -77,40 +73,10 @@ def track_orders(root: str, name: str, homes: list[list[str]]) -> dict[str, Any]
 
     workspace = Workspace(Path(root))
     found = [{"order": i} | _tracked(workspace, f"{name}, order {i}", order) for i, order in enumerate(homes)]
-    measured = [order["metrics"] for order in found]
-    spread = pd.DataFrame(measured).agg(list(_SPREAD)).rename(index=_SPREAD).fillna(0.0)
+    spread = pd.DataFrame([order["metrics"] for order in found]).agg(list(_SPREAD)).rename(index=_SPREAD).fillna(0.0)
     record = {"scenario": name, "orders": found, "spread": spread.to_dict()}
-    folder = workspace.work_dir / "scenario"
-    rows = [{"order": o["order"], **o["metrics"], "tasks": " ".join(o["tasks"])} for o in found]
-    write_whole(folder / "orders.json", canonical_json(record))
-    write_whole(folder / "orders.csv", _table(rows))
-    save_orders(folder / "orders.png", measured, _DRAWN)
+    save_orders(workspace.work_dir / "scenario", record)
     return record
-
-
-def write_outputs(folder: Path, state: LearnerState, reports: Sequence[Report]) -> list[Path]:
-    """Write what dvc.yaml names as metrics, plots and outputs; returns the files that are not pictures.
-
-    Args:
-        state: the learner state after the last episode.
-    """
-    tasks, rows = state.names, state.accuracy
-    measured = metrics.summary(rows) | {"accuracy": dict(zip(tasks, rows[-1], strict=True))}
-    matrix = ({"after": tasks[j], **dict(zip(tasks, row, strict=False))} for j, row in enumerate(rows))
-    cells = ({"episode": j, "task": tasks[i], "accuracy": v} for j, row in enumerate(rows) for i, v in enumerate(row))
-    texts = {
-        "metrics.json": canonical_json(measured),
-        "averages.csv": _table({"episode": j, **metrics.summary(rows[: j + 1])} for j in range(len(rows))),
-        "accuracy_matrix.csv": _table(matrix),
-        "task_accuracy.csv": _table(cells),
-        "training.csv": _table(
-            {"episode": r.episode, "task": r.task, **asdict(row)} for r in reports for row in r.curves
-        ),
-    }
-    for name, text in texts.items():
-        write_whole(folder / name, text)
-    save_figures(folder, tasks, rows, [entry.label for entry in state.classes.entries], reports[-1].confusion)
-    return [folder / name for name in texts]
 
 
 def _learned(workspace: Workspace, name: str, orders: Sequence[Sequence[str]], params: Params) -> list[list[str]]:
@@ -142,10 +108,3 @@ def _tracked(workspace: Workspace, name: str, homes: Sequence[str], files: Seque
         "state": str(state_dir),
         "run_id": registry.track_scenario(name, state_dir, reports, git_commit=commit, files=files),
     }
-
-
-def _table(rows: Iterable[dict[str, Any]]) -> str:
-    """Rows as CSV under a line of the columns' names."""
-    import pandas as pd
-
-    return str(pd.DataFrame(list(rows)).to_csv(index=False))

@@ -1,10 +1,11 @@
-"""The figures of an episode, drawn without pyplot: no global state, no display."""
+"""The figures of an episode and the files of a scenario; drawn without pyplot: no global state, no display."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -14,14 +15,22 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from PIL import Image
 
+from lorax.learning.metrics import summary
+from lorax.storage import canonical_json, write_whole
+
 if TYPE_CHECKING:
     from lorax.learning.assessment import Assessment, CardRow
+    from lorax.learning.folder import Report
+    from lorax.learning.state import LearnerState
 
 _DPI = 120
 _LONGEST_PX = 4000
 _CELL_IN = 0.62
 _MARGIN_IN = 2.4
 _FEW = 10
+_DRAWN = ("average_accuracy", "average_incremental_accuracy", "forgetting")
+"""Of several orders of a scenario."""
+
 _LIGHT_ABOVE = 0.6
 """Cells darker than this get light text."""
 
@@ -120,15 +129,37 @@ def orders_figure(measured: Sequence[Mapping[str, float]], metrics: Sequence[str
     return figure
 
 
-def save_orders(path: Path, measured: Sequence[Mapping[str, float]], metrics: Sequence[str]) -> None:
-    """Write the picture of several orders as PNG.
+def save_orders(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write what the orders of a scenario came to as orders.json, orders.csv and orders.png into `folder`."""
+    rows = [{"order": o["order"], **o["metrics"], "tasks": " ".join(o["tasks"])} for o in record["orders"]]
+    write_whole(folder / "orders.json", canonical_json(record))
+    write_whole(folder / "orders.csv", _table(rows))
+    _save(orders_figure([order["metrics"] for order in record["orders"]], _DRAWN), folder / "orders.png")
+
+
+def save_scenario(folder: Path, state: LearnerState, reports: Sequence[Report]) -> list[Path]:
+    """Write what dvc.yaml names as metrics, plots and outputs; returns the files that are not pictures.
 
     Args:
-        path: of the file; its folder is there.
-        measured: the metrics of each order, fractions.
-        metrics: those to draw.
+        state: the learner state after the last episode.
     """
-    _save(orders_figure(measured, metrics), path)
+    tasks, rows = state.names, state.accuracy
+    measured = summary(rows) | {"accuracy": dict(zip(tasks, rows[-1], strict=True))}
+    matrix = ({"after": tasks[j], **dict(zip(tasks, row, strict=False))} for j, row in enumerate(rows))
+    cells = ({"episode": j, "task": tasks[i], "accuracy": v} for j, row in enumerate(rows) for i, v in enumerate(row))
+    texts = {
+        "metrics.json": canonical_json(measured),
+        "averages.csv": _table({"episode": j, **summary(rows[: j + 1])} for j in range(len(rows))),
+        "accuracy_matrix.csv": _table(matrix),
+        "task_accuracy.csv": _table(cells),
+        "training.csv": _table(
+            {"episode": r.episode, "task": r.task, **asdict(row)} for r in reports for row in r.curves
+        ),
+    }
+    for name, text in texts.items():
+        write_whole(folder / name, text)
+    save_figures(folder, tasks, rows, [entry.label for entry in state.classes.entries], reports[-1].confusion)
+    return [folder / name for name in texts]
 
 
 def save_assessment_figures(directory: Path, assessment: Assessment) -> None:
@@ -169,6 +200,13 @@ def _interval(share: float, images: int) -> tuple[float, float]:
 def _range(numbers: Sequence[int]) -> str:
     least, most = min(numbers), max(numbers)
     return f"{least}" if least == most else f"{least} to {most}"
+
+
+def _table(rows: Iterable[dict[str, Any]]) -> str:
+    """Rows as CSV under a line of the columns' names."""
+    import pandas as pd
+
+    return str(pd.DataFrame(list(rows)).to_csv(index=False))
 
 
 def _save(figure: Figure, path: Path) -> None:
