@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from lorax.data import memory, pins, repository, versions
 from lorax.data.commands import failure
@@ -132,7 +133,7 @@ def drop(workspace: Workspace, cached: Sequence[Path]) -> None:
     """
     if not cached:
         return
-    pinned = set(versions.manifest(workspace).values())
+    pinned = {*versions.manifest(workspace).values(), pins.committed(workspace).digest}
     with versions.opened(workspace, "its cache") as repo, repo.lock:
         for path in cached:
             if path.parent.name + path.name not in pinned:
@@ -170,16 +171,26 @@ def store_manifest(workspace: Workspace, files: Mapping[str, str]) -> str:
     Returns:
         The list's digest, as data.dvc names it.
     """
+    with versions.opened(workspace, "a list of files") as repo:
+        tree = _list_of(files)
+        repo.cache.local.add(tree.path, tree.fs, tree.oid)
+        return str(tree.oid)
+
+
+def list_paths(workspace: Workspace, lists: Iterable[Mapping[str, str]]) -> list[Path]:
+    """Where DVC's cache keeps, or would keep, lists of files: path -> md5, each as for `store_manifest`."""
+    return [*versions.cache_paths(workspace, [str(_list_of(files).oid) for files in lists]).values()]
+
+
+def _list_of(files: Mapping[str, str]) -> Any:
     from dvc_data.hashfile.hash_info import HashInfo
     from dvc_data.hashfile.tree import Tree
 
-    with versions.opened(workspace, "a list of files") as repo:
-        tree = Tree()
-        for path, md5 in files.items():
-            tree.add(tuple(path.split("/")), None, HashInfo("md5", md5))
-        tree.digest()
-        repo.cache.local.add(tree.path, tree.fs, tree.oid)
-        return str(tree.oid)
+    tree = Tree()
+    for path, md5 in files.items():
+        tree.add(tuple(path.split("/")), None, HashInfo("md5", md5))
+    tree.digest()
+    return tree
 
 
 def _has_manifest(workspace: Workspace) -> bool:

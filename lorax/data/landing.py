@@ -175,7 +175,9 @@ def _bring(
     names, before = [one.task for one in incoming], pins.on_disk(workspace)
     others = {p: md5 for p, md5 in versions.manifest(workspace, before).items() if p.partition("/")[0] not in names}
     md5s = {f"{one.task}/{path}": md5 for one in incoming for path, md5 in one.md5s.items()}
-    new = [path for path in versions.cache_paths(workspace, md5s.values()).values() if not path.exists()]
+    lists = keeping.list_paths(workspace, [others | md5s, *(one.md5s for one in incoming)])  # DVC's, of all and of each
+    cached = (*versions.cache_paths(workspace, md5s.values()).values(), *lists)
+    new = [path for path in cached if not path.exists()]
     ignore_path = workspace.root / ".gitignore"
     ignored = _bytes_of(ignore_path)
     with _draft(workspace) as draft:
