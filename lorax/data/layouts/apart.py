@@ -20,6 +20,7 @@ _ENDINGS = {
 }  # fmt: skip
 _UNKNOWN = ".png"  # refused as no image that can be decoded, with its name, which one that is none by name would not be
 _IN_A_FOLDER = 1000
+_LARGEST_GB = 1.0
 
 
 class Apart:
@@ -77,6 +78,19 @@ class Apart:
     def _new(self) -> Path:
         self._count += 1
         return self._root / str(self._count // _IN_A_FOLDER) / str(self._count)
+
+
+def check_size(archive: Path, name: str, size: int) -> None:
+    """See that a member of an archive is no larger than an image, before it is in memory: few bytes may become many.
+
+    Raises:
+        LayoutError: it is.
+    """
+    if size > _LARGEST_GB * 1e9:
+        raise LayoutError(
+            f"{archive}: {name} takes {size / 1e9:.1f} GB; no member of more than {_LARGEST_GB:.0f} GB is read. Pack the "
+            "archive again without it."
+        )
 
 
 def inside(root: Path, folder: Path, given: str, shown: str) -> Path:

@@ -11,7 +11,7 @@ from typing import Any
 
 from lorax.data.images import Progress
 from lorax.data.layout import is_image
-from lorax.data.layouts.apart import Apart
+from lorax.data.layouts.apart import Apart, check_size
 from lorax.data.layouts.items import Found, Item, Reading
 from lorax.data.layouts.records import Labels, Row, columns, text_of
 from lorax.data.layouts.words import class_of, split_in
@@ -97,6 +97,7 @@ def _members(path: Path) -> Iterator[tuple[str, bytes]]:
                 continue
             if not member.isfile():
                 raise LayoutError(f"{path}: {member.name} is neither a file nor a folder; it is not read.")
+            check_size(path, member.name, member.size)
             file = archive.extractfile(member)
             assert file is not None
             yield name.as_posix(), file.read()

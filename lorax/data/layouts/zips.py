@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from lorax.data.images import Progress
 from lorax.data.layout import is_image
-from lorax.data.layouts.apart import Apart
+from lorax.data.layouts.apart import Apart, check_size
 from lorax.data.layouts.words import listed
 from lorax.errors import LayoutError
 
@@ -83,6 +83,7 @@ def _placed(path: Path, place: str) -> dict[str, Member]:
         if name.is_absolute() or ".." in name.parts or not info.filename.isprintable():
             raise LayoutError(f"{path} has a member called {info.filename!r}, which leads out of it; it is not read.")
         if is_image(name.name):
+            check_size(path, name.as_posix(), info.file_size)
             if name.as_posix() in found:
                 raise LayoutError(f"{path} has two members called {name}. Rename one.")
             found[name.as_posix()] = Member(path, info)

@@ -39,6 +39,13 @@ def test_an_archive_that_is_wrong_is_one_clear_error(plan: Plan, tmp_path: Path)
                 archive.writestr(name, data)
         assert said in plan(), said
     assert not (tmp_path / "up.png").exists()
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("real/a.png", image())
+    data = bytearray(path.read_bytes())
+    size = data.index(b"PK\x01\x02") + 24  # as the list at the end tells it
+    data[size : size + 4] = (3 * 10**9).to_bytes(4, "little")
+    path.write_bytes(data)
+    assert "real/a.png takes 3.0 GB; no member of more than 1 GB is read" in plan()
     path.write_bytes(b"PK")
     assert "is damaged, or one part of several" in plan()
 
