@@ -88,8 +88,8 @@ def check_size(archive: Path, name: str, size: int) -> None:
     """
     if size > _LARGEST_GB * 1e9:
         raise LayoutError(
-            f"{archive}: {name} takes {size / 1e9:.1f} GB; no member of more than {_LARGEST_GB:.0f} GB is read. Pack the "
-            "archive again without it."
+            f"{archive}: {name} takes {size / 1e9:.1f} GB; no member of more than {_LARGEST_GB:.0f} GB is read. "
+            "Pack the archive again without it."
         )
 
 
