@@ -269,7 +269,7 @@ def test_forgetting_a_task_that_never_landed_is_refused_before_servers_are_start
     monkeypatch.chdir(shared_landed_workspace.root)
     done = CliRunner().invoke(app, ["forget", "alhpa", "--yes"])
     assert (done.exit_code, "'alhpa' has never landed in" in done.stderr) == (1, True)
-    assert not (shared_landed_workspace.work_dir / "services").exists()
+    assert not (shared_landed_workspace.services_dir / "supervisord.pid").exists()
 
 
 def test_landed_tasks_wait_until_they_are_learned(

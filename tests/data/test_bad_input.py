@@ -113,7 +113,7 @@ CASES: dict[str, tuple[Made, str]] = {
     "a list of nothing": (lambda folder: (folder / "list.csv").write_text("path,label\n"), "list.csv lists nothing"),
     "a list without a header": (
         lambda folder: (folder / "list.csv").write_text("0.png,real\n1.png,fake\n"),
-        "list.csv has no column for the images' paths among 0.png, real",
+        "2 files of list.csv are neither below",
     ),
     "an empty image": (empty_image, "train/0_real/0.png can't be decoded: it is empty. Copy or fetch it again."),
     "nothing": (lambda folder: None, "no image was found in"),
