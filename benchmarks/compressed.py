@@ -70,15 +70,13 @@ def main() -> None:
     optimizer = torch.optim.AdamW(detector.parameters(), lr=_RATE, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=steps)
     ids = torch.tensor([sample.class_index for sample in joint.train])
-    weight = 1 / ids.bincount()[ids]  # real images are of every task
-    weight /= weight.mean()
     for epoch in range(options.epochs):
         detector.train()
         shown = [of_kind(options.kind, f"{sample.md5}/{epoch}") for sample in joint.train]
         for rows in torch.randperm(len(ids)).split(_BATCH):
-            each = F.cross_entropy(detector(_levels(pixels, rows, shown)), ids[rows], reduction="none")
+            loss = F.cross_entropy(detector(_levels(pixels, rows, shown)), ids[rows])  # half are real, as in tests
             optimizer.zero_grad()
-            (each * weight[rows]).mean().backward()
+            loss.backward()
             optimizer.step()
             schedule.step()
         print(json.dumps({"epoch": epoch + 1, **_figures(files, detector, tasks, options.kind)}), flush=True)
