@@ -93,16 +93,16 @@ def check_size(archive: Path, name: str, size: int) -> None:
         )
 
 
-def inside(root: Path, folder: Path, given: str, shown: str) -> Path:
-    """The file that a table names, relative to its own folder or to the root.
+def inside(root: Path, folder: Path, given: str, shown: str) -> Path | None:
+    """The file that a table names, relative to its own folder or to the root; None if there is none.
 
     Raises:
-        LayoutError: it is not there, or not in the root.
+        LayoutError: it lies outside the root.
     """
-    tried = [place.resolve() / given for place in (folder, root)]
+    tried = (place.resolve() / given for place in dict.fromkeys((folder, root)))
     found = next((path for path in tried if path.is_file()), None)
     if found is None:
-        raise LayoutError(f"{shown}: {given} is neither in {folder}, nor in {root}.")
+        return None
     real = found.resolve()
     if not is_within(real, root.resolve()):
         raise LayoutError(f"{shown}: {given} lies outside {root}; only what is in there is read. Move it there.")

@@ -1,8 +1,8 @@
 """Lists of files: CSV, TSV and JSON lines with a path in each row, and DeepfakeBench's JSON of videos' frames.
 
-A listed path is one below the list's folder or the source. Many lists are written for folders that only their author
-has: where no path of a list leads to a file, each is taken for the end of an image's path, without the folders that all
-of the list's paths begin with, as far as it takes.
+A listed path is one below the list's folder or the source, in an archive there, too. Many lists are written for folders
+that only their author has: where no path of a list leads to a file, each is taken for the end of an image's path,
+without the folders that all of the list's paths begin with, as far as it takes.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cache, partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from lorax.data.layouts.apart import inside
 from lorax.data.layouts.items import Found, Item, Reading
 from lorax.data.layouts.records import Labels, Row, columns, text_of
 from lorax.data.layouts.words import class_of, listed, shared_start, split_in, split_named, split_of
+from lorax.data.layouts.zips import Member
 from lorax.errors import LayoutError
 from lorax.text import some
 
@@ -29,15 +32,60 @@ ENDINGS = (".csv", ".tsv", ".jsonl", ".json", ".txt")
 _KINDS = ("path", "label", "generator", "split", "date")
 _SHOWN = 5
 
+Text = Callable[[Path], str]
+"""Reads a list."""
 
-def read_manifests(root: Path, files: Sequence[Path], reading: Reading, own: str) -> Found:
+
+@dataclass(frozen=True)
+class Tree:
+    """Where listed images lie: a folder, and what the archives in it hold, as if it were unpacked there.
+
+    Args:
+        root: the folder.
+        packed: path in it -> file of an archive.
+    """
+
+    root: Path
+    packed: Mapping[str, Member] = field(default_factory=dict)
+
+    def text(self, path: Path) -> str:
+        """What a list says."""
+        member = self._member(path)
+        return path.read_text(encoding="utf-8-sig") if member is None else member.text()
+
+    def place(self, path: Path, given: str, number: int) -> Path | None:
+        """The file that a row of a list names as it lies; None if there is none."""
+        found = inside(self.root, path.parent, given, f"{path.name}, row {number}")
+        if found is None and self.packed:
+            tried = (Path(os.path.normpath(folder / given)) for folder in (path.parent, self.root))
+            found = next((self._resolved(one) for one in tried if self._member(one) is not None), None)
+        return found
+
+    def ends(self) -> dict[str, list[str]]:
+        """Every end of every image's path -> the paths that end so."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for path in filter(is_image, (*(find_files(self.root)[0] if self.root.is_dir() else ()), *self.packed)):
+            parts = path.split("/")
+            for start in range(len(parts)):
+                found["/".join(parts[start:])].append(path)
+        return found
+
+    def _member(self, path: Path) -> Member | None:
+        return self.packed.get(path.relative_to(self.root).as_posix()) if path.is_relative_to(self.root) else None
+
+    def _resolved(self, path: Path) -> Path:
+        return self.root.resolve() / path.relative_to(self.root)
+
+
+def read_manifests(tree: Tree, files: Sequence[Path], reading: Reading, own: str) -> Found:
     """The images that lists name.
 
     Args:
-        root: the folder that holds the images.
+        tree: what holds the images.
         files: the lists.
         reading: as it was asked for.
-        own: the generator's name where no column has it; of lists in several folders each folder's name.
+        own: the generator's name where no column has it; of lists in several folders that of the nearest folder that
+            is no split.
 
     Raises:
         LayoutError: a list is damaged, names what is not there or names it twice, or can't be understood.
@@ -47,19 +95,20 @@ def read_manifests(root: Path, files: Sequence[Path], reading: Reading, own: str
     kinds: set[str] = set()
     told: list[str] = []
     in_one_folder = len({path.parent for path in files}) == 1
-    ends = cache(partial(_ends, root))
+    ends = cache(tree.ends)
     for path in files:
-        rows, known = _opened(path, reading)
+        rows, known = _opened(path, tree.text, reading)
         kinds |= {f"{kind}: column {column}" for kind, column in known.items()}
         given = [row["path"] for row in rows]
-        places = [_plain(root, path, name, number) for number, name in enumerate(given, 1)]
-        if not any(places) and any(places := _by_ends(path, given, root, ends())):
+        places = [tree.place(path, one, number) for number, one in enumerate(given, 1)]
+        if not any(places) and any(places := _by_ends(path, given, tree.root, ends())):
             told.append(f"{path.name} names images by the ends of their paths, such as {given[0]}.")
-        missing += [name for name, place in zip(given, places, strict=True) if place is None]
+        missing += [one for one, place in zip(given, places, strict=True) if place is None]
         labels = Labels(path, reading, "label" in known)
+        name = own if in_one_folder else _generator(tree.root, path) or own
         found: dict[Path, Item] = {}
         for row, place in zip(rows, places, strict=True):
-            item = place and _item(root, path, row, place, labels, own if in_one_folder else path.parent.name)
+            item = place and _item(tree.root, path, row, place, labels, name)
             if item:
                 _add(found, item, path, row["path"])
         labels.check()
@@ -69,16 +118,22 @@ def read_manifests(root: Path, files: Sequence[Path], reading: Reading, own: str
     if missing:
         lists = files[0].name if len(files) == 1 else f"{len(files)} lists"
         raise LayoutError(
-            f"{len(missing):,} files of {lists} are neither below {root} nor beside the list: "
+            f"{len(missing):,} files of {lists} are neither below {tree.root} nor beside the list: "
             f"{some(missing, _SHOWN)}. Fetch them, or take them off the list."
         )
     shown = f"{len(files)} list{'s' * (len(files) > 1)} of files ({'; '.join(sorted(kinds))})"
     return Found(shown, tuple(items.values()), tuple(told))
 
 
-def _opened(path: Path, reading: Reading) -> tuple[list[dict[str, str]], dict[str, str]]:
+def _generator(root: Path, path: Path) -> str:
+    """The nearest folder above a list that is no split, by its name; '' for that of the images."""
+    folders = path.relative_to(root).parts[:-1] if path.is_relative_to(root) else (path.parent.name,)
+    return next((name for name in reversed(folders) if not split_of(name)), "")
+
+
+def _opened(path: Path, text: Text, reading: Reading) -> tuple[list[dict[str, str]], dict[str, str]]:
     """A list's rows, by kinds of columns, and which column is what."""
-    rows = list(_rows(path))
+    rows = list(_rows(path, text))
     known = columns(list(dict.fromkeys(key for row in rows for key in row)), reading, path, _KINDS)
     if not rows:
         raise LayoutError(f"{path} lists nothing: a first line names the columns, and each line after it an image.")
@@ -89,24 +144,6 @@ def _opened(path: Path, reading: Reading) -> tuple[list[dict[str, str]], dict[st
     if nameless := [number for number, row in enumerate(values, 1) if not row["path"]]:
         raise LayoutError(f"{path}: row {nameless[0]} names no file.")
     return values, known
-
-
-def _plain(root: Path, path: Path, given: str, number: int) -> Path | None:
-    """The file that a list names as it lies; None if there is none."""
-    if not any((place / given).is_file() for place in (path.parent, root)):
-        return None
-    return inside(root, path.parent, given, f"{path.name}, row {number}")
-
-
-def _ends(root: Path) -> dict[str, list[str]]:
-    """Every end of every image's path below a folder -> the paths that end so."""
-    found: dict[str, list[str]] = defaultdict(list)
-    for path in find_files(root)[0]:
-        if is_image(path):
-            parts = path.split("/")
-            for start in range(len(parts)):
-                found["/".join(parts[start:])].append(path)
-    return found
 
 
 def _by_ends(path: Path, paths: Sequence[str], root: Path, ends: Mapping[str, Sequence[str]]) -> list[Path | None]:
@@ -130,10 +167,10 @@ def _by_ends(path: Path, paths: Sequence[str], root: Path, ends: Mapping[str, Se
     return [root.resolve() / several[0] if several else None for several in found]
 
 
-def is_manifest(path: Path, reading: Reading) -> bool:
+def is_manifest(path: Path, tree: Tree, reading: Reading) -> bool:
     """Whether a file beside images says of them whether they are real, or by which generator."""
     try:
-        first = next(_rows(path), {})
+        first = next(_rows(path, tree.text), {})
     except LayoutError:
         return False
     known = columns([*first], Reading(), path, _KINDS) | dict(reading.columns)
@@ -158,9 +195,9 @@ def _add(items: dict[Path, Item], item: Item, path: Path, given: str) -> None:
         raise LayoutError(f"{path}: {given} {said}. Leave one.")
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
+def _rows(path: Path, read: Text) -> Iterator[dict[str, Any]]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read(path)
         if path.suffix == ".jsonl":
             rows = [json.loads(line) for line in text.split("\n") if line.strip()]  # a prompt may hold other line ends
         elif path.suffix == ".json":

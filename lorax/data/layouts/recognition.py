@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from lorax.data.images import Progress
@@ -14,7 +14,7 @@ from lorax.data.layouts import manifest, tables, tars, zips
 from lorax.data.layouts.apart import Apart
 from lorax.data.layouts.cddb import read_cddb
 from lorax.data.layouts.items import REAL, Found, Item, Reading
-from lorax.data.layouts.manifest import is_manifest, read_manifests
+from lorax.data.layouts.manifest import Tree, is_manifest, read_manifests
 from lorax.data.layouts.split_lists import by_lists
 from lorax.data.layouts.tables import read_tables
 from lorax.data.layouts.tars import read_tars
@@ -24,8 +24,21 @@ from lorax.errors import LayoutError
 
 NO_REALS = "none"
 _PACKED = (".7z", ".rar", ".gz", ".tgz", ".bz2", ".xz", ".zst")
-_METADATA = re.compile(r"(?:.+/)?metadata\.(?:csv|tsv|jsonl)")
+_METADATA = tuple(re.compile(rf"(?:.+/)?{name}\.(?:csv|tsv|jsonl)") for name in ("metadata", "labels"))
+"""What lists that lie beside their images are called; where there are some of the first name, the second is none."""
 _SHOWN = 3
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """What archives hold: path in the tree -> file of an archive; and what is to be told of them."""
+
+    files: Mapping[str, zips.Member]
+    told: Sequence[str] = ()
+
+    @property
+    def images(self) -> dict[str, zips.Member]:
+        return {path: member for path, member in self.files.items() if is_image(path)}
 
 
 def read_source(source: Path, task: str, reading: Reading, apart: Apart, progress: Progress | None = None) -> Found:
@@ -44,16 +57,18 @@ def read_source(source: Path, task: str, reading: Reading, apart: Apart, progres
     root = source if source.is_dir() else source.parent
     found, complaint = find_files(source) if source.is_dir() else ([source.name], "")
     own = task or source.name.partition(".")[0]
-    read = _held(root, found, reading, own, apart, progress) or _listed(source, found, reading, own)
+    held = _held(root, found, reading, own, apart, progress)
+    packed = _Packed({}) if held else _packed(source, found)
+    read = held or _listed(source, found, packed, reading, own)
     if read is None:
-        return _with_complaint(_tree(source, found, complaint, task, reading, apart, progress), complaint)
+        return _with_complaint(_tree(source, found, packed, complaint, task, reading, apart, progress), complaint)
     if reading.lists:
         raise LayoutError(
             f"{source} was taken for {read.taken_for}, of which --split-list tells nothing; it is for trees."
         )
-    lenders = [Path(real) for real in reading.real if _lends(real, [path for path in found if is_image(path)])]
+    lenders = [Path(real) for real in reading.real if _lends(real, [*filter(is_image, found), *packed.images])]
     _check_reals(reading, read, lenders)
-    return _with_complaint(_complete(read, lenders), complaint)
+    return _with_complaint(_complete(_unpacked(read, packed.images, reading, apart, progress), lenders), complaint)
 
 
 def _held(
@@ -70,22 +85,43 @@ def _held(
     return None
 
 
-def _listed(source: Path, found: Sequence[str], reading: Reading, own: str) -> Found | None:
+def _packed(source: Path, found: Sequence[str]) -> _Packed:
+    """What the archives of a source hold."""
+    archives = {path.rpartition(".")[0]: source / path for path in found if _is_zip(path)}
+    return (
+        _Packed(*zips.members(_root(source), archives if source.is_dir() else {"": source}))
+        if archives
+        else _Packed({})
+    )
+
+
+def _root(source: Path) -> Path:
+    """The tree: the folder, or what an archive would be unpacked to."""
+    return source if source.is_dir() else source.with_suffix("")
+
+
+def _listed(source: Path, found: Sequence[str], packed: _Packed, reading: Reading, own: str) -> Found | None:
     """The images that lists name; None where there is no such list."""
+    is_tree = source.is_dir() or _is_zip(source.name)
+    tree = Tree(_root(source) if is_tree else source.parent, packed.files)
     if reading.manifests:
-        return read_manifests(source if source.is_dir() else source.parent, _lists(reading.manifests), reading, own)
-    if source.is_dir():
-        lists = [source / path for path in found if _METADATA.fullmatch(path) and is_manifest(source / path, reading)]
-        return read_manifests(source, lists, reading, own) if lists else None
-    if _is_zip(source.name):
-        return None
+        return read_manifests(tree, _lists(reading.manifests), reading, own)
+    if is_tree:
+        lists = next(filter(None, (_beside(tree, found, called, reading) for called in _METADATA)), [])
+        return read_manifests(tree, lists, reading, own) if lists else None
     if not source.name.endswith(manifest.ENDINGS):
         raise LayoutError(
             f"{source} is no list of files ({', '.join(manifest.ENDINGS)}) and holds no images that are read "
             f"({', '.join((*tables.ENDINGS, *tars.ENDINGS, *zips.ENDINGS))}). Unpack an archive first, and land its "
             "folder."
         )
-    return read_manifests(source.parent, [source], reading, own)
+    return read_manifests(tree, [source], reading, own)
+
+
+def _beside(tree: Tree, found: Sequence[str], called: re.Pattern[str], reading: Reading) -> list[Path]:
+    """The lists of such a name in a tree."""
+    paths = [tree.root / path for path in (*found, *tree.packed) if called.fullmatch(path)]
+    return [path for path in paths if is_manifest(path, tree, reading)]
 
 
 def _lists(given: Sequence[Path]) -> list[Path]:
@@ -100,19 +136,17 @@ def _lists(given: Sequence[Path]) -> list[Path]:
 
 
 def _tree(
-    source: Path, found: Sequence[str], complaint: str, task: str, reading: Reading, apart: Apart,
+    source: Path, found: Sequence[str], packed: _Packed, complaint: str, task: str, reading: Reading, apart: Apart,
     progress: Progress | None,
 ) -> Found:  # fmt: skip
-    root = source if source.is_dir() else source.with_suffix("")
-    archives = {path.rpartition(".")[0]: source / path for path in found if _is_zip(path)}
-    packed, told = zips.members(root, archives if source.is_dir() else {"": source})
-    paths = [*(path for path in found if not _is_zip(path)), *packed]
+    root, told = _root(source), packed.told
+    paths = [*(path for path in found if not _is_zip(path)), *packed.images]
     images = [path for path in paths if is_image(path)]
     if complaint and not images and not task:
         raise LayoutError(complaint)
     as_is = None if reading.levels or reading.lists else read_cddb(root, paths, task, reading.split)
     if as_is:
-        return _unpacked(replace(as_is, told=(*as_is.told, *told)), packed, reading, apart, progress)
+        return _unpacked(replace(as_is, told=(*as_is.told, *told)), packed.images, reading, apart, progress)
     if not images:
         return _nothing(source, found, task)
     lenders = [Path(real) for real in reading.real if _lends(real, images)]
@@ -121,9 +155,9 @@ def _tree(
         if real not in names and real != NO_REALS and Path(real) not in lenders:
             raise LayoutError(f"--real {real}: neither a folder of the data set nor one that could lend real images.")
     tree = read_tree(root, images, reading, names)
-    tree = replace(tree, told=(*tree.told, *told, *_others(paths, images, "are no images")))
+    tree = replace(tree, told=(*tree.told, *told, *_others([*paths, *packed.files], images, "are no images")))
     tree = by_lists(tree, reading.lists) if reading.lists else tree
-    return _complete(_unpacked(tree, packed, reading, apart, progress), lenders)
+    return _complete(_unpacked(tree, packed.images, reading, apart, progress), lenders)
 
 
 def _is_zip(path: str) -> bool:

@@ -151,6 +151,8 @@ def _image(root: Path, table: Table, value: Any, shown: str, name: str, apart: A
     if not given:
         raise LayoutError(f"{root}: {shown} has no image. Remove such rows.")
     path = inside(root, table.path.parent, given, shown)
+    if path is None:
+        raise LayoutError(f"{shown}: {given} is neither in {table.path.parent}, nor in {root}.")
     return path, f"{name}{path.suffix}"
 
 

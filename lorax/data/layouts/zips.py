@@ -1,6 +1,7 @@
 """Zip archives as data sets are shared in: each is a folder of the tree around it, called like the archive.
 
-Their names are read first, which takes no image; then the images that are wanted become files, one after the other.
+Their names are read first, which takes no image, and the lists of files in them; then the images that are wanted become
+files, one after the other.
 """
 
 from __future__ import annotations
@@ -26,25 +27,37 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class Member:
-    """An image in an archive."""
+    """A file in an archive."""
 
     archive: Path
     info: zipfile.ZipInfo
 
+    def text(self) -> str:
+        """What a list of files says, without the mark that UTF-8 may begin with.
+
+        Raises:
+            LayoutError: it can't be read.
+            ValueError: it is no text.
+        """
+        check_size(self.archive, self.info.filename, self.info.file_size)
+        with _readable(self.archive), zipfile.ZipFile(self.archive) as opened:
+            return opened.read(self.info).decode("utf-8-sig")
+
 
 def members(root: Path, archives: Mapping[str, Path]) -> tuple[dict[str, Member], list[str]]:
-    """The images in archives, and what is to be told of these.
+    """The files in archives, and what is to be told of these.
 
     Args:
         root: the tree.
         archives: the folder that each stands for, "" if it is the tree itself -> archive.
 
     Returns:
-        Path in the tree -> image. `data/train.zip` is the folder `data/train`, also where its members begin with
+        Path in the tree -> file. `data/train.zip` is the folder `data/train`, also where its images begin with
         `train/`, as they do where a folder was packed whole. One beside which that folder lies is left out.
 
     Raises:
-        LayoutError: an archive is damaged, or has a member with an unsafe name or two of one name.
+        LayoutError: an archive is damaged, has a member with an unsafe name or two of one name, or holds what is not
+            read in there.
     """
     found: dict[str, Member] = {}
     told = []
@@ -74,9 +87,11 @@ def unpacked(wanted: Mapping[str, Member], apart: Apart, progress: Progress | No
 
 
 def _placed(path: Path, place: str) -> dict[str, Member]:
-    """Path in the tree -> image of an archive."""
+    """Path in the tree -> file of an archive."""
     with _readable(path), zipfile.ZipFile(path) as archive:
         infos = [info for info in archive.infolist() if not info.is_dir() and not _is_beside(info.filename)]
+    if held := [info.filename for info in infos if info.filename.lower().endswith(_NOT_READ)]:
+        raise LayoutError(f"{path} holds {listed(held, _SHOWN)}, which is not read in there: unpack it first.")
     found: dict[str, Member] = {}
     for info in infos:
         name = PurePosixPath(info.filename.replace("\\", "/"))
@@ -84,13 +99,11 @@ def _placed(path: Path, place: str) -> dict[str, Member]:
             raise LayoutError(f"{path} has a member called {info.filename!r}, which leads out of it; it is not read.")
         if is_image(name.name):
             check_size(path, name.as_posix(), info.file_size)
-            if name.as_posix() in found:
-                raise LayoutError(f"{path} has two members called {name}. Rename one.")
-            found[name.as_posix()] = Member(path, info)
-    if not found and (held := [info.filename for info in infos if info.filename.endswith(_NOT_READ)]):
-        raise LayoutError(f"{path} holds {listed(held, _SHOWN)}, which is not read in there: unpack it first.")
+        if name.as_posix() in found:
+            raise LayoutError(f"{path} has two members called {name}. Rename one.")
+        found[name.as_posix()] = Member(path, info)
     top = f"{path.stem}/"
-    is_packed_whole = all(name.startswith(top) for name in found)
+    is_packed_whole = all(name.startswith(top) for name in found if is_image(name))
     return {
         "/".join(filter(None, (place, name.removeprefix(top) if is_packed_whole and place else name))): member
         for name, member in found.items()

@@ -62,6 +62,17 @@ def test_artifact_has_a_list_in_each_folder(plan: Plan, tmp_path: Path) -> None:
     assert sum(n["0_real"] for n in found.values()) == 32
 
 
+def test_lists_in_the_folders_of_splits_name_no_generator(plan: Plan, tmp_path: Path) -> None:
+    """The Hub's imagefolder: a list in train/ and one in test/, whose names would be two generators."""
+    for folder in ("in", "sets/a", "sets/b"):
+        for split, images in (("train", 8), ("test", 4)):
+            write_tree(tmp_path / folder / split, {".": images})
+            rows = [{"file_name": f"{n:03d}.png", "label": ("real", "fake")[n % 2]} for n in range(images)]
+            write(tmp_path / folder / split / "metadata.csv", rows)
+    assert counts(plan()) == {"in": both(4, 2)}
+    assert totals(plan(path="sets")).keys() == {"a", "b"}
+
+
 def test_df40_as_deepfakebench_lists_it(plan: Plan, tmp_path: Path) -> None:
     """A list for each method, all with the same real images, from a folder that only its author has."""
     real, splits = "FaceForensics++/original_sequences/youtube/c23/frames", {"train": 16, "val": 2, "test": 16}

@@ -7,6 +7,7 @@ import pytest
 
 from tests.data.layouts.images import image, pack, write_tree
 from tests.data.layouts.plans import Plan, both, counts
+from tests.data.layouts.test_lists import write
 
 
 def test_an_archive_may_be_the_data_set_and_lie_beside_what_it_was_unpacked_to(plan: Plan, tmp_path: Path) -> None:
@@ -31,7 +32,10 @@ def test_an_archive_that_is_wrong_is_one_clear_error(plan: Plan, tmp_path: Path)
     cases: dict[str, list[tuple[str, bytes]]] = {
         "has a member called '../up.png', which leads out of it": [("../up.png", image())],
         "has two members called real/a.png. Rename one.": [("real/a.png", image()), (r"real\a.png", image())],
-        "holds data/x.parquet, which is not read in there: unpack it first": [("data/x.parquet", b"")],
+        "holds data/x.parquet, which is not read in there: unpack it first": [
+            ("real/a.png", image()),
+            ("data/x.parquet", b""),
+        ],
     }
     for said, members in cases.items():
         with zipfile.ZipFile(path, "w") as archive:
@@ -48,6 +52,30 @@ def test_an_archive_that_is_wrong_is_one_clear_error(plan: Plan, tmp_path: Path)
     assert "real/a.png takes 3.0 GB; no member of more than 1 GB is read" in plan()
     path.write_bytes(b"PK")
     assert "is damaged, or one part of several" in plan()
+
+
+@pytest.mark.parametrize(("name", "top"), [("metadata.csv", ""), ("labels.jsonl", "in/")])
+def test_a_list_in_an_archive_is_read_as_one_beside_its_images(plan: Plan, tmp_path: Path, name: str, top: str) -> None:
+    """Unpacked, packed whole, and an archive for each split, which the list beside them names the images of."""
+    folder = write_tree(tmp_path / "in", dict.fromkeys(("train", "test"), 12))
+    rows = [
+        {"file_name": f"{split}/{n:03d}.png", "label": ("real", "fake")[n % 2], "model": ("", "sd")[n % 2]}
+        for split in ("train", "test")
+        for n in range(12)
+    ]
+    write(folder / name, rows)
+    (folder / "read.me").write_text("of no use\n")
+    record = plan()
+    assert counts(record) == {"sd": both(6, 6)}
+    pack(folder, tmp_path / "in.zip", top)
+    assert counts(plan(path="in.zip")) == counts(record)
+    with zipfile.ZipFile(tmp_path / "in.zip") as archive:
+        archive.extractall(tmp_path / "again")
+    for split in ("train", "test"):
+        pack(tmp_path / "again" / top / split, tmp_path / f"again/{top}{split}.zip", split)
+    assert counts(plan(path=f"again/{top}")) == counts(record)
+    write(tmp_path / "again" / top / name, [*rows, {**rows[0], "file_name": "test/012.png"}])
+    assert f"1 files of {name} are neither below" in plan(path=f"again/{top}")
 
 
 @pytest.mark.parametrize("at", [0.3, 0.8])
