@@ -223,8 +223,11 @@ def _columns(text: str) -> Iterator[dict[str, Any]]:
 
 
 def _delimiter(text: str) -> str:
+    """What stands between columns; a space only where the first line is an image and what is said of it."""
     first = text.partition("\n")[0]
-    return max("\t,;", key=first.count)
+    delimiter = max("\t,;", key=first.count)
+    head, _, rest = first.partition(" ")
+    return " " if delimiter not in first and rest.strip() and is_image(head.rpartition("/")[2]) else delimiter
 
 
 def _frames(node: Any, keys: tuple[str, ...]) -> Iterator[dict[str, str]]:

@@ -26,6 +26,7 @@ NO_REALS = "none"
 _PACKED = (".7z", ".rar", ".gz", ".tgz", ".bz2", ".xz", ".zst")
 _METADATA = tuple(re.compile(rf"(?:.+/)?{name}\.(?:csv|tsv|jsonl)") for name in ("metadata", "labels"))
 """What lists that lie beside their images are called; where there are some of the first name, the second is none."""
+_LISTS = (".csv", ".tsv", ".jsonl")
 _SHOWN = 3
 
 
@@ -66,6 +67,8 @@ def read_source(source: Path, task: str, reading: Reading, apart: Apart, progres
         raise LayoutError(
             f"{source} was taken for {read.taken_for}, of which --split-list tells nothing; it is for trees."
         )
+    if reading.levels and not held:
+        raise LayoutError(f"{source} was taken for {read.taken_for}, of which --levels tells nothing: leave it out.")
     lenders = [Path(real) for real in reading.real if _lends(real, [*filter(is_image, found), *packed.images])]
     _check_reals(reading, read, lenders)
     return _with_complaint(_complete(_unpacked(read, packed.images, reading, apart, progress), lenders), complaint)
@@ -154,10 +157,20 @@ def _tree(
     for real in reading.real:
         if real not in names and real != NO_REALS and Path(real) not in lenders:
             raise LayoutError(f"--real {real}: neither a folder of the data set nor one that could lend real images.")
-    tree = read_tree(root, images, reading, names)
+    try:
+        tree = read_tree(root, images, reading, names)
+    except LayoutError as error:
+        raise LayoutError(f"{error}{_lists_that_tell(source, paths)}") from error
     tree = replace(tree, told=(*tree.told, *told, *_others([*paths, *packed.files], images, "are no images")))
     tree = by_lists(tree, reading.lists) if reading.lists else tree
     return _complete(_unpacked(tree, packed.images, reading, apart, progress), lenders)
+
+
+def _lists_that_tell(source: Path, found: Sequence[str]) -> str:
+    """What to say of lists that lie beside the images and are not called as those that are read unasked."""
+    lists = [source / path for path in found if path.endswith(_LISTS)][:_SHOWN]
+    telling = [str(path) for path in lists if is_manifest(path, Tree(source), Reading())]
+    return f" {listed(telling)} tells what images are: --list reads it." if telling else ""
 
 
 def _is_zip(path: str) -> bool:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from lorax.data.layouts.items import FAKE, REAL, Item, Reading
-from lorax.data.layouts.words import class_of, listed, plainly, split_of
+from lorax.data.layouts.words import class_of, listed, plainly, split_in, split_of
 from lorax.errors import LayoutError
 
 NAMES: Mapping[str, tuple[str, ...]] = {
@@ -21,6 +22,7 @@ NAMES: Mapping[str, tuple[str, ...]] = {
 }
 """What columns are called, in any case; the first that is there counts."""
 
+_NUMBER = re.compile(r"(?:^|[-_.])(?:\d+-of-\d+|0\d+|\d{5,})$")  # of a part; sd-2 and flux1 are names
 _CLASSES = {"real": REAL, "fake": FAKE}
 _ELSE = "*"
 
@@ -121,6 +123,33 @@ class Labels:
 
     def _is_named_real(self, row: Row) -> bool:
         return bool(row.generator) and plainly(row.generator) in {plainly(name) for name in self.reading.real}
+
+
+def told_by_path(shown: str, levels: Sequence[str]) -> tuple[str, str]:
+    """Generator and split of a file that holds images, as its path tells; '' for what it does not tell.
+
+    Args:
+        shown: its path in the source.
+        levels: what each folder is, and last the file's name, without the number of one that is a part.
+
+    Raises:
+        LayoutError: a level is none that such a file can have.
+    """
+    if others := [level for level in levels if level not in ("generator", "split", "*")]:
+        raise LayoutError(
+            f"--levels: files that hold images have no {others[0]} by their path; expected generator, split, *."
+        )
+    told = dict(zip(levels, path_names(shown), strict=False))
+    split = told.get("split", "")
+    if split and not split_of(split):
+        raise LayoutError(f"{shown}: {split!r} is no split; expected train, val or test.")
+    return told.get("generator", ""), split_of(split) or split_in(shown)
+
+
+def path_names(shown: str) -> list[str]:
+    """A file's folders and its name without ending and number: data, flux of `data/flux-00000-of-00002.parquet`."""
+    *folders, name = shown.split("/")
+    return [*folders, _NUMBER.sub("", name.rpartition(".")[0])]
 
 
 def columns(there: Sequence[str], reading: Reading, place: Path, wanted: Iterable[str]) -> dict[str, str]:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from lorax.data.images import Progress
 from lorax.data.layouts.apart import Apart, inside
 from lorax.data.layouts.items import Found, Item, Reading
-from lorax.data.layouts.records import Labels, Row, columns, text_of
-from lorax.data.layouts.words import split_in
+from lorax.data.layouts.records import Labels, Row, columns, path_names, text_of, told_by_path
+from lorax.data.layouts.words import listed, split_of
 from lorax.errors import LayoutError
 
 if TYPE_CHECKING:
@@ -66,7 +66,21 @@ def read_tables(
                 progress(len(found), total, "reading images")
     told = sorted({f"{kind}: column {name}" for table in tables for kind, name in table.columns.items()})
     kind = "Parquet" if files[0].endswith(ENDINGS[0]) else "Arrow"
-    return Found(f"{len(files)} {kind} file{'s' * (len(files) > 1)} of images ({'; '.join(told)})", tuple(found))
+    return Found(
+        f"{len(files)} {kind} file{'s' * (len(files) > 1)} of images ({'; '.join(told)})",
+        tuple(found),
+        _unread(tables, reading),
+    )
+
+
+def _unread(tables: Sequence[Table], reading: Reading) -> tuple[str, ...]:
+    """What to say where names of files may be those of generators, and are not asked for."""
+    names = {path_names(table.shown)[-1] for table in tables if "generator" not in table.columns}
+    names = {name for name in names if name and not split_of(name)}
+    if reading.levels or len(names) < 2:
+        return ()
+    levels = "*/" * (len(path_names(tables[0].shown)) - 1) + "generator"
+    return (f"no column tells generators. If the files' names do, {listed(names)}: --levels '{levels}'.",)
 
 
 def _opened(path: Path, shown: str, reading: Reading) -> Table:
@@ -109,14 +123,15 @@ def _features(schema: pa.Schema) -> dict[str, dict[str, Any]]:
 
 def _rows(table: Table, labels: Labels, own: str) -> list[Item | None]:
     """What each row is, without its image yet; None where it is not wanted."""
-    split, kinds = split_in(table.shown), [kind for kind in _KINDS if kind in table.columns]
+    generator, split = told_by_path(table.shown, labels.reading.levels)
+    kinds = [kind for kind in _KINDS if kind in table.columns]
     found: list[Item | None] = []
     wanted = labels.reading.generators
     for batch in _batches(table, [table.columns[kind] for kind in kinds], _MANY):
         values = {kind: _texts(batch.column(table.columns[kind]), table.names.get(kind)) for kind in kinds}
         for number in range(batch.num_rows):
             row = Row(*(values[kind][number] if kind in values else "" for kind in _KINDS))
-            item = labels.item(row, table.path, f"{table.shown}, row {len(found)}", "", own, split)
+            item = labels.item(row, table.path, f"{table.shown}, row {len(found)}", "", generator or own, split)
             is_wanted = item is not None and (item.is_real or not wanted or item.generator in wanted)
             found.append(item if is_wanted else None)
     labels.check()

@@ -13,8 +13,8 @@ from lorax.data.images import Progress
 from lorax.data.layout import is_image
 from lorax.data.layouts.apart import Apart, check_size
 from lorax.data.layouts.items import Found, Item, Reading
-from lorax.data.layouts.records import Labels, Row, columns, text_of
-from lorax.data.layouts.words import class_of, split_in
+from lorax.data.layouts.records import Labels, Row, columns, text_of, told_by_path
+from lorax.data.layouts.words import class_of
 from lorax.errors import LayoutError
 
 ENDINGS = (".tar",)
@@ -35,6 +35,7 @@ def read_tars(
     found: dict[str, Item] = {}
     for name in files:
         labels: Labels | None = None
+        generator, split = told_by_path(name, reading.levels)
         for key, members in _samples(root / name):
             said = _said(members, root / name, key)
             known = columns([*said], reading, root / name, _KINDS) if not reading.columns else _asked(said, reading)
@@ -42,7 +43,8 @@ def read_tars(
                 labels = Labels(root / name, reading, "label" in known)
             shown = f"{name}, {key}"
             row = Row(*(text_of(said.get(known[kind])) if kind in known else "" for kind in _KINDS))
-            item = _item(row, labels, members, shown, f"{PurePosixPath(name).stem}-{key}", own, split_in(name), apart)
+            called = f"{PurePosixPath(name).stem}-{key}"
+            item = _item(row, labels, members, shown, called, generator or own, split, apart)
             if item is not None:
                 if shown in found:
                     raise LayoutError(f"{root / name} has two images under one name, {key}. Rename one.")

@@ -9,7 +9,7 @@ from lorax.data.layouts.items import FAKE, REAL
 
 _SPLITS = {
     "train": ("train", "training"),
-    "val": ("val", "valid", "validation", "dev"),
+    "val": ("val", "valid", "validate", "validation", "dev"),
     "test": ("test", "testing"),
 }
 _REAL = {"real", "0-real", "nature"}

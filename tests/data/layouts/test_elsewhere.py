@@ -51,6 +51,48 @@ def test_a_label_may_name_the_generator(plan: Plan, tmp_path: Path) -> None:
     assert sum(n["train/0_real"] for n in found.values()) == 44
 
 
+def test_sid_set_has_masks_and_kinds_of_synthetic_images_by_number(plan: Plan, tmp_path: Path) -> None:
+    """https://huggingface.co/datasets/saberzl/SID_Set: 0, 1, 2 stand for real, synthetic as a whole, tampered with."""
+    features = {"img_id": "string", "image": "image", "mask": "image", "width": "int64", "label": "int64"}
+    rows = [{"image": struct("jpg"), "mask": struct() if n % 3 == 2 else None, "label": n % 3} for n in range(48)]
+    shared(tmp_path / "in", {"train": rows[:24], "validation": rows[24:]}, features)
+    said = plan("--label", "0=real,*=fake", "--generator-column", "label")
+    assert "generators are numbers without names, 1, 2. Name them: --generators 1=NAME,2=NAME" in said
+    options = ("--label", "0=real,*=fake", "--generator-column", "label", "--generators", "1=full,2=tampered")
+    found = counts(plan(*options))
+    assert {name: (n["train/1_fake"], n["val/1_fake"]) for name, n in found.items()} == {
+        "full": (8, 8),
+        "tampered": (8, 8),
+    }
+    assert sum(n["train/0_real"] for n in found.values()) == 8
+
+
+def test_opensdi_calls_its_files_by_their_generators(plan: Plan, tmp_path: Path) -> None:
+    """https://huggingface.co/datasets/nebula/OpenSDI_test: data/sd15-00000-of-00001.parquet; no column tells that."""
+    rows = [{"key": str(n), "image": struct("jpg"), "label": n % 2} for n in range(90)]
+    parts = {"sd2": rows[:30], "sd-3": rows[30:60], "flux": rows[60:]}
+    shared(tmp_path / "in", parts, {"key": "string", "image": "image", "label": ("real", "fake")})
+    record = plan("--split", "0.5")
+    assert totals(record) == {"in": {"0_real": 45, "1_fake": 45}}
+    assert record["told"] == [
+        "no column tells generators. If the files' names do, flux, sd-3, sd2: --levels '*/generator'."
+    ]
+    found = totals(plan("--split", "0.5", "--levels", "*/generator"))
+    assert {name: n["1_fake"] for name, n in found.items()} == {"sd2": 15, "sd-3": 15, "flux": 15}
+    assert "'data' is no split" in plan("--levels", "split/generator")
+    assert "have no class by their path; expected generator, split, *" in plan("--levels", "class/generator")
+
+
+def test_ai_challenge_lists_names_and_labels_apart_by_a_space(plan: Plan, tmp_path: Path) -> None:
+    """https://github.com/AI-Challange/AI-Challenge2020: data/train/train_label.txt beside the images that it lists."""
+    lists = []
+    for split in ("train", "validate", "test"):
+        folder = write_tree(tmp_path / "in" / split, {".": 8})
+        (folder / f"{split}_label.txt").write_text("".join(f"{n:03d}.png {n % 2}\n" for n in range(8)))
+        lists += ["--list", str(folder / f"{split}_label.txt")]
+    assert counts(plan(*lists, "--label-column", "2", "--label", "0=real,1=fake")) == {"in": both(8, 4)}
+
+
 def test_what_the_hubs_client_downloads_are_links_into_its_cache(plan: Plan, tmp_path: Path) -> None:
     """`hf download SET --repo-type dataset` ends with the path of a snapshot, whose files are links to blobs."""
     files = tmp_path / "files"

@@ -135,6 +135,8 @@ def test_a_list_beside_the_folder_of_the_images_that_it_names(plan: Plan, tmp_pa
     listing = write(tmp_path / "in/image-metadata-publish.csv", rows)
     options = ("--list", str(listing), "--label-column", "Ground Truth", "--split-column", "Finetuning Set")
     assert counts(plan(*options, "--task", "wild")) == {"wild": both(6, 6)}
+    telling = write(tmp_path / "in/train.csv", [{"file": f"{n:03d}.jpg", "label": n % 2} for n in range(24)])
+    assert f" {telling} tells what images are: --list reads it." in plan()
     write_tree(tmp_path / "in/other", {".": 1}, "jpg")
     assert "000.jpg could be image-data/000.jpg, other/000.jpg" in plan(*options)
 
