@@ -27,12 +27,12 @@ from pathlib import Path
 from measure import Row, in_turns, report
 from tasks import write_task
 
-from flows.client import PrefectApi
 from lorax.commands.init import initialize, with_values
 from lorax.data.landing import land
 from lorax.learning.folder import Report
 from lorax.params import load_params
 from lorax.services import embedded
+from lorax.services.prefect_api import PrefectApi
 from lorax.workspace import Workspace
 
 LORAX = (sys.executable, "-m", "lorax")

@@ -1,9 +1,9 @@
-"""`python -m flows.announcer`: where something waits to be learned and no run is about to, it has one made.
+"""What has runs made: a landing tells Prefect's server of itself, and an announcer looks for what nobody told of.
 
-`lorax up` has supervisord run this beside the worker. A landing's event starts its run sooner; but an event is lost
-while Prefect's server restarts, a run fails when MLflow's does, and nobody is told of a released task or of a push that
-a person mended. So nothing depends on what was told: what there is to learn is looked at again and again, by a process
-that has everything imported, and a run is made only where it is needed.
+`lorax up` has supervisord run `python -m flows.announcer` beside the worker. A landing's event starts its run sooner;
+but an event is lost while Prefect's server restarts, a run fails when MLflow's does, and nobody is told of a released
+task or of a push that a person mended. So nothing depends on what was told: what there is to learn is looked at again
+and again, by a process that has everything imported, and a run is made only where something waits and none is about to.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from flows import deployment
-from flows.client import PrefectApi, Row
 from lorax import reconcile
-from lorax.data import repository, upstream
-from lorax.errors import DataVersionError, LoraxError
+from lorax.data import repository, upstream, versions
+from lorax.errors import DataVersionError, LoraxError, ServiceError
 from lorax.params import load_params
 from lorax.services import embedded
+from lorax.services.prefect_api import PrefectApi, Row
 from lorax.stream import PinnedTask
 from lorax.workspace import Workspace
 
@@ -38,6 +38,30 @@ _AGAIN = timedelta(seconds=60)
 _LEAST_OFTEN = timedelta(minutes=15)
 
 _NO_QUESTIONS = {"GIT_TERMINAL_PROMPT": "0", "GIT_SSH_COMMAND": "ssh -o BatchMode=yes -o ConnectTimeout=10"}
+
+
+_LATER = "a worker learns it within two minutes, 'lorax learn' at once"
+
+
+def announce(workspace: Workspace, tasks: Sequence[str]) -> str:
+    """Tell Prefect's server that a landing is committed; returns a line for people, whatever happens."""
+    try:
+        emit(workspace, tasks)
+    except ServiceError as error:
+        return f"not announced: {error} It has landed all the same: {_LATER}."
+    return "announced: a worker learns what is new ('lorax up' runs one)."
+
+
+def emit(workspace: Workspace, tasks: Sequence[str]) -> None:
+    """Have Prefect's server take the event `lorax.dataset.landed`, one for all tasks that one landing brought.
+
+    It is posted to the server's API, which says whether it took it (a ServiceError, if not); Prefect's own `emit_event`
+    never says.
+    """
+    revision, first = versions.revision(workspace), tasks[0]
+    payload = {"task": first, "tasks": [*tasks], "digest": revision.digest, "commit": revision.commit or ""}
+    of = {"prefect.resource.id": f"lorax.dataset.{first}", "prefect.resource.name": first}
+    PrefectApi.of(workspace, load_params(workspace.params_path)).emit("lorax.dataset.landed", of, payload=payload)
 
 
 @dataclass(frozen=True)
@@ -81,7 +105,7 @@ class Announcer:
             self._server = -1
             return "the servers do not answer"
         if self._server != (services.prefect.pid or 0):  # a restarted one has forgotten whose heartbeat it waits for
-            deployment.expect_heartbeats(api)
+            expect_heartbeats(api)
             self._server = services.prefect.pid or 0
         if alive := deployment.under_way(api):
             self._vouch_for(api, alive)
@@ -108,7 +132,7 @@ class Announcer:
             here = embedded.flow_runs(self.workspace)
             for run in pending:
                 if run["id"] in here:
-                    deployment.vouch_for(api, run)
+                    _tell_of(api, run, deployment.NAME.split("/")[0], "heartbeat")
 
     def _lacking(self) -> str:
         """The upstream's newest landing that is not in the checkout; as of the last look that the upstream answered."""
@@ -139,6 +163,26 @@ class Announcer:
             return self._since + _SETTLED
         doubled = 2.0 ** min(self._made - 1, 10)
         return self._since + min(_AGAIN * doubled, _LEAST_OFTEN)
+
+
+def expect_heartbeats(api: PrefectApi) -> None:
+    """Have every run that is under way watched from now on, as if it had just sent a heartbeat, or been cancelled.
+
+    A server that was down for minutes has forgotten whose heartbeat it was waiting for, and a run that was killed
+    meanwhile would be Running for ever.
+    """
+    state = {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}
+    for flow in api.rows("flows/filter", {"flows": {"name": {"any_": deployment.FLOWS}}}):
+        of_flow = {"flows": {"id": {"any_": [flow["id"]]}}, "flow_runs": {"state": state}}
+        for run in api.rows("flow_runs/filter", of_flow):
+            _tell_of(api, run, flow["name"], "Cancelling" if run["state_type"] == "CANCELLING" else "heartbeat")
+
+
+def _tell_of(api: PrefectApi, run: Row, flow: str, event: str) -> None:
+    """Post one of the events that Prefect itself posts of flow runs."""
+    related = {"prefect.resource.role": "flow", "prefect.resource.id": f"prefect.flow.{run['flow_id']}"}
+    of = {"prefect.resource.id": f"prefect.flow-run.{run['id']}"}
+    api.emit(f"prefect.flow-run.{event}", of, related=[{**related, "prefect.resource.name": flow}])
 
 
 def watch(workspace: Workspace) -> None:

@@ -2,6 +2,9 @@
 
 That is prefect.yaml's deployment, and when a run is dead. All of it may be told any number of times; what is there
 already is left alone. Whatever asks the server raises ServiceError where it does not answer, or refuses.
+
+prefect.yaml comes with a clone. Prefect would run its steps, flows and settings of processes as the user, so with the
+workspace's own server it may only have run what comes with lorax; what goes beyond is for `prefect deploy` by hand.
 """
 
 from __future__ import annotations
@@ -11,22 +14,26 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flows import prefect_yaml
-from flows.client import PrefectApi, Row
-from flows.worker import POOL
+import yaml
+
 from lorax import __version__
-from lorax.errors import ServiceError
+from lorax.errors import ServiceError, printable
 from lorax.params import Params
-from lorax.services import embedded
+from lorax.services import embedded, servers
+from lorax.services.prefect_api import PrefectApi, Row
 from lorax.storage import write_whole
 from lorax.workspace import Workspace
 
 NAME = "learn/learn"
 """Of the deployment: flow and deployment, as prefect.yaml has them."""
+
+POOL = "gpu"
+"""Of workers: where they look for runs."""
 
 HEARTBEAT_LOST_S = 90
 """A run that has sent no heartbeat for so long (three of them) is dead."""
@@ -38,7 +45,35 @@ CANCEL_LOST_S = 60
 """A run that was cancelled is ended by its worker within seconds; after so long, the worker was stopped first."""
 
 _ENDS = ("Completed", "Failed", "Crashed", "Cancelled", "Cancelling", "Paused", "Suspended")
-_FLOWS = ["learn", "episode", "scenario"]
+FLOWS = ["learn", "episode", "scenario"]
+
+_PULL = "prefect.deployments.steps.git_clone"
+_OURS = "flows."
+_ENVIRONMENT = (
+    *("LORAX_SERVICE", "OMP_WAIT_POLICY", "DO_NOT_TRACK"),
+    *("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "PREFECT_RESULTS_DEFAULT_SERIALIZER"),
+)
+_BY_HAND = (
+    "Remove that; what you trust, deploy by hand from a file of its own: 'prefect deploy --all --prefect-file FILE'."
+)
+
+_POOL_TEMPLATE: Mapping[str, Any] = {
+    "job_configuration": {"stream_output": "{{ stream_output }}", "env": "{{ env }}"},
+    "variables": {
+        "type": "object",
+        "properties": {
+            "stream_output": {"type": "boolean", "default": False},
+            "env": {
+                "type": "object",
+                "properties": {name: {"type": "string"} for name in _ENVIRONMENT},
+                "additionalProperties": False,
+                "default": {},
+            },
+        },
+        "additionalProperties": False,
+    },
+}
+"""What a run may set of its process. Prefect's own takes any command, folder and variable."""
 
 
 def deploy(workspace: Workspace, params: Params, api: PrefectApi) -> None:
@@ -53,13 +88,13 @@ def deploy(workspace: Workspace, params: Params, api: PrefectApi) -> None:
     if not path.is_file():
         raise ServiceError(f"{path} is missing, so no worker knows what to run. 'lorax init .' writes it.")
     if embedded.status(workspace, params).prefect.is_embedded:
-        prefect_yaml.check(path)
+        check(path)
         _close_pool(api)
     wanted = {"server": api.url, "content": _digest(path)}
     if find(api) and _noted(done) == wanted:
         return
     command = [sys.executable, "-P", "-m", "prefect", "--no-prompt", "deploy", "--all"]
-    environment = {**os.environ, **embedded.environment(workspace, params)}
+    environment = {**os.environ, **servers.environment(workspace, params)}
     said = subprocess.run(command, cwd=workspace.root, env=environment, capture_output=True, text=True)
     if find(api) is None or said.returncode != 0:  # the first says whether the server is there at all
         tail = "\n".join((said.stdout + said.stderr).strip().splitlines()[-6:])
@@ -71,8 +106,59 @@ def _close_pool(api: PrefectApi) -> None:
     """Have the pool refuse runs and deployments that set more of their processes than ours need."""
     path = f"work_pools/{POOL}"
     pool = api.get(path)
-    if pool is not None and pool["base_job_template"] != prefect_yaml.POOL_TEMPLATE:
-        api.change("PATCH", path, {"base_job_template": prefect_yaml.POOL_TEMPLATE})
+    if pool is not None and pool["base_job_template"] != _POOL_TEMPLATE:
+        api.change("PATCH", path, {"base_job_template": _POOL_TEMPLATE})
+
+
+def check(path: Path) -> None:
+    """Make sure that nothing in prefect.yaml has other things run than what comes with lorax.
+
+    Raises:
+        ServiceError: something does, or the file can't be read.
+    """
+    for where, what in _unfit(_read(path)):
+        raise ServiceError(f"{path} has {where} {printable(what)!r}, which could run anything here. {_BY_HAND}")
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text())
+        if not isinstance(content, dict):
+            raise ValueError("expected a mapping")
+        parts = content.get("deployments") or []
+        if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
+            raise ValueError("expected a list of mappings as 'deployments'")
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ServiceError(
+            f"{path} can't be read as Prefect's file ({printable(' '.join(str(error).split()))}). Restore it from git."
+        ) from error
+    return content
+
+
+def _unfit(content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What is more than comes with lorax: where in the file, and what."""
+    deployments = content.get("deployments") or []
+    for part in (content, *deployments):
+        for kind in ("build", "push", "pull"):
+            yield from (
+                (f"the {kind} step", step) for step in _steps(part.get(kind)) if (kind, step) != ("pull", _PULL)
+            )
+    for part in deployments:
+        if not str(part.get("entrypoint", "")).startswith(_OURS):
+            yield "the entrypoint", str(part.get("entrypoint", ""))
+        pool = part.get("work_pool")
+        variables = (pool.get("job_variables") if isinstance(pool, dict) else None) or {}
+        yield from (("the job variable", str(name)) for name in variables if name not in ("env", "stream_output"))
+        environment = variables.get("env") or {}
+        yield from (("the variable", str(name)) for name in environment if name not in _ENVIRONMENT)
+
+
+def _steps(listed: Any) -> list[str]:
+    """The names of steps; of what is no list of them, its beginning."""
+    if not listed:
+        return []
+    steps = listed if isinstance(listed, list) else [listed]
+    return [str(name) for step in steps for name in (step if isinstance(step, dict) else [step])]
 
 
 def find(api: PrefectApi) -> Row | None:
@@ -143,31 +229,6 @@ def watch_over_runs(api: PrefectApi) -> None:
             api.change("PUT", f"automations/{automation['id']}", wanted)
 
 
-def expect_heartbeats(api: PrefectApi) -> None:
-    """Have every run that is under way watched from now on, as if it had just sent a heartbeat, or been cancelled.
-
-    A server that was down for minutes has forgotten whose heartbeat it was waiting for, and a run that was killed
-    meanwhile would be Running for ever.
-    """
-    state = {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}
-    for flow in api.rows("flows/filter", {"flows": {"name": {"any_": _FLOWS}}}):
-        of_flow = {"flows": {"id": {"any_": [flow["id"]]}}, "flow_runs": {"state": state}}
-        for run in api.rows("flow_runs/filter", of_flow):
-            _tell_of(api, run, flow["name"], "Cancelling" if run["state_type"] == "CANCELLING" else "heartbeat")
-
-
-def vouch_for(api: PrefectApi, run: Row) -> None:
-    """Send a heartbeat for a run of the deployment, whose process is seen to live but may not send any yet."""
-    _tell_of(api, run, NAME.split("/")[0], "heartbeat")
-
-
-def _tell_of(api: PrefectApi, run: Row, flow: str, event: str) -> None:
-    """Post one of the events that Prefect itself posts of flow runs."""
-    related = {"prefect.resource.role": "flow", "prefect.resource.id": f"prefect.flow.{run['flow_id']}"}
-    of = {"prefect.resource.id": f"prefect.flow-run.{run['id']}"}
-    api.emit(f"prefect.flow-run.{event}", of, related=[{**related, "prefect.resource.name": flow}])
-
-
 def _automation(
     name: str, *, after: list[str], expect: list[str], within_s: int, message: str, state: str = "CRASHED"
 ) -> dict[str, Any]:
@@ -176,7 +237,7 @@ def _automation(
         "type": "event",
         "posture": "Proactive",
         "match": {"prefect.resource.id": "prefect.flow-run.*"},
-        "match_related": {"prefect.resource.role": "flow", "prefect.resource.name": _FLOWS},
+        "match_related": {"prefect.resource.role": "flow", "prefect.resource.name": FLOWS},
         "for_each": ["prefect.resource.id"],
         "after": [f"prefect.flow-run.{event}" for event in after],
         "expect": [f"prefect.flow-run.{event}" for event in expect],

@@ -14,11 +14,11 @@ import loop_trigger
 from loop_trigger import PATIENCE_S, api_of, runs_of, time_of
 
 from flows import deployment
-from flows.client import PrefectApi
 from lorax import reconcile
 from lorax.errors import LoraxError, ServiceError
 from lorax.params import load_params
 from lorax.services import orphans
+from lorax.services.prefect_api import PrefectApi
 from lorax.workspace import Workspace
 
 WITHIN_S = 120.0

@@ -17,11 +17,11 @@ import bench
 import psutil
 from main import learn_stream
 
-from flows.client import PrefectApi
 from lorax.data.simulate import DEMO_TASKS
 from lorax.learning.state_files import state_digest
 from lorax.params import load_params
 from lorax.services import orphans
+from lorax.services.prefect_api import PrefectApi
 from lorax.workspace import Workspace
 
 EPOCHS = 8

@@ -16,10 +16,10 @@ from typing import Any
 import bench
 import postgres
 
-from flows.client import PrefectApi
 from lorax.data import versions
 from lorax.params import load_params
 from lorax.services import servers
+from lorax.services.prefect_api import PrefectApi
 from lorax.workspace import Workspace
 
 Env = Mapping[str, str] | None

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from flows.client import PrefectApi
-from flows.events import UNKNOWN_RISING
+from lorax.commands.watch_verdicts import UNKNOWN_RISING
 from lorax.data.generators import GENERATORS, Ints
 from lorax.data.simulate import cut_patches
 from lorax.params import load_params
+from lorax.services.prefect_api import PrefectApi
 from lorax.workspace import Workspace
 from proofs.bench import LORAX, lorax
 from proofs.verdicts_demo import HOME, learned_workspace

@@ -21,7 +21,7 @@ NewWorkspace = Callable[..., Workspace]
 
 
 LONGEST = (
-    *("flows/test_worker", "flows/test_learn", "flows/test_withdraw", "registry/test_promotion"),
+    *("flows/test_processes", "flows/test_learn", "flows/test_withdraw", "registry/test_promotion"),
     *("registry/test_registry", "registry/test_assessment_log", "services", "commands/test_versions"),
     *("data/test_landing", "data/test_upstream", "registry", "commands", "flows", ""),
 )

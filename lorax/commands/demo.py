@@ -14,6 +14,7 @@ import typer
 from lorax.commands import services
 from lorax.commands.console import err, out
 from lorax.commands.init import initialize
+from lorax.commands.plans import publish
 from lorax.commands.tables import print_accuracy
 from lorax.text import short
 
@@ -107,9 +108,9 @@ def _learn_on_a_worker(
     workspace: Workspace, params: Params, raw: Path | None, to_land: Sequence[str], *, is_waiting: bool
 ) -> None:
     """Land one data set after the other and show how each landing has a worker learn; Ctrl-C only stops the showing."""
-    from flows.client import PrefectApi
     from lorax import reconcile
     from lorax.commands.run_display import RunDisplay
+    from lorax.services.prefect_api import PrefectApi
 
     since = datetime.now(UTC)
     services.start(workspace, params)
@@ -153,7 +154,7 @@ def _simulated(workspace: Workspace) -> Path:
 
 
 def _land(workspace: Workspace, raw: Path, name: str) -> None:
-    from flows import events
+    from flows import announcer
     from lorax import progress
     from lorax.data.landing import land
 
@@ -161,8 +162,8 @@ def _land(workspace: Workspace, raw: Path, name: str) -> None:
     with progress.counting(err) as shown:
         [landed] = land(workspace, raw / name, name, on_report=reports.append, progress=shown)
     for report in reports:
-        events.publish(workspace, report)
-    events.emit(workspace, [name])
+        publish(workspace, report)
+    announcer.emit(workspace, [name])
     err.print(f"[bold]landed {name}[/bold] ({short(landed.digest)}): data.dvc is committed, and Prefect's server told")
 
 

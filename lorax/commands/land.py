@@ -11,11 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.text import Text
 
 from lorax.commands.console import Json, err, here, out, print_json
-from lorax.commands.plans import asked, print_plan, record_of, refusal, task_record
-from lorax.commands.tables import print_table, table
+from lorax.commands.plans import (
+    asked,
+    print_plan,
+    print_report,
+    print_reports,
+    publish,
+    record_of,
+    refusal,
+    task_record,
+)
 from lorax.commands.tasks import held_again
 from lorax.errors import ContractError, LoraxError
 from lorax.text import short
@@ -23,14 +30,11 @@ from lorax.text import short
 if TYPE_CHECKING:
     from lorax.data.admission import LandingOptions
     from lorax.data.contract import OnReport, Report
-    from lorax.data.findings import Finding
     from lorax.data.landing import OnPlan
     from lorax.data.layouts.arrangement import Plan
     from lorax.data.watch import Outcome
     from lorax.stream import PinnedTask
     from lorax.workspace import Workspace
-
-_COLOURS = {"refused": "red", "warned": "yellow"}
 
 
 def land(
@@ -160,21 +164,19 @@ def land_one(
     Returns:
         For scripts, see `record_of`.
     """
-    from flows import events
-
     plans: list[Plan] = []
     reports: list[Report] = []
     try:
         landed = _bring(workspace, options, commit, source, task, reports.append, plans.append)
     except ContractError:
         print_plan(plans[-1], out)
-        _print_reports(reports, out)
+        print_reports(reports, out)
         for report in reports:
             if report.refused:
-                events.publish(workspace, report)
+                publish(workspace, report)
         return record_of(plans[-1], (), reports, refusal(reports))
     print_plan(plans[-1], out)
-    _print_reports(reports, out)
+    print_reports(reports, out)
     known = {report.task for report in reports}
     for one in landed:
         again = "" if one.name in known else ": it had landed already, and all of it is here"
@@ -194,7 +196,7 @@ def _try_out(
     with progress.counting(err) as shown:
         plan, reports = check_landing(workspace, source, task, options, shown)
     print_plan(plan, out)
-    _print_reports(reports, out)
+    print_reports(reports, out)
     if out and not refusal(reports):
         names = ", ".join(f"{report.task} ({short(report.digest)})" for report in reports)
         out.print(f"would land: {names}; nothing was changed.", markup=False)
@@ -203,7 +205,6 @@ def _try_out(
 
 def _watch(workspace: Workspace, drop_dir: Path, options: LandingOptions, *, commit: bool, as_json: bool) -> None:
     """Land what becomes complete in a drop folder, which holds one folder per task; until Ctrl-C or SIGTERM."""
-    from flows import events
     from lorax.data.layout import READY
     from lorax.data.watch import DropFolder
 
@@ -216,7 +217,7 @@ def _watch(workspace: Workspace, drop_dir: Path, options: LandingOptions, *, com
                 if outcome.landed:
                     _tell(workspace, [outcome.task], [outcome.report] if outcome.report else [], commit=commit)
                 elif outcome.report:
-                    events.publish(workspace, outcome.report)
+                    publish(workspace, outcome.report)
             except LoraxError as error:  # a params.yaml that is being edited, say
                 err.print(f"lorax: {outcome.task}: not told to Prefect: {error}", markup=False)
     except KeyboardInterrupt:
@@ -258,12 +259,12 @@ def _bring(
 
 def _tell(workspace: Workspace, tasks: Sequence[str], reports: Sequence[Report], *, commit: bool) -> None:
     """Tell Prefect's server of a landing, and the person whether it heard."""
-    from flows import events
+    from flows import announcer
 
     for report in reports:
-        events.publish(workspace, report)
+        publish(workspace, report)
     if commit:
-        err.print(events.announce(workspace, tasks), markup=False)
+        err.print(announcer.announce(workspace, tasks), markup=False)
         for line in held_again(workspace, tasks):
             err.print(line, markup=False)
     else:
@@ -275,42 +276,9 @@ def _print_outcome(outcome: Outcome, as_json: bool) -> None:
         record = task_record(outcome.task, outcome.landed, outcome.report, outcome.error)
         out.print(json.dumps(record, ensure_ascii=False), markup=False)
         return
-    _print_report(outcome.report, out)
+    print_report(outcome.report, out)
     if outcome.landed:
         out.print(f"landed {outcome.task} ({short(outcome.landed.digest)})", markup=False)
     else:
         when = "refused until it changes" if outcome.is_refused else "tried again in a minute"
         err.print(f"lorax: {outcome.task} ({when}): {outcome.error}", markup=False)
-
-
-def _print_reports(reports: Sequence[Report], out: Console | None) -> None:
-    for report in reports:
-        if out and len(reports) > 1:
-            out.print(f"\n{report.task}", markup=False, style="bold")
-        _print_report(report, out)
-
-
-def _print_report(report: Report | None, out: Console | None) -> None:
-    """The contract's findings as a table, under a line that says how many images there are."""
-    if out is None or report is None:
-        return
-    out.print(", ".join(f"{place} {count:,}" for place, count in report.counts.items()) or "no images", markup=False)
-    leaks = ", ".join(f"{folder} {accuracy:.2f}" for folder, accuracy in report.leaks.items())
-    if leaks:
-        out.print(f"told from real by file format alone: {leaks} (chance: 0.50)", markup=False)
-    if not report.findings:
-        out.print("nothing found.")
-        return
-    shown = table("", "finding", "what", "such as")
-    for finding in (*report.refused, *report.warned):
-        severity = Text(finding.severity, style=_COLOURS[finding.severity])
-        shown.add_row(severity, finding.kind, Text(finding.message), Text(_examples(finding)))
-    print_table(shown, out)
-
-
-def _examples(finding: Finding) -> str:
-    """The first of the files; JSON has them all."""
-    from lorax.data.findings import SHOWN
-
-    more = len(finding.paths) - SHOWN
-    return "\n".join(finding.paths[:SHOWN]) + (f"\nand {more:,} more" if more > 0 else "")

@@ -1,10 +1,11 @@
-"""What `lorax land` is asked for, as landing takes it; and what landing found, as tables and as records for scripts."""
+"""What `lorax land` is asked for, as landing takes it; and what it found: as tables, for scripts, on Prefect's page."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +14,21 @@ from rich.console import Console
 from rich.text import Text
 
 from lorax.commands.tables import print_table, table
+from lorax.errors import ServiceError
+from lorax.text import short, some
 
 if TYPE_CHECKING:
     from lorax.data.contract import Report
+    from lorax.data.findings import Finding
     from lorax.data.layouts.arrangement import Arranged, Plan
     from lorax.data.layouts.items import Reading
     from lorax.stream import PinnedTask
+    from lorax.workspace import Workspace
 
 _ORDERS = ("", "release", "name", "given")
 _LEVELS = ("split", "class", "generator", "subject", "*")
+_COLOURS = {"refused": "red", "warned": "yellow"}
+_SUCH_AS = 5  # paths in a row of Prefect's page; `lorax land --json` has them all
 _QUALITY = re.compile(r"jpeg:([1-9]\d?|100)")
 
 
@@ -134,3 +141,70 @@ def refusal(reports: Sequence[Report]) -> str:
 def _counts(one: Arranged) -> Counter[str]:
     """Split and class folder -> images."""
     return Counter("/".join((path.split("/")[0], path.split("/")[-2])) for path in one.files if path.count("/") > 1)
+
+
+def print_reports(reports: Sequence[Report], out: Console | None) -> None:
+    """Each under its task's name, where there are several."""
+    for report in reports:
+        if out and len(reports) > 1:
+            out.print(f"\n{report.task}", markup=False, style="bold")
+        print_report(report, out)
+
+
+def print_report(report: Report | None, out: Console | None) -> None:
+    """The contract's findings as a table, under a line that says how many images there are."""
+    if out is None or report is None:
+        return
+    out.print(", ".join(f"{place} {count:,}" for place, count in report.counts.items()) or "no images", markup=False)
+    leaks = ", ".join(f"{folder} {accuracy:.2f}" for folder, accuracy in report.leaks.items())
+    if leaks:
+        out.print(f"told from real by file format alone: {leaks} (chance: 0.50)", markup=False)
+    if not report.findings:
+        out.print("nothing found.")
+        return
+    shown = table("", "finding", "what", "such as")
+    for finding in (*report.refused, *report.warned):
+        severity = Text(finding.severity, style=_COLOURS[finding.severity])
+        shown.add_row(severity, finding.kind, Text(finding.message), Text(_examples(finding)))
+    print_table(shown, out)
+
+
+def _examples(finding: Finding) -> str:
+    """The first of the files; JSON has them all."""
+    from lorax.data.findings import SHOWN
+
+    more = len(finding.paths) - SHOWN
+    return "\n".join(finding.paths[:SHOWN]) + (f"\nand {more:,} more" if more > 0 else "")
+
+
+def publish(workspace: Workspace, report: Report) -> None:
+    """Put a landing's report on Prefect's page, as the artifact `landing-<task>`, where the server answers."""
+    from lorax.params import load_params
+    from lorax.services.prefect_api import PrefectApi
+
+    artifact = {
+        "key": f"landing-{report.task.replace('_', '-')}",  # Prefect takes no '_' here
+        "type": "markdown",
+        "description": f"the landing contract's report on {report.task} ({short(report.digest)})",
+        "data": _markdown(report),
+    }
+    api = PrefectApi.of(workspace, load_params(workspace.params_path))
+    with suppress(ServiceError):
+        api.post("artifacts/", artifact)
+
+
+def _markdown(report: Report) -> str:
+    counts = ", ".join(f"{place}: {count:,}" for place, count in report.counts.items()) or "no images"
+    leaks = "".join(f"\n\nTold from real by format alone: {name} {value:.2f}" for name, value in report.leaks.items())
+    head = f"# {report.task}: {'refused' if report.refused else 'accepted'}\n\n{counts}{leaks}\n\n"
+    if not report.findings:
+        return head + "Nothing found."
+    rows = "".join(
+        f"| {f.severity} | {f.kind} | {_cell(f.message)} | {_cell(some(f.paths, _SUCH_AS))} |\n"
+        for f in report.findings
+    )
+    return f"{head}| | finding | what | such as |\n|---|---|---|---|\n{rows}"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

@@ -16,9 +16,9 @@ from rich.markup import escape
 from rich.status import Status
 
 from flows import deployment
-from flows.client import PrefectApi, Row
 from flows.deployment import time_of
 from lorax.errors import ServiceError
+from lorax.services.prefect_api import PrefectApi, Row
 
 POLL_S = 1.0
 _END = "Finished in state"

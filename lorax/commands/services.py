@@ -16,9 +16,9 @@ from lorax.errors import LoraxError, ServiceError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from flows.client import PrefectApi
     from lorax.params import Params
     from lorax.services.embedded import Services
+    from lorax.services.prefect_api import PrefectApi
     from lorax.workspace import Workspace
 
 
@@ -55,8 +55,8 @@ def start(workspace: Workspace, params: Params, *, with_worker: bool = True) -> 
     Raises:
         ServiceError: a server or the worker does not come up, or Prefect refuses prefect.yaml.
     """
-    from flows.client import PrefectApi
     from lorax.services import embedded, homes
+    from lorax.services.prefect_api import PrefectApi
 
     workspace, params = homes.at_home(workspace, params)
     with _in_turn(workspace):
@@ -79,9 +79,9 @@ def stop(workspace: Workspace) -> list[int]:
         StorageError: the folder of the servers can't be written.
     """
     from flows import deployment
-    from flows.client import PrefectApi
     from lorax.params import load_params
     from lorax.services import embedded, homes
+    from lorax.services.prefect_api import PrefectApi
 
     here, workspace = workspace, homes.home(workspace)
     with _in_turn(workspace) if workspace.services_dir.is_dir() else nullcontext():
@@ -105,8 +105,8 @@ def have_work_done(workspace: Workspace, params: Params, api: PrefectApi) -> Non
         ServiceError: the server ended, refused or never answered, or the worker died.
     """
     from flows import deployment
-    from flows.client import NoAnswerError
     from lorax.services import embedded
+    from lorax.services.prefect_api import NoAnswerError
 
     deadline, server = time.monotonic() + embedded.PATIENCE_S, embedded.status(workspace, params).prefect.pid
     while True:
@@ -152,7 +152,7 @@ def _helpers(workspace: Workspace, params: Params, *, with_worker: bool) -> dict
 
     helpers: dict[str, tuple[str, ...]] = {}
     if with_worker:
-        helpers |= {embedded.WORKER: ("-m", "flows.worker"), "announcer": ("-m", "flows.announcer")}
+        helpers |= {embedded.WORKER: ("-m", "flows.processes", "worker"), "announcer": ("-m", "flows.announcer")}
     if params.landing.drop_dir is not None:
         helpers["watcher"] = ("-m", "lorax", "land", "--watch", str(workspace.root / params.landing.drop_dir))
     return helpers
@@ -164,7 +164,7 @@ def _await_pool(workspace: Workspace, params: Params, api: PrefectApi) -> None:
     Raises:
         ServiceError: the worker died, or took too long.
     """
-    from flows.worker import POOL
+    from flows.deployment import POOL
     from lorax.services import embedded, supervision
 
     deadline = time.monotonic() + embedded.PATIENCE_S

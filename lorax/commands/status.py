@@ -15,10 +15,10 @@ from lorax.errors import LoraxError, ServiceError
 from lorax.text import minute, percent, short, size
 
 if TYPE_CHECKING:
-    from flows.client import PrefectApi, Row
     from lorax.params import Params
     from lorax.registry import Look
     from lorax.services.embedded import Service, Services
+    from lorax.services.prefect_api import PrefectApi, Row
     from lorax.stream import PinnedTask
     from lorax.workspace import Workspace
 
@@ -201,7 +201,7 @@ def _outlook(
         it goes on; `next`: what starts the next run.
     """
     from flows import deployment
-    from flows.client import PrefectApi
+    from lorax.services.prefect_api import PrefectApi
 
     if not services.prefect.is_ready:
         return None
@@ -244,15 +244,17 @@ def _under_way(run: Row) -> dict[str, Any]:
 
 def _paused(api: PrefectApi) -> list[str]:
     """What was paused on Prefect's page or by its commands."""
-    from flows import deployment, worker
+    from flows import deployment
 
-    known, pool = deployment.find(api), api.get(f"work_pools/{worker.POOL}")
-    queue = api.get(f"work_pools/{worker.POOL}/queues/{_QUEUE}")
+    known, pool = deployment.find(api), api.get(f"work_pools/{deployment.POOL}")
+    queue = api.get(f"work_pools/{deployment.POOL}/queues/{_QUEUE}")
     told = []
     if pool and pool["is_paused"]:
-        told.append(f"the work pool {worker.POOL!r}: no run begins until 'prefect work-pool resume {worker.POOL}'")
+        told.append(
+            f"the work pool {deployment.POOL!r}: no run begins until 'prefect work-pool resume {deployment.POOL}'"
+        )
     if queue and queue["is_paused"] and not (pool and pool["is_paused"]):
-        resume = f"prefect work-queue resume {_QUEUE} --pool {worker.POOL}"
+        resume = f"prefect work-queue resume {_QUEUE} --pool {deployment.POOL}"
         told.append(f"the work queue {_QUEUE!r}: no run begins until '{resume}'")
     if known and known["paused"]:
         told.append(
@@ -265,9 +267,9 @@ def _next(
     api: PrefectApi, last: Row | None, alive: list[Row], helpers: Mapping[str, int], known: Mapping[str, Any]
 ) -> str:
     """What starts the next run, in a sentence."""
-    from flows import deployment, worker
+    from flows import deployment
 
-    pool = api.get(f"work_pools/{worker.POOL}")
+    pool = api.get(f"work_pools/{deployment.POOL}")
     if pool is None or pool["status"] == "NOT_READY":
         return "none before a worker runs: 'lorax up' starts one"
     if alive:

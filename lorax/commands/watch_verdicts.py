@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from lorax.verdicts.watched import WatchedVerdict
     from lorax.workspace import Workspace
 
+UNKNOWN_RISING = "lorax.unknown.rising"
+"""The event that Prefect's server is told."""
+
 _STDIN = "-"
 _ROSE = 3
 
@@ -239,11 +242,14 @@ class Reporter:
 
     def alert(self, alert: Alert, share: str, count: int) -> None:
         """Tell of an alert, after so many images; Prefect's server too."""
-        from flows import events
+        from lorax.params import load_params
+        from lorax.services.prefect_api import PrefectApi
 
+        of = {"prefect.resource.id": f"lorax.unknown.{self.model}", "prefect.resource.name": self.model}
         not_announced = ""
         try:
-            events.emit_alert(self.workspace, self.model, alert.summary)
+            api = PrefectApi.of(self.workspace, load_params(self.workspace.params_path))
+            api.emit(UNKNOWN_RISING, of, payload=alert.summary)
         except ServiceError as error:
             not_announced = str(error)
         if self.as_json:
@@ -251,7 +257,7 @@ class Reporter:
         else:
             self._print_alert(alert, share)
         if not_announced:
-            err.print(f"lorax: {events.UNKNOWN_RISING} is not announced: {not_announced}", markup=False)
+            err.print(f"lorax: {UNKNOWN_RISING} is not announced: {not_announced}", markup=False)
 
     def _print_alert(self, alert: Alert, share: str) -> None:
         lines = [f"{alert.summary['at']} rising: {share}"]

@@ -153,7 +153,7 @@ def program(workspace: Workspace, server: Server) -> Program:
     folder.mkdir(parents=True, exist_ok=True)
     if server.name == "prefect":
         auth_string(folder)
-        return Program("prefect", ("-m", "flows.server", str(server.port)), folder)
+        return Program("prefect", ("-m", "flows.processes", "server", str(server.port)), folder)
     return Program("mlflow", ("-m", "lorax.registry.server", str(server.port)), folder)
 
 

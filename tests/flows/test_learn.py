@@ -24,7 +24,6 @@ from PIL import Image
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.exceptions import PrefectHTTPStatusError
 
-from flows.client import PrefectApi
 from flows.learn import OUTSIDE
 from lorax import reconcile
 from lorax.atlas.index import Atlas
@@ -37,6 +36,7 @@ from lorax.learning.folder import EpisodeFolder, Plan
 from lorax.learning.state_files import load_state, state_digest
 from lorax.params import load_params
 from lorax.services import embedded
+from lorax.services.prefect_api import PrefectApi
 from lorax.stream import SCENARIOS, DataRevision
 from lorax.workspace import Workspace
 from tests.conftest import write_task_files

@@ -18,10 +18,10 @@ from typing import Any
 import psutil
 import pytest
 
-from flows.client import PrefectApi
 from lorax.errors import ServiceError, StorageError
 from lorax.params import Params, ServicesParams
 from lorax.services import embedded, orphans, supervision
+from lorax.services.prefect_api import PrefectApi
 from lorax.workspace import Workspace
 from tests.browser import STRANGER, Browser, browsing, page_of_a_stranger
 

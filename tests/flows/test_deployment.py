@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
-from flows import prefect_yaml
+from flows import deployment
 from lorax.errors import ServiceError
 
-TEMPLATE = Path(prefect_yaml.__file__).parents[1] / "lorax" / "templates" / "prefect.yaml"
+TEMPLATE = Path(deployment.__file__).parents[1] / "lorax" / "templates" / "prefect.yaml"
 STEP = {"prefect.deployments.steps.run_shell_script": {"script": "true"}}
 CLONE = {"prefect.deployments.steps.git_clone": {"repository": "https://git.example.org/team/detector.git"}}
 
@@ -28,12 +28,12 @@ def variables(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_what_init_writes_is_taken_and_so_is_a_clone_for_every_run(tmp_path: Path) -> None:
-    prefect_yaml.check(TEMPLATE)
+    deployment.check(TEMPLATE)
     found = yaml.safe_load(TEMPLATE.read_text())
     first(found)["pull"] = [CLONE]
     path = tmp_path / "prefect.yaml"
     path.write_text(yaml.safe_dump(found))
-    prefect_yaml.check(path)
+    deployment.check(path)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_steps_foreign_flows_and_settings_of_the_process_are_refused_in_a_line(
     path = tmp_path / "prefect.yaml"
     path.write_text(yaml.safe_dump(found))
     with pytest.raises(ServiceError, match=f"{says}.*which could run anything here.*--prefect-file") as error:
-        prefect_yaml.check(path)
+        deployment.check(path)
     assert str(error.value).isprintable()
 
 
@@ -72,5 +72,5 @@ def test_what_is_no_such_file_is_told_in_a_line(text: str, tmp_path: Path) -> No
     path = tmp_path / "prefect.yaml"
     path.write_text(text)
     with pytest.raises(ServiceError, match="can't be read as Prefect's file") as error:
-        prefect_yaml.check(path)
+        deployment.check(path)
     assert str(error.value).isprintable()

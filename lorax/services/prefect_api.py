@@ -16,7 +16,7 @@ import httpx
 from lorax import addresses
 from lorax.errors import ServiceError
 from lorax.params import Params
-from lorax.services import embedded
+from lorax.services import servers
 from lorax.workspace import Workspace
 
 PATIENCE_S = 10.0
@@ -42,7 +42,7 @@ class PrefectApi:
     @classmethod
     def of(cls, workspace: Workspace, params: Params) -> PrefectApi:
         """The server that the environment names, else the workspace's own."""
-        variables = {**os.environ, **embedded.environment(workspace, params)}
+        variables = {**os.environ, **servers.environment(workspace, params)}
         url, authorization = addresses.parted(variables["PREFECT_API_URL"])
         return cls(url, authorization or _authorization(variables))
 
@@ -97,7 +97,7 @@ class PrefectApi:
 
 def _authorization(variables: Mapping[str, str]) -> str:
     """What a server may ask for: from the same variables that Prefect's own client reads, in its order."""
-    if secret := variables.get(embedded.AUTH_VARIABLE):
+    if secret := variables.get(servers.AUTH_VARIABLE):
         return f"Basic {base64.b64encode(secret.encode()).decode()}"
     key = variables.get("PREFECT_API_KEY")
     return f"Bearer {key}" if key else ""

@@ -20,9 +20,8 @@ import psutil
 import pytest
 from rich.console import Console
 
-from flows import client, deployment, events
+from flows import announcer, deployment
 from flows.announcer import Announcer
-from flows.client import PrefectApi, Row
 from flows.deployment import under_way
 from lorax import reconcile
 from lorax.commands import land as landing
@@ -32,7 +31,8 @@ from lorax.data.admission import DEFAULTS
 from lorax.data.landing import land as land_silently
 from lorax.errors import ServiceError
 from lorax.params import Params, load_params
-from lorax.services import embedded, orphans, supervision
+from lorax.services import embedded, orphans, prefect_api, supervision
+from lorax.services.prefect_api import PrefectApi, Row
 from lorax.workspace import Workspace
 from tests.conftest import write_task_files
 from tests.mlflow_server import free_port
@@ -164,7 +164,7 @@ def test_a_burst_of_landings_the_last_by_the_drop_folder_learns_each_task_once_a
     workspace: Workspace, api: PrefectApi
 ) -> None:
     land(workspace, "beta", seed=2)
-    events.emit(workspace, ["beta"])
+    announcer.emit(workspace, ["beta"])
     folder = write_task_files(workspace.root.parent / "drop" / "gamma", {"0_real": 3, "1_fake": 3}, seed=3, side=20)
     (folder / "_READY").touch()
     until(lambda: known(workspace) == ["alpha", "beta", "gamma"])
@@ -313,7 +313,7 @@ def test_up_waits_for_a_server_that_leaves_questions_unanswered_for_a_while(
     workspace: Workspace, api: PrefectApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = psutil.Process(embedded.status(workspace, params_of(workspace)).prefect.pid)
-    monkeypatch.setattr(client, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(prefect_api, "PATIENCE_S", 0.5)
     server.suspend()  # as a machine does that is busy with other work
     later = threading.Timer(2.0, server.resume)
     later.start()
@@ -406,5 +406,5 @@ def pretend_to_be(api: PrefectApi, state: str) -> Row:
     assert found is not None
     run = api.post("flow_runs/", {"name": "dead", "flow_id": found["flow_id"], "state": {"type": state}})
     assert run is not None
-    deployment.expect_heartbeats(api)
+    announcer.expect_heartbeats(api)
     return run

@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 
-from flows import client
-from flows.client import NoAnswerError, PrefectApi
 from lorax.errors import ServiceError
-from lorax.services import embedded
+from lorax.services import embedded, prefect_api
+from lorax.services.prefect_api import NoAnswerError, PrefectApi
 
 pytestmark = pytest.mark.slow
 
@@ -61,7 +60,7 @@ def asked() -> Iterator[tuple[str, list[tuple[str, str, Any]]]]:
 def test_an_answer_nothing_and_what_is_refused_are_told_apart(
     asked: tuple[str, list[tuple[str, str, Any]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "AGAIN_S", 0.01)
+    monkeypatch.setattr(prefect_api, "AGAIN_S", 0.01)
     api = PrefectApi(f"{asked[0]}/api", "Basic x")
     assert api.get("here") == {"name": "a"}
     assert api.get("nowhere") is None
