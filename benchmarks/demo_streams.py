@@ -15,9 +15,8 @@ from lorax.data.perturbations import UNCHANGED, Perturbation
 from lorax.data.simulate import DEMO_TASKS, simulate
 from lorax.learning.episode import Episode, learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan
-from lorax.learning.loading import open_network
 from lorax.learning.queries import Asker, FeatureQuery
-from lorax.learning.state import LearnerState
+from lorax.learning.state import LearnerState, open_network
 from lorax.learning.state_files import load_state
 from lorax.network.features import FeatureCache
 from lorax.params import Params

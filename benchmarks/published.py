@@ -30,12 +30,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from lorax.data.images import decode, pad
 from lorax.learning.exemplars import updated_memory
-from lorax.learning.loading import device_of
 from lorax.learning.metrics import score
 from lorax.learning.state import Exemplar
 from lorax.learning.training import epoch_seed, learning_rate
 from lorax.network.building import import_timm, open_backbone
-from lorax.network.network import fresh_head, grown_head
+from lorax.network.network import device_of, fresh_head, grown_head
 from lorax.params import BackboneParams, LoraParams, Params
 from lorax.stream import ClassTable, Sample, Task
 

@@ -12,15 +12,8 @@ from benchmarks.demo_streams import Observer, demo_files, learned, mean
 from benchmarks.unknown import OURS, left_out, print_table
 from lorax.data.perturbations import CARD, UNCHANGED, jpeg
 from lorax.data.simulate import DEMO_TASKS
-from lorax.learning.calibration import (
-    Calibration,
-    answers_of,
-    calibration_error,
-    mean_loss,
-    reliability,
-    right_answers,
-    sampling_floor,
-)
+from lorax.learning.assessment import calibration_error, reliability, sampling_floor
+from lorax.learning.calibration import Calibration, answers_of, mean_loss, right_answers
 from lorax.params import Params, load_params
 from lorax.stream import ClassTable, Sample
 

@@ -26,8 +26,8 @@ from lorax.data.simulate import SIDE, simulate
 from lorax.learning.cutting import cut_out
 from lorax.learning.episode import Episode, learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan
-from lorax.learning.loading import open_network
 from lorax.learning.queries import Asker, FeatureQuery
+from lorax.learning.state import open_network
 from lorax.learning.state_files import load_state
 from lorax.network.features import FeatureCache
 from lorax.params import Params, load_params

@@ -15,7 +15,7 @@ from PIL import Image
 from lorax.learning.calibration import Calibration
 from lorax.learning.episode import Episode, learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan, Report
-from lorax.learning.loading import open_network
+from lorax.learning.state import open_network
 from lorax.learning.state_files import load_state, save_state, state_digest
 from lorax.network.building import import_timm
 from lorax.params import Params

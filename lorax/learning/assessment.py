@@ -12,22 +12,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lorax.data.images import Progress
 from lorax.data.perturbations import CARD, UNCHANGED, Perturbation, jpeg
 from lorax.data.reals import Reals
 from lorax.errors import StateError
-from lorax.learning.calibration import (
-    Bin,
-    answers_of,
-    calibration_error,
-    mean_loss,
-    reliability,
-    right_answers,
-    sampling_floor,
-)
+from lorax.learning.calibration import answers_of, mean_loss, right_answers
 from lorax.learning.episode import Episode, told
 from lorax.learning.folder import EpisodeFolder, damage_told
 from lorax.learning.queries import FeatureQuery
@@ -40,7 +34,18 @@ from lorax.stream import Sample, Task
 ALL = "all tasks"
 """In place of a task's name, which none can be: the test images of all tasks together."""
 
+BINS = 10
+_DRAWS = 200
 _RELIABILITY = (UNCHANGED, jpeg(75))
+
+
+@dataclass(frozen=True)
+class Bin:
+    """A tenth of the images, by their answers' confidence: its mean, the share that was right, how many there are."""
+
+    confidence: float
+    accuracy: float
+    images: int
 
 
 @dataclass(frozen=True)
@@ -245,3 +250,37 @@ def _card_rows(state: LearnerState, perturbation: str, said: Said, of: Sequence[
             calibration_error(reliability(part, true)),
             None if is_ood is None else float(is_ood[rows].double().mean()),
         )
+
+
+def reliability(answers: Tensor, right: Tensor) -> list[Bin]:
+    """Images in bins of equal size, by the confidence of the likeliest answer."""
+    confidence, guess = answers.max(dim=1)
+    hits = (guess == right).numpy()
+    return [
+        Bin(float(confidence.numpy()[rows].mean()), float(hits[rows].mean()), len(rows))
+        for rows in _bins(confidence.numpy())
+    ]
+
+
+def calibration_error(bins: Sequence[Bin]) -> float:
+    """Expected calibration error: the mean over images of |confidence - accuracy| of their bin.
+
+    Source: Guo et al., On Calibration of Modern Neural Networks (ICML 2017); bins of equal size, not width, since most
+    answers are confident (Nixon et al., Measuring Calibration in Deep Learning, CVPR workshops 2019).
+    """
+    return sum(b.images * abs(b.confidence - b.accuracy) for b in bins) / sum(b.images for b in bins)
+
+
+def sampling_floor(answers: Tensor) -> float:
+    """The calibration error that perfectly calibrated answers of these confidences would show by chance alone."""
+    confidence = np.sort(answers.max(dim=1).values.numpy())
+    random, rows = np.random.default_rng(0), _bins(confidence)
+    hits = random.random((_DRAWS, len(confidence))) < confidence
+    gaps = [len(r) * np.abs(hits[:, r].mean(axis=1) - confidence[r].mean()) for r in rows]
+    return float(np.mean(sum(gaps)) / len(confidence))
+
+
+def _bins(confidence: NDArray[np.float64]) -> list[NDArray[np.int64]]:
+    """Rows by rising confidence, in as many parts of equal size as there are bins."""
+    parts = np.array_split(np.argsort(confidence, kind="stable"), BINS)
+    return [part for part in parts if len(part)]

@@ -1,4 +1,4 @@
-"""What makes answers trustworthy, and whether they are: an answer given with 90 % should be right as often.
+"""What makes answers trustworthy: one that is given with 90 % should be right as often.
 
 An answer is one of: real (all real classes together), or one synthetic class. `answers` (N, A) below are the answers'
 probabilities, `right` (N,) the index of the right one.
@@ -11,22 +11,18 @@ docs/method.md says how all were chosen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from lorax.learning.ood import ByKind, Distance, Residual
 from lorax.learning.relatives import Relatives
 from lorax.stream import ClassTable
 
-BINS = 10
-_DRAWS = 200
 _LEAST = 1e-12
 
 
@@ -57,49 +53,6 @@ def losses(answers: Tensor, right: Tensor) -> Tensor:
 def loss_of_any(answers: Tensor) -> Tensor:
     """The same, were each answer equally likely to be the right one."""
     return -answers.clamp_min(_LEAST).log().mean()
-
-
-@dataclass(frozen=True)
-class Bin:
-    """A tenth of the images, by their answers' confidence: its mean, the share that was right, how many there are."""
-
-    confidence: float
-    accuracy: float
-    images: int
-
-
-def reliability(answers: Tensor, right: Tensor) -> list[Bin]:
-    """Images in bins of equal size, by the confidence of the likeliest answer."""
-    confidence, guess = answers.max(dim=1)
-    hits = (guess == right).numpy()
-    return [
-        Bin(float(confidence.numpy()[rows].mean()), float(hits[rows].mean()), len(rows))
-        for rows in _bins(confidence.numpy())
-    ]
-
-
-def calibration_error(bins: Sequence[Bin]) -> float:
-    """Expected calibration error: the mean over images of |confidence - accuracy| of their bin.
-
-    Source: Guo et al., On Calibration of Modern Neural Networks (ICML 2017); bins of equal size, not width, since most
-    answers are confident (Nixon et al., Measuring Calibration in Deep Learning, CVPR workshops 2019).
-    """
-    return sum(b.images * abs(b.confidence - b.accuracy) for b in bins) / sum(b.images for b in bins)
-
-
-def sampling_floor(answers: Tensor) -> float:
-    """The calibration error that perfectly calibrated answers of these confidences would show by chance alone."""
-    confidence = np.sort(answers.max(dim=1).values.numpy())
-    random, rows = np.random.default_rng(0), _bins(confidence)
-    hits = random.random((_DRAWS, len(confidence))) < confidence
-    gaps = [len(r) * np.abs(hits[:, r].mean(axis=1) - confidence[r].mean()) for r in rows]
-    return float(np.mean(sum(gaps)) / len(confidence))
-
-
-def _bins(confidence: NDArray[np.float64]) -> list[NDArray[np.int64]]:
-    """Rows by rising confidence, in as many parts of equal size as there are bins."""
-    parts = np.array_split(np.argsort(confidence, kind="stable"), BINS)
-    return [part for part in parts if len(part)]
 
 
 LEAST_PER_CLASS = 3

@@ -22,10 +22,9 @@ from lorax.errors import StateError
 from lorax.learning.batches import canonical
 from lorax.learning.episode import ReadTask
 from lorax.learning.folder import EpisodeFolder, Herded, Plan, Trained
-from lorax.learning.loading import open_network
 from lorax.learning.queries import Asker, FeatureQuery, Fetch
 from lorax.learning.settling import settled
-from lorax.learning.state import Exemplar, LearnerState
+from lorax.learning.state import Exemplar, LearnerState, open_network
 from lorax.learning.state_files import load_state, save_state, state_digest
 from lorax.learning.texture_head import CLEAN, Statistics, drawn_for, perturbed
 from lorax.network.features import FeatureCache

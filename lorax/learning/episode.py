@@ -19,17 +19,10 @@ from lorax.learning.batches import TrainingSet
 from lorax.learning.exemplars import extended_memory, hold_out, updated_memory
 from lorax.learning.folder import EpisodeFolder, Herded, Report, Trained
 from lorax.learning.launch import launch
-from lorax.learning.loading import (
-    answers_of,
-    check_backbone,
-    check_learnable,
-    check_solver,
-    open_network,
-)
 from lorax.learning.metrics import score
 from lorax.learning.queries import Asker, FeatureQuery, Fetch
 from lorax.learning.settling import settled
-from lorax.learning.state import Branch, LearnerState
+from lorax.learning.state import Branch, LearnerState, check_learnable, open_network
 from lorax.learning.state_files import load_state, save_state
 from lorax.learning.texture_head import CLEAN, with_textures
 from lorax.learning.training import Fit, OnEpoch, epoch_seed
@@ -102,9 +95,7 @@ class Episode:
         self.params = self.plan.params
         self.cache = FeatureCache(folder.features_dir)
         self._backbone, self._calibration_s = backbone, 0.0
-        check_learnable(base, self.tasks[-1])
-        check_backbone(base, self.params)
-        check_solver(base, self.params.head)
+        check_learnable(base, self.tasks[-1], self.params)
         self.task, self.held_out = hold_out(self.tasks[-1], base, self.params)
         torch.set_num_threads(self.params.run.threads)
 
@@ -206,7 +197,8 @@ class Episode:
         memory = updated_memory(
             self.base.exemplars, pool, features, self.classes, self.params.exemplars.budget, weights
         )
-        write_record(self.folder.exemplars_path, Herded(memory, time.perf_counter() - started))
+        self.herded = Herded(memory, time.perf_counter() - started)
+        write_record(self.folder.exemplars_path, self.herded)
 
     def calibrate(self) -> None:
         """Fit on held-out images what turns the network's answers into probabilities, and solve the texture's head.
@@ -238,24 +230,24 @@ class Episode:
         for task, said, said_by_base, seen in looks:
             predicted[task.name] = self.network.logits(said, seen).argmax(dim=1)
             if task is not self.tasks[-1] or task.extends:
-                before[task.name] = answers_of(self.base, said_by_base, seen)
+                before[task.name] = self.base.classes_of(said_by_base, seen)
             true[task.name] = torch.tensor(self.classes.ids(task.test))
         scores = score(predicted, before, true, self.classes)
-        herded = Herded.read(self.folder.exemplars_path)
         scoring_s = time.perf_counter() - started + self._calibration_s
         report = Report(
             **vars(scores),
             episode=self.index,
             task=self.task.name,
             curves=list(self.trained.curves),
-            seconds={**self.trained.seconds, "herd": herded.seconds, "evaluate": scoring_s},
+            seconds={**self.trained.seconds, "herd": self.herded.seconds, "evaluate": scoring_s},
             trainable_parameters=self.trained.trainable_parameters,
             lora_modules=self.trained.lora_modules,
             tested={task.name: task.digest for task in self.tasks},
         )
         write_record(self.folder.report_path, report)
         rows = (*self.base.accuracy, tuple(scores.accuracy.values()))
-        save_state(replace(self._calibrated, exemplars=herded.exemplars, accuracy=rows), self.folder.state_dir)
+        self.state = replace(self._calibrated, exemplars=self.herded.exemplars, accuracy=rows)
+        save_state(self.state, self.folder.state_dir)
 
     def look_at_tests(self, on_progress: Progress | None = None) -> tuple[Tensor, Tensor]:
         """What is said of all test images, the new task's last.
@@ -290,7 +282,7 @@ class Episode:
 
     @cached_property
     def state(self) -> LearnerState:
-        """The next learner state, as it lies in the folder once the network is scored."""
+        """The next learner state, which lies in the folder once the network is scored."""
         return load_state(self.folder.state_dir)
 
     @cached_property
@@ -318,6 +310,10 @@ class Episode:
     def trained(self) -> Trained:
         kinds = (CLEAN, *self.params.head.perturbations) if self.reads_texture else ()
         return Trained.load(self.folder.trained_dir, kinds)
+
+    @cached_property
+    def herded(self) -> Herded:
+        return Herded.read(self.folder.exemplars_path)
 
     @cached_property
     def grown(self) -> LearnerState:

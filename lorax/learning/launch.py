@@ -22,9 +22,9 @@ from lorax import errors
 from lorax.data.images import Progress
 from lorax.errors import LoraxError, ParamsError
 from lorax.learning.folder import EpisodeFolder
-from lorax.learning.loading import device_of
 from lorax.learning.queries import Fetch
 from lorax.learning.training import EpochRow, OnEpoch
+from lorax.network.network import device_of
 from lorax.storage import write_record
 from lorax.stream import Sample, Task
 

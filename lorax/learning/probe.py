@@ -23,14 +23,13 @@ from torch import Tensor
 from lorax.drafts import scratch
 from lorax.errors import StateError
 from lorax.learning.batches import TrainingSet
-from lorax.learning.loading import device_of
 from lorax.learning.queries import Asker, Fetch
 from lorax.learning.state import Branch, Exemplar, LearnerState
 from lorax.learning.training import EpochRow, Fit, epoch_seed
 from lorax.network.backbone import BackboneIdentity
 from lorax.network.building import reopen_backbone
 from lorax.network.features import FeatureCache
-from lorax.network.network import Network
+from lorax.network.network import Network, device_of
 from lorax.params import Params, TrainingParams
 from lorax.storage import canonical_json, whole_directory
 from lorax.stream import Sample

@@ -16,8 +16,8 @@ from lorax.errors import LoraxError
 from lorax.learning.episode import Episode
 from lorax.learning.folder import EpisodeFolder
 from lorax.learning.launch import Job
-from lorax.learning.loading import device_of
 from lorax.learning.training import EpochRow
+from lorax.network.network import device_of
 from lorax.network.process_group import LaunchedGroup
 from lorax.storage import read_record
 from lorax.stream import Sample

@@ -241,3 +241,8 @@ class Network(nn.Module):
             return logits
         assert texture is not None
         return self.texture_head.beside(logits, texture.to(self.device))
+
+
+def device_of(name: str) -> torch.device:
+    """The device that `run.device` names; "auto" is a GPU where there is one."""
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)

@@ -22,9 +22,8 @@ from lorax.data.images import decode
 from lorax.data.pixels import Pixels
 from lorax.errors import StateError
 from lorax.learning.calibration import Calibration
-from lorax.learning.loading import open_network
 from lorax.learning.relatives import Relatives
-from lorax.learning.state import LearnerState
+from lorax.learning.state import LearnerState, open_network
 from lorax.learning.state_files import load_state
 from lorax.network.network import Network
 from lorax.stream import ClassTable

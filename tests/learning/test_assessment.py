@@ -10,7 +10,16 @@ import torch
 
 from lorax.data.perturbations import CARD
 from lorax.errors import LayoutError
-from lorax.learning.assessment import ALL, Assessment, assess, kept_assessment, sample_of
+from lorax.learning.assessment import (
+    ALL,
+    Assessment,
+    assess,
+    calibration_error,
+    kept_assessment,
+    reliability,
+    sample_of,
+    sampling_floor,
+)
 from lorax.learning.folder import EpisodeFolder
 from lorax.learning.state_files import load_state, save_state
 from lorax.params import Params, RobustnessParams
@@ -135,3 +144,28 @@ def test_an_uncalibrated_version_is_assessed_as_far_as_it_goes(
     assert {row.unknown for row in found.card} == {None}
     assert found.reliability[0].error_after is None
     assert torch.isfinite(torch.tensor(found.reliability[0].error_before))
+
+
+def test_the_calibration_error_by_hand() -> None:
+    confident = torch.tensor([[0.9, 0.1]] * 10 + [[0.6, 0.4]] * 10, dtype=torch.double)
+    right = torch.tensor([0] * 8 + [1] * 2 + [0] * 6 + [1] * 4)  # 0.9 is right in 8 of 10, 0.6 in 6 of 10
+    bins = reliability(confident, right)
+    assert sum(b.images for b in bins) == 20
+    coarse = reliability(confident.repeat(100, 1), right.repeat(100))  # each bin holds one confidence only
+    assert calibration_error(coarse) == pytest.approx(0.1 / 2)
+
+
+def test_calibrated_answers_show_an_error_about_their_floor_and_overconfident_ones_more() -> None:
+    generator = torch.Generator().manual_seed(1)
+    confidence = torch.rand(2000, generator=generator, dtype=torch.double) / 2 + 0.5
+    answers = torch.stack([confidence, 1 - confidence], dim=1)
+    right = (torch.rand(2000, generator=generator, dtype=torch.double) > confidence).long()
+    floor = sampling_floor(answers)
+    assert 0.5 * floor < calibration_error(reliability(answers, right)) < 1.8 * floor
+    sure = torch.tensor([[0.99, 0.01]], dtype=torch.double).repeat(2000, 1)
+    assert calibration_error(reliability(sure, right)) > 5 * sampling_floor(sure)
+
+
+def test_the_floor_falls_with_the_number_of_images() -> None:
+    answers = torch.tensor([[0.7, 0.3]], dtype=torch.double)
+    assert sampling_floor(answers.repeat(50, 1)) > 2 * sampling_floor(answers.repeat(2000, 1))

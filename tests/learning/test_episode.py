@@ -19,7 +19,7 @@ from lorax.data.images import Images
 from lorax.errors import BackboneError, StateError
 from lorax.learning.episode import Episode, learn_episode
 from lorax.learning.folder import EpisodeFolder, Report
-from lorax.learning.loading import check_backbone, open_network
+from lorax.learning.state import check_learnable, open_network
 from lorax.learning.state_files import load_state, state_digest
 from lorax.network.building import import_timm
 from lorax.network.network import Network
@@ -165,10 +165,12 @@ def test_a_first_task_without_reals_is_refused(stream, params: Params, tmp_path:
         Episode.open(folder, lambda _: fakes, stream.fetch)
 
 
-def test_another_backbone_than_the_states_is_refused(learned: list[EpisodeFolder], params: Params) -> None:
+def test_another_backbone_than_the_states_is_refused(
+    learned: list[EpisodeFolder], stream: Stream, params: Params
+) -> None:
     other = params.model_copy(update={"backbone": params.backbone.model_copy(update={"crop": 32})})
     with pytest.raises(StateError, match="Branches fit one backbone only"):
-        check_backbone(load_state(learned[0].state_dir), other)
+        check_learnable(load_state(learned[0].state_dir), stream.tasks[1], other)
 
 
 def test_an_interrupted_episode_keeps_its_revision_and_takes_what_else_the_run_says(

@@ -10,9 +10,8 @@ import torch
 from lorax.errors import StateError
 from lorax.learning.episode import Episode, learn_episode
 from lorax.learning.folder import EpisodeFolder, Report
-from lorax.learning.loading import answers_of, open_network
 from lorax.learning.queries import Asker, FeatureQuery
-from lorax.learning.state import LearnerState
+from lorax.learning.state import LearnerState, open_network
 from lorax.learning.state_files import load_state, state_digest
 from lorax.params import Params
 from lorax.stream import Task
@@ -88,7 +87,7 @@ def test_it_is_compared_with_what_the_base_said_of_old_and_new_images(grown: Gro
         asker = Asker(network, episode.cache, grown.stream.fetch, grown.params.run.batch_size)
         said = asker.ask(FeatureQuery.of_centers(task.test), with_texture=True)
         merged, true = torch.tensor(before.classes.multi_real()), torch.tensor(before.classes.ids(task.test))
-        was = (merged[answers_of(before, *said)] == merged[true]).double().mean()
+        was = (merged[before.classes_of(*said)] == merged[true]).double().mean()
         paired = report.against_base[task.name]
         assert after.accuracy[2][i] - float(was) == pytest.approx((paired.only_after - paired.only_before) / 12)
 

@@ -13,7 +13,7 @@ from lorax.atlas.index import Atlas
 from lorax.atlas.searching import search
 from lorax.data.images import Images
 from lorax.learning.folder import EpisodeFolder
-from lorax.learning.loading import open_network
+from lorax.learning.state import open_network
 from lorax.learning.state_files import load_state, state_digest
 from lorax.params import Params
 from lorax.verdicts.predictor import Predictor

@@ -14,7 +14,7 @@ from PIL import Image
 from lorax.data.reals import Reals
 from lorax.learning.assessment import Assessment, assess, kept_assessment
 from lorax.learning.folder import EpisodeFolder
-from lorax.learning.loading import open_network
+from lorax.learning.state import open_network
 from lorax.learning.state_files import load_state
 from lorax.learning.unknown import SLICES
 from lorax.params import Params, RealsParams, RobustnessParams

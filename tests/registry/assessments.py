@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from lorax.learning.assessment import ALL, Assessment, CardRow, Reliability
+from lorax.learning.assessment import ALL, Assessment, Bin, CardRow, Reliability
 from lorax.learning.branch_similarity import BranchComparison, BranchNeighbours, SimilarBranch
-from lorax.learning.calibration import Bin
 from lorax.learning.relatives import Named
 from lorax.learning.unknown import FalsePositives, Foreseen, Slice
 
