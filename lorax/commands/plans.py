@@ -59,7 +59,9 @@ def asked(
         raise typer.BadParameter(f"--order {order}: expected release, name or given")
     named = tuple(level for level in levels.split("/") if level)
     if set(named) - set(_LEVELS) or (named and "generator" not in named):
-        raise typer.BadParameter(f"--levels {levels}: expected such as split/generator/class; also subject and *")
+        raise typer.BadParameter(
+            f"--levels {levels}: expected such as split/generator/class, one of them generator; also subject and *"
+        )
     quality = _QUALITY.fullmatch(recode)
     if recode and not quality:
         raise typer.BadParameter(f"--recode {recode}: expected jpeg: and a quality from 1 to 100, such as jpeg:90")

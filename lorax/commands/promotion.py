@@ -247,7 +247,7 @@ def _checkout(workspace: Workspace, commit: str) -> str:
 
 
 def _parent(champion: ModelVersion | None, registry: Registry) -> ModelVersion:
-    """The version that the champion grew from."""
+    """The version that the champion grew from, if it was champion, too."""
     if champion is None:
         raise RegistryError("there is no champion yet, so there is nothing to roll back: see 'lorax history'.")
     if champion.parent_digest is None:
@@ -258,7 +258,23 @@ def _parent(champion: ModelVersion | None, registry: Registry) -> ModelVersion:
             f"the version that version {champion.version} grew from was deleted. Choose another from 'lorax history': "
             "'lorax rollback --to VERSION --reason TEXT'."
         )
+    if parent.promoted_at is None:
+        older = next((version for version in _ancestors(parent, registry) if version.promoted_at is not None), None)
+        which = f"version {champion.version} grew from version {parent.version}, which never was champion"
+        if older is None:
+            raise RegistryError(f"{which} ({parent.reason}), nor was any before it.")
+        raise RegistryError(
+            f"{which} ({parent.reason}); the nearest before it that was is version {older.version} "
+            f"({', '.join(older.names)}): 'lorax rollback --to {older.version} --reason TEXT'."
+        )
     return parent
+
+
+def _ancestors(version: ModelVersion, registry: Registry) -> Iterator[ModelVersion]:
+    """The versions that one grew from, the nearest first, as far as they are there."""
+    while version.parent_digest and (parent := registry.find(version.parent_digest)):
+        yield parent
+        version = parent
 
 
 def _last_champion(registry: Registry) -> ModelVersion | None:

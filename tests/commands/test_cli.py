@@ -305,3 +305,16 @@ app()
     done = subprocess.run([sys.executable, script, "work"], capture_output=True, text=True, timeout=50)
     assert (done.returncode, done.stdout) == (130, "dropped\n")
     assert done.stderr.startswith("lorax: interrupted") and "Traceback" not in done.stderr
+
+
+def test_ctrl_c_while_the_command_is_being_loaded_leaves_no_traceback() -> None:
+    code = """import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+class Interrupted:  # what is imported first
+    def find_spec(self, *_): signal.raise_signal(signal.SIGINT)
+from lorax.__main__ import main
+sys.meta_path.insert(0, Interrupted())
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "lorax: interrupted.\n")
