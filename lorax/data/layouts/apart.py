@@ -93,21 +93,28 @@ def check_size(archive: Path, name: str, size: int) -> None:
         )
 
 
-def inside(root: Path, folder: Path, given: str, shown: str) -> Path | None:
-    """The file that a table names, relative to its own folder or to the root; None if there is none.
+def inside(root: Path, folders: Sequence[Path], given: str, shown: str) -> Path | None:
+    """The file that a table names; None if there is none.
+
+    Args:
+        root: the source, resolved.
+        folders: where the name may begin, resolved; the first counts that leads to a file.
+        given: the name.
+        shown: what messages call the row.
 
     Raises:
         LayoutError: it lies outside the root.
     """
-    tried = (place.resolve() / given for place in dict.fromkeys((folder, root)))
-    found = next((path for path in tried if path.is_file()), None)
+    found = next((path for path in (folder / given for folder in folders) if path.is_file()), None)
     if found is None:
         return None
     real = found.resolve()
-    if not is_within(real, root.resolve()):
+    if not is_within(real, root):
         raise LayoutError(f"{shown}: {given} lies outside {root}; only what is in there is read. Move it there.")
+    if real == found:
+        return real
     named = Path(os.path.normpath(found))  # a link's name tells more than that of what it leads to
-    return named if named.is_relative_to(root.resolve()) and named.resolve() == real else real
+    return named if named.is_relative_to(root) and named.resolve() == real else real
 
 
 def _ending(data: bytes) -> str:

@@ -53,13 +53,18 @@ class Tree:
         member = self._member(path)
         return path.read_text(encoding="utf-8-sig") if member is None else member.text()
 
-    def place(self, path: Path, given: str, number: int) -> Path | None:
-        """The file that a row of a list names as it lies; None if there is none."""
-        found = inside(self.root, path.parent, given, f"{path.name}, row {number}")
-        if found is None and self.packed:
-            tried = (Path(os.path.normpath(folder / given)) for folder in (path.parent, self.root))
-            found = next((self._resolved(one) for one in tried if self._member(one) is not None), None)
-        return found
+    def places(self, path: Path, given: Sequence[str]) -> list[Path | None]:
+        """The files that a list names as they lie, a row each; None where there is none."""
+        root, folders = self.root.resolve(), list(dict.fromkeys((path.parent.resolve(), self.root.resolve())))
+        found = [inside(root, folders, one, f"{path.name}, row {number}") for number, one in enumerate(given, 1)]
+        return [place or self._packed(path, one) for place, one in zip(found, given, strict=True)]
+
+    def _packed(self, path: Path, given: str) -> Path | None:
+        """What an archive has in place of a listed file."""
+        if not self.packed:
+            return None
+        tried = (Path(os.path.normpath(folder / given)) for folder in (path.parent, self.root))
+        return next((self._resolved(one) for one in tried if self._member(one) is not None), None)
 
     def ends(self) -> dict[str, list[str]]:
         """Every end of every image's path -> the paths that end so."""
@@ -95,12 +100,12 @@ def read_manifests(tree: Tree, files: Sequence[Path], reading: Reading, own: str
     kinds: set[str] = set()
     told: list[str] = []
     in_one_folder = len({path.parent for path in files}) == 1
-    ends = cache(tree.ends)
+    root, ends = tree.root.resolve(), cache(tree.ends)
     for path in files:
         rows, known = _opened(path, tree.text, reading)
         kinds |= {f"{kind}: column {column}" for kind, column in known.items()}
         given = [row["path"] for row in rows]
-        places = [tree.place(path, one, number) for number, one in enumerate(given, 1)]
+        places = tree.places(path, given)
         if not any(places) and any(places := _by_ends(path, given, tree.root, ends())):
             told.append(f"{path.name} names images by the ends of their paths, such as {given[0]}.")
         missing += [one for one, place in zip(given, places, strict=True) if place is None]
@@ -108,7 +113,7 @@ def read_manifests(tree: Tree, files: Sequence[Path], reading: Reading, own: str
         name = own if in_one_folder else _generator(tree.root, path) or own
         found: dict[Path, Item] = {}
         for row, place in zip(rows, places, strict=True):
-            item = place and _item(tree.root, path, row, place, labels, name)
+            item = place and _item(root, path, row, place, labels, name)
             if item:
                 _add(found, item, path, row["path"])
         labels.check()
@@ -180,7 +185,7 @@ def is_manifest(path: Path, tree: Tree, reading: Reading) -> bool:
 def _item(root: Path, path: Path, row: Mapping[str, str], file: Path, labels: Labels, own: str) -> Item | None:
     """The image of a row, None where it can't be told what it is."""
     values = Row(*(row.get(kind, "") for kind in _KINDS[1:]))
-    place = file.relative_to(root.resolve()).as_posix()
+    place = file.relative_to(root).as_posix()
     split = split_named(path.name) or split_in(f"{place.rpartition('/')[0]}/")
     return labels.item(values, file, place, place.replace("/", "-"), own, split)
 

@@ -165,7 +165,7 @@ def _image(root: Path, table: Table, value: Any, shown: str, name: str, apart: A
         return apart.file(bytes(data), name, given)
     if not given:
         raise LayoutError(f"{root}: {shown} has no image. Remove such rows.")
-    path = inside(root, table.path.parent, given, shown)
+    path = inside(root.resolve(), [table.path.parent.resolve(), root.resolve()], given, shown)
     if path is None:
         raise LayoutError(f"{shown}: {given} is neither in {table.path.parent}, nor in {root}.")
     return path, f"{name}{path.suffix}"
