@@ -40,7 +40,7 @@ _LEAST_OFTEN = timedelta(minutes=15)
 _NO_QUESTIONS = {"GIT_TERMINAL_PROMPT": "0", "GIT_SSH_COMMAND": "ssh -o BatchMode=yes -o ConnectTimeout=10"}
 
 
-_LATER = "a worker learns it within two minutes, 'lorax learn' at once"
+_LATER = "a worker learns it within two minutes ('lorax up' runs one), 'lorax learn' at once"
 
 
 def announce(workspace: Workspace, tasks: Sequence[str]) -> str:

@@ -173,11 +173,12 @@ def _by_ends(path: Path, paths: Sequence[str], root: Path, ends: Mapping[str, Se
 
 
 def is_manifest(path: Path, tree: Tree, reading: Reading) -> bool:
-    """Whether a file beside images says of them whether they are real, or by which generator."""
-    try:
-        first = next(_rows(path, tree.text), {})
-    except LayoutError:
-        return False
+    """Whether a file beside images says of them whether they are real, or by which generator.
+
+    Raises:
+        LayoutError: it can't be read.
+    """
+    first = next(_rows(path, tree.text), {})
     known = columns([*first], Reading(), path, _KINDS) | dict(reading.columns)
     return "path" in known and bool(known.keys() & {"label", "generator"})
 
@@ -209,6 +210,8 @@ def _rows(path: Path, read: Text) -> Iterator[dict[str, Any]]:
             rows = list(_frames(json.loads(text), ()))
         else:
             rows = list(_columns(text))
+    except UnicodeDecodeError as error:
+        raise LayoutError(f"{path} can't be read as a list of files: it is not in UTF-8. Save it so.") from error
     except (ValueError, RecursionError, csv.Error) as error:
         raise LayoutError(f"{path} can't be read as a list of files: {error}.") from error
     for number, row in enumerate(rows, 1):

@@ -124,7 +124,15 @@ def _listed(source: Path, found: Sequence[str], packed: _Packed, reading: Readin
 def _beside(tree: Tree, found: Sequence[str], called: re.Pattern[str], reading: Reading) -> list[Path]:
     """The lists of such a name in a tree."""
     paths = [tree.root / path for path in (*found, *tree.packed) if called.fullmatch(path)]
-    return [path for path in paths if is_manifest(path, tree, reading)]
+    return [path for path in paths if _says(path, tree, reading) is True]
+
+
+def _says(path: Path, tree: Tree, reading: Reading) -> bool | str:
+    """Whether a list tells what images are; why it can't be read, if so."""
+    try:
+        return is_manifest(path, tree, reading)
+    except LayoutError as error:
+        return str(error)
 
 
 def _lists(given: Sequence[Path]) -> list[Path]:
@@ -160,17 +168,23 @@ def _tree(
     try:
         tree = read_tree(root, images, reading, names)
     except LayoutError as error:
-        raise LayoutError(f"{error}{_lists_that_tell(source, paths)}") from error
+        raise LayoutError(f"{error}{_of_lists(source, [*paths, *packed.files], packed)}") from error
     tree = replace(tree, told=(*tree.told, *told, *_others([*paths, *packed.files], images, "are no images")))
     tree = by_lists(tree, reading.lists) if reading.lists else tree
     return _complete(_unpacked(tree, packed.images, reading, apart, progress), lenders)
 
 
-def _lists_that_tell(source: Path, found: Sequence[str]) -> str:
-    """What to say of lists that lie beside the images and are not called as those that are read unasked."""
-    lists = [source / path for path in found if path.endswith(_LISTS)][:_SHOWN]
-    telling = [str(path) for path in lists if is_manifest(path, Tree(source), Reading())]
-    return f" {listed(telling)} tells what images are: --list reads it." if telling else ""
+def _of_lists(source: Path, found: Sequence[str], packed: _Packed) -> str:
+    """What to say of lists that lie beside the images, and were not read."""
+    tree, text = Tree(_root(source), packed.files), ""
+    for path in [path for path in dict.fromkeys(found) if path.endswith(_LISTS)][:_SHOWN]:
+        says = _says(tree.root / path, tree, Reading())
+        if says is True:
+            first = f"unpack {packed.files[path].archive.name}, then " if path in packed.files else ""
+            text += f" {tree.root / path} tells what images are: {first}--list reads it."
+        elif says:
+            text += f" {says}"
+    return text
 
 
 def _is_zip(path: str) -> bool:

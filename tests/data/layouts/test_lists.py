@@ -160,3 +160,5 @@ def test_a_list_that_is_wrong_is_one_clear_error(plan: Plan, tmp_path: Path) -> 
         assert said in plan(path="in/list.csv")
     (tmp_path / "in/list.csv").write_text("path,label\na/000.png,real,more\n")
     assert "row 1 has more or fewer columns" in plan(path="in/list.csv")
+    (tmp_path / "in/metadata.csv").write_bytes("path,label,prompt\na/000.png,real,caf\u00e9\n".encode("latin-1"))
+    assert "in/metadata.csv can't be read as a list of files: it is not in UTF-8. Save it so." in plan()

@@ -15,6 +15,9 @@ def test_an_archive_may_be_the_data_set_and_lie_beside_what_it_was_unpacked_to(p
     write_tree(tmp_path / "CIFAKE", folders)
     pack(write_tree(tmp_path / "again", folders), tmp_path / "CIFAKE.zip")
     assert counts(plan(path="CIFAKE.zip")) == counts(plan(path="CIFAKE")) == {"cifake": both(3, 3)}
+    write(tmp_path / "told/train.csv", [{"path": "a/000.png", "label": "real"}])
+    pack(write_tree(tmp_path / "told", {"a": 1}), tmp_path / "told.zip")
+    assert "told/train.csv tells what images are: unpack told.zip, then --list reads it." in plan(path="told.zip")
     (tmp_path / "CIFAKE/train.zip").write_bytes(b"")
     record = plan(path="CIFAKE")
     assert counts(record) == {"cifake": both(3, 3)}
