@@ -199,7 +199,7 @@ def _batches(table: Table, names: Sequence[str], rows: int) -> Iterator[pa.Recor
 
     if table.path.suffix == ENDINGS[0]:
         with _readable(table.path):
-            file = pq.ParquetFile(table.path, pre_buffer=False, buffer_size=_BUFFER)
+            file = pq.ParquetFile(table.path, pre_buffer=False, buffer_size=_BUFFER, page_checksum_verification=True)
         with file:
             for group in range(file.num_row_groups):
                 with _readable(table.path, f"row group {group + 1} of {file.num_row_groups}"):

@@ -202,6 +202,11 @@ def test_a_broken_row_group_and_a_column_that_is_not_there_are_one_clear_error(p
     assert "is damaged: row group 2 of 3 can't be read" in " ".join(plan().split())
     path.write_bytes(data[:100])
     assert "is damaged" in plan()
+    rows = pa.Table.from_pylist([{"image": b"pixels" * 99, "label": "real"}])
+    plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+    pq.write_table(rows, path, write_page_checksum=True, **plain)
+    path.write_bytes(path.read_bytes().replace(b"pixels", b"pixelz", 1))
+    assert "row group 1 of 1 can't be read" in " ".join(plan().split())
 
 
 @pytest.mark.parametrize("empty", [{"bytes": None, "path": None}, {"bytes": None, "path": "../up.png"}])
