@@ -51,7 +51,7 @@ class Detector(nn.Module):
     def forward(self, levels: Tensor) -> Tensor:
         with torch.no_grad():
             found = traces.traces(levels)
-        tokens, front = self.backbone.read(levels, found)
+        tokens, front = self.backbone.read(traces.residuals(levels), found)
         logits: Tensor = self.head(torch.cat([self.backbone.encode(tokens), found, front], dim=1))
         return logits
 

@@ -52,7 +52,6 @@ class ResidualBackbone(SplitModel):
         mlp_ratio: hidden units of their MLP, as a multiple of the tokens' width.
     """
 
-    high_pass: Tensor
     trace_mean: Tensor
     trace_scale: Tensor
 
@@ -69,8 +68,7 @@ class ResidualBackbone(SplitModel):
         self.head_hidden_size = self.num_features = 2 * width
         self.texture_width = 2 * sum(widths) + traces.WIDTH
         self.pretrained_cfg: Mapping[str, Any] = {}  # what timm's models tell of their weights
-        self.register_buffer("high_pass", _filters(), persistent=False)
-        inputs = [len(self.high_pass), *widths[:-1]]
+        inputs = [traces.RESIDUALS, *widths[:-1]]
         self.convs = nn.ModuleList(map(Convolution, inputs, widths, strides))
         self.blocks = nn.ModuleList(Block(width, num_heads, round(mlp_ratio * width)) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
@@ -84,23 +82,24 @@ class ResidualBackbone(SplitModel):
         """Tokens (B, T, D/2), float16, and the texture: the image's traces, and what the front says of it."""
         with torch.autocast(pixels.device.type, enabled=False):
             levels = (pixels.float() * 255).round()
-            found = traces.traces(levels)
-        tokens, front = self.read(levels, found)
+            filtered = traces.residuals(levels)
+            found = traces.traces(levels, filtered)
+        tokens, front = self.read(filtered, found)
         return tokens.half(), torch.cat([found, front], dim=1)
 
-    def read(self, levels: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:
+    def read(self, filtered: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:
         """What is learned of `embed`.
 
         Args:
-            levels: (B, 3, H, W) in 0..255.
+            filtered: (B, 12, H, W), the images' residuals.
             found: (B, traces.WIDTH), the images' traces.
 
         Returns:
             Tokens (B, T, D/2), of places and then of traces, and mean and deviation of every convolution's output over
             its places.
         """
-        with torch.autocast(levels.device.type, enabled=False):
-            x = self._residuals(levels)
+        with torch.autocast(filtered.device.type, enabled=False):
+            x = (filtered / _UNIT).clamp_(-_MOST, _MOST)
         parts = []
         for conv in self.convs:
             x = conv(x)
@@ -125,11 +124,6 @@ class ResidualBackbone(SplitModel):
         for block in self.blocks:
             tokens = block(tokens)
         return _pooled(self.norm(tokens))
-
-    def _residuals(self, levels: Tensor) -> Tensor:
-        """(B, 3, H, W) in 0..255 -> (B, 12, H, W). Exact whole numbers until the last step: differences are small."""
-        levels = levels.contiguous(memory_format=torch.channels_last)
-        return (F.conv2d(levels, self.high_pass, padding=1) / _UNIT).clamp_(-_MOST, _MOST)
 
 
 class Convolution(nn.Module):
@@ -186,12 +180,6 @@ class Mlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         projected: Tensor = self.fc2(F.gelu(self.fc1(x)))
         return projected
-
-
-def _filters() -> Tensor:
-    """Each colour's filters, (12, 3, 3, 3)."""
-    bank = traces.HIGH_PASS[:, None]
-    return torch.cat([F.pad(bank, (0, 0, 0, 0, colour, 2 - colour)) for colour in range(3)])
 
 
 def _for_each(layer: nn.Linear, rows: Tensor) -> Tensor:

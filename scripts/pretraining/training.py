@@ -74,7 +74,7 @@ class Both(nn.Module):
         self.backbone = backbone
 
     def forward(self, levels: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:
-        tokens, front = self.backbone.read(levels, found)
+        tokens, front = self.backbone.read(traces.residuals(levels), found)
         return self.backbone.encode(tokens), front
 
 

@@ -15,6 +15,7 @@ from lorax.data.images import Images
 from lorax.learning.folder import EpisodeFolder
 from lorax.learning.state import open_network
 from lorax.learning.state_files import load_state, state_digest
+from lorax.network import traces
 from lorax.params import Params
 from lorax.verdicts.predictor import Predictor
 from tests.learning.conftest import Stream, learn_one
@@ -60,7 +61,7 @@ def test_an_image_smaller_than_the_crop_lies_mirrored_around_its_centre(
     samples = stream.tasks[0].test[:3]
     images = Images.load(samples, stream.fetch(samples), network.crop)
     crops = images.batch(np.arange(3), images.center()[:, 0])
-    residuals = network.backbone.model._residuals(crops.float())[:, 2]  # Laplacian: the same mirrored
+    residuals = traces.residuals(crops.float())[:, 2]  # Laplacian: the same mirrored
     top, left = (128 - 20) // 2, (128 - 18) // 2  # of the images' 20 x 18 pixels
     assert torch.equal(residuals[:, top - 5], residuals[:, top + 5])
     assert torch.equal(residuals[:, :, left - 5], residuals[:, :, left + 5])

@@ -55,14 +55,6 @@ def test_the_texture_is_traces_and_what_every_convolution_says(small: Backbone, 
     torch.testing.assert_close(texture, torch.cat([traces.traces(images[:4].float()), *expected], dim=1))
 
 
-def test_what_is_flat_leaves_no_residual_but_at_the_border(small: Backbone) -> None:
-    grey = small.model._residuals(torch.full((1, 3, 32, 32), 77.0))
-    assert not grey[..., 1:-1, 1:-1].any() and grey.abs().amax() == 3
-    step = torch.zeros(1, 3, 32, 32)
-    step[..., 16:] = 2  # two levels up, of the four that are one
-    assert small.model._residuals(step)[0, 0, 8, 15] == 0.5
-
-
 def test_branches_together_alone_and_live_say_the_same(small: Backbone, images: torch.Tensor) -> None:
     for number in range(5):
         learned_branch(small, LORA, number)
