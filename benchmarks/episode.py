@@ -82,8 +82,9 @@ def our_parts(setting: Setting, params: Params, k: int, files: TaskFiles, home: 
     names = views_of([samples[0].md5] * count, np.arange(2 * count).reshape(count, 2))
 
     def step() -> None:
-        for batch in data.batches([torch.arange(len(samples))], 0):
-            fit.step(*batch)
+        with fit.side_by_side():
+            for batch in data.batches([torch.arange(len(samples))], 0):
+                fit.step(*batch)
 
     def each_branch() -> None:
         with tempfile.TemporaryDirectory(dir=home) as empty:

@@ -35,7 +35,12 @@ def our_step(setting: Setting, branches: int, batch: int) -> Work:
     pixels = setting.images(batch)
     frozen = torch.randn(batch, (branches - 1) * network.backbone.width, device=setting.device)
     labels = torch.randint(0, branches * CLASSES, (batch,), device=setting.device)
-    return lambda: fit.step(pixels, frozen, labels)
+
+    def work() -> None:
+        with fit.side_by_side():
+            fit.step(pixels, frozen, labels)
+
+    return work
 
 
 STEPS = {"published": published_step, "ours": our_step}

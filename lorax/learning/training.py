@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,9 @@ from torch import Tensor, nn
 
 from lorax.errors import StateError
 from lorax.learning.batches import TrainingSet
+from lorax.network.features import side_by_side
 from lorax.network.network import Network, fresh_head
+from lorax.network.passes import drawing
 from lorax.network.process_group import SINGLE, ProcessGroup
 from lorax.params import RunParams, TrainingParams
 from lorax.storage import write_whole
@@ -43,6 +47,13 @@ class EpochRow:
 
 OnEpoch = Callable[[EpochRow, int], None]
 """Told each finished epoch and how many there are in all."""
+
+_OfPart = tuple[Sequence[Tensor | None], Tensor]
+"""The gradient of each parameter; and what is told of the part, as by `Fit.step`."""
+
+_PART = 8
+"""Images of a batch that a CPU takes at once, in one thread: fewer cost more, of more what they become leaves its
+cache."""
 
 
 def learning_rate(epoch: int, peak: float, training: TrainingParams) -> float:
@@ -98,6 +109,8 @@ class Fit:
         heads = [*network.head.parameters(), *self.diversity.parameters()]
         self.parameters: list[nn.Parameter] = [*self.live.parameters, *heads]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=self.peak, weight_decay=training.weight_decay)
+        self._part = _PART if network.device.type == "cpu" else training.batch_size
+        self._over: Callable[..., Iterable[_OfPart]] = map
 
     def run_epochs(self, data: TrainingSet, checkpoint: Path, on_epoch: OnEpoch | None = None) -> list[EpochRow]:
         """Train to the last epoch, from the checkpoint's if there is one; the network then has what was learned.
@@ -107,13 +120,14 @@ class Fit:
             StorageError: the disk is full; the last whole checkpoint stays.
         """
         rows = self._resume(checkpoint)
-        for epoch in range(len(rows), self.training.epochs):
-            rows.append(self._epoch(data, epoch))
-            self.group.check_equal(self.parameters)
-            if self.group.is_main:
-                self._save(checkpoint, rows)
-            if on_epoch and self.group.is_main:
-                on_epoch(rows[-1], self.training.epochs)
+        with self.side_by_side():
+            for epoch in range(len(rows), self.training.epochs):
+                rows.append(self._epoch(data, epoch))
+                self.group.check_equal(self.parameters)
+                if self.group.is_main:
+                    self._save(checkpoint, rows)
+                if on_epoch and self.group.is_main:
+                    on_epoch(rows[-1], self.training.epochs)
         self.network.backbone.keep_branch(self.newest, self.live)
         self.network.requires_grad_(False)
         return rows
@@ -156,24 +170,48 @@ class Fit:
         """
         whole = whole or len(labels)
         self.optimizer.zero_grad(set_to_none=True)
-        found = self._backward(pixels, frozen, labels, whole) if len(labels) else torch.zeros(3, dtype=torch.float64)
+        told = torch.zeros(3, dtype=torch.float64, device=self.network.device)
+        if len(labels):
+            told = self._take_gradient(pixels, frozen, labels, whole)
         if self.group.size > 1:
             for parameter in self.parameters:
                 parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             self.group.all_reduce([p.grad for p in self.parameters if p.grad is not None])
         self.optimizer.step()
-        return found.to(self.network.device)
+        return told
 
-    def _backward(self, pixels: Tensor, frozen: Tensor, labels: Tensor, whole: int) -> Tensor:
-        newest = self.network.live_feature(self.live, pixels)  # (B, D)
+    @contextmanager
+    def side_by_side(self) -> Iterator[None]:
+        """While the block runs, each of torch's threads takes parts of a batch, in place of parts of each operation.
+
+        Most operations are too short to be shared. What is drawn and added up does not depend on who does it.
+        """
+        parts = -(-self.training.batch_size // self._part)
+        with side_by_side(self.network.device, parts) as self._over:
+            yield
+        self._over = map
+
+    def _take_gradient(self, pixels: Tensor, frozen: Tensor, labels: Tensor, whole: int) -> Tensor:
+        parts = (tensor.split(self._part) for tensor in (pixels, frozen, labels))
+        seeds = torch.randint(2**62, (-(-len(labels) // self._part),)).tolist()
+        found = list(self._over(partial(self._of_part, whole), seeds, *parts))
+        for parameter, *gradients in zip(self.parameters, *(of_part for of_part, _ in found), strict=True):
+            there = [gradient for gradient in gradients if gradient is not None]
+            parameter.grad = sum(there[1:], there[0]) if there else None
+        return torch.stack([told for _, told in found]).sum(0)
+
+    def _of_part(self, whole: int, seed: int, pixels: Tensor, frozen: Tensor, labels: Tensor) -> _OfPart:
+        with drawing(seed):
+            newest = self.network.live_feature(self.live, pixels)  # (B, D)
         logits = self.network.head(torch.cat([frozen, newest], dim=1))  # (B, C)
         loss = F.cross_entropy(logits, labels, reduction="sum")
         diversity = torch.zeros((), device=self.network.device)
         if self.has_others:
             diversity = F.cross_entropy(self.diversity(newest), self.among_own[labels], reduction="sum")
-        ((loss + self.training.diversity_weight * diversity) / whole).backward()
+        summed = (loss + self.training.diversity_weight * diversity) / whole
+        gradient = torch.autograd.grad(summed, self.parameters, allow_unused=True)
         right = (logits.detach().argmax(dim=1) == labels).sum()
-        return torch.stack([loss.detach().double(), diversity.detach().double(), right.double()]) / whole
+        return gradient, torch.stack([loss.detach().double(), diversity.detach().double(), right.double()]) / whole
 
     def _tensors(self) -> dict[str, Tensor]:
         """Everything that training changes, by name; the same tensors, not copies."""

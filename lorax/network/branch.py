@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from lorax.errors import BackboneError
-from lorax.network.passes import encode
+from lorax.network.passes import encode, random_source
 from lorax.params import LoraParams
 
 _ADAPTER = "default"
@@ -83,7 +83,7 @@ class Dropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or x.device.type != "cpu":
             return nn.functional.dropout(x, self.p, self.training)
-        words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+        words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None, generator=random_source())
         stays = words.view(torch.int16)[: x.numel()].view(x.shape) >= self._cut - 2**15
         return x * stays.to(x.dtype).mul_(2**16 / (2**16 - self._cut))
 

@@ -323,13 +323,14 @@ def _batches(lacking: NDArray[np.bool_], batch_size: int) -> Iterator[tuple[NDAr
 
 
 @contextmanager
-def side_by_side(device: torch.device) -> Iterator[Callable[..., Iterable[Any]]]:
-    """A `map` whose calls, on a CPU, run in as many threads as torch has, each of which computes alone."""
+def side_by_side(device: torch.device, most: int | None = None) -> Iterator[Callable[..., Iterable[Any]]]:
+    """A `map` whose calls, on a CPU, share torch's threads: each runs in one, or in more where `most` are fewer."""
     if device.type != "cpu":
         yield map
         return
     threads = torch.get_num_threads()
-    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    workers = min(threads, most or threads)
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,))
     try:
         yield pool.map
     finally:

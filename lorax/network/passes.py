@@ -99,12 +99,28 @@ def encode(model: Any, tokens: Tensor) -> Tensor:
 
 
 class _Active(threading.local):
-    """What this thread's pass applies; another thread may be in a pass over other branches."""
+    """What this thread's pass applies, and draws from; another thread may be in another pass."""
 
     weights: Mapping[str, Tensor] = MappingProxyType({})
+    generator: torch.Generator | None = None
 
 
 _active = _Active()
+
+
+@contextmanager
+def drawing(seed: int) -> Iterator[None]:
+    """While the block runs, what this thread draws on a CPU follows from the seed alone."""
+    _active.generator = torch.Generator().manual_seed(seed)
+    try:
+        yield
+    finally:
+        _active.generator = None
+
+
+def random_source() -> torch.Generator | None:
+    """What this thread is to draw from on a CPU; None: torch's own."""
+    return _active.generator
 
 
 def make_stackable(linears: Mapping[str, nn.Linear]) -> None:

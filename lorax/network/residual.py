@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lorax.network import traces
-from lorax.network.passes import SplitModel
+from lorax.network.passes import SplitModel, random_source
 
 NAME = "lorax_residual"
 """By which timm builds it, once `import_timm` of lorax.network.backbone was called."""
@@ -115,7 +115,7 @@ class ResidualBackbone(SplitModel):
         side = math.isqrt(places.shape[1])
         if side**2 != places.shape[1] or side < _LEAST_HALVED:
             return tokens
-        top, left = torch.randint(side - side // 2 + 1, (2,)).tolist()
+        top, left = torch.randint(side - side // 2 + 1, (2,), generator=random_source()).tolist()
         grid = places.unflatten(1, (side, side))[:, top : top + side // 2, left : left + side // 2]
         return torch.cat([grid.flatten(1, 2), of_traces], dim=1)
 

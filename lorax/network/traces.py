@@ -82,9 +82,9 @@ def split(found: Tensor) -> tuple[Tensor, Tensor]:
 def spectrum(pixels: Tensor) -> Tensor:
     """Log of the residual's mean power by frequency, of luma and both chroma: (B, 3·81).
 
-    Frequencies (y, x) run from 0 to half a cycle a pixel each; (y, x) and (-y, x) are averaged. Then the power is the sum
-    of the squares of four real transforms, cosine or sine along y and along x: products of matrices, which take half of
-    the time of Fourier's.
+    Frequencies (y, x) run from 0 to half a cycle a pixel each; (y, x) and (-y, x) are averaged. So the power is the sum
+    of the squares of four real transforms, cosine or sine along y and along x: products of matrices, which take half
+    the time of a fast Fourier transform.
     """
     waves = _WAVES.to(pixels.device)
     mix = _LUMA_CHROMA.to(pixels.device) / 9  # the residual is what a pixel differs by from the mean of the nine around
@@ -127,7 +127,7 @@ def _bank() -> Tensor:
 
 
 def _around(pixels: Tensor) -> Tensor:
-    """The sum of the nine pixels around each, mirrored at the border: (B, 3, H, W). In a fifth of a convolution's time."""
+    """The sum of the nine pixels around each, mirrored at the border: (B, 3, H, W). Convolving is five times slower."""
     padded = F.pad(pixels, (1, 1, 1, 1), mode="reflect")
     lines = padded[:, :, :-2] + padded[:, :, 1:-1] + padded[:, :, 2:]
     return lines[..., :-2] + lines[..., 1:-1] + lines[..., 2:]

@@ -85,6 +85,19 @@ def test_training_moves_the_newest_branch(stream, params: Params, tmp_path: Path
     assert all(row.images_per_s > 0 and 0 <= row.train_accuracy <= 1 for row in rows)
 
 
+def test_one_thread_and_several_learn_the_same(stream, params: Params, tmp_path: Path) -> None:
+    training = params.training.model_copy(update={"batch_size": 30, "epochs": 1})  # four parts, the last one smaller
+    results, threads = [], torch.get_num_threads()
+    for number in (1, 3):
+        torch.set_num_threads(number)
+        fit, data = _fit(stream, params.model_copy(update={"training": training}), tmp_path)
+        fit.run_epochs(data, tmp_path / f"{number}.safetensors")
+        assert torch.get_num_threads() == number
+        results.append(_result(fit))
+    torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
 def test_a_checkpoint_of_another_fit_is_refused(stream, params: Params, tmp_path: Path) -> None:
     (tmp_path / "checkpoint.safetensors").write_bytes(b"not a checkpoint")
     fit, data = _fit(stream, params, tmp_path)
