@@ -82,7 +82,7 @@ class Tree:
         return self.root.resolve() / path.relative_to(self.root)
 
 
-def read_manifests(tree: Tree, files: Sequence[Path], reading: Reading, own: str) -> Found:
+def read_manifests(tree: Tree, files: Sequence[Path], reading: Reading, own: str, problem: str = "") -> Found:
     """The images that lists name.
 
     Args:
@@ -91,6 +91,7 @@ def read_manifests(tree: Tree, files: Sequence[Path], reading: Reading, own: str
         reading: as it was asked for.
         own: the generator's name where no column has it; of lists in several folders that of the nearest folder that
             is no split.
+        problem: why images may be missing, for the error.
 
     Raises:
         LayoutError: a list is damaged, names what is not there or names it twice, or can't be understood.
@@ -124,7 +125,7 @@ def read_manifests(tree: Tree, files: Sequence[Path], reading: Reading, own: str
         lists = files[0].name if len(files) == 1 else f"{len(files)} lists"
         raise LayoutError(
             f"{len(missing):,} files of {lists} are neither below {tree.root} nor beside the list: "
-            f"{some(missing, _SHOWN)}. Fetch them, or take them off the list."
+            f"{some(missing, _SHOWN)}. Fetch them, or take them off the list.{problem and f' {problem}'}"
         )
     shown = f"{len(files)} list{'s' * (len(files) > 1)} of files ({'; '.join(sorted(kinds))})"
     return Found(shown, tuple(items.values()), tuple(told))

@@ -32,10 +32,11 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class _Packed:
-    """What archives hold: path in the tree -> file of an archive; and what is to be told of them."""
+    """What archives hold: path in the tree -> file of an archive; what to tell of them; why they can't be read."""
 
     files: Mapping[str, zips.Member]
     told: Sequence[str] = ()
+    problem: str = ""
 
     @property
     def images(self) -> dict[str, zips.Member]:
@@ -71,6 +72,7 @@ def read_source(source: Path, task: str, reading: Reading, apart: Apart, progres
         raise LayoutError(f"{source} was taken for {read.taken_for}, of which --levels tells nothing: leave it out.")
     lenders = [Path(real) for real in reading.real if _lends(real, [*filter(is_image, found), *packed.images])]
     _check_reals(reading, read, lenders)
+    read = replace(read, told=(*read.told, *packed.told))
     return _with_complaint(_complete(_unpacked(read, packed.images, reading, apart, progress), lenders), complaint)
 
 
@@ -91,11 +93,14 @@ def _held(
 def _packed(source: Path, found: Sequence[str]) -> _Packed:
     """What the archives of a source hold."""
     archives = {path.rpartition(".")[0]: source / path for path in found if _is_zip(path)}
-    return (
-        _Packed(*zips.members(_root(source), archives if source.is_dir() else {"": source}))
-        if archives
-        else _Packed({})
-    )
+    try:
+        return (
+            _Packed(*zips.members(_root(source), archives if source.is_dir() else {"": source}))
+            if archives
+            else _Packed({})
+        )
+    except LayoutError as error:  # of no matter where a list names no image in there
+        return _Packed({}, problem=str(error))
 
 
 def _root(source: Path) -> Path:
@@ -108,10 +113,10 @@ def _listed(source: Path, found: Sequence[str], packed: _Packed, reading: Readin
     is_tree = source.is_dir() or _is_zip(source.name)
     tree = Tree(_root(source) if is_tree else source.parent, packed.files)
     if reading.manifests:
-        return read_manifests(tree, _lists(reading.manifests), reading, own)
+        return read_manifests(tree, _lists(reading.manifests), reading, own, packed.problem)
     if is_tree:
         lists = next(filter(None, (_beside(tree, found, called, reading) for called in _METADATA)), [])
-        return read_manifests(tree, lists, reading, own) if lists else None
+        return read_manifests(tree, lists, reading, own, packed.problem) if lists else None
     if not source.name.endswith(manifest.ENDINGS):
         raise LayoutError(
             f"{source} is no list of files ({', '.join(manifest.ENDINGS)}) and holds no images that are read "
@@ -150,6 +155,8 @@ def _tree(
     source: Path, found: Sequence[str], packed: _Packed, complaint: str, task: str, reading: Reading, apart: Apart,
     progress: Progress | None,
 ) -> Found:  # fmt: skip
+    if packed.problem:
+        raise LayoutError(packed.problem)
     root, told = _root(source), packed.told
     paths = [*(path for path in found if not _is_zip(path)), *packed.images]
     images = [path for path in paths if is_image(path)]

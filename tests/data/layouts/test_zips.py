@@ -79,6 +79,13 @@ def test_a_list_in_an_archive_is_read_as_one_beside_its_images(plan: Plan, tmp_p
     assert counts(plan(path=f"again/{top}")) == counts(record)
     write(tmp_path / "again" / top / name, [*rows, {**rows[0], "file_name": "test/012.png"}])
     assert f"1 files of {name} are neither below" in plan(path=f"again/{top}")
+    (tmp_path / "again" / top / "test.zip").write_bytes(b"PK")
+    said = plan(path=f"again/{top}")
+    assert f"25 files of {name} are neither below" in said and "test.zip is damaged, or one part of several" in said
+    write(tmp_path / "again" / top / name, rows)
+    write_tree(tmp_path / "again" / top, dict.fromkeys(("train", "test"), 12))
+    (tmp_path / "again" / top / "other.zip").write_bytes(b"PK")
+    assert counts(plan(path=f"again/{top}")) == counts(record), "which names nothing in there"
 
 
 @pytest.mark.parametrize("at", [0.3, 0.8])
