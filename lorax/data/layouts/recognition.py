@@ -92,13 +92,12 @@ def _held(
 
 def _packed(source: Path, found: Sequence[str]) -> _Packed:
     """What the archives of a source hold."""
-    archives = {path.rpartition(".")[0]: source / path for path in found if _is_zip(path)}
+    if source.is_dir():
+        archives = {path.rpartition(".")[0]: source / path for path in found if _is_zip(path)}
+    else:
+        archives = {"": source} if _is_zip(source.name) else {}
     try:
-        return (
-            _Packed(*zips.members(_root(source), archives if source.is_dir() else {"": source}))
-            if archives
-            else _Packed({})
-        )
+        return _Packed(*zips.members(_root(source), archives))
     except LayoutError as error:  # of no matter where a list names no image in there
         return _Packed({}, problem=str(error))
 
