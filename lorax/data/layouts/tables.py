@@ -16,7 +16,7 @@ from lorax.data.images import Progress
 from lorax.data.layouts.apart import Apart, inside
 from lorax.data.layouts.items import Found, Item, Reading
 from lorax.data.layouts.records import Labels, Row, columns, path_names, text_of, told_by_path
-from lorax.data.layouts.words import listed, split_of
+from lorax.data.layouts.words import listed, split_in
 from lorax.errors import LayoutError
 
 if TYPE_CHECKING:
@@ -75,9 +75,9 @@ def read_tables(
 
 def _unread(tables: Sequence[Table], reading: Reading) -> tuple[str, ...]:
     """What to say where names of files may be those of generators, and are not asked for."""
-    names = {path_names(table.shown)[-1] for table in tables if "generator" not in table.columns}
-    names = {name for name in names if name and not split_of(name)}
-    if reading.levels or len(names) < 2:
+    unsaid = [table.shown for table in tables if "generator" not in table.columns and not split_in(table.shown)]
+    names = {path_names(shown)[-1] for shown in unsaid}
+    if reading.levels or len({name.rstrip("0123456789") for name in names}) < 2:  # part-1, part-2
         return ()
     levels = "*/" * (len(path_names(tables[0].shown)) - 1) + "generator"
     return (f"no column tells generators. If the files' names do, {listed(names)}: --levels '{levels}'.",)

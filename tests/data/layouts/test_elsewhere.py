@@ -79,6 +79,9 @@ def test_opensdi_calls_its_files_by_their_generators(plan: Plan, tmp_path: Path)
     ]
     found = totals(plan("--split", "0.5", "--levels", "*/generator"))
     assert {name: n["1_fake"] for name, n in found.items()} == {"sd2": 15, "sd-3": 15, "flux": 15}
+    parts = {"part1": rows[:30], "part2": rows[30:]}
+    shared(tmp_path / "parts", parts, {"key": "string", "image": "image", "label": ("real", "fake")})
+    assert plan("--split", "0.5", path="parts")["told"] == []
     assert "'data' is no split" in plan("--levels", "split/generator")
     assert "have no class by their path; expected generator, split, *" in plan("--levels", "class/generator")
 

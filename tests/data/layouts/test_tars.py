@@ -55,6 +55,10 @@ def test_semi_truths_and_classes_in_members_of_their_own(plan: Plan, tmp_path: P
     real = write_tree(tmp_path / "real", {".": 30})
     found = totals(plan("--real", str(real), "--split", "0.5", "--task", "semi-truths"))
     assert found == {"semi-truths": {"0_real": 30, "1_fake": 16}}
+    for name in ("flux", "sd-3"):
+        shards(tmp_path / "by", f"{name}_%03d.tar", [{"__key__": f"{n}", "png": image()} for n in range(8)], most=5)
+    found = totals(plan("--real", str(real), "--split", "0.5", "--levels", "generator", path="by"))
+    assert {name: n["1_fake"] for name, n in found.items()} == {"flux": 8, "sd-3": 8}
     for split in ("train", "test"):
         samples = [{"__key__": f"of/{split}/{n}", "jpg": image("jpg"), "cls": n % 2} for n in range(8)]
         shards(tmp_path / "cls", f"{split}-%d.tar", samples)
