@@ -62,7 +62,12 @@ def _item(
     images = [ending for ending in members if is_image(f"x.{ending}")]
     if len(images) != 1:
         raise LayoutError(
-            f"{labels.place}: sample {shown} has {len(images)} images ({', '.join(members)}); expected one in each."
+            f"{labels.place}: sample {shown} has {len(images)} images ({', '.join(members)}); expected one in each. "
+            "If it is a folder that was packed, unpack it."
+        )
+    if not (row.label or row.generator) and any(map(class_of, name.split("/"))):  # else all would be synthetic
+        raise LayoutError(
+            f"{labels.place} is a folder that was packed, with {shown}, and no WebDataset: unpack it, and land that."
         )
     plain = labels.item(row, labels.place, shown, "", own, split)
     wanted = labels.reading.generators

@@ -74,6 +74,7 @@ def test_an_archive_that_is_wrong_is_one_clear_error(plan: Plan, tmp_path: Path)
         "has two images under one name, a": [*sample("a", label="fake"), *sample("b", label="real"),
                                              *sample("a", label="fake")],
         "has 0 images (json); expected one": [("a.json", b"{}")],
+        "is a folder that was packed, with train.tar, x/real/a, and no WebDataset": [("x/real/a.png", image())],
         "what is said of a can't be read": [("a.png", image()), ("a.json", b"{")],
     }  # fmt: skip
     for said, members in cases.items():
