@@ -60,10 +60,8 @@ def episode(workspace_root: str, parent: str, task: str, index: int, base: str |
 @step("track scenario")
 def track(root: str, name: str, homes: list[str]) -> dict[str, Any]:
     """Write work/scenario/ and MLflow's run; returns what was measured."""
-    workspace, folders = Workspace(Path(root)), [EpisodeFolder(Path(home)) for home in homes]
-    reports = [Report.read(folder.report_path) for folder in folders]
-    files = save_scenario(workspace.work_dir / "scenario", load_state(folders[-1].state_dir), reports)
-    return {"scenario": name} | _tracked(workspace, name, homes, files)
+    workspace = Workspace(Path(root))
+    return {"scenario": name} | _tracked(workspace, name, homes, workspace.work_dir / "scenario")
 
 
 @step("track orders")
@@ -95,16 +93,16 @@ def _learned(workspace: Workspace, name: str, orders: Sequence[Sequence[str]], p
     return learned
 
 
-def _tracked(workspace: Workspace, name: str, homes: Sequence[str], files: Sequence[Path] = ()) -> dict[str, Any]:
-    """What episodes came to, once it is in a run of MLflow's with some files."""
-    folders = [EpisodeFolder(Path(home)) for home in homes]
-    state_dir, reports = folders[-1].state_dir, [Report.read(folder.report_path) for folder in folders]
-    registry, commit = registry_of_server(workspace, folders[-1].plan().params), versions.revision(workspace).commit
-    state = load_state(state_dir)
+def _tracked(workspace: Workspace, name: str, homes: Sequence[str], folder: Path | None = None) -> dict[str, Any]:
+    """What episodes came to, once it is in a run of MLflow's, and in a folder, if one is given."""
+    last = EpisodeFolder(Path(homes[-1]))
+    state, reports = load_state(last.state_dir), [Report.read(EpisodeFolder(Path(home)).report_path) for home in homes]
+    files = save_scenario(folder, state, reports) if folder else ()
+    registry, commit = registry_of_server(workspace, last.plan().params), versions.revision(workspace).commit
     return {
         "tasks": state.names,
         "rows": [list(row) for row in state.accuracy],
         "metrics": metrics.summary(state.accuracy),
-        "state": str(state_dir),
-        "run_id": registry.track_scenario(name, state_dir, reports, git_commit=commit, files=files),
+        "state": str(last.state_dir),
+        "run_id": registry.track_scenario(name, state, reports, git_commit=commit, files=files),
     }

@@ -144,7 +144,7 @@ class _Withdrawal:
 
     def beyond(self, champion: ModelVersion) -> tuple[ModelVersion | None, list[str]]:
         """The newest version before the champion learned the task, and what it has learned since, less that."""
-        base = withdrawal.base_without(self.registry, champion, self.task)
+        base = self.registry.base_without(champion, self.task)
         known = base.names if base else []
         return base, [name for name in champion.names if name not in (*known, self.task)]
 
@@ -177,7 +177,7 @@ class _Withdrawal:
 
     def move_past(self, champion: ModelVersion, homes: list[EpisodeFolder]) -> list[int]:
         """Make versions of what episodes left, and the last of it champion; returns them."""
-        base, numbers = withdrawal.base_without(self.registry, champion, self.task), list[int]()
+        base, numbers = self.registry.base_without(champion, self.task), list[int]()
         candidates = [steps.candidate_in(home) for home in homes]
         withdrawal.check_gate(self.registry, candidates, self.params.gate, self.task)
         for home in homes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -306,13 +306,12 @@ class Params(_Section):
         return self.model_dump(mode="json", include=names)
 
 
-def load_params(path: Path, *, preset: str | None = None, overrides: Iterable[str] = ()) -> Params:
-    """Read params.yaml, lay a preset over it, then `section.key=value` overrides.
+def load_params(path: Path, *, preset: str | None = None) -> Params:
+    """Read params.yaml, and lay a preset over it.
 
     Args:
         path: the workspace's params.yaml; its `presets` section maps a preset's name to partial sections.
         preset: name of a preset of that file, or None.
-        overrides: `section.key=value` texts; the value is read as YAML.
 
     Raises:
         ParamsError: unreadable file, unknown preset, unknown key, or a value that the schema refuses.
@@ -321,8 +320,6 @@ def load_params(path: Path, *, preset: str | None = None, overrides: Iterable[st
     presets = raw.pop("presets", None) or {}
     if preset is not None:
         raw = _merged(raw, _preset(path, presets, preset))
-    for text in overrides:
-        raw = _merged(raw, _parse_override(text))
     try:
         return Params.model_validate({name: {} if values is None else values for name, values in raw.items()})
     except ValidationError as error:
@@ -350,18 +347,6 @@ def _read(path: Path) -> dict[Any, Any]:
     if not isinstance(raw, dict):
         raise ParamsError(f"{path} holds {type(raw).__name__}; expected sections such as 'training:'.")
     return raw
-
-
-def _parse_override(text: str) -> dict[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals or "." not in key:
-        raise ParamsError(f"override {text!r} is not understood: expected section.key=value, as in training.epochs=2.")
-    section, _, name = key.partition(".")
-    try:
-        return {section: {name: yaml.safe_load(value)}}
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
-        why = printable(" ".join(str(error).split()))
-        raise ParamsError(f"override {text!r} has a value that can't be read as YAML: {why}.") from error
 
 
 def _merged(base: Mapping[Any, Any], over: Mapping[Any, Any]) -> dict[Any, Any]:

@@ -6,8 +6,8 @@ read. Nothing here imports Prefect.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from random import Random
 
@@ -212,15 +212,13 @@ def _allowed(tasks: Sequence[str], before: Mapping[str, set[str]]) -> list[str]:
     return order
 
 
-@contextmanager
-def one_at_a_time(workspace: Workspace, on_wait: Callable[[], None]) -> Iterator[None]:
+def one_at_a_time(workspace: Workspace, on_wait: Callable[[], None]) -> AbstractContextManager[None]:
     """Hold the workspace's learning lock; the kernel lets go of it when its holder dies, however it dies.
 
     Args:
         on_wait: called if another process holds it, before waiting.
     """
-    with locked(workspace.learning_lock_path, on_wait):
-        yield
+    return locked(workspace.learning_lock_path, on_wait)
 
 
 def _registry_uri(workspace: Workspace, params: Params, server: Service) -> str:

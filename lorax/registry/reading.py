@@ -50,8 +50,7 @@ class RegisteredModel(Store):
                 f"the champion does not know task {task!r}, so there is nothing to learn anew; it knows "
                 f"{', '.join(known) or 'nothing yet'}. A task that is held: 'lorax release {task}'."
             )
-        line = ancestors(champion, self.versions())
-        found = next((v for v in line if task not in v.names), None)
+        found = self.base_without(champion, task)
         if found is None:
             why = "it was learned first" if known[0] == task else "the versions before it are gone"
             raise RegistryError(
@@ -59,6 +58,10 @@ class RegisteredModel(Store):
                 "this model, which is served meanwhile: set another registry.model in params.yaml, then 'lorax learn'."
             )
         return found
+
+    def base_without(self, champion: ModelVersion, task: str) -> ModelVersion | None:
+        """The newest version that a champion descends from and that does not know a task; None where none is left."""
+        return next((v for v in ancestors(champion, self.versions()) if task not in v.names), None)
 
     def waiting(self) -> ModelVersion | None:
         """The challenger that passed the gate and waits for a person's approval."""

@@ -17,6 +17,7 @@ from lorax.registry.versions import ModelVersion
 
 if TYPE_CHECKING:  # these import torch, which a look-up can do without
     from lorax.learning.folder import Report
+    from lorax.learning.state import LearnerState
     from lorax.registry.candidate import Candidate
 
 
@@ -209,7 +210,7 @@ class Registry(RegisteredModel):
     def track_scenario(
         self,
         scenario: str,
-        state_dir: Path,
+        state: LearnerState,
         reports: Sequence[Report],
         *,
         git_commit: str | None = None,
@@ -219,7 +220,7 @@ class Registry(RegisteredModel):
 
         Args:
             scenario: its name.
-            state_dir: the learner state after the last episode.
+            state: after the last episode.
             reports: one per episode, in order.
             git_commit: commit of the workspace, or None.
             files: further files to keep with the run.
@@ -227,10 +228,8 @@ class Registry(RegisteredModel):
         Returns:
             The run's id.
         """
-        from lorax.learning.state_files import load_state
         from lorax.registry.candidate import check_fits
 
-        state = load_state(state_dir)
         check_fits(state, reports[-1])
         with self.changing(f"track scenario {scenario!r}"):
             experiment = tracking.experiment_id(

@@ -25,12 +25,6 @@ from lorax.registry.versions import OUTCOME_TAG, REASON_TAG, ModelVersion
 from lorax.stream import PinnedTask
 
 
-def base_without(registry: Registry, champion: ModelVersion, task: str) -> ModelVersion | None:
-    """The newest version that the champion descends from and that does not know a task; None where none is left."""
-    line = ancestors(champion, registry.versions())
-    return next((version for version in line if task not in version.names), None)
-
-
 def check_gate(registry: Registry, candidates: Sequence[Candidate], gate: GateParams, task: str) -> None:
     """See that the gate will refuse none of the candidates, each of which grew from the one before it.
 

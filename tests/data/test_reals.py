@@ -79,9 +79,11 @@ def test_a_folder_that_nothing_pins_is_told(shared_landed_workspace: Workspace) 
 
 
 @pytest.mark.parametrize("path", ["data", "data/alpha", "work/x", "/tmp", "../photographs", "."])
-def test_only_a_folder_of_its_own_may_be_named(path: str) -> None:
-    template = Path(__file__).parents[2] / "lorax" / "templates" / "params.yaml"
+def test_only_a_folder_of_its_own_may_be_named(path: str, tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text(f"reals: {{path: {path}}}\n")
     with pytest.raises(ParamsError, match=r"reals.path: .*expected a folder of the workspace"):
-        load_params(template, overrides=[f"reals.path={path}"])
+        load_params(file)
+    file.write_text("gate: {false_positives: 0.02}\n")
     with pytest.raises(ParamsError, match=r"name their folder in reals\.path"):
-        load_params(template, overrides=["gate.false_positives=0.02"])
+        load_params(file)

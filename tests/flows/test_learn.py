@@ -108,7 +108,8 @@ def learned_by_plain_functions(workspace: Workspace, folder: Path, names: tuple[
     base, read_task = None, partial(versions.read_task, workspace)
     for name in names:
         epochs = EPOCHS if name == TASKS[2] else 2
-        params = load_params(workspace.params_path, overrides=[f"training.epochs={epochs}"])
+        params = load_params(workspace.params_path)
+        params = params.model_copy(update={"training": params.training.model_copy(update={"epochs": epochs})})
         plan = Plan.of(base, read_task(name), params, revision_at(workspace, name))
         home = EpisodeFolder.open(folder, plan)
         learn_episode(Episode.open(home, read_task, partial(versions.fetch, workspace)))

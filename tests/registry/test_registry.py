@@ -336,7 +336,7 @@ def test_a_deleted_experiment_is_told_before_anything_is_learned_with_the_comman
 ) -> None:
     assert registry.settle() is None
     enter(registry, stream[0])
-    registry.track_scenario("demo", stream[0].state_dir, [stream[0].report])
+    registry.track_scenario("demo", load_state(stream[0].state_dir), [stream[0].report])
     for name, ask in ((registry.name, registry.settle), (f"{registry.name}-scenarios", registry.check_scenarios)):
         experiment = registry.client.get_experiment_by_name(name)
         assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
@@ -439,7 +439,7 @@ def test_a_scenario_is_tracked_and_touches_no_model(registry: Registry, stream: 
     extra = tmp_path / "metrics.json"
     extra.write_text("{}")
     reports = [episode.report for episode in stream]
-    run_id = registry.track_scenario("demo", stream[-1].state_dir, reports, files=[extra])
+    run_id = registry.track_scenario("demo", load_state(stream[-1].state_dir), reports, files=[extra])
     (run,) = runs(registry, "scenario", f"{registry.name}-scenarios")
     assert run.info.run_id == run_id
     assert [step for step, _ in curves(registry, run)["accuracy/alpha"]] == [0, 1, 2]

@@ -23,8 +23,8 @@ def test_the_champion_moves_once_and_what_it_knew_beyond_is_told_apart(
     for episode in stream:
         enter(registry, episode)
     champion, beta = registry.version(3), PinnedTask("beta", stream[1].task.digest)
-    base = withdrawal.base_without(registry, champion, "beta")
-    assert (base and base.version, withdrawal.base_without(registry, champion, "alpha")) == (1, None)
+    base = registry.base_without(champion, "beta")
+    assert (base and base.version, registry.base_without(champion, "alpha")) == (1, None)
     candidate = open_candidate(other_second.state_dir, other_second.report, None, None)
     high = OPEN.model_copy(update={"attribution_floor": 1.0})
     before = registry.journal()
