@@ -11,7 +11,7 @@ docs/method.md says how all were chosen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lorax.learning.ood import ByKind, Distance, Residual
+from lorax.learning.ood import ByKind, Distance, Residual, as_if_new
 from lorax.learning.relatives import Relatives
 from lorax.stream import ClassTable
 
@@ -103,12 +103,12 @@ class Calibration:
         """
         temperature, bias = fit_probabilities(logits, ids, classes)
         folds = folds_of(ids)
+        relatives = Relatives.fit(_probabilities_as_if_new(logits, ids, classes, folds), ids, classes, set_error)
         kinds = right_answers(ids, classes) if residual else ids
         fit = residual.measured if residual else Distance.fit
         squared = as_if_new(textures, kinds, folds, fit)
         unit = max(float(squared.median()), _TINY)
         scores = (squared / unit).sort().values
-        relatives = Relatives.fit(_probabilities_as_if_new(logits, ids, classes, folds), ids, classes, set_error)
         return cls(temperature, bias, fit(textures, kinds), scores, unit, false_alarms, relatives)
 
     def probabilities(self, logits: Tensor) -> Tensor:
@@ -190,19 +190,8 @@ def folds_of(ids: Tensor) -> Tensor:
     return fold
 
 
-def as_if_new(
-    textures: Tensor, kinds: Tensor, folds: Tensor, fit: Callable[[Tensor, Tensor], Distance | Residual]
-) -> Tensor:
-    """The squared distance of each image (n,), fitted to the images of the other folds."""
-    squared = torch.empty(len(kinds), dtype=torch.double)
-    for k in folds.unique():
-        new = folds == k
-        squared[new] = fit(textures[~new], kinds[~new]).squared(textures[new])
-    return squared
-
-
 def _probabilities_as_if_new(logits: Tensor, ids: Tensor, classes: ClassTable, folds: Tensor) -> Tensor:
-    """The same of calibrated probabilities (n, C)."""
+    """Calibrated probabilities (n, C), each fitted to the images of the other folds."""
     logits = logits.double().cpu()
     found = torch.empty_like(logits)
     for k in folds.unique():

@@ -93,6 +93,9 @@ class Episode:
         self.folder, self.base, self.tasks, self.fetch, self.group = folder, base, tuple(tasks), fetch, group
         self.plan = folder.plan()
         self.params = self.plan.params
+        self.index = len(base.tasks)  # the episode's, from 0
+        self.is_for_more = self.params.run.processes > group.size  # whether other processes are to do the heavy work
+        self.reads_texture = self.params.head.solver == "ridge"
         self.cache = FeatureCache(folder.features_dir)
         self._backbone, self._calibration_s = backbone, 0.0
         check_learnable(base, self.tasks[-1], self.params)
@@ -164,13 +167,13 @@ class Episode:
         samples = [*pool, *self.shown_again]
         labels = torch.tensor(self.classes.ids(samples))
         data = TrainingSet.load(self.asker, samples, labels, params, self.folder.root, on_progress, told(on_progress))
+        first = FeatureQuery(pool, data.first_views(len(pool)))
         prepared = time.perf_counter()
         own = self.classes.of_task(self.task.branch)
         fit = Fit(network, own, params.training, params.run, self.index, self.group)
         curves = fit.run_epochs(data, self.folder.checkpoint_path, on_epoch)
         trained = time.perf_counter()
-        first = FeatureQuery(pool, data.first_views(len(pool)))  # for herding, while the images are at hand
-        on_cached, read = told(on_progress), data.read_first_views
+        on_cached, read = told(on_progress), data.read_first_views  # for herding, while the images are at hand
         _, textures = self.asker.ask(first, with_texture=self.reads_texture, on_cached=on_cached, read=read)
         statistics = {}
         if self.reads_texture:
@@ -258,11 +261,6 @@ class Episode:
         on_cached = told(on_progress)
         return self.asker.ask(self._tests, with_texture=self.reads_texture, asked_again=True, on_cached=on_cached)
 
-    @property
-    def index(self) -> int:
-        """The episode's, from 0."""
-        return len(self.base.tasks)
-
     @cached_property
     def classes(self) -> ClassTable:
         """Those of the base, and the task's."""
@@ -296,15 +294,6 @@ class Episode:
     def asker(self) -> Asker:
         """The network, to be asked about images."""
         return Asker(self.network, self.cache, self.fetch, self.params.run.batch_size, self.group)
-
-    @property
-    def is_for_more(self) -> bool:
-        """Whether other processes are to do the heavy work."""
-        return self.params.run.processes > self.group.size
-
-    @property
-    def reads_texture(self) -> bool:
-        return self.params.head.solver == "ridge"
 
     @cached_property
     def trained(self) -> Trained:

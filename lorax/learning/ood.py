@@ -13,7 +13,7 @@ Wolf, A well-conditioned estimator for large-dimensional covariance matrices (Jo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -183,3 +183,14 @@ def shrinkage(gram: Tensor, width: int) -> tuple[float, float]:
     spread = squares - width * mean_variance**2
     noise = float((gram.diagonal() * count).square().sum()) / count**2 - squares / count
     return (min(noise, spread) / spread if spread > 0 else 1.0), mean_variance
+
+
+def as_if_new(
+    textures: Tensor, kinds: Tensor, folds: Tensor, fit: Callable[[Tensor, Tensor], Distance | Residual]
+) -> Tensor:
+    """The squared distance of each image (n,), fitted to the images of the other folds."""
+    squared = torch.empty(len(kinds), dtype=torch.double)
+    for k in folds.unique():
+        new = folds == k
+        squared[new] = fit(textures[~new], kinds[~new]).squared(textures[new])
+    return squared

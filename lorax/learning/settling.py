@@ -19,13 +19,12 @@ from lorax.learning.calibration import (
     LEAST_PER_CLASS,
     Calibration,
     answers_of,
-    as_if_new,
     fit_probabilities,
     folds_of,
     losses,
     right_answers,
 )
-from lorax.learning.ood import ByKind, Residual
+from lorax.learning.ood import ByKind, Residual, as_if_new
 from lorax.learning.queries import Asker, FeatureQuery
 from lorax.learning.state import LearnerState
 from lorax.learning.texture_head import CLEAN, kind_scores, perturbed
