@@ -31,7 +31,7 @@ from lorax.commands.init import initialize, with_values
 from lorax.data.landing import land
 from lorax.learning.folder import Report
 from lorax.params import load_params
-from lorax.services import embedded
+from lorax.services import embedded, servers
 from lorax.services.prefect_api import PrefectApi
 from lorax.workspace import Workspace
 
@@ -67,7 +67,7 @@ def served_workspace(folder: Path, tasks: int) -> Iterator[Workspace]:
 
 def free_port() -> int:
     with socket.socket() as probe:
-        probe.bind((embedded.HOST, 0))
+        probe.bind((servers.HOST, 0))
         return int(probe.getsockname()[1])
 
 
@@ -111,7 +111,7 @@ def microseconds(pattern: str, said: str) -> float:
 def commands(workspace: Workspace, rounds: int) -> list[Row]:
     """`lorax --help`, a bare look-up and `lorax status`, one after the other in each round."""
     params = load_params(workspace.params_path)
-    address = embedded.environment(workspace, params)["MLFLOW_TRACKING_URI"]
+    address = servers.environment(workspace, params)["MLFLOW_TRACKING_URI"]
     works = {
         "help": lambda: run(workspace, *LORAX, "--help"),
         "bare look-up": lambda: run(workspace, sys.executable, "-c", BARE, address, params.registry.model),

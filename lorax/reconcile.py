@@ -16,7 +16,7 @@ from lorax.errors import DataVersionError, RegistryError
 from lorax.params import Params
 from lorax.registry import Look, ModelVersion, Quarantine, Registry
 from lorax.registry.lineage import ancestors
-from lorax.services import embedded
+from lorax.services import embedded, servers
 from lorax.services.embedded import Service
 from lorax.storage import locked
 from lorax.stream import SCENARIOS, PinnedTask
@@ -118,7 +118,7 @@ def open_registry(workspace: Workspace, params: Params) -> Registry:
 
 def registry_of_server(workspace: Workspace, params: Params) -> Registry:
     """The registry behind MLflow's server, whose address the environment or `params` give; flows use no other."""
-    return Registry(embedded.environment(workspace, params)["MLFLOW_TRACKING_URI"], params.registry.model)
+    return Registry(servers.environment(workspace, params)["MLFLOW_TRACKING_URI"], params.registry.model)
 
 
 def look(workspace: Workspace, params: Params, server: Service | None = None) -> Look:
@@ -223,7 +223,7 @@ def one_at_a_time(workspace: Workspace, on_wait: Callable[[], None]) -> Abstract
 
 def _registry_uri(workspace: Workspace, params: Params, server: Service) -> str:
     if server.is_ready:
-        return embedded.environment(workspace, params)["MLFLOW_TRACKING_URI"]  # an address to show has no password
+        return servers.environment(workspace, params)["MLFLOW_TRACKING_URI"]  # an address to show has no password
     if not server.is_embedded:
         raise RegistryError(
             f"MLflow at {server.address} (MLFLOW_TRACKING_URI) does not answer. Start it, and run again."

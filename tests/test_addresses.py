@@ -7,7 +7,7 @@ import pytest
 from lorax import addresses
 from lorax.errors import ServiceError
 from lorax.params import Params
-from lorax.services import embedded
+from lorax.services import servers
 
 MISTYPED = [
     "127.0.0.1:4200/api",
@@ -61,7 +61,7 @@ OF_NO_DATABASE = [
 def test_a_mistyped_address_is_told_in_a_line(variable: str, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(variable, address)
     with pytest.raises(ServiceError, match=f"^{variable} is no address.*expected as in http://127") as error:
-        embedded.known(Params())
+        servers.known(Params())
     assert str(error.value).isprintable()
     assert "S3cret" not in str(error.value)
 
@@ -70,7 +70,7 @@ def test_a_mistyped_address_is_told_in_a_line(variable: str, address: str, monke
 def test_so_is_that_of_a_database(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     with pytest.raises(ServiceError, match=r"^MLFLOW_TRACKING_URI is no database.s address") as error:
-        embedded.known(Params())
+        servers.known(Params())
     assert "S3cret" not in str(error.value)
 
 

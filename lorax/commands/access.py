@@ -18,21 +18,21 @@ if TYPE_CHECKING:
 
 def serve(workspace: Workspace, params: Params) -> Services:
     """Have both servers answer, and point this process at them: Prefect and MLflow read the environment on import."""
-    from lorax.services import embedded
+    from lorax.services import embedded, servers
 
     with err.status("looking for the servers") as status:
         services = embedded.up(workspace, params, progress=lambda text: status.update(text))
-    os.environ.update(embedded.environment(workspace, params))
+    os.environ.update(servers.environment(workspace, params))
     return services
 
 
 def served_registry(workspace: Workspace, params: Params) -> Registry:
     """The registry behind MLflow's server, which is started if need be; Prefect's may be down."""
     from lorax import reconcile
-    from lorax.services import embedded
+    from lorax.services import embedded, servers
 
     if embedded.status(workspace, params).mlflow.is_ready:
-        os.environ.update(embedded.environment(workspace, params))
+        os.environ.update(servers.environment(workspace, params))
     else:
         serve(workspace, params)
     return reconcile.open_registry(workspace, params)

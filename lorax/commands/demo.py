@@ -183,7 +183,7 @@ def _compare(workspace: Workspace, params: Params) -> None:
 
 def _free_port(usual: int) -> int:
     """`usual`, or the next port that nobody listens on."""
-    from lorax.services.embedded import HOST
+    from lorax.services.servers import HOST
 
     for port in range(usual, usual + 100):
         with socket.socket() as probe:

@@ -17,6 +17,7 @@ from lorax.network.backbone import BackboneIdentity
 from lorax.network.building import import_timm
 from lorax.registry.candidate import Candidate
 from lorax.text import percent, short
+from lorax.verdicts.rate import interval
 
 _TEMPLATE = "model_card.md.j2"
 _PARAMETERS = {
@@ -79,10 +80,8 @@ def _parameters(state: LearnerState) -> list[str]:
 
 def _interval(one: Slice) -> str:
     """Where the share of a slice's images may lie, with 95 % confidence."""
-    from scipy.stats import binomtest
-
-    found = binomtest(one.synthetic, one.images).proportion_ci(method="wilson")
-    return f"{100 * found.low:.1f} to {100 * found.high:.1f} %"
+    low, high = interval(one.synthetic, one.images)
+    return f"{100 * low:.1f} to {100 * high:.1f} %"
 
 
 def _number(value: float | None) -> str:

@@ -17,6 +17,7 @@ from PIL import Image
 
 from lorax.learning.metrics import summary
 from lorax.storage import canonical_json, write_whole
+from lorax.verdicts.rate import interval
 
 if TYPE_CHECKING:
     from lorax.learning.assessment import Assessment, CardRow
@@ -84,7 +85,8 @@ def reliability_diagram(assessment: Assessment) -> Figure:
     figure = Figure(figsize=(4.8 * len(found), 4.9), dpi=_DPI, layout="constrained")
     for axes, of in zip(np.atleast_1d(figure.subplots(1, len(found))), found, strict=True):
         confidence, accuracy = [b.confidence for b in of.bins], [b.accuracy for b in of.bins]
-        chance = np.transpose([_interval(b.accuracy, b.images) for b in of.bins])
+        ends = np.transpose([interval(round(b.accuracy * b.images), b.images) for b in of.bins])
+        chance = np.maximum(0, (accuracy - ends[0], ends[1] - accuracy))
         axes.plot((0, 1), (0, 1), color="grey", linestyle="--", linewidth=1)
         axes.errorbar(confidence, accuracy, yerr=chance, fmt="o", markersize=4, elinewidth=1, capsize=2)
         axes.set(xlabel="confidence", ylabel="share that was right", xlim=(0, 1.02), ylim=(0, 1.05), aspect="equal")
@@ -187,14 +189,6 @@ def save_figures(
     _save(accuracy_matrix(tasks, rows), directory / "accuracy_matrix.png")
     _save(task_lines(tasks, rows), directory / "task_accuracy.png")
     _save(confusion_matrix(labels, counts), directory / "confusion_matrix.png")
-
-
-def _interval(share: float, images: int) -> tuple[float, float]:
-    """How far below and above a share of so many images the truth may lie: Wilson's interval, with 95 % confidence."""
-    from scipy.stats import binomtest
-
-    found = binomtest(round(share * images), images).proportion_ci(method="wilson")
-    return max(0.0, share - found.low), max(0.0, found.high - share)
 
 
 def _range(numbers: Sequence[int]) -> str:

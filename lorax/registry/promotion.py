@@ -24,10 +24,9 @@ from lorax.registry.lineage import line_of, timeline_points
 from lorax.registry.store import CHALLENGER, CHAMPION, Store
 from lorax.registry.versions import (
     LINE_TAG,
-    OUTCOME_TAG,
-    REASON_TAG,
     ModelVersion,
     describe,
+    outcome_tags,
     promotion_tags,
     verdict_tags,
 )
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
 _IN_FLIGHT_S = 1.0
 """A move is written to the journal this long before its alias at most, unless its writer dies in between."""
 
-_REASON_LENGTH = 4000
 _PASSED = "passed the gate"
 _MOVED_THERE = "the alias was moved in MLflow"
 
@@ -273,7 +271,7 @@ def _is_elsewhere(store: Store, champion: ModelVersion) -> bool:
 
 
 def _set(store: Store, version: ModelVersion, outcome: str, reason: str) -> None:
-    store.set_tags(version.version, {REASON_TAG: reason[:_REASON_LENGTH], OUTCOME_TAG: outcome})
+    store.set_tags(version.version, outcome_tags(outcome, reason))
 
 
 def _key(version: ModelVersion) -> tuple[str, str]:

@@ -21,7 +21,7 @@ from lorax.registry.package import delete_model, stored_bytes
 from lorax.registry.registry import Registry
 from lorax.registry.store import CHALLENGER, Store
 from lorax.registry.tracking import BINARY_ACCURACY
-from lorax.registry.versions import OUTCOME_TAG, REASON_TAG, ModelVersion
+from lorax.registry.versions import ModelVersion, outcome_tags
 from lorax.stream import PinnedTask
 
 
@@ -63,7 +63,7 @@ def withdraw(
         for between in ancestors(version, registry.versions())[1:]:
             if not between.outcome:
                 why = f"passed the gate; version {number} grew from it, to withdraw {task.name}"
-                registry.set_tags(between.version, {REASON_TAG: why, OUTCOME_TAG: journal.PASSED})
+                registry.set_tags(between.version, outcome_tags(journal.PASSED, why))
         told = {"by": by, "reason": f"to withdraw {task.name}: {reason}", "task": task.name, "digest": task.digest}
         promotion.move_by_hand(registry, journal.entry(journal.PROMOTED, number, **told), seen)
     return registry.version(number)

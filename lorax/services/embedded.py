@@ -18,11 +18,7 @@ from lorax.errors import ServiceError
 from lorax.params import Params
 from lorax.services import databases, homes, orphans, servers, supervision
 from lorax.services.configuration import Program
-from lorax.services.servers import AUTH_VARIABLE as AUTH_VARIABLE  # for readers of this room's interface
-from lorax.services.servers import HOST as HOST  # likewise
 from lorax.services.servers import Server
-from lorax.services.servers import environment as environment  # likewise
-from lorax.services.servers import known as known  # likewise
 from lorax.storage import locked, storage_errors
 from lorax.workspace import Workspace
 
@@ -203,7 +199,7 @@ def _start(workspace: Workspace, params: Params, wanted: list[Server], progress:
     stopped = [server for server in wanted if server.name not in running]
     for server in stopped:
         databases.check(workspace, server.name)
-        supervision.check_port(HOST, server.port, f"{server.title}'s", server.params_key)
+        supervision.check_port(servers.HOST, server.port, f"{server.title}'s", server.params_key)
     supervision.apply(folder, programs, servers.own_environment(workspace, params))
     try:
         _wait(workspace, wanted, progress)

@@ -63,13 +63,8 @@ class Window:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Where the true share lies by Wilson's interval; (0, 1) when nothing was looked at."""
-        from scipy.stats import binomtest
-
-        if not self.seen:
-            return 0.0, 1.0
-        interval = binomtest(len(self.ood), len(self.seen)).proportion_ci(CONFIDENCE, method="wilson")
-        return float(interval.low), float(interval.high)
+        """Where the true share lies; (0, 1) when nothing was looked at."""
+        return interval(len(self.ood), len(self.seen), CONFIDENCE) if self.seen else (0.0, 1.0)
 
     @property
     def verdicts(self) -> dict[str, int]:
@@ -87,3 +82,11 @@ class Window:
             f"{100 * self.share:.1f} % of the last {len(self.seen):,} are like nothing known "
             f"({100 * low:.1f} to {100 * high:.1f} %), rate {100 * self.rate:.1f} %"
         )
+
+
+def interval(found: int, of: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Where the true share lies where `found` of `of` were seen: Wilson's interval."""
+    from scipy.stats import binomtest
+
+    low, high = binomtest(found, of).proportion_ci(confidence, method="wilson")
+    return float(low), float(high)

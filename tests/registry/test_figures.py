@@ -6,7 +6,6 @@ import pytest
 from PIL import Image
 
 from lorax.registry.figures import (
-    _interval,
     accuracy_matrix,
     confusion_matrix,
     reliability_diagram,
@@ -15,6 +14,7 @@ from lorax.registry.figures import (
     save_figures,
     task_lines,
 )
+from lorax.verdicts.rate import interval
 from tests.registry.assessments import assessed
 
 TASKS = ["gaugan", "biggan", "wild"]
@@ -57,6 +57,8 @@ def test_the_reliability_diagram_shows_each_bin_and_says_what_chance_makes_of_it
     clean, jpeg = reliability_diagram(assessed(1, "beta")).axes
     points = clean.lines[1]
     assert list(zip(*points.get_data(), strict=True)) == [(0.6, 0.58), (0.9, 0.88)]
+    (_, low), (_, high) = clean.collections[0].get_segments()[0]
+    assert (low, high) == pytest.approx(interval(23, 40), abs=1e-9), "of 40, of which 58 % were right"
     assert clean.get_title() == "clean: error 2.0 %, by chance 1.5 %\n81 images in 2 bins of 40 to 41"
     assert jpeg.get_title().startswith("jpeg-75: error 30.0 %, by chance 1.5 %")
 
@@ -77,8 +79,3 @@ def test_the_robustness_map_has_a_row_for_each_task_and_a_column_for_each_pertur
 def test_without_a_robustness_card_there_is_no_map(tmp_path: Path) -> None:
     save_assessment_figures(tmp_path, assessed(1, "beta", accuracy={}))
     assert [path.name for path in tmp_path.iterdir()] == ["reliability.png"]
-
-
-def test_a_bin_s_bar_is_wilson_s_interval() -> None:
-    assert _interval(0.5, 100) == pytest.approx((0.0962, 0.0962), abs=1e-4)
-    assert _interval(1.0, 10) == pytest.approx((0.2775, 0.0), abs=1e-4)  # 10 of 10 may still be 72 %

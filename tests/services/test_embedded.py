@@ -20,7 +20,7 @@ import pytest
 
 from lorax.errors import ServiceError, StorageError
 from lorax.params import Params, ServicesParams
-from lorax.services import embedded, orphans, supervision
+from lorax.services import embedded, orphans, servers, supervision
 from lorax.services.prefect_api import PrefectApi
 from lorax.workspace import Workspace
 from tests.browser import STRANGER, Browser, browsing, page_of_a_stranger
@@ -116,7 +116,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 def _requests_that_change_something(params: Params) -> dict[str, tuple[str, dict[str, Any]]]:
     """Address and body of a request to each server; what it makes is called 'left-by-a-stranger'."""
-    prefect, mlflow = embedded.known(params)
+    prefect, mlflow = servers.known(params)
     return {
         "prefect": (f"{prefect.api}/variables/", {"name": "left_by_a_stranger", "value": "x"}),
         "mlflow": (f"{mlflow.api}/api/2.0/mlflow/experiments/create", {"name": "left_by_a_stranger"}),
@@ -125,7 +125,7 @@ def _requests_that_change_something(params: Params) -> dict[str, tuple[str, dict
 
 def _made(workspace: Workspace, params: Params) -> list[str]:
     """Names of variables in Prefect and of experiments in MLflow, asked by one who may."""
-    _, mlflow = embedded.known(params)
+    _, mlflow = servers.known(params)
     variables = PrefectApi.of(workspace, params).rows("variables/filter", {})
     query = json.dumps({"max_results": 100}).encode()
     url, headers = f"{mlflow.api}/api/2.0/mlflow/experiments/search", {"Content-Type": "application/json"}
@@ -148,7 +148,7 @@ fetch(url).then(answer => answer.text()).then(text => done("read " + text), erro
 """
 
 
-@pytest.mark.parametrize("host", [STRANGER, embedded.HOST])  # the second: another program's page on this machine
+@pytest.mark.parametrize("host", [STRANGER, servers.HOST])  # the second: another program's page on this machine
 def test_a_page_of_another_origin_can_neither_change_nor_read_anything(
     running: tuple[Workspace, Params], browser: Browser, host: str
 ) -> None:
@@ -159,7 +159,7 @@ def test_a_page_of_another_origin_can_neither_change_nor_read_anything(
         for url, body in tried.values():
             browser.run(_TRY_TO_MAKE, url, body)
             assert browser.run(_TRY_TO_READ, url) == "refused"
-        assert browser.run(_TRY_TO_READ, f"{embedded.known(params)[0].api}/admin/version") == "refused"
+        assert browser.run(_TRY_TO_READ, f"{servers.known(params)[0].api}/admin/version") == "refused"
     assert "left_by_a_stranger" not in _made(workspace, params)
 
 
@@ -167,7 +167,7 @@ def test_a_foreign_name_that_was_made_to_lead_here_is_answered_by_no_server(
     running: tuple[Workspace, Params], browser: Browser
 ) -> None:
     _, params = running
-    for server in embedded.known(params):
+    for server in servers.known(params):
         for path in ("/", "/api/admin/version", "/api/2.0/mlflow/experiments/search"):
             browser.open(f"http://{STRANGER}:{server.port}{path}")
             assert "its own pages only" in browser.text()
@@ -184,7 +184,7 @@ def test_prefects_page_lets_its_user_in_by_the_auth_string_under_either_name(
     assert [p for p in workspace.services_dir.rglob("*") if p.is_file() and secret in p.read_bytes()] == [path]
     assert secret.decode() not in str([p.cmdline() for p in orphans.find(str(workspace.services_dir))])
     PrefectApi.of(workspace, params).post("variables/", {"name": "for_its_user", "value": "x"})
-    for host in (embedded.HOST, "localhost"):
+    for host in (servers.HOST, "localhost"):
         browser.open(f"http://{host}:{params.services.prefect_port}/v2/variables")
         browser.type("input", path.read_text())  # which ends with Enter
         browser.until(lambda: "for_its_user" in browser.text())
@@ -224,8 +224,8 @@ def test_down_after_the_supervisor_was_killed_leaves_no_process(running: tuple[W
     assert not embedded.status(workspace, params).is_ready
     embedded.down(workspace)
     assert orphans.find(str(workspace.services_dir)) == []
-    supervision.check_port(embedded.HOST, params.services.prefect_port, "", "")
-    supervision.check_port(embedded.HOST, params.services.mlflow_port, "", "")
+    supervision.check_port(servers.HOST, params.services.prefect_port, "", "")
+    supervision.check_port(servers.HOST, params.services.mlflow_port, "", "")
     embedded.down(workspace)
 
 
@@ -258,7 +258,7 @@ def test_servers_given_by_the_environment_are_used_and_not_started(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///elsewhere.db")
     monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{_free_port()}/api")
     workspace, params = Workspace(tmp_path), _params()
-    variables = embedded.environment(workspace, params)
+    variables = servers.environment(workspace, params)
     assert variables["PREFECT_API_URL"] == os.environ["PREFECT_API_URL"]
     assert variables["MLFLOW_TRACKING_URI"] == "sqlite:///elsewhere.db"
     assert "PREFECT_HOME" not in variables
@@ -301,7 +301,7 @@ def test_the_variables_of_a_flow_name_the_embedded_servers_and_keep_loopback_off
 ) -> None:
     monkeypatch.setenv("NO_PROXY", "example.org")
     workspace, params = Workspace(tmp_path), _params()
-    variables = embedded.environment(workspace, params)
+    variables = servers.environment(workspace, params)
     assert variables["PREFECT_API_URL"] == f"http://127.0.0.1:{params.services.prefect_port}/api"
     assert variables["MLFLOW_TRACKING_URI"] == f"http://127.0.0.1:{params.services.mlflow_port}"
     assert variables["PREFECT_HOME"] == str(tmp_path / "work" / "services" / "prefect")

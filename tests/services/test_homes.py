@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from lorax.params import Params, load_params
-from lorax.services import embedded, homes, orphans
+from lorax.services import embedded, homes, orphans, servers
 from lorax.workspace import Workspace
 
 pytestmark = pytest.mark.slow
@@ -59,7 +59,7 @@ def test_a_worktree_uses_the_servers_of_the_checkout_it_was_made_from_at_their_p
     tree = Workspace(workspace.root.parent / "tree")
     assert homes.home(tree) == workspace
     (workspace.root / "params.yaml").write_text("services: {prefect_port: 4801, mlflow_port: 4802}\n")
-    variables = embedded.environment(tree, load_params(tree.params_path))
+    variables = servers.environment(tree, load_params(tree.params_path))
     assert variables["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:4802"
     assert variables["PREFECT_HOME"] == str(workspace.services_dir / "prefect")
 

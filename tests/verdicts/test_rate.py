@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from lorax.verdicts.rate import Window
+from lorax.verdicts.rate import Window, interval
 from lorax.verdicts.watched import WatchedVerdict
 
 
@@ -23,6 +23,8 @@ def test_the_interval_is_wilson_s() -> None:
         pytest.approx([2.576, 2.576], abs=1e-9)
     )
     assert window.interval[0] < 0.2 < window.interval[1]
+    assert interval(50, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
+    assert interval(10, 10) == pytest.approx((0.7225, 1.0), abs=1e-4), "10 of 10 may still be 72 %"
 
 
 def test_known_images_with_false_alarms_are_no_rise() -> None:
