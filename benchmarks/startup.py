@@ -51,7 +51,9 @@ VALUES = {
 @contextmanager
 def served_workspace(folder: Path, tasks: int) -> Iterator[Workspace]:
     """A workspace where so many tasks have landed, and its servers, which are stopped in the end."""
-    workspace = initialize(folder / "workspace", prefect_port=free_port(), mlflow_port=free_port())
+    workspace = initialize(
+        folder / "workspace", values={"services": {"prefect_port": free_port(), "mlflow_port": free_port()}}
+    )
     path = workspace.params_path
     path.write_text(with_values(path.read_text(), VALUES))
     for number in range(tasks):

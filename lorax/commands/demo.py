@@ -136,9 +136,11 @@ def prepare(
     if (root / "params.yaml").is_file():
         return initialize(root)
     usual = ServicesParams()
-    first = prefect_port or _free_port(usual.prefect_port)
-    second = mlflow_port or _free_port(usual.mlflow_port)
-    return initialize(root, prefect_port=first, mlflow_port=second, values=values)
+    ports = {
+        "prefect_port": prefect_port or _free_port(usual.prefect_port),
+        "mlflow_port": mlflow_port or _free_port(usual.mlflow_port),
+    }
+    return initialize(root, values={**values, "services": ports})
 
 
 def _simulated(workspace: Workspace) -> Path:

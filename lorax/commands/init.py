@@ -34,7 +34,9 @@ def init(
     Example: `lorax init detector --remote /mnt/backup/detector`
     """
     place = remote if remote is None or "://" in remote else str(Path(remote).resolve())
-    workspace = initialize(directory, preset=preset, remote=place, prefect_port=prefect_port, mlflow_port=mlflow_port)
+    ports = {"prefect_port": prefect_port, "mlflow_port": mlflow_port}
+    values = {"services": {name: port for name, port in ports.items() if port is not None}}
+    workspace = initialize(directory, preset=preset, remote=place, values=values)
     out.print(f"workspace ready: {workspace.root}\nNext: cd there, then 'lorax land PATH --task NAME'.", markup=False)
 
 
@@ -43,8 +45,6 @@ def initialize(
     *,
     preset: str | None = None,
     remote: str | None = None,
-    prefect_port: int | None = None,
-    mlflow_port: int | None = None,
     values: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Workspace:
     """Make `root` a workspace; in one that is there already, only what is missing is made.
@@ -53,22 +53,18 @@ def initialize(
         root: the folder; it may hold other things.
         preset: a preset whose values params.yaml begins with.
         remote: where DVC is to push landed data: a folder or an address that DVC knows.
-        prefect_port: the embedded Prefect server's port, instead of the usual one.
-        mlflow_port: likewise for MLflow.
         values: section -> key -> value that params.yaml begins with in place of the usual one.
 
     Raises:
-        ParamsError: unknown preset, or a port that can't be one.
+        ParamsError: unknown preset, or a value that can't be one.
         DataVersionError: git or DVC refused.
     """
     from lorax.data import repository
     from lorax.params import load_params
     from lorax.storage import write_whole
 
-    ports = {"prefect_port": prefect_port, "mlflow_port": mlflow_port}
-    changes = {**(values or {}), "services": {key: port for key, port in ports.items() if port is not None}}
     texts = {name: (files("lorax") / "templates" / source).read_text() for name, source in _FILES.items()}
-    texts["params.yaml"] = with_values(_with_preset(texts["params.yaml"], preset), changes)
+    texts["params.yaml"] = with_values(_with_preset(texts["params.yaml"], preset), values or {})
     root = root.resolve()
     for name, text in texts.items():  # first, since .gitignore keeps DVC's files from being ignored
         if not (root / name).exists():

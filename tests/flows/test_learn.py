@@ -70,7 +70,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     """A workspace where the first two tasks landed, with a tiny backbone; its servers are stopped in the end."""
     folder = tmp_path_factory.mktemp("learn")
-    workspace = initialize(folder / "a 41%41 workspace", prefect_port=free_port(), mlflow_port=free_port())
+    workspace = initialize(
+        folder / "a 41%41 workspace", values={"services": {"prefect_port": free_port(), "mlflow_port": free_port()}}
+    )
     path = workspace.params_path
     path.write_text(
         with_values(

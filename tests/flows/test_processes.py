@@ -49,7 +49,9 @@ PATIENCE_S = 600.0
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     """An empty workspace with a tiny backbone, its servers and its worker; all is stopped in the end."""
     folder = tmp_path_factory.mktemp("worker")
-    workspace = initialize(folder / "a 41%41 # workspace", prefect_port=free_port(), mlflow_port=free_port())
+    workspace = initialize(
+        folder / "a 41%41 # workspace", values={"services": {"prefect_port": free_port(), "mlflow_port": free_port()}}
+    )
     path = workspace.params_path
     changes = {
         **tiny_params(folder).learning(),

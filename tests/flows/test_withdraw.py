@@ -39,7 +39,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     """A workspace where all tasks were learned, alpha before the others landed; its servers are stopped."""
     folder = tmp_path_factory.mktemp("withdraw")
     ports = {"prefect_port": free_port(), "mlflow_port": free_port()}
-    made = initialize(folder / "workspace", remote=str(folder / "store"), **ports)
+    made = initialize(folder / "workspace", remote=str(folder / "store"), values={"services": ports})
     values = {
         **tiny_params(folder).learning(),
         "landing": {"min_train": 1, "min_val": 1},
