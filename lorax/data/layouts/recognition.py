@@ -19,13 +19,13 @@ from lorax.data.layouts.split_lists import by_lists
 from lorax.data.layouts.tables import read_tables
 from lorax.data.layouts.tars import read_tars
 from lorax.data.layouts.tree import is_known, read_tree
-from lorax.data.layouts.words import listed, plainly, split_in
+from lorax.data.layouts.words import class_of, listed, plainly, split_in
 from lorax.errors import LayoutError
 
 NO_REALS = "none"
 _PACKED = (".7z", ".rar", ".gz", ".tgz", ".bz2", ".xz", ".zst")
-_METADATA = tuple(re.compile(rf"(?:.+/)?{name}\.(?:csv|tsv|jsonl)") for name in ("metadata", "labels"))
-"""What lists that lie beside their images are called; where there are some of the first name, the second is none."""
+_METADATA, _LABELS = (re.compile(rf"(?:.+/)?{name}\.(?:csv|tsv|jsonl)") for name in ("metadata", "labels"))
+"""What lists that lie beside their images are called; the second only where folders don't tell what these are."""
 _LISTS = (".csv", ".tsv", ".jsonl")
 _SHOWN = 3
 
@@ -114,7 +114,9 @@ def _listed(source: Path, found: Sequence[str], packed: _Packed, reading: Readin
     if reading.manifests:
         return read_manifests(tree, _lists(reading.manifests), reading, own, packed.problem)
     if is_tree:
-        lists = next(filter(None, (_beside(tree, found, called, reading) for called in _METADATA)), [])
+        lists = _beside(tree, found, _METADATA, reading)
+        if not lists and not (reading.real or reading.levels or reading.lists or _has_classes(found, packed)):
+            lists = _beside(tree, found, _LABELS, reading)
         return read_manifests(tree, lists, reading, own, packed.problem) if lists else None
     if not source.name.endswith(manifest.ENDINGS):
         raise LayoutError(
@@ -129,6 +131,12 @@ def _beside(tree: Tree, found: Sequence[str], called: re.Pattern[str], reading: 
     """The lists of such a name in a tree."""
     paths = [tree.root / path for path in (*found, *tree.packed) if called.fullmatch(path)]
     return [path for path in paths if _says(path, tree, reading) is True]
+
+
+def _has_classes(found: Sequence[str], packed: _Packed) -> bool:
+    """Whether any folder is called real or synthetic."""
+    folders = {path.rpartition("/")[0] for path in (*found, *packed.files)}
+    return any(class_of(name) for folder in folders for name in folder.split("/"))
 
 
 def _says(path: Path, tree: Tree, reading: Reading) -> bool | str:

@@ -73,6 +73,12 @@ def test_lists_in_the_folders_of_splits_name_no_generator(plan: Plan, tmp_path: 
     assert totals(plan(path="sets")).keys() == {"a", "b"}
 
 
+def test_where_folders_tell_a_list_of_labels_is_passed_over(plan: Plan, tmp_path: Path) -> None:
+    write_tree(tmp_path / "in", {f"{split}/{kind}": 4 for split in ("train", "val") for kind in ("real", "fake")})
+    write(tmp_path / "in/labels.csv", [{"path": "train/real/000.png", "label": 1}])
+    assert counts(plan()) == {"in": both(4, 4)}
+
+
 def test_df40_as_deepfakebench_lists_it(plan: Plan, tmp_path: Path) -> None:
     """A list for each method, all with the same real images, from a folder that only its author has."""
     real, splits = "FaceForensics++/original_sequences/youtube/c23/frames", {"train": 16, "val": 2, "test": 16}
