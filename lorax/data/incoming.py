@@ -15,6 +15,7 @@ from lorax.data.layouts.apart import Apart
 from lorax.data.layouts.arrangement import Arranged, Plan, arranged, as_is, named
 from lorax.data.layouts.items import Found, Item, Reading
 from lorax.data.layouts.recognition import read_source
+from lorax.data.layouts.words import own_name
 from lorax.errors import LayoutError
 from lorax.workspace import Workspace
 
@@ -84,7 +85,7 @@ def read_incoming(
     found = read_source(source, task, reading, apart, progress)
     names = {} if found.as_is is not None else named(found, task, source, reading)
     wanted = _wanted(found, names, reading)
-    lay_out = partial(_laid_out, found, task or source.name, names, reading)
+    lay_out = partial(_laid_out, found, task or own_name(source), names, reading)
     if reading.limit is None and reading.recode is None:  # everything is read once
         examined = _examined(wanted, progress)
         plan = lay_out({path: seen.md5 for path, seen in examined.items()})

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lorax.data.layout import class_folder, side_of, split_by_content, well_placed
 from lorax.data.layouts.items import Found, Item, Reading
-from lorax.data.layouts.words import listed, task_name
+from lorax.data.layouts.words import listed, own_name, task_name
 from lorax.errors import LayoutError
 from lorax.stream import check_new_name
 from lorax.text import some
@@ -64,7 +64,7 @@ def named(found: Found, task: str, root: Path, reading: Reading) -> dict[str, st
     Raises:
         LayoutError: there is none, one that was asked for is missing, or a name can't be used.
     """
-    own = task or task_name(root.resolve().name.partition(".")[0])
+    own = task or task_name(own_name(root))
     fakes = [item.generator for item in found.items if not item.is_real]
     if not fakes:
         raise LayoutError(

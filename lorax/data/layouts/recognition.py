@@ -19,7 +19,7 @@ from lorax.data.layouts.split_lists import by_lists
 from lorax.data.layouts.tables import read_tables
 from lorax.data.layouts.tars import read_tars
 from lorax.data.layouts.tree import is_known, read_tree
-from lorax.data.layouts.words import class_of, listed, plainly, split_in
+from lorax.data.layouts.words import class_of, listed, own_name, plainly, split_in
 from lorax.errors import LayoutError
 
 NO_REALS = "none"
@@ -58,7 +58,7 @@ def read_source(source: Path, task: str, reading: Reading, apart: Apart, progres
     """
     root = source if source.is_dir() else source.parent
     found, complaint = find_files(source) if source.is_dir() else ([source.name], "")
-    own = task or source.name.partition(".")[0]
+    own = task or own_name(source)
     held = _held(root, found, reading, own, apart, progress)
     packed = _Packed({}) if held else _packed(source, found)
     read = held or _listed(source, found, packed, reading, own)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from lorax.data.layouts.items import FAKE, REAL
 
@@ -55,6 +56,11 @@ def plainly(word: str) -> str:
 def task_name(generator: str) -> str:
     """A generator's name as a task's: in lower case, with a hyphen for what can't be in one; may still be unusable."""
     return re.sub(r"[^a-z0-9_-]+", "-", generator.lower()).strip("-_")[:_LONGEST]
+
+
+def own_name(source: Path) -> str:
+    """What a data set is called: its folder, `sd-1.5`, or its file without the ending."""
+    return source.resolve().name if source.is_dir() else source.stem
 
 
 def shared_start(names: Sequence[tuple[str, ...]]) -> int:

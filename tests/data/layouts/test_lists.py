@@ -64,12 +64,12 @@ def test_artifact_has_a_list_in_each_folder(plan: Plan, tmp_path: Path) -> None:
 
 def test_lists_in_the_folders_of_splits_name_no_generator(plan: Plan, tmp_path: Path) -> None:
     """The Hub's imagefolder: a list in train/ and one in test/, whose names would be two generators."""
-    for folder in ("in", "sets/a", "sets/b"):
+    for folder in ("sd-1.5", "sets/a", "sets/b"):
         for split, images in (("train", 8), ("test", 4)):
             write_tree(tmp_path / folder / split, {".": images})
             rows = [{"file_name": f"{n:03d}.png", "label": ("real", "fake")[n % 2]} for n in range(images)]
             write(tmp_path / folder / split / "metadata.csv", rows)
-    assert counts(plan()) == {"in": both(4, 2)}
+    assert counts(plan(path="sd-1.5")) == {"sd-1-5": both(4, 2)}
     assert totals(plan(path="sets")).keys() == {"a", "b"}
 
 

@@ -24,7 +24,7 @@ def test_an_archive_may_be_the_data_set_and_lie_beside_what_it_was_unpacked_to(p
     assert "train.zip stays behind, since train/ lies beside it: unpacked, by its name." in record["told"]
     layout = {f"{split}/{kind}": 3 for split in ("train", "val") for kind in ("0_real", "1_fake")}
     pack(write_tree(tmp_path / "sd", layout), tmp_path / "sd.zip")
-    record = plan("--task", "sd", path="sd.zip")
+    record = plan(path="sd.zip")
     assert "CDDB" in record["taken_for"]
     assert counts(record) == {"sd": both(3, 3)}
 
