@@ -101,7 +101,8 @@ def one_episode(home: Path, branches: int) -> dict[str, Any]:
     versions.read_task = lambda _, name, *__: tasks[name]
     versions.fetch = lambda _, samples: {s.md5: files[s.md5] for s in samples}
     if importlib.util.find_spec("lorax.data.learned"):
-        importlib.import_module("lorax.data.learned").read_learned = lambda _, known: tasks[known.name]
+        learned: Any = importlib.import_module("lorax.data.learned")
+        learned.read_learned = lambda _, known: tasks[known.name]
     revision = getattr(versions, "DataRevision", None) or stream.DataRevision  # where either build has it
     versions.revision = lambda _: revision("1" * 32, None)
     spent, calls, inside = 0.0, dict.fromkeys(OPENERS, 0), False

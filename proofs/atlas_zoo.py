@@ -23,7 +23,8 @@ from PIL import Image
 
 from lorax.data.generators import GENERATORS, Ints
 from lorax.data.images import Images
-from lorax.data.simulate import Pixels, cut_patches
+from lorax.data.pixels import Pixels
+from lorax.data.simulate import cut_patches
 from lorax.learning.probe import Context, train_probe
 from lorax.network.backbone import Backbone
 from lorax.network.building import open_backbone

@@ -19,8 +19,8 @@ from PIL import Image
 
 from benchmarks.demo_streams import Observer, demo_files, learned
 from benchmarks.tasks import CLASSES, TaskFiles
-from lorax.data.generators import GENERATORS, Ints
-from lorax.data.simulate import SIDE, cut_patches
+from lorax.data.generators import GENERATORS, SIDE, Ints
+from lorax.data.simulate import cut_patches
 from lorax.learning.folder import EpisodeFolder
 from lorax.learning.state import LearnerState
 from lorax.params import Params, load_params

@@ -81,14 +81,8 @@ def prove_branches() -> bool:
     passed = True
     print(f"{'seed':>4} {'branches AAF':>12} {'forgetting':>10} {'head only AAF':>13} {'gain':>6} {'seconds':>8}")
     for seed in (0, 1, 2):
-        values = load_params(workspace.params_path).model_dump(mode="json")
-        for section, key, value in (
-            ("backbone", "name", "shipped"),
-            ("head", "solver", "gradient"),
-            ("run", "seed", seed),
-        ):
-            values[section][key] = value
-        params = Params.model_validate(values)
+        values = ["backbone.name=shipped", "head.solver=gradient", f"run.seed={seed}"]
+        params = load_params(workspace.params_path, overrides=values)
         started = time.perf_counter()
         state = load_state(learn_stream(root, params, HOME / f"branches-{seed}")[-1])
         seconds = time.perf_counter() - started

@@ -22,7 +22,8 @@ from pathlib import Path
 
 from benchmarks.published import PublishedLearner
 from benchmarks.tasks import TaskFiles
-from lorax.data.simulate import DEMO_TASKS, SIDE, simulate
+from lorax.data.generators import SIDE
+from lorax.data.simulate import DEMO_TASKS, simulate
 from lorax.learning import metrics
 from lorax.learning.episode import Episode, learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan

@@ -21,8 +21,9 @@ from sklearn.metrics import roc_auc_score
 
 from lorax.commands.init import initialize
 from lorax.data import versions
+from lorax.data.generators import SIDE
 from lorax.data.landing import land
-from lorax.data.simulate import SIDE, simulate
+from lorax.data.simulate import simulate
 from lorax.learning.cutting import cut_out
 from lorax.learning.episode import Episode, learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan

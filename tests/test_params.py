@@ -1,4 +1,4 @@
-"""params.yaml is a closed schema; its presets are laid over it."""
+"""params.yaml is a closed schema; its presets and overrides are laid over it in order."""
 
 from __future__ import annotations
 
@@ -54,6 +54,11 @@ def test_the_paper_preset_is_the_published_one() -> None:
     assert paper.head.solver == "gradient"
 
 
+def test_an_override_goes_over_the_preset() -> None:
+    params = load_params(TEMPLATE, preset="paper", overrides=["training.epochs=2"])
+    assert (params.training.epochs, params.training.batch_size) == (2, 32)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -80,6 +85,12 @@ def test_what_the_schema_does_not_know_is_refused_by_name(tmp_path: Path, text: 
 def test_an_unknown_preset_names_the_known_ones() -> None:
     with pytest.raises(ParamsError, match="no preset 'papers'; it has paper"):
         load_params(TEMPLATE, preset="papers")
+
+
+@pytest.mark.parametrize("text", ["epochs=2", "training.epochs", "training.epochs 2"])
+def test_an_override_that_is_not_understood_is_refused(text: str) -> None:
+    with pytest.raises(ParamsError, match=r"expected section\.key=value"):
+        load_params(TEMPLATE, overrides=[text])
 
 
 def _values(seed: int) -> list[object]:
@@ -139,6 +150,8 @@ def test_a_section_whose_keys_are_all_commented_out_is_the_default(tmp_path: Pat
     path = tmp_path / "params.yaml"
     path.write_text("training:\n  # epochs: 3\n")
     assert load_params(path) == Params()
+    with pytest.raises(ParamsError, match=r"has a value that can't be read as YAML"):
+        load_params(path, overrides=["lora.rank=[1"])
 
 
 @pytest.mark.parametrize("old", ["floor", "max_drop", "max_forgetting"])
