@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -179,7 +179,9 @@ class RunParams(_Section):
     seed: int = Field(0, ge=0, lt=2**63)
     threads: int = Field(2, ge=1, le=4096, description="CPU threads of torch; part of the result's last bits")
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    batch_size: int = Field(64, ge=1, le=10**6, description="images per batch where nothing is trained")
+    batch_size: int = Field(
+        64, ge=1, le=10**6, description="images per batch where nothing is trained; on a CPU at most 16"
+    )
     processes: int = Field(1, ge=1, le=1024, description="processes that share an episode's work: one for each GPU")
 
 
@@ -306,12 +308,13 @@ class Params(_Section):
         return self.model_dump(mode="json", include=names)
 
 
-def load_params(path: Path, *, preset: str | None = None) -> Params:
-    """Read params.yaml, and lay a preset over it.
+def load_params(path: Path, *, preset: str | None = None, overrides: Iterable[str] = ()) -> Params:
+    """Read params.yaml, lay a preset over it, then `section.key=value` overrides.
 
     Args:
         path: the workspace's params.yaml; its `presets` section maps a preset's name to partial sections.
         preset: name of a preset of that file, or None.
+        overrides: `section.key=value` texts; the value is read as YAML.
 
     Raises:
         ParamsError: unreadable file, unknown preset, unknown key, or a value that the schema refuses.
@@ -320,6 +323,8 @@ def load_params(path: Path, *, preset: str | None = None) -> Params:
     presets = raw.pop("presets", None) or {}
     if preset is not None:
         raw = _merged(raw, _preset(path, presets, preset))
+    for text in overrides:
+        raw = _merged(raw, _parse_override(text))
     try:
         return Params.model_validate({name: {} if values is None else values for name, values in raw.items()})
     except ValidationError as error:
@@ -347,6 +352,18 @@ def _read(path: Path) -> dict[Any, Any]:
     if not isinstance(raw, dict):
         raise ParamsError(f"{path} holds {type(raw).__name__}; expected sections such as 'training:'.")
     return raw
+
+
+def _parse_override(text: str) -> dict[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or "." not in key:
+        raise ParamsError(f"override {text!r} is not understood: expected section.key=value, as in training.epochs=2.")
+    section, _, name = key.partition(".")
+    try:
+        return {section: {name: yaml.safe_load(value)}}
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        why = printable(" ".join(str(error).split()))
+        raise ParamsError(f"override {text!r} has a value that can't be read as YAML: {why}.") from error
 
 
 def _merged(base: Mapping[Any, Any], over: Mapping[Any, Any]) -> dict[Any, Any]:

@@ -15,7 +15,16 @@ from torch import Tensor
 from lorax.data.images import Images, Progress
 from lorax.data.perturbations import UNCHANGED, Perturbation, drawn
 from lorax.learning.queries import Asker
-from lorax.network.features import CENTER, CachedFeatures, FeatureCache, OnCached, Read, side_by_side, views_of
+from lorax.network.features import (
+    CENTER,
+    CachedFeatures,
+    FeatureCache,
+    OnCached,
+    Read,
+    filled_to,
+    side_by_side,
+    views_of,
+)
 from lorax.network.network import Network
 from lorax.network.passes import Embedded
 from lorax.network.process_group import SINGLE, ProcessGroup
@@ -148,6 +157,7 @@ def _embedded(network: Network, cut: Cut, count: int, batch_size: int, on_cached
     """
     if not network.backbone.gives_tokens:
         return None
+    batch_size = filled_to(network, batch_size)
     tokens = network.embed(cut(np.zeros(1, np.int64))).tokens
     if count * tokens[0].numel() * tokens.element_size() > _MOST_TOKENS:
         return None

@@ -66,6 +66,10 @@ _NUMBERS = {".features": "<f4", ".tokens": "<f2"}
 
 _CHECKED_AT_ONCE = 2**24  # bytes
 
+_MOST_ON_CPU = 16
+"""Images of a batch there: it is one thread's work, and where batches are large some threads wait for others. Larger
+ones are no faster."""
+
 
 def views_of(md5s: Sequence[str], corners: NDArray[np.int64]) -> Views:
     """Names of one view of each image: the crop at its corner (N, 2), which may be (CENTER, CENTER)."""
@@ -120,7 +124,7 @@ class FeatureCache:
             branches: which of them; TEXTURE stands for the backbone without any.
             views: (N,) names.
             read: gives the images; asked only for views that some branch lacks, and once for all branches that do.
-            batch_size: the one size that every batch has.
+            batch_size: the one size that every batch has; on a CPU at most 16.
             on_cached: told after each batch.
             group: shares the batches; each rank computes its part.
             keeps_tokens: keep what a front gives of the images, and start from it where it was kept: for views about
@@ -131,6 +135,7 @@ class FeatureCache:
         """
         if not branches or not len(views):
             return
+        batch_size = filled_to(network, batch_size)
         files = [self._file(network, k, batch_size) for k in branches]
         lacking = np.array([file.find(views) < 0 for file in files])  # (K, N)
         tokens = self._file(network, _TOKENS, batch_size) if keeps_tokens and network.backbone.gives_tokens else None
@@ -215,7 +220,7 @@ class FeatureCache:
             "code": _CODE,
             "branch": what,
             "backbone": asdict(identity) | {"source": ""},
-            "batch_size": batch_size,
+            "batch_size": filled_to(network, batch_size),
             "mixed_precision": network.mixed_precision,
             "chip": torch.cuda.get_device_name() if on_gpu else _processor(),
             "libraries": [version(name) for name in ("torch", "timm", "pillow")],
@@ -310,6 +315,11 @@ def _digest(name: NDArray[np.uint8], feature: NDArray[np.uint8]) -> int:
     digest = hashlib.blake2b(name.data, digest_size=8)
     digest.update(feature.data)
     return int.from_bytes(digest.digest(), "little")
+
+
+def filled_to(network: Network, batch_size: int) -> int:
+    """The one size of all batches, of those that may be so large."""
+    return min(batch_size, _MOST_ON_CPU) if network.device.type == "cpu" else batch_size
 
 
 def _batches(lacking: NDArray[np.bool_], batch_size: int) -> Iterator[tuple[NDArray[np.int64], list[int]]]:
