@@ -63,7 +63,7 @@ class Commands(TyperGroup):
         except KeyboardInterrupt as error:
             if ctx.params.get("debug"):
                 raise
-            what = str(error) or "nothing is lost: run the same command again to continue."
+            what = str(error) or "nothing is lost: run the same command again."
             err.print(f"lorax: interrupted; {what}", markup=False)
             sys.exit(130)
 
