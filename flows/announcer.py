@@ -61,7 +61,7 @@ def emit(workspace: Workspace, tasks: Sequence[str]) -> None:
     revision, first = versions.revision(workspace), tasks[0]
     payload = {"task": first, "tasks": [*tasks], "digest": revision.digest, "commit": revision.commit or ""}
     of = {"prefect.resource.id": f"lorax.dataset.{first}", "prefect.resource.name": first}
-    PrefectApi.of(workspace, load_params(workspace.params_path)).emit("lorax.dataset.landed", of, payload=payload)
+    PrefectApi.of(workspace).emit("lorax.dataset.landed", of, payload=payload)
 
 
 @dataclass(frozen=True)

@@ -181,7 +181,6 @@ def _examples(finding: Finding) -> str:
 
 def publish(workspace: Workspace, report: Report) -> None:
     """Put a landing's report on Prefect's page, as the artifact `landing-<task>`, where the server answers."""
-    from lorax.params import load_params
     from lorax.services.prefect_api import PrefectApi
 
     artifact = {
@@ -190,7 +189,7 @@ def publish(workspace: Workspace, report: Report) -> None:
         "description": f"the landing contract's report on {report.task} ({short(report.digest)})",
         "data": _markdown(report),
     }
-    api = PrefectApi.of(workspace, load_params(workspace.params_path))
+    api = PrefectApi.of(workspace)
     with suppress(ServiceError):
         api.post("artifacts/", artifact)
 

@@ -79,7 +79,6 @@ def stop(workspace: Workspace) -> list[int]:
         StorageError: the folder of the servers can't be written.
     """
     from flows import deployment
-    from lorax.params import load_params
     from lorax.services import embedded, homes
     from lorax.services.prefect_api import PrefectApi
 
@@ -88,7 +87,7 @@ def stop(workspace: Workspace) -> list[int]:
         ended = embedded.stop_flows(workspace)
         by_hand = embedded.stop_learning_by_hand(here)  # what is left of them
         with suppress(LoraxError):  # what can't be told is found out by the missing heartbeat
-            api = PrefectApi.of(workspace, load_params(workspace.params_path))
+            api = PrefectApi.of(workspace)
             for run_id in ended:
                 deployment.mark_crashed(api, run_id, "stopped by 'lorax down'; the next run goes on where it was")
         embedded.down(workspace)

@@ -242,14 +242,12 @@ class Reporter:
 
     def alert(self, alert: Alert, share: str, count: int) -> None:
         """Tell of an alert, after so many images; Prefect's server too."""
-        from lorax.params import load_params
         from lorax.services.prefect_api import PrefectApi
 
         of = {"prefect.resource.id": f"lorax.unknown.{self.model}", "prefect.resource.name": self.model}
         not_announced = ""
         try:
-            api = PrefectApi.of(self.workspace, load_params(self.workspace.params_path))
-            api.emit(UNKNOWN_RISING, of, payload=alert.summary)
+            PrefectApi.of(self.workspace).emit(UNKNOWN_RISING, of, payload=alert.summary)
         except ServiceError as error:
             not_announced = str(error)
         if self.as_json:

@@ -41,10 +41,8 @@ def accuracy_matrix(tasks: Sequence[str], rows: Sequence[Sequence[float]]) -> Fi
     values = np.full((len(rows), len(tasks)), np.nan)
     for episode, row in enumerate(rows):
         values[episode, : len(row)] = row
-    figure, axes = _grid(len(tasks), len(rows))
-    _heat(axes, values, [[f"{100 * v:.1f}" for v in row] for row in rows])
-    axes.set_xticks(range(len(tasks)), list(tasks), rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(rows)), [f"{j}: {task}" for j, task in enumerate(tasks[: len(rows)])])
+    after = [f"{j}: {task}" for j, task in enumerate(tasks[: len(rows)])]
+    figure, axes = _heat_map(values, [[f"{100 * v:.1f}" for v in row] for row in rows], after, tasks)
     axes.set(xlabel="accuracy on task, %", ylabel="after episode", title="Accuracy matrix")
     return figure
 
@@ -70,10 +68,8 @@ def confusion_matrix(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> 
     """How often an image of each true class (row) was taken for each class (column), as a share of its row."""
     table = np.asarray(counts, dtype=float)
     shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
-    figure, axes = _grid(len(labels), len(labels))
-    _heat(axes, shares, [[str(count) if count else "" for count in row] for row in counts])
-    axes.set_xticks(range(len(labels)), list(labels), rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(labels)), list(labels))
+    texts = [[str(count) if count else "" for count in row] for row in counts]
+    figure, axes = _heat_map(shares, texts, labels, labels)
     axes.set(xlabel="predicted class (of a real image any real one is right)", ylabel="true class")
     axes.set_title("Confusion matrix, images of all known tasks")
     return figure
@@ -107,10 +103,7 @@ def robustness_map(card: Sequence[CardRow]) -> Figure:
     values = np.full((len(tasks), len(names)), np.nan)
     for row in card:
         values[tasks.index(row.task), names.index(row.perturbation)] = row.accuracy
-    figure, axes = _grid(len(names), len(tasks))
-    _heat(axes, values, [[f"{100 * v:.0f}" for v in row] for row in values])
-    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(tasks)), tasks)
+    figure, axes = _heat_map(values, [[f"{100 * v:.0f}" for v in row] for row in values], tasks, names)
     axes.set(xlabel="perturbation", ylabel="task", title="Robustness: accuracy on perturbed test images, %")
     return figure
 
@@ -210,21 +203,23 @@ def _save(figure: Figure, path: Path) -> None:
     Image.fromarray(np.asarray(canvas.buffer_rgba())).save(path, compress_level=3)
 
 
-def _grid(columns: int, rows: int) -> tuple[Figure, Axes]:
+def _heat_map(
+    values: np.ndarray, texts: Sequence[Sequence[str]], rows: Sequence[str], columns: Sequence[str]
+) -> tuple[Figure, Axes]:
     """A figure whose cells have one size however many there are, so their text stays legible."""
-    size = (max(5.0, _MARGIN_IN + columns * _CELL_IN), max(3.6, _MARGIN_IN + rows * _CELL_IN))
-    figure = Figure(figsize=size, dpi=min(_DPI, _LONGEST_PX / max(size)), layout="constrained")
-    return figure, figure.subplots()
-
-
-def _heat(axes: Axes, values: np.ndarray, texts: Sequence[Sequence[str]]) -> None:
+    width, height = max(5.0, _MARGIN_IN + len(columns) * _CELL_IN), max(3.6, _MARGIN_IN + len(rows) * _CELL_IN)
+    figure = Figure(figsize=(width, height), dpi=min(_DPI, _LONGEST_PX / max(width, height)), layout="constrained")
+    axes = figure.subplots()
     # a mesh: an image would be resampled to the figure's millions of pixels first
     cells = axes.pcolormesh(range(values.shape[1]), range(values.shape[0]), values, vmin=0, vmax=1, cmap="Blues")
     axes.set_aspect("equal")
     axes.invert_yaxis()
-    axes.figure.colorbar(cells, ax=axes, shrink=0.8, format=PercentFormatter(1))
+    figure.colorbar(cells, ax=axes, shrink=0.8, format=PercentFormatter(1))
     for i, row in enumerate(texts):
         for j, text in enumerate(row):
             if text:
                 color = "white" if values[i, j] > _LIGHT_ABOVE else "black"
                 axes.text(j, i, text, ha="center", va="center", color=color, fontsize=8, in_layout=False)
+    axes.set_xticks(range(len(columns)), list(columns), rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(rows)), list(rows))
+    return figure, axes

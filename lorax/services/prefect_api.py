@@ -15,7 +15,7 @@ import httpx
 
 from lorax import addresses
 from lorax.errors import ServiceError
-from lorax.params import Params
+from lorax.params import Params, load_params
 from lorax.services import servers
 from lorax.workspace import Workspace
 
@@ -40,9 +40,10 @@ class PrefectApi:
     authorization: str = field(default="", repr=False)  # what it wants to hear from whoever asks, or ''
 
     @classmethod
-    def of(cls, workspace: Workspace, params: Params) -> PrefectApi:
-        """The server that the environment names, else the workspace's own."""
-        variables = {**os.environ, **servers.environment(workspace, params)}
+    def of(cls, workspace: Workspace, params: Params | None = None) -> PrefectApi:
+        """The server that the environment names, else the workspace's own, with its params.yaml unless given others."""
+        own = servers.environment(workspace, params or load_params(workspace.params_path))
+        variables = {**os.environ, **own}
         url, authorization = addresses.parted(variables["PREFECT_API_URL"])
         return cls(url, authorization or _authorization(variables))
 
