@@ -21,7 +21,7 @@ from lorax.network.features import (
     FeatureCache,
     OnCached,
     Read,
-    filled_to,
+    images_at_once,
     side_by_side,
     views_of,
 )
@@ -157,7 +157,7 @@ def _embedded(network: Network, cut: Cut, count: int, batch_size: int, on_cached
     """
     if not network.backbone.gives_tokens:
         return None
-    batch_size = filled_to(network, batch_size)
+    batch_size = images_at_once(network, batch_size)
     tokens = network.embed(cut(np.zeros(1, np.int64))).tokens
     if count * tokens[0].numel() * tokens.element_size() > _MOST_TOKENS:
         return None

@@ -135,7 +135,7 @@ class FeatureCache:
         """
         if not branches or not len(views):
             return
-        batch_size = filled_to(network, batch_size)
+        batch_size = images_at_once(network, batch_size)
         files = [self._file(network, k, batch_size) for k in branches]
         lacking = np.array([file.find(views) < 0 for file in files])  # (K, N)
         tokens = self._file(network, _TOKENS, batch_size) if keeps_tokens and network.backbone.gives_tokens else None
@@ -220,7 +220,7 @@ class FeatureCache:
             "code": _CODE,
             "branch": what,
             "backbone": asdict(identity) | {"source": ""},
-            "batch_size": filled_to(network, batch_size),
+            "batch_size": images_at_once(network, batch_size),
             "mixed_precision": network.mixed_precision,
             "chip": torch.cuda.get_device_name() if on_gpu else _processor(),
             "libraries": [version(name) for name in ("torch", "timm", "pillow")],
@@ -317,8 +317,8 @@ def _digest(name: NDArray[np.uint8], feature: NDArray[np.uint8]) -> int:
     return int.from_bytes(digest.digest(), "little")
 
 
-def filled_to(network: Network, batch_size: int) -> int:
-    """The one size of all batches, of those that may be so large."""
+def images_at_once(network: Network, batch_size: int) -> int:
+    """How many images a pass has of those that it may have: on a CPU few, since a pass is one thread's work."""
     return min(batch_size, _MOST_ON_CPU) if network.device.type == "cpu" else batch_size
 
 
@@ -335,11 +335,11 @@ def _batches(lacking: NDArray[np.bool_], batch_size: int) -> Iterator[tuple[NDAr
 @contextmanager
 def side_by_side(device: torch.device, most: int | None = None) -> Iterator[Callable[..., Iterable[Any]]]:
     """A `map` whose calls, on a CPU, share torch's threads: each runs in one, or in more where `most` are fewer."""
-    if device.type != "cpu":
-        yield map
-        return
     threads = torch.get_num_threads()
     workers = min(threads, most or threads)
+    if device.type != "cpu" or workers == 1:
+        yield map
+        return
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,))
     try:
         yield pool.map

@@ -25,6 +25,7 @@ from lorax.learning.calibration import Calibration
 from lorax.learning.relatives import Relatives
 from lorax.learning.state import LearnerState, open_network
 from lorax.learning.state_files import load_state
+from lorax.network.features import images_at_once, side_by_side
 from lorax.network.network import Network
 from lorax.stream import ClassTable
 
@@ -77,7 +78,7 @@ class Predictor:
     Args:
         network: the one that `state` describes.
         state: a learner that knows at least one task.
-        batch_size: how many images are held, and how many crops go through the network, at once.
+        batch_size: how many images are held at once, and at most how many crops go through the network in one pass.
     """
 
     def __init__(self, network: Network, state: LearnerState, batch_size: int = _BATCH_SIZE) -> None:
@@ -143,7 +144,10 @@ class Predictor:
 
     def _look(self, crops: Sequence[Pixels], sources: Sequence[str]) -> list[Judged]:
         every = np.concatenate(crops)
-        answers = [self._ask(every[i : i + self.batch_size]) for i in range(0, len(every), self.batch_size)]
+        at_once = images_at_once(self.network, self.batch_size)
+        passes = [every[i : i + at_once] for i in range(0, len(every), at_once)]
+        with side_by_side(self.network.device, len(passes)) as over:
+            answers = list(over(self._ask, passes))
         parts = [torch.cat(part).split([len(own) for own in crops]) for part in zip(*answers, strict=True)]
         judged = []
         for source, seen, *own in zip(sources, crops, *parts, strict=True):
