@@ -74,3 +74,12 @@ def test_what_is_no_such_file_is_told_in_a_line(text: str, tmp_path: Path) -> No
     with pytest.raises(ServiceError, match="can't be read as Prefect's file") as error:
         deployment.check(path)
     assert str(error.value).isprintable()
+
+
+def test_runs_of_every_flow_are_watched() -> None:
+    from prefect import Flow
+
+    from flows import learn, scenario, withdraw
+
+    found = {one.name for room in (learn, scenario, withdraw) for one in vars(room).values() if isinstance(one, Flow)}
+    assert found == set(deployment.FLOWS)
