@@ -107,18 +107,22 @@ def test_a_rollback_says_what_is_held_now_how_to_free_it_and_where_the_data_is(
 
 
 def test_back_to_what_never_was_champion_names_the_nearest_that_was(
-    workspace: Workspace, registry: Registry, stream: list[Learned]
+    workspace: Workspace, server: Server, stream: list[Learned], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As after a withdrawal, whose last version alone becomes champion."""
+    """As after a withdrawal, whose last version alone becomes champion; in a registry of its own."""
+    apart, elsewhere = Registry(server.uri, f"withdrawn-{uuid.uuid4().hex[:8]}"), Workspace(tmp_path / "workspace")
+    shutil.copytree(workspace.root, elsewhere.root)
+    elsewhere.params_path.write_text(f"{SMALL_CONTRACT}registry: {{model: {apart.name}}}\nrun: {{device: cpu}}\n")
+    monkeypatch.chdir(elsewhere.root)
     first, second, third = stream
-    register(registry, first)
-    register(registry, second, gate=OPEN.model_copy(update={"approval": True}))
-    register(registry, third)
+    register(apart, first)
+    register(apart, second, gate=OPEN.model_copy(update={"approval": True}))
+    register(apart, third)
     lorax("promote", "3", "--reason", "as if withdrawn")
     said = lorax("rollback", "--previous", "--reason", "x", code=1)
     assert "version 3 grew from version 2, which never was champion" in said
     assert "was is version 1 (alpha): 'lorax rollback --to 1 --reason TEXT'." in said
-    assert champion(registry) == 3
+    assert champion(apart) == 3
 
 
 def test_behind_a_proxy_that_was_not_told_of_loopback_the_server_is_asked_all_the_same(
