@@ -187,9 +187,11 @@ class Fit:
         Most operations are too short to be shared. What is drawn and added up does not depend on who does it.
         """
         parts = -(-self.training.batch_size // self._part)
-        with side_by_side(self.network.device, parts) as self._over:
-            yield
-        self._over = map
+        try:
+            with side_by_side(self.network.device, parts) as self._over:
+                yield
+        finally:
+            self._over = map
 
     def _take_gradient(self, pixels: Tensor, frozen: Tensor, labels: Tensor, whole: int) -> Tensor:
         parts = (tensor.split(self._part) for tensor in (pixels, frozen, labels))
