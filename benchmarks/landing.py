@@ -32,6 +32,7 @@ from measure import Row, report
 from PIL import Image
 
 from lorax.data import memory, repository, versions
+from lorax.data.commands import dvc
 from lorax.data.images import decode
 from lorax.data.landing import land, one_at_a_time
 from lorax.data.transaction import roll_back
@@ -111,8 +112,10 @@ def written(kind: str, tree: Path) -> Iterator[Path]:
         shutil.rmtree(target)
 
 
-def empty_workspace(root: Path) -> Workspace:
+def empty_workspace(root: Path, cache_type: str = "") -> Workspace:
     versions.create_repository(root)
+    if cache_type:
+        dvc(root, "config", "cache.type", cache_type)
     (root / "params.yaml").write_text("landing: {min_train: 1, min_val: 1}\n")
     (root / ".gitignore").write_text("/work/\n/data\n")
     repository.commit(root, ["params.yaml", ".gitignore", ".dvc/config", ".dvc/.gitignore", ".dvcignore"], "Begin")
@@ -184,17 +187,17 @@ def measured(what: str, source: Path, root: Path) -> dict[str, float]:
     }  # fmt: skip
 
 
-def compared(kind: str, tree: Path, images: int, side: int) -> Row:
+def compared(kind: str, tree: Path, images: int, side: int, cache_type: str) -> Row:
     """A landing, and decoding right before it."""
     decoded = min(images, DECODED)
     with written(kind, tree) as source, tempfile.TemporaryDirectory(dir=tree.parent) as folder:
         load = os.getloadavg()[0]
         decoding = measured(str(decoded), tree, tree)
-        empty_workspace(Path(folder))
+        empty_workspace(Path(folder), cache_type)
         landing = measured("land", source, Path(folder))
     decode_ms, land_ms = decoding["processor_s"] / decoded * 1e3, landing["processor_s"] / images * 1e3
     return {
-        "kind": kind, "images": images, "side": side, "load_before": load,
+        "kind": kind, "cache_type": cache_type, "images": images, "side": side, "load_before": load,
         "decode_processor_ms": decode_ms, "land_processor_ms": land_ms, "land_over_decode": land_ms / decode_ms,
         "decode_images_per_s": decoded / decoding["clock_s"], "land_images_per_s": images / landing["clock_s"],
         "memory_above_start_mb": landing["memory_mb"], "largest_process_mb": landing["largest_mb"],
@@ -248,6 +251,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=2000, help="0: none are landed but to be killed")
     parser.add_argument("--kinds", nargs="+", choices=SOURCES, default=[*SOURCES])
+    parser.add_argument("--cache-type", default="", help="DVC's, such as hardlink; default: DVC's own")
     parser.add_argument("--side", type=int, default=256)
     parser.add_argument("--kills", type=int, default=0, help="in all, dealt to tree, Parquet and tars")
     parser.add_argument("--kill-images", type=int, default=2000)
@@ -266,8 +270,9 @@ def main() -> None:
         if arguments.images:
             write_images(tree, arguments.images, arguments.side)
         for kind in arguments.kinds if arguments.images else ():
-            rows.append(compared(kind, tree, arguments.images, arguments.side))
+            rows.append(compared(kind, tree, arguments.images, arguments.side, arguments.cache_type))
             some = [] if set(arguments.kinds) == set(SOURCES) else arguments.kinds
+            some = [*some, *filter(None, [arguments.cache_type])]
             report("-".join(["landing", str(arguments.images), *some]), rows)
         if arguments.kills:
             write_images(small, arguments.kill_images, arguments.side)

@@ -7,6 +7,7 @@ same run goes on: a finished step finds its output, and a git ref says that a wi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,12 +66,10 @@ def withdraw(
         if champion is None and not is_here and withdrawal.is_withdrawn(registry, task):
             log.info("%s was withdrawn already", task)
             return numbers
-        stays = f"its branch, which began as {task}'s, stays"
-        now = stays if fast else "without that, its branch starts as any other's"
-        for name in data_withdrawal.followers(workspace, task):
-            progress.say(f"{name} is a next version of {task}: {now}")
+        followers = iter(data_withdrawal.followers(workspace, task))  # told once, and of what isn't refused
         if champion is None:
             data_withdrawal.prepared(workspace, task, reason)
+            _tell(followers, task, fast)
         while champion:
             others = set(champion.names) - {task}
             is_cut = fast and champion.tasks[-1].name != task  # else the version before it is there
@@ -80,6 +79,7 @@ def withdraw(
             else:
                 here.check_landed(champion, set(landed))
             revision = data_withdrawal.prepared(workspace, task, reason, others) if is_here else None
+            _tell(followers, task, fast)
             homes = (here.cut_out if is_cut else here.learned_again)(champion, revision)
             numbers = here.move_past(champion, homes)
             champion = _knowing(registry.settle(), task)  # it may have been moved meanwhile
@@ -189,6 +189,14 @@ class _Withdrawal:
         for home in homes:
             discard(home.state_dir)  # the registry has it
         return numbers
+
+
+def _tell(followers: Iterator[str], task: str, fast: bool) -> None:
+    """What becomes of the next versions of a task that is withdrawn."""
+    stays = f"its branch, which began as {task}'s, stays"
+    now = stays if fast else "without that, its branch starts as any other's"
+    for name in followers:
+        progress.say(f"{name} is a next version of {task}: {now}")
 
 
 def _knowing(champion: ModelVersion | None, task: str) -> ModelVersion | None:

@@ -84,7 +84,7 @@ def print_status(record: Mapping[str, Any], out: Console) -> None:
     rows += [("behind", f"{task} brings more of {base}, which is held") for task, base in record["behind"].items()]
     rows += [("changed", _changed(task)) for task in record["changed"]]
     rows.append(("data", f"{record['data']['digest'] or 'nothing landed'} (commit {short(record['data']['commit'])})"))
-    if record["unpushed"]["tasks"]:
+    if any(record["unpushed"].values()):
         rows.append(("unpushed", _unpushed(**record["unpushed"])))
     if champion:
         rows += [(title, percent(champion["metrics"][key])) for key, title in HEADLINES.items()]
@@ -171,8 +171,8 @@ def _changed(task: str) -> str:
 
 
 def _unpushed(tasks: Sequence[str], why: str) -> str:
-    names = ", ".join(tasks)
-    return f"{names}: landed here, not in the upstream; landing the same folder again pushes it. {why}".strip()
+    what = f"{', '.join(tasks)}: landed here, not in the upstream" if tasks else "the last push failed"
+    return f"{what}; landing the same folder again pushes it. {why}".strip()
 
 
 def _worst_slice(metrics: Mapping[str, float]) -> list[tuple[str, str]]:

@@ -35,6 +35,7 @@ def store(workspace: Workspace, files: Mapping[str, str]) -> None:
     """Bring files of data/ into DVC's cache and tell DVC which they are, so that `dvc add` reads and copies none.
 
     It would read each a second time, and make and remove a file to find out for each whether bytes can be shared.
+    Where DVC's `cache.type` asks for hard links, file and cached one are the same, read-only, from the start.
 
     Args:
         workspace: where they lie.
@@ -52,13 +53,13 @@ def store(workspace: Workspace, files: Mapping[str, str]) -> None:
             for folder in {md5[:2] for md5 in files.values()}:
                 cache.makedirs(f"{cache.path}/{folder}")
             # drafts of its own, as DVC's are: another workspace with this cache may bring the same image
-            own = secrets.token_hex(8)
+            own, bring = secrets.token_hex(8), _link if cache.cache_types[:1] == ["hardlink"] else copy_bytes
             for number, (path, md5) in enumerate(files.items()):
                 kept = cache.oid_to_path(md5)
                 if not os.path.exists(kept):  # noqa: PTH110  # a Path for each takes as long as the question
                     draft = f"{cache.path}/{md5[:2]}/.{own}-{number}.tmp"
                     try:
-                        copy_bytes(f"{workspace.data_dir}/{path}", draft)
+                        bring(f"{workspace.data_dir}/{path}", draft)
                         cache.protect(draft)
                         os.replace(draft, kept)  # noqa: PTH105
                     except BaseException:
@@ -66,6 +67,14 @@ def store(workspace: Workspace, files: Mapping[str, str]) -> None:
                         raise
         places = {f"{workspace.data_dir}/{path}": HashInfo("md5", md5) for path, md5 in files.items()}
         repo.state.save_many(((place, digest, None) for place, digest in places.items()), fs)
+
+
+def _link(source: str, target: str) -> None:
+    """A second name for a file; a copy where the file system has none, as DVC does it."""
+    try:
+        os.link(source, target)  # a Path for each takes longer than linking
+    except OSError:
+        copy_bytes(source, target)
 
 
 def add_to_dvc(workspace: Workspace, *paths: str) -> None:

@@ -118,9 +118,10 @@ def publish(workspace: Workspace, on_moved: Callable[[], None]) -> None:
 
 
 def why_unpushed(workspace: Workspace) -> str:
-    """What the last push that failed said; '' if none did."""
-    note = _note(workspace)
-    return note.read_text(errors="replace") if note.exists() else ""
+    """What the last push that failed said; '' if none did, or if the upstream has it all by now."""
+    note, root = _note(workspace), workspace.root
+    is_over = not note.exists() or (repository.has_upstream(root) and repository.holds(root, "HEAD", "@{upstream}"))
+    return "" if is_over else note.read_text(errors="replace")
 
 
 def _note(workspace: Workspace) -> Path:

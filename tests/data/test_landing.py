@@ -15,6 +15,7 @@ import pytest
 
 from lorax.data import git_locks, keeping, pins, repository, versions
 from lorax.data.admission import LandingOptions, check_landing
+from lorax.data.commands import dvc
 from lorax.data.landing import land, one_at_a_time, undo_killed
 from lorax.data.layouts.items import Reading
 from lorax.errors import ContractError, DataVersionError, LayoutError, StorageError
@@ -572,6 +573,7 @@ def test_a_disk_that_fills_up_while_a_landing_is_tried_is_a_storage_error(
 ONE_OF_TWO = """
 import sys
 from pathlib import Path
+from lorax.data.commands import dvc
 from lorax.data.landing import land, one_at_a_time, undo_killed
 from lorax.workspace import Workspace
 land(Workspace(Path(sys.argv[1])), Path(sys.argv[2]), sys.argv[3])
@@ -609,6 +611,49 @@ def test_where_a_remote_and_an_upstream_are_set_data_and_commit_are_pushed(
     land(workspace, write_task(tmp_path / "in3", seed=3), "third")  # the hub is ahead
     assert [task.name for task in versions.landed(workspace)] == ["first", "second", "third"]
     assert git(tmp_path / "hub", "log", "-1", "--format=%s", "main").startswith("Land third")
+
+
+def test_where_dvc_is_to_link_data_and_cache_are_one_file_until_a_failed_landing_leaves_none(
+    workspace: Workspace, tmp_path: Path, write_task: WriteTask
+) -> None:
+    dvc(workspace.root, "config", "cache.type", "hardlink,copy")
+    repository.commit(workspace.root, [".dvc/config"], "Link")
+    source = write_task(tmp_path / "in", seed=1)
+    land(workspace, source, "first")
+    old = git(workspace.root, "rev-parse", "HEAD").strip()
+
+    def images() -> list[Path]:
+        return [path for path in workspace.data_dir.rglob("*") if path.is_file()]
+
+    def is_clean() -> bool:
+        return "up to date" in subprocess.check_output(
+            [sys.executable, "-m", "dvc", "status"], cwd=workspace.root, text=True
+        )
+
+    kept = versions.cache_paths(workspace, versions.manifest(workspace).values())
+    assert all(path.samefile(kept[versions.md5_of(path)]) for path in images())
+    assert {path.stat().st_nlink for path in source.rglob("*") if path.is_file()} == {1}
+    assert is_clean()
+
+    before = contents(workspace)
+    set_hook(workspace, "exit 1")
+    with pytest.raises(DataVersionError):
+        land(workspace, write_task(tmp_path / "in2", seed=2), "second")
+    assert contents(workspace) == before
+    set_hook(workspace, "exit 0")
+    land(workspace, tmp_path / "in2", "second")
+
+    damaged = workspace.data_dir / "first/train/0_real/0.png"
+    sound = damaged.read_bytes()
+    damaged.chmod(0o644)
+    damaged.write_bytes(b"written over, and so is the cache")
+    land(workspace, source, "first")
+    assert damaged.read_bytes() == sound
+    assert {path.stat().st_nlink for path in images()} == {2}
+    assert is_clean()
+    git(workspace.root, "checkout", "--quiet", old, "--", "data.dvc")
+    dvc(workspace.root, "checkout")
+    assert {path.relative_to(workspace.data_dir).parts[0] for path in images()} == {"first"}
 
 
 def test_in_a_clone_without_cache_and_remote_landing_the_known_tasks_again_heals_it(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from lorax.commands import status
 from lorax.data import checkout, pins, repository, upstream, versions
@@ -120,6 +122,22 @@ def test_what_landed_while_the_hub_was_away_is_shown_and_joined_once_it_is_back(
     land(there, tmp_path / "b", "b")
     assert names(there) == ["first", "a", "b"]
     assert status.record(there, Params())["unpushed"] == {"tasks": [], "why": ""}
+
+
+def test_data_that_was_not_pushed_is_shown_where_git_has_no_upstream_too(
+    workspace: Workspace, tmp_path: Path, write_task: WriteTask
+) -> None:
+    (tmp_path / "store").write_text("no folder")
+    repository.set_remote(workspace.root, str(tmp_path / "store"))
+    with pytest.raises(DataVersionError, match="committed, but was not pushed"):
+        land(workspace, write_task(tmp_path / "a"), "a")
+    out = io.StringIO()
+    status.print_status(status.record(workspace, Params()), Console(file=out, width=500))
+    [row] = [line for line in out.getvalue().splitlines() if "unpushed" in line]
+    assert "the last push failed; landing the same folder again pushes it. 'dvc push data.dvc'" in row
+    (tmp_path / "store").unlink()
+    land(workspace, tmp_path / "a", "a")
+    assert not any(status.record(workspace, Params())["unpushed"].values())
 
 
 def test_a_protected_branch_is_told_with_what_works_and_what_was_merged_there_is_gone_on_from(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,9 @@ import pytest
 from lorax import reconcile
 from lorax.atlas.index import Atlas
 from lorax.commands.init import initialize, with_values
-from lorax.data import pins, versions
+from lorax.data import pins, repository, versions
+from lorax.data.admission import LandingOptions
+from lorax.data.commands import git
 from lorax.data.landing import land
 from lorax.learning.episode import Episode, learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan
@@ -138,6 +141,19 @@ def test_a_task_is_cut_out_without_learning_anything_and_the_card_says_so(worksp
     assert [path.parent.name.partition("-")[0] for path in episodes(workspace) - before] == ["cut"]
     cards = [path.read_text() for path in workspace.services_dir.rglob("model_card.md")]
     assert any("alpha was withdrawn the fast way" in card for card in cards)
+
+
+def test_what_cannot_be_cut_out_is_refused_before_anything_is_told_of_others(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    before = repository.head(workspace.root)
+    write_task_files(tmp_path / "zeta", {"0_real": 3, "1_fake": 3}, seed=9, side=20)
+    land(workspace, tmp_path / "zeta", "zeta", options=LandingOptions(new_version_of="gamma"))
+    said = lorax(workspace, "withdraw", "gamma", "--reason", "at once", "--fast", code=1)
+    assert "at least two others must be left" in said
+    assert "next version" not in said
+    git(workspace.root, "reset", "--quiet", "--keep", before)
+    shutil.rmtree(workspace.data_dir / "zeta")
 
 
 def test_without_the_task_learned_first_the_line_begins_anew_but_the_only_one_stays(
