@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lorax.errors import BackboneError
-from lorax.network.branch import Branch, LiveBranch, fresh_branch
+from lorax.network.branch import Branch, LiveBranch, fresh_branch, merged
 from lorax.network.passes import Embedded, SplitModel, embed, encode, hearing, make_audible, make_stackable, stacked
 from lorax.network.rehearsal import Rehearsal
 from lorax.params import LoraParams
 
-_IMAGES_A_PASS = {"cpu": 24, "cuda": 256}
-"""How many images, each counted once for every branch, a stacked pass holds: as long as larger passes are faster."""
+_IMAGES_A_PASS = {"cpu": 8, "cuda": 256}
+"""How many images, each counted once for every branch, a pass holds: as long as larger ones are faster. On a CPU larger
+ones leave its caches, and merging a branch's weights anew takes less than a hundredth of eight images' time."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +32,6 @@ class BackboneIdentity:
     crop: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-
-
-@dataclass(frozen=True)
-class _Stack:
-    """Adapted weights (G, out, in) by layer, and whose they are: branches, device and number format."""
-
-    of: tuple[range, torch.device, torch.dtype] | None = None
-    weights: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Backbone(nn.Module):
@@ -72,7 +66,6 @@ class Backbone(nn.Module):
         make_audible(self._layers)
         gives_texture = model if isinstance(model, SplitModel) else self.front
         self.texture_width: int = gives_texture.texture_width if gives_texture else len(self._layers) * self.width
-        self._stack = _Stack()
         self.register_buffer("mean", torch.tensor(identity.mean).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(identity.std).view(1, 3, 1, 1) * 255, persistent=False)
 
@@ -112,7 +105,6 @@ class Backbone(nn.Module):
     def move_last(self, k: int) -> None:
         """Let branch k come after all others, whose order stays."""
         self._branches.append(self._branches.pop(k))
-        self._stack = _Stack()
 
     def rehearse(self, k: int) -> None:
         """See that all of branch k can learn, before it does.
@@ -136,7 +128,6 @@ class Backbone(nn.Module):
 
     def _replace(self, k: int, weights: Mapping[str, Tensor]) -> None:
         self._branches[k] = Branch(self._branches[k].config, weights, self._linears)
-        self._stack = _Stack()
 
     @torch.no_grad()
     def embed(self, images: Tensor) -> Embedded:
@@ -149,17 +140,18 @@ class Backbone(nn.Module):
         """What some branches say of the images, float32, without dropout: (B, K·D).
 
         As many branches as a pass has room for go together: all images once for each of them in one batch, the shared
-        weights applied to it as a whole, and each adapted weight, its LoRA merged in, to its own part.
+        weights applied to it as a whole, and each adapted weight to its own part. LoRA is merged into a weight when a
+        pass comes to it, and nothing merged is kept.
 
         Args:
             images: bytes (B, 3, crop, crop), or what `embed` gave of them.
         """
         tokens = self._embedded(images).tokens
-        together = max(1, _IMAGES_A_PASS[tokens.device.type] // max(1, len(tokens)))
-        stack = self._stacked(branches)
-        parts = [self._pass(tokens, stack, range(i, min(i + together, len(branches))))
-                 for i in range(0, len(branches), together)]  # fmt: skip
-        return torch.cat(parts, dim=1).float()
+        most = _IMAGES_A_PASS[tokens.device.type]
+        together = max(1, most // max(1, len(tokens)))
+        groups = [branches[i : i + together] for i in range(0, len(branches), together)]
+        rows = [torch.cat([self._pass(part, group) for group in groups], dim=1) for part in tokens.split(most)]
+        return torch.cat(rows).float()
 
     @property
     def gives_tokens(self) -> bool:
@@ -209,29 +201,13 @@ class Backbone(nn.Module):
         tokens = found.float()
         return self.model.glimpse(tokens) if isinstance(self.model, SplitModel) else tokens
 
-    def _pass(self, tokens: Tensor, stack: _Stack, part: range) -> Tensor:
-        """One pass of the model over the branches `part` of a stack: what `embed` gave of B images -> (B, G·D)."""
-        count = len(part)
-        with stacked({name: weight[part.start : part.stop] for name, weight in stack.weights.items()}):
-            out = encode(self.model, tokens.repeat(count, *[1] * (tokens.ndim - 1)))
-        return out.view(count, len(tokens), -1).transpose(0, 1).reshape(len(tokens), -1)
-
-    def _stacked(self, branches: range) -> _Stack:
-        """The adapted weights of the given branches; the last answer is kept, since it is mostly asked for again."""
-        device = self.mean.device
-        mixed = torch.is_autocast_enabled(device.type)
-        dtype = torch.get_autocast_dtype(device.type) if mixed else torch.float32
-        wanted = (branches, device, dtype)
-        stack = self._stack  # another thread may replace it
-        if stack.of != wanted:
-            chosen = [self._branches[k] for k in branches]
-            weights = {
-                name: torch.stack([branch.merged(name, linear.weight) for branch in chosen]).to(dtype)
-                for name, linear in self._linears.items()
-                if any(name in branch.layers for branch in chosen)
-            }
-            self._stack = stack = _Stack(wanted, weights)
-        return stack
+    def _pass(self, tokens: Tensor, branches: range) -> Tensor:
+        """One pass of the model for some branches: what `embed` gave of B images -> (B, G·D)."""
+        chosen = [self._branches[k] for k in branches]
+        adapted = {name: self._linears[name].weight for branch in chosen for name in branch.layers}
+        with stacked({name: partial(merged, chosen, name, weight) for name, weight in adapted.items()}):
+            out = encode(self.model, tokens.repeat(len(chosen), *[1] * (tokens.ndim - 1)))
+        return out.view(len(chosen), len(tokens), -1).transpose(0, 1).reshape(len(tokens), -1)
 
     def _normalised(self, images: Tensor) -> Tensor:
         return (images.to(self.mean.dtype) - self.mean) / self.std

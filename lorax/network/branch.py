@@ -1,7 +1,7 @@
 """One branch: a LoRA in PEFT's format, frozen or learning. The only room that knows PEFT.
 
-A frozen branch is plain tensors; merged into the backbone's weights it costs nothing at all, and PEFT, whose import
-takes seconds, is not needed. The one branch that learns is PEFT's own model. What PEFT calls an adapter is called a
+A frozen branch is plain tensors, merged into a layer's weight when a pass comes to it, and PEFT, whose import takes
+seconds, is not needed. The one branch that learns is PEFT's own model. What PEFT calls an adapter is called a
 branch everywhere else.
 """
 
@@ -51,6 +51,7 @@ class Branch:
         self.scale = float(config["lora_alpha"]) / int(config["r"])
         self.layers = match_targets(sorted(linears), [config["target_modules"]])
         _check_fits(self.config, self.weights, {name: linears[name] for name in self.layers})
+        self._factors = {n: [self.weights[_name(n, f)] for f in "AB"] for n in self.layers}  # (r, in), (out, r)
 
     @cached_property
     def digest(self) -> str:
@@ -61,12 +62,22 @@ class Branch:
             digest.update(value.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
-    def merged(self, layer: str, weight: Tensor) -> Tensor:
-        """The layer's weight (out, in) with this branch in it; the weight itself where the branch adapts nothing."""
-        if layer not in self.layers:
-            return weight
-        a, b = (self.weights[_name(layer, factor)].to(weight.device) for factor in "AB")  # (r, in), (out, r)
-        return torch.addmm(weight, b, a, alpha=self.scale)
+    def merge(self, layer: str, weight: Tensor, into: Tensor) -> None:
+        """Write the layer's weight (out, in) with this branch in it; the weight itself where it adapts nothing."""
+        if layer not in self._factors:
+            into.copy_(weight)
+            return
+        a, b = self._factors[layer] = [factor.to(weight.device) for factor in self._factors[layer]]
+        torch.addmm(weight, b, a, alpha=self.scale, out=into)
+
+
+def merged(branches: Sequence[Branch], layer: str, weight: Tensor) -> Tensor:
+    """A layer's weight (out, in) with each of the branches in it: (G, out, in), in the number format of the pass."""
+    stack = torch.empty(len(branches), *weight.shape, device=weight.device)
+    for branch, into in zip(branches, stack, strict=True):
+        branch.merge(layer, weight, into)
+    device = weight.device.type
+    return stack.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else stack
 
 
 class Dropout(nn.Module):

@@ -59,12 +59,12 @@ def _read_only_the_class_token(model: Any) -> None:
 
 
 def _keep_positional_map(module: Any, tokens: int) -> None:
-    """Store g · P as a buffer (H, T, T) that is not part of the weights, and 1 - g as (H, 1, 1)."""
+    """Store g · P as a buffer (H, T, T) that is not part of the weights, and 1 - g as (H, 1)."""
     with torch.no_grad():
         module.rel_indices = module.get_rel_indices(tokens)
         positional = module.pos_proj(module.rel_indices).permute(0, 3, 1, 2).softmax(dim=-1)[0]
-        gate = torch.sigmoid(module.gating_param).view(-1, 1, 1)
-        module.register_buffer("gated_positions", gate * positional, persistent=False)
+        gate = torch.sigmoid(module.gating_param).view(-1, 1)
+        module.register_buffer("gated_positions", gate[..., None] * positional, persistent=False)
         module.register_buffer("content_share", 1.0 - gate, persistent=False)
 
 
@@ -75,11 +75,12 @@ def _gpsa_forward(self: Any, x: Tensor) -> Tensor:
     if getattr(self, "gated_positions", None) is None or self.gated_positions.shape[-1] != tokens:
         _keep_positional_map(self, tokens)
     q, k = (part.reshape(shape).transpose(1, 2) for part in self.qk(x).chunk(2, dim=-1))  # each (B, H, T, D/H)
-    v = self.v(x).reshape(shape).transpose(1, 2)
-    content = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
-    mixed = torch.addcmul(self.gated_positions.to(v.dtype) @ v, content, self.content_share.to(v.dtype))
-    mixed = mixed.transpose(1, 2).reshape(batch, tokens, width)
-    out: Tensor = self.proj_drop(self.proj(mixed))
+    v = self.v(x).reshape(shape)
+    content = F.scaled_dot_product_attention(q, k, v.transpose(1, 2), scale=self.scale).transpose(1, 2)
+    of_all = v.permute(2, 1, 0, 3).reshape(self.num_heads, tokens, -1)  # (H, T, B·D/H): or P would be copied B times
+    placed = torch.bmm(self.gated_positions.to(v.dtype), of_all).view(self.num_heads, tokens, batch, -1)
+    mixed = torch.addcmul(placed.permute(2, 1, 0, 3), content, self.content_share.to(v.dtype))
+    out: Tensor = self.proj_drop(self.proj(mixed.reshape(batch, tokens, width)))
     return out
 
 

@@ -49,7 +49,7 @@ threads may call it."""
 OnCached = Callable[[int, int], None]
 """Told how many features have been computed, of how many."""
 
-_CODE = 5
+_CODE = 6
 """Raised when features are computed in another way, so that older ones are not found."""
 
 CENTER = -1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -101,7 +101,7 @@ def encode(model: Any, tokens: Tensor) -> Tensor:
 class _Active(threading.local):
     """What this thread's pass applies, and draws from; another thread may be in another pass."""
 
-    weights: Mapping[str, Tensor] = MappingProxyType({})
+    weights: Mapping[str, Callable[[], Tensor]] = MappingProxyType({})
     generator: torch.Generator | None = None
 
 
@@ -130,8 +130,11 @@ def make_stackable(linears: Mapping[str, nn.Linear]) -> None:
 
 
 @contextmanager
-def stacked(weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """While the block runs, named layers apply a stack of weights (G, out, in) to inputs (G·B, ..., in)."""
+def stacked(weights: Mapping[str, Callable[[], Tensor]]) -> Iterator[None]:
+    """While the block runs, named layers apply a stack of weights (G, out, in) to inputs (G·B, ..., in).
+
+    A layer asks for its weights when a pass comes to it, and keeps them no longer than that.
+    """
     _active.weights = weights
     try:
         yield
@@ -140,9 +143,10 @@ def stacked(weights: Mapping[str, Tensor]) -> Iterator[None]:
 
 
 def _forward(name: str, linear: nn.Linear, x: Tensor) -> Tensor:
-    weights = _active.weights.get(name)
-    if weights is None:
+    ask = _active.weights.get(name)
+    if ask is None:
         return F.linear(x, linear.weight, linear.bias)
+    weights = ask()
     if len(weights) == 1:
         return F.linear(x, weights[0], linear.bias)
     parts = x.reshape(len(weights), -1, x.shape[-1])

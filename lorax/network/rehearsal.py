@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from lorax.errors import BackboneError
-from lorax.network.branch import LiveBranch, kinds_of, loud_branch
+from lorax.network.branch import LiveBranch, kinds_of, loud_branch, merged
 from lorax.network.passes import embed, encode, stacked
 
 _IMAGES = 2
@@ -107,16 +108,12 @@ class Rehearsal:
         """Whether two branches over the layers, merged and together in one pass, say what each says when live."""
         pair = [loud_branch(layers, self.linears, rank, self.random) for _ in range(2)]
         live = torch.stack([LiveBranch(self.model, branch, _as_they_are)(self.tokens) for branch in pair])
-        weights = {
-            layer: torch.stack([branch.merged(layer, self.linears[layer].weight) for branch in pair])
-            for layer in layers
-        }
         try:
-            with stacked(weights):
-                merged = encode(self.model, torch.cat([self.tokens] * len(pair))).view_as(live)
+            with stacked({layer: partial(merged, pair, layer, self.linears[layer].weight) for layer in layers}):
+                together = encode(self.model, torch.cat([self.tokens] * len(pair))).view_as(live)
         except RuntimeError:  # shapes that don't fit
             return False
-        return bool((merged - live).norm() <= _TOLERANCE * (live - self.plain).norm())
+        return bool((together - live).norm() <= _TOLERANCE * (live - self.plain).norm())
 
 
 def _as_they_are(tokens: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -90,6 +91,34 @@ def test_what_a_branch_learned_is_kept(backbone: Backbone, images: torch.Tensor)
     backbone.keep_branch(0, live)
     assert torch.allclose(backbone.features(images, range(1)), live(images), atol=1e-5)
     assert backbone.branch(0).digest != digest
+
+
+def test_a_branch_merged_on_the_way_says_bit_for_bit_what_one_merged_beforehand_says(
+    backbone: Backbone, images: torch.Tensor
+) -> None:
+    branch = learned_branch(backbone, LORA, 0)
+    found = backbone.features(images, range(1))
+    for layer in branch.layers:
+        weight = backbone.model.get_submodule(layer).weight
+        a, b = (branch.weights[f"base_model.model.{layer}.lora_{factor}.weight"] for factor in "AB")
+        weight.copy_(torch.addmm(weight, b, a, alpha=2))
+    assert torch.equal(found, backbone.plain_feature(images))
+
+
+def test_passes_leave_nothing_behind_whatever_branches_they_ask(backbone: Backbone, images: torch.Tensor) -> None:
+    for number in range(4):
+        learned_branch(backbone, LORA, number)
+    backbone.plain_feature(images)  # tables that do not depend on branches are there
+
+    def held() -> int:
+        gc.collect()
+        return sum(tensor.nbytes for tensor in gc.get_objects() if issubclass(type(tensor), torch.Tensor))
+
+    before = held()
+    for branches in (range(1), range(2), range(4)):
+        for count in (1, 5):
+            backbone.features(images[:count], branches)
+    assert held() == before
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
