@@ -271,6 +271,7 @@ class ServingParams(_Section):
     memory_mb: float = Field(1024, gt=0, description="of request bodies, and as much again of images being decoded")
     poll_s: float = Field(5, gt=0, le=_DAY_S, description="between two looks at the alias")
     hosts: tuple[str, ...] = Field((), description="names that it may be called by, beside loopback's and --host")
+    exact: bool = Field(False, description="ask all branches about every image, as `lorax predict --explain` does")
 
 
 class Params(_Section):

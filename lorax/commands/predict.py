@@ -47,7 +47,7 @@ def predict(
 
     workspace, params = opened()
     chosen, state_dir = access.fetched(workspace, params, version)
-    predictor = Predictor.open(state_dir, params.run.device)
+    predictor = Predictor.open(state_dir, params.run.device, exact=explain or params.serving.exact)
     of_version = version_record(predictor, chosen.version, chosen.state_digest)
     with reader_may_leave():
         bad = print_verdicts(predictor, of_version, _files(paths, null), out, err, as_json=as_json, explain=explain)

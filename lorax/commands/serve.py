@@ -36,7 +36,7 @@ def serve(
     source = None
     if version.startswith("@"):
         registry = access.served_registry(workspace, params)
-        source = Source(registry, version[1:], workspace.states_dir, params.run.device)
+        source = Source(registry, version[1:], workspace.states_dir, params.run.device, params.serving.exact)
         chosen = source.find()
         with err.status("opening the model"):
             server.settle()
@@ -45,7 +45,8 @@ def serve(
         chosen, state_dir = access.fetched(workspace, params, version)
         with err.status("opening the model"):
             server.settle()
-            model = open_served(params.registry.model, chosen, state_dir, params.run.device)
+            device, exact = params.run.device, params.serving.exact
+            model = open_served(params.registry.model, chosen, state_dir, device, exact=exact)
     address = f"http://{as_host(host)}:{listener.getsockname()[1]}"
 
     def tell() -> None:

@@ -144,7 +144,7 @@ class CalibratedVersions:
         from lorax.verdicts.watched import not_calibrated
 
         _, state_dir = access.fetched(self.workspace, self.params, str(number))
-        predictor = Predictor.open(state_dir, self.params.run.device)
+        predictor = Predictor.open(state_dir, self.params.run.device, exact=True)  # an alert tells of every branch
         if predictor.calibration is None:
             raise not_calibrated(number)
         return predictor

@@ -144,7 +144,7 @@ def assess(episode: Episode, reals: Reals | None = None, on_progress: Progress |
         query = FeatureQuery.of_centers(samples, [change] * len(samples))
         on_cached = told(on_progress, change.name)
         features, textures = episode.asker.ask(query, with_texture=with_texture, asked_again=True, on_cached=on_cached)
-        return textures, episode.network.logits(features, textures).cpu()
+        return textures, state.served_logits(features, textures)
 
     def look(samples: Sequence[Sample], change: Perturbation = UNCHANGED) -> Said:
         return Said(*ask(samples, change), torch.tensor(state.classes.ids(samples)))

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from lorax.learning.ood import ByKind, Distance, Residual, as_if_new
 from lorax.learning.relatives import Relatives
+from lorax.learning.student import Student
 from lorax.stream import ClassTable
 
 _LEAST = 1e-12
@@ -78,6 +79,8 @@ class Calibration:
     false_alarms: float  # the share of images of known classes that `threshold` lets pass for unknown
     # which generators are confused; None in states from before format 4, or where too few images tell
     relatives: Relatives | None = None
+    # what is asked before the branches; None in states from before format 7, or where too few images tell
+    student: Student | None = None
 
     @classmethod
     def fit(
@@ -134,10 +137,12 @@ class Calibration:
         numbers = {"temperature": self.temperature, "unit": self.unit, "false_alarms": self.false_alarms}
         told = {"threshold": self.threshold, "images": self.images}
         told |= {"distance_base": self.distance.base} if isinstance(self.distance, Distance) else {}
-        return numbers | told | {"relatives": self.relatives.record() if self.relatives else None}
+        student = {"student": {"ahead": self.student.ahead}} if self.student else {}
+        return numbers | told | student | {"relatives": self.relatives.record() if self.relatives else None}
 
     def tensors(self) -> dict[str, Tensor]:
         found = {"bias": self.bias, "scores": self.scores} | self.distance.tensors()
+        found |= self.student.tensors() if self.student else {}
         return found | ({"levels": self.relatives.levels} if self.relatives else {})
 
     @classmethod
@@ -149,8 +154,11 @@ class Calibration:
         else:
             distance = Distance(tensors["means"], tensors["axes"], tensors["gains"], record["distance_base"])
         relatives = Relatives.parse(record["relatives"], tensors["levels"]) if record["relatives"] else None
+        student = None
+        if record.get("student"):
+            student = Student(tensors["student_weight"], tensors["student_bias"], record["student"]["ahead"])
         numbers = (record["unit"], record["false_alarms"])
-        return cls(record["temperature"], tensors["bias"], distance, tensors["scores"], *numbers, relatives)
+        return cls(record["temperature"], tensors["bias"], distance, tensors["scores"], *numbers, relatives, student)
 
 
 def fit_probabilities(logits: Tensor, ids: Tensor, classes: ClassTable) -> tuple[float, Tensor]:

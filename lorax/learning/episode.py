@@ -231,7 +231,7 @@ class Episode:
         sizes = [len(task.test) for task in self.tasks]
         looks = zip(self.tasks, *(part.split(sizes) for part in (features, of_base, textures)), strict=True)
         for task, said, said_by_base, seen in looks:
-            predicted[task.name] = self.network.logits(said, seen).argmax(dim=1)
+            predicted[task.name] = self._calibrated.classes_of(said, seen)
             if task is not self.tasks[-1] or task.extends:
                 before[task.name] = self.base.classes_of(said_by_base, seen)
             true[task.name] = torch.tensor(self.classes.ids(task.test))
@@ -258,8 +258,9 @@ class Episode:
         Returns:
             All branches' features (N, K·D), and the textures (N, F), or (N, 0) where nothing reads them.
         """
+        with_texture = self.reads_texture or bool(self.params.calibration.per_class)  # which a student reads, too
         on_cached = told(on_progress)
-        return self.asker.ask(self._tests, with_texture=self.reads_texture, asked_again=True, on_cached=on_cached)
+        return self.asker.ask(self._tests, with_texture=with_texture, asked_again=True, on_cached=on_cached)
 
     @cached_property
     def classes(self) -> ClassTable:

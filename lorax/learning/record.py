@@ -62,14 +62,21 @@ class RelativesRecord(_Part):
     groups: tuple[tuple[_Count, ...], ...]
 
 
+class StudentRecord(_Part):
+    """When the student's answer is given."""
+
+    ahead: float = Field(ge=0, le=1)
+
+
 class CalibrationRecord(_Part):
-    """calibration.json, where something was fitted; `relatives` since format 4."""
+    """calibration.json, where something was fitted; `relatives` since format 4, `student` since 7."""
 
     temperature: float = Field(gt=0)
     unit: float = Field(gt=0)
     false_alarms: float = Field(gt=0, lt=1)
     distance_base: float | None = Field(None, ge=0)  # none where scores give the OOD score
     relatives: RelativesRecord | None = None
+    student: StudentRecord | None = None
 
 
 class AdapterRecord(BaseModel):

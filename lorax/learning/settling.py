@@ -1,4 +1,4 @@
-"""What is decided once a branch is trained: the head of the texture, how much it counts, and the calibration.
+"""What is decided once a branch is trained: the head of the texture, how much it counts, calibration and student.
 
 Held-out images decide how much the texture counts beside the branches: as much as leaves the right answers about as
 likely as they can be. Of perturbed images it counts alone, scaled so that the calibration of clean ones holds for it.
@@ -27,6 +27,7 @@ from lorax.learning.calibration import (
 from lorax.learning.ood import ByKind, Residual, as_if_new
 from lorax.learning.queries import Asker, FeatureQuery
 from lorax.learning.state import LearnerState
+from lorax.learning.student import Student, least_ahead, said_as_if_new
 from lorax.learning.texture_head import CLEAN, kind_scores, perturbed
 from lorax.network.network import TextureHead
 from lorax.params import Params
@@ -61,7 +62,7 @@ def settled(state: LearnerState, asker: Asker, params: Params) -> LearnerState:
     can_calibrate = all(counts[entry.id] >= LEAST_PER_CLASS for entry in state.classes.entries)
     if state.statistics:
         return _with_texture_head(state, held, can_calibrate, params)
-    return replace(state, calibration=_calibration(state, held, held.logits, None, params) if can_calibrate else None)
+    return replace(state, calibration=_calibration(state, held, None, None, params) if can_calibrate else None)
 
 
 def _with_texture_head(state: LearnerState, held: _Held, can_calibrate: bool, params: Params) -> LearnerState:
@@ -76,8 +77,8 @@ def _with_texture_head(state: LearnerState, held: _Held, can_calibrate: bool, pa
     weight, fitted = _WEIGHT, None
     if can_calibrate:
         weight = chosen_weight(held.logits, scores[CLEAN], held.ids, state.classes)
-        logits, residual = held.logits + weight * scores[CLEAN], _residual(honest[CLEAN], state.classes)
-        fitted = _calibration(state, held, logits, residual, params)
+        residual = _residual(honest[CLEAN], state.classes)
+        fitted = _calibration(state, held, weight * scores[CLEAN], residual, params)
     solved = []
     for kind, sums in state.statistics.items():
         matrix, bias = sums.with_images(held.textures[kind], held.ids, len(state.classes)).solve(penalty, answers)
@@ -149,10 +150,18 @@ def _by_kind(
 
 
 def _calibration(
-    state: LearnerState, held: _Held, logits: Tensor, residual: Residual | None, params: Params
+    state: LearnerState, held: _Held, added: Tensor | None, residual: Residual | None, params: Params
 ) -> Calibration:
-    settings, told = params.calibration, (held.textures[CLEAN], logits, held.ids, state.classes)
-    return Calibration.fit(*told, settings.false_alarms, settings.set_error, residual)
+    """Fitted to the branches' logits and what the texture adds to them (n, C); with a student, if it can be trusted."""
+    settings, textures, classes = params.calibration, held.textures[CLEAN], state.classes
+    of_texture = torch.zeros_like(held.logits) if added is None else added
+    logits = held.logits + of_texture
+    fitted = Calibration.fit(textures, logits, held.ids, classes, settings.false_alarms, settings.set_error, residual)
+    students = said_as_if_new(textures, held.logits, folds_of(held.ids)) + of_texture
+    ahead = least_ahead(*(answers_of(fitted.probabilities(said), classes) for said in (students, logits)))
+    if ahead is None:
+        return fitted
+    return replace(fitted, student=replace(Student.fit(textures, held.logits), ahead=ahead))
 
 
 def _look(state: LearnerState, asker: Asker) -> _Held:

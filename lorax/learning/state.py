@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lorax.errors import StateError
-from lorax.learning.calibration import Calibration
+from lorax.learning.calibration import Calibration, answers_of
+from lorax.learning.student import Student
 from lorax.learning.texture_head import Statistics
 from lorax.network.backbone import Backbone, BackboneIdentity
 from lorax.network.building import reopen_backbone
@@ -89,17 +90,33 @@ class LearnerState:
         """How likely an answer must be to be given."""
         return float(self.parameters.get("calibration", {}).get("undecided_below", 0.5))
 
-    def classes_of(self, features: Tensor, textures: Tensor) -> Tensor:
-        """What it calls images, as class ids (N,).
+    @property
+    def student(self) -> Student | None:
+        """What answers in the branches' place where it is sure."""
+        return self.calibration.student if self.calibration else None
+
+    def logits(self, features: Tensor, textures: Tensor) -> Tensor:
+        """Of each class (N, C), all branches asked.
 
         Args:
-            features: (N, K·D) what branches say of them; those of further branches may follow.
+            features: (N, K·D) what branches say of the images; those of further branches may follow.
             textures: (N, F) of them.
         """
         logits = F.linear(features[:, : self.head_weight.shape[1]], self.head_weight, self.head_bias)
-        if self.texture_head:
-            logits = self.texture_head.beside(logits, textures)
-        return logits.argmax(dim=1)
+        return self.texture_head.beside(logits, textures) if self.texture_head else logits
+
+    def served_logits(self, features: Tensor, textures: Tensor) -> Tensor:
+        """The same as verdicts have them: the student's where it is sure."""
+        logits, student = self.logits(features, textures), self.student
+        if self.calibration is None or student is None:
+            return logits
+        told, nothing_to_add = student.answer(textures, self.texture_head)
+        is_sure = student.is_sure(answers_of(self.calibration.probabilities(told), self.classes))
+        return torch.where((is_sure | nothing_to_add)[:, None], told, logits)
+
+    def classes_of(self, features: Tensor, textures: Tensor) -> Tensor:
+        """What it calls images, as class ids (N,); arguments as above."""
+        return self.served_logits(features, textures).argmax(dim=1)
 
     def branch_of(self, task: str) -> Branch:
         """The branch of a task, for another to start from.

@@ -38,12 +38,13 @@ from lorax.network.network import TextureHead
 from lorax.storage import canonical_json, fault, whole_directory
 from lorax.stream import ClassTable, Sample, check_task_name
 
-FORMAT = 6
+FORMAT = 7
 """1 had no calibration; before 3 branches had no common start; before 4 no head read textures, no verdict was a set;
-before 5 textures had one head, that of images as they are; before 6 no task extended another."""
+before 5 textures had one head, that of images as they are; before 6 no task extended another; before 7 no student
+answered in the branches' place."""
 
-_WITHOUT_EXTENSIONS = 5
-"""The format of a state in which no task extends another, so that its digest stays what it was."""
+_WITHOUT_STUDENT, _WITHOUT_EXTENSIONS = 6, 5
+"""The formats of a state that has no student, or in which no task extends another either: its digest stays the same."""
 
 _RESTORE = "Fetch the model version again, or restore the directory from a copy."
 
@@ -116,7 +117,7 @@ def _state_files(state: LearnerState) -> dict[str, bytes]:
     files["calibration.json"] = canonical_json(fitted.record() if fitted else {}).encode()
     files["calibration.safetensors"] = tensor_file(fitted.tensors() if fitted else {})
     record = {
-        "format": FORMAT if state.extensions else _WITHOUT_EXTENSIONS,
+        "format": _format_of(state),
         "backbone": asdict(state.backbone),
         "branches": [{"task": b.task, "seed": b.seed, "start": b.start, "folder": f} for f, b in _folders(state)],
         "classes": [asdict(e) | {"kind": "real" if e.is_real else "synthetic"} for e in state.classes.entries],
@@ -131,6 +132,12 @@ def _state_files(state: LearnerState) -> dict[str, bytes]:
     record |= {"cut": [asdict(t) for t in state.cut]} if state.cut else {}
     record |= {"extensions": dict(state.extensions)} if state.extensions else {}
     return files | {"learner.json": canonical_json(record).encode()}
+
+
+def _format_of(state: LearnerState) -> int:
+    if state.calibration and state.calibration.student:
+        return FORMAT
+    return _WITHOUT_STUDENT if state.extensions else _WITHOUT_EXTENSIONS
 
 
 def _folders(state: LearnerState) -> list[tuple[str, Branch]]:
@@ -303,6 +310,7 @@ def _check_calibration(
         and len(tensors["scores"]) > 0
         and (_is_distance(tensors) if fitted.distance_base is not None else _is_residual(tensors))
         and _are_relatives(fitted, tensors, classes)
+        and _is_student(fitted, tensors, classes)
     )
     if not fits:
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -327,6 +335,14 @@ def _is_residual(tensors: Mapping[str, Tensor]) -> bool:
         shapes[0] = weight.ndim == 3 and weight.shape[:-1] == bias.shape and bias.numel() > 0
         shapes.append(bias.shape[:1] == kinds and scores == ((*kinds, weight.shape[-1]), kinds))
     return all(shapes)
+
+
+def _is_student(fitted: CalibrationRecord, tensors: Mapping[str, Tensor], classes: ClassTable) -> bool:
+    """Whether a student, if there is one, reads the textures that the rest reads, and knows the classes."""
+    if fitted.student is None:
+        return True
+    width = tensors["score_weight" if fitted.distance_base is None else "means"].shape[-1]
+    return (tensors["student_weight"].shape, tensors["student_bias"].shape) == ((len(classes), width), (len(classes),))
 
 
 def _are_relatives(fitted: CalibrationRecord, tensors: Mapping[str, Tensor], classes: ClassTable) -> bool:

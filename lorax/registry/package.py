@@ -197,7 +197,7 @@ def _save(directory: Path, run_id: str, model_id: str, state_dir: Path, classes:
         path=str(directory),
         python_model=str(Path(__file__).with_name("pyfunc_model.py")),
         artifacts={"state": str(staged)},
-        model_config={"allow_paths": False},  # what may be set later is named here
+        model_config={"allow_paths": False, "exact": False},  # what may be set later is named here
         signature=_signature(classes),
         input_example=_example(),
         pip_requirements=[f"{_DISTRIBUTION}=={lorax.__version__}"],
@@ -223,7 +223,7 @@ def _signature(classes: ClassTable) -> Any:
     from mlflow.types import ColSpec, Schema
 
     texts = [ColSpec("string", "verdict"), ColSpec("string", "generator", required=False)]
-    texts.append(ColSpec("string", "one_of"))
+    texts += [ColSpec("string", "one_of"), ColSpec("string", "answered_by")]
     numbers = [ColSpec("double", "probability"), ColSpec("double", "real"), ColSpec("boolean", "calibrated")]
     numbers += [ColSpec("double", name, required=False) for name in ("strangeness", "threshold")]
     numbers += [ColSpec("double", f"probability/{entry.label}") for entry in classes.entries]

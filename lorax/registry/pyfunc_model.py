@@ -3,7 +3,8 @@
 MLflow copies this file into every model version and runs it when one is loaded or served ("models from code"), so it
 imports lorax and holds nothing that the installed package does better. One column of base64 images (or `data:` URIs)
 goes in; each row comes back as verdict, generator, one_of (names joined by ", "), probability, real, calibrated,
-strangeness, threshold, and one `probability/<class>` column per class.
+strangeness, threshold, answered_by, and one `probability/<class>` column per class. Of an image of which the version's
+student is sure the branches are not asked, unless the model is loaded with `model_config={"exact": True}`.
 
 Whoever can send a request to a served model must not make it read files. So a cell is the path of a file only where the
 program that loads the model says so: `load_model(..., model_config={"allow_paths": True})`, which no request can.
@@ -23,7 +24,17 @@ from lorax.data.pixels import Pixels
 from lorax.errors import ImageError
 from lorax.verdicts.predictor import Predictor, Verdict
 
-_COLUMNS = ("verdict", "generator", "one_of", "probability", "real", "calibrated", "strangeness", "threshold")
+_COLUMNS = (
+    "verdict",
+    "generator",
+    "one_of",
+    "probability",
+    "real",
+    "calibrated",
+    "strangeness",
+    "threshold",
+    "answered_by",
+)
 _LONGEST_PATH = 4096
 _SHOWN = 40
 
@@ -37,8 +48,8 @@ class LoraxModel(mlflow.pyfunc.PythonModel):
         Raises:
             BackboneError: the backbone that it names is not here, or has other weights.
         """
-        self.predictor = Predictor.open(Path(context.artifacts["state"]))
         config = context.model_config or {}
+        self.predictor = Predictor.open(Path(context.artifacts["state"]), exact=bool(config.get("exact")))
         self.read = _read_path_or_base64 if config.get("allow_paths") else _read_base64
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:

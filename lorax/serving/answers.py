@@ -56,6 +56,10 @@ class ImageVerdict(_Answer):
     strangeness: float | None = Field(description="how unlike anything learned the image is; null where uncalibrated")
     threshold: float | None = Field(description="what is stranger than this is like nothing that was learned")
     crops: int = Field(description="how many crops of the image were averaged")
+    answered_by: str = Field(
+        description="student: it was sure, from what one pass tells; branches: all of them were asked",
+        examples=["student"],
+    )
     model: Model
 
 

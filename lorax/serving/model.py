@@ -40,7 +40,8 @@ class Source:
     versions: Registry
     alias: str
     states_dir: Path
-    device: str  # as `run.device`.
+    device: str  # as `run.device`
+    exact: bool = False  # as `serving.exact`
 
     def find(self) -> ModelVersion:
         """The version that the alias names now.
@@ -58,20 +59,21 @@ class Source:
             StateError, BackboneError: as `open_served`.
         """
         state_dir = self.versions.download_state(version.version, self.states_dir)
-        return open_served(self.versions.name, version, state_dir, self.device)
+        return open_served(self.versions.name, version, state_dir, self.device, exact=self.exact)
 
 
-def open_served(name: str, version: ModelVersion, state_dir: Path, device: str) -> Served:
+def open_served(name: str, version: ModelVersion, state_dir: Path, device: str, *, exact: bool = False) -> Served:
     """Open a learner and have it judge a full batch, so that the first image waits for nothing.
 
     Args:
         device: as `run.device`.
+        exact: as `serving.exact`.
 
     Raises:
         StateError: it is damaged, or does not predict.
         BackboneError: its backbone is not here.
     """
-    predictor = Predictor.open(state_dir, device)
+    predictor = Predictor.open(state_dir, device, exact=exact)
     check_predicts(predictor)
     side, count = predictor.network.crop, predictor.batch_size
     predictor.look([np.zeros((1, side, side, 3), np.uint8)] * count, [""] * count)

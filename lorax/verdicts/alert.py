@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -177,7 +177,7 @@ def _clusters(window: Window, predictor: Predictor) -> tuple[list[Cluster], int]
     usual = [judged[s.sha256] for s in window.seen if not s.is_ood and s.sha256 in judged]
     ood = [judged[s.sha256] for s in here]
     textures = _deviations([j.texture for j in ood], [j.texture for j in usual])
-    features = _deviations([j.features for j in ood], [j.features for j in usual])
+    features = _deviations(_features(ood), _features(usual))
     names = [branch.task for branch in predictor.state.branches]
     made = []
     for rows in clusters(textures):
@@ -185,6 +185,11 @@ def _clusters(window: Window, predictor: Predictor) -> tuple[list[Cluster], int]
         members = tuple(here[row] for row in rows)
         made.append(Cluster(members, cohesion(textures[rows]), dict(zip(names, shares, strict=True))))
     return made, len(window.ood) - len(here)
+
+
+def _features(judged: Iterable[Judged]) -> list[Tensor]:
+    """Of images about which an exact predictor was asked."""
+    return [each.features for each in judged if each.features is not None]
 
 
 def _deviations(ood: Sequence[Tensor], usual: Sequence[Tensor]) -> Tensor:

@@ -44,8 +44,9 @@ def evidence_of(predictor: Predictor, judged: Judged) -> Evidence:
     several crops it is their mean feature that is explained.
 
     Args:
-        judged: an undecided one is explained by its likeliest answer.
+        judged: by all branches; an undecided one is explained by its likeliest answer.
     """
+    assert judged.features is not None
     branches = predictor.network.branches
     weight, bias = _calibrated_head(predictor)
     shares = torch.einsum(
@@ -115,7 +116,13 @@ class Answer:
 
 
 def answers(predictor: Predictor, files: Iterable[Found], *, explain: bool = False) -> Iterator[list[Answer]]:
-    """Judge files in lists of up to a batch, in order; they are read and decoded ahead, in threads."""
+    """Judge files in lists of up to a batch, in order; they are read and decoded ahead, in threads.
+
+    Args:
+        predictor: an exact one, where its verdicts are to be explained.
+        files: see above.
+        explain: say what each branch adds, and what the files hold beside pixels.
+    """
     warnings.filterwarnings("ignore", module="PIL")  # of damaged notes in a file, which nobody asked about
     read = partial(read_image, side=predictor.network.crop, with_container=explain)
     for batch in prefetched_batches(read, files, predictor.batch_size):

@@ -4,14 +4,18 @@ Five answers are possible: real, synthetic by a generator that the learner knows
 confuses or by none for sure, synthetic by none that it knows, and undecided. The last three need a calibration; a
 version without one answers real or a generator, and says so. Whatever the version, an image that shows too little is
 left undecided. Only pixels count: whatever else a file holds is never looked at here.
+
+Where the version has a student, that answers first, and the branches are asked about those images of which it is not
+sure; so a verdict costs about as much with forty generators as with one.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,17 +25,21 @@ from lorax.data.crops import crops_of, is_telling
 from lorax.data.images import decode
 from lorax.data.pixels import Pixels
 from lorax.errors import StateError
-from lorax.learning.calibration import Calibration
+from lorax.learning.calibration import Calibration, answers_of
 from lorax.learning.relatives import Relatives
 from lorax.learning.state import LearnerState, open_network
 from lorax.learning.state_files import load_state
 from lorax.network.features import images_at_once, side_by_side
 from lorax.network.network import Network
+from lorax.network.passes import Embedded
 from lorax.stream import ClassTable
 
 REAL, SYNTHETIC, UNKNOWN, UNDECIDED = "real", "synthetic", "synthetic:unknown", "undecided"
 TOO_LITTLE = f"{UNDECIDED}: too little to see"
 _NAMED = f"{SYNTHETIC}:"
+
+STUDENT, BRANCHES = "student", "branches"
+"""Whose answer a verdict is."""
 
 _BATCH_SIZE = 32
 _ROUNDING = 1e-3
@@ -54,6 +62,7 @@ class Verdict:
     threshold: float | None = None  # beyond it: like nothing that was learned
     crops: int = 1
     one_of: tuple[str, ...] = ()  # labels of relatives of which one it is, where it is "synthetic" and so much is sure
+    answered_by: str = BRANCHES  # or the student
 
     @property
     def is_ood(self) -> bool:
@@ -68,7 +77,7 @@ class Judged:
     """A verdict, and what it was made from, averaged over the crops, float32 on the CPU."""
 
     verdict: Verdict
-    features: Tensor  # (K·D,), the branches'
+    features: Tensor | None  # (K·D,), the branches'; None where they were not asked
     texture: Tensor  # (L·D,); none where the version is not calibrated
 
 
@@ -79,10 +88,13 @@ class Predictor:
         network: the one that `state` describes.
         state: a learner that knows at least one task.
         batch_size: how many images are held at once, and at most how many crops go through the network in one pass.
+        exact: ask all branches about every image, whatever the student says.
     """
 
-    def __init__(self, network: Network, state: LearnerState, batch_size: int = _BATCH_SIZE) -> None:
-        self.network, self.state, self.batch_size = network, state, batch_size
+    def __init__(
+        self, network: Network, state: LearnerState, batch_size: int = _BATCH_SIZE, *, exact: bool = False
+    ) -> None:
+        self.network, self.state, self.batch_size, self.exact = network, state, batch_size, exact
 
     @property
     def classes(self) -> ClassTable:
@@ -95,8 +107,8 @@ class Predictor:
         return self.state.calibration
 
     @classmethod
-    def open(cls, state_dir: Path, device: str = "auto") -> Predictor:
-        """The learner in `state_dir`, on the backbone that it names.
+    def open(cls, state_dir: Path, device: str = "auto", *, exact: bool = False) -> Predictor:
+        """The learner in `state_dir`, on the backbone that it names; `exact` as above.
 
         Raises:
             StateError: the state is damaged, or knows no task yet.
@@ -106,7 +118,7 @@ class Predictor:
         if not state.tasks:
             raise StateError(f"the learner state in {state_dir} knows no task yet: learn one before predicting.")
         mixed = bool(state.parameters.get("training", {}).get("mixed_precision", False))
-        return cls(open_network(state, device, mixed_precision=mixed), state)
+        return cls(open_network(state, device, mixed_precision=mixed), state, exact=exact)
 
     def predict(self, paths: Sequence[Path]) -> list[Verdict]:
         """Judge image files.
@@ -142,37 +154,72 @@ class Predictor:
             judged += self._look(crops[part], sources[part])
         return judged
 
+    @torch.no_grad()
     def _look(self, crops: Sequence[Pixels], sources: Sequence[str]) -> list[Judged]:
-        every = np.concatenate(crops)
-        at_once = images_at_once(self.network, self.batch_size)
-        passes = [every[i : i + at_once] for i in range(0, len(every), at_once)]
-        with side_by_side(self.network.device, len(passes)) as over:
-            answers = list(over(self._ask, passes))
-        parts = [torch.cat(part).split([len(own) for own in crops]) for part in zip(*answers, strict=True)]
+        counts = [len(own) for own in crops]
+        seen, textures = self._see(torch.from_numpy(np.concatenate(crops)).permute(0, 3, 1, 2).contiguous())
+        probabilities, is_settled = self._ask_student(textures, counts)
+        rows = (~is_settled).repeat_interleave(torch.tensor(counts)).nonzero()[:, 0]
+        features = self._ask_branches(seen, rows)
+        probabilities[rows] = self._probabilities(self.network.logits(features, textures[rows]).cpu())
+        of_branches = iter(features.split([n for n, settled in zip(counts, is_settled, strict=True) if not settled]))
+        numbers = (part.split(counts) for part in (textures, probabilities, self._ood_scores(textures)))
         judged = []
-        for source, seen, *own in zip(sources, crops, *parts, strict=True):
-            features, texture, probabilities, ood_score = (part.mean(0) for part in own)
-            judged.append(Judged(self._decide(source, probabilities, float(ood_score), seen), features, texture))
+        for source, own, settled, *parts in zip(sources, crops, is_settled, *numbers, strict=True):
+            texture, probable, ood_score = (part.mean(0) for part in parts)
+            verdict = self._decide(source, probable, float(ood_score), own)
+            verdict = replace(verdict, answered_by=STUDENT if settled else BRANCHES)
+            judged.append(Judged(verdict, None if settled else next(of_branches).mean(0), texture))
         return judged
 
-    @torch.no_grad()
-    def _ask(self, crops: Pixels) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Features (B, K·D), texture (B, L·D), probabilities (B, C) and out-of-distribution scores (B,), on the CPU.
+    def _see(self, images: Tensor) -> tuple[Tensor | Embedded, Tensor]:
+        """What is computed whoever is asked, of crops (B, 3, crop, crop): what branches start from, and the textures.
 
-        Without calibration the scores are NaN, and there is no texture (B, 0) unless a head reads it.
+        Textures are (B, L·D), on the CPU; (B, 0) where nothing reads them.
         """
-        images = torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous()
-        embedded = self.network.embed(images)
-        features = self.network.features(embedded)
-        texture = torch.empty(len(crops), 0)
-        if self.calibration or self.network.texture_head:
-            texture = self.network.texture(embedded)
-        logits = self.network.logits(features, texture)
-        if self.calibration is None:
-            probabilities, ood_score = logits.softmax(dim=1), torch.full((len(crops),), math.nan)
-        else:
-            probabilities, ood_score = self.calibration.probabilities(logits), self.calibration.ood_score(texture)
-        return features.cpu(), texture.cpu(), probabilities.double().cpu(), ood_score.double().cpu()
+        if not (self.calibration or self.network.texture_head):
+            return images, torch.empty(len(images), 0)
+
+        def see(part: Tensor) -> tuple[Embedded | None, Tensor]:
+            embedded = self.network.embed(part)
+            return embedded if keeps else None, self.network.texture(embedded).cpu()
+
+        keeps = self.network.backbone.gives_tokens  # else there is nothing but pixels, four times as large as bytes
+        embedded, textures = zip(*self._passes(see, images), strict=True)
+        return Embedded.join(embedded) if keeps else images, torch.cat(textures)
+
+    def _ask_student(self, textures: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Probabilities of every crop (B, C), and whether they are to be given, of every image."""
+        student = None if self.exact else self.state.student
+        if student is None or self.calibration is None:
+            return textures.new_zeros(len(textures), len(self.classes), dtype=torch.double), torch.zeros(
+                len(counts), dtype=torch.bool
+            )
+        told, nothing_to_add = student.answer(textures, self.network.texture_head)
+        probabilities = self._probabilities(told)
+        of_images = torch.stack([part.mean(0) for part in probabilities.split(counts)])
+        is_sure = student.is_sure(answers_of(of_images, self.classes))
+        return probabilities, is_sure | torch.stack([part.all() for part in nothing_to_add.split(counts)])
+
+    def _ask_branches(self, seen: Tensor | Embedded, rows: Tensor) -> Tensor:
+        """The branches' features (n, K·D) of some crops, on the CPU."""
+        if not len(rows):
+            return torch.empty(0, self.network.head.in_features)
+        return torch.cat(self._passes(lambda part: self.network.features(part).cpu(), seen[rows]))
+
+    def _passes(self, ask: Callable[[Any], Any], seen: Tensor | Embedded) -> list[Any]:
+        """The answers to crops, a few at a time."""
+        at_once = images_at_once(self.network, self.batch_size)
+        parts = [seen[i : i + at_once] for i in range(0, len(seen), at_once)]
+        with side_by_side(self.network.device, len(parts)) as over:
+            return list(over(torch.no_grad()(ask), parts))
+
+    def _probabilities(self, logits: Tensor) -> Tensor:
+        return self.calibration.probabilities(logits) if self.calibration else logits.softmax(dim=1).double()
+
+    def _ood_scores(self, textures: Tensor) -> Tensor:
+        """Of crops' textures (B, L·D), (B,); NaN without calibration."""
+        return self.calibration.ood_score(textures) if self.calibration else torch.full((len(textures),), math.nan)
 
     def _decide(self, source: str, probabilities: Tensor, ood_score: float, crops: Pixels) -> Verdict:
         if self.calibration is None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,11 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from lorax.data.crops import crops_of
 from lorax.data.images import decode
 from lorax.errors import ImageError, StateError
+from lorax.learning.calibration import answers_of
 from lorax.learning.relatives import Relatives
 from lorax.learning.state import LearnerState
 from lorax.learning.state_files import load_state, save_state
+from lorax.learning.student import Student, margins
 from lorax.stream import ClassEntry, ClassTable
 from lorax.verdicts.predictor import TOO_LITTLE, Predictor, Verdict, check_predicts, decide
 from tests.tiny_learner import Learned, calibrated, learn_stream, tiny_params
@@ -168,6 +172,33 @@ def test_a_calibrated_version_says_what_is_like_nothing_known(calibrated_predict
     logits = torch.tensor(list(other.probabilities.values()), dtype=torch.double).log()
     expected = calibrated_predictor.calibration.probabilities(logits[None])[0].tolist()
     assert list(verdicts[40].probabilities.values()) == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_student_answers_where_it_is_sure_and_all_branches_else(calibrated_predictor: Predictor) -> None:
+    network, state = calibrated_predictor.network, calibrated_predictor.state
+    assert calibrated_predictor.calibration is not None
+    random = np.random.default_rng(3)
+    sizes = [(16, 16, 3)] * 30 + [(40, 40, 3)] * 10
+    images = [(random.integers(0, 128, size) + 120 * (i % 2)).astype(np.uint8) for i, size in enumerate(sizes)]
+    whole = calibrated_predictor.look([crops_of(image, 16) for image in images], [""] * 40)
+    textures = torch.stack([each.texture for each in whole])
+    student = Student.fit(textures, network.head(torch.stack([each.features for each in whole])))
+    told = calibrated_predictor.calibration.probabilities(student.answer(textures, None)[0])
+    student = replace(student, ahead=float(margins(answers_of(told, state.classes)).median()))
+    state = replace(state, calibration=replace(calibrated_predictor.calibration, student=student))
+    found = Predictor(network, state, batch_size=7).look([crops_of(image, 16) for image in images], [""] * 40)
+    by = Counter(each.verdict.answered_by for each in found)
+    assert min(by["student"], by["branches"]) > 5 and by.total() == 40
+    for one, other in zip(found, whole, strict=True):
+        assert one.verdict.strangeness == pytest.approx(other.verdict.strangeness, rel=1e-4)
+        if one.verdict.answered_by == "branches":
+            assert one.features is not None and torch.allclose(one.features, other.features, atol=1e-5)
+            expected = list(other.verdict.probabilities.values())
+            assert list(one.verdict.probabilities.values()) == pytest.approx(expected, abs=1e-5)
+        else:
+            assert one.features is None and one.verdict.probability > 0.5
+    exact = Predictor(network, state, exact=True).look([crops_of(image, 16) for image in images], [""] * 40)
+    assert [each.verdict for each in exact] == [each.verdict for each in whole]
 
 
 def test_decoded_images_get_the_verdicts_of_their_files(predictor: Predictor, files: list[Path]) -> None:
