@@ -33,7 +33,9 @@ def main() -> None:
     for seed in options.seeds:
         params = load_params(PARAMS, overrides=[*options.set, f"run.seed={seed}", "robustness.per_class=0"])
         with tempfile.TemporaryDirectory() as passing:
-            print(json.dumps({str(seed): _figures(params, options, options.work or Path(passing))}, indent=1), flush=True)
+            print(
+                json.dumps({str(seed): _figures(params, options, options.work or Path(passing))}, indent=1), flush=True
+            )
 
 
 def _figures(params: Params, options: argparse.Namespace, home: Path) -> dict[str, Any]:
@@ -46,29 +48,28 @@ def _figures(params: Params, options: argparse.Namespace, home: Path) -> dict[st
     folder = learned(files, files.tasks, params, home / f"episodes-{params.run.seed}")[-1]
     last, tests = Observer(folder, files, params), [sample for task in files.tasks for sample in task.test]
     looked, ids, state = last.look(tests), last.ids(tests), last.state
-    assert state.calibration is not None
-    if state.student is None:
+    if state.calibration is None or state.student is None or (answered := state.ask_student(looked.textures)) is None:
         return {"student": None}
-    told, nothing_to_add = state.student.answer(looked.textures, state.texture_head)
-    answers = answers_of(state.calibration.probabilities(told), state.classes)
-    asked = ~(state.student.is_sure(answers) | nothing_to_add)
+    told, is_given = answered
     of_texture = state.texture_head.answer(looked.textures)[0] if state.texture_head else torch.zeros_like(told)
-    ways = {"branches": looked.logits, "served": torch.where(asked[:, None], looked.logits, told)}
+    ways = {"branches": looked.logits, "served": torch.where(is_given[:, None], told, looked.logits)}
     ways |= {"student": told, "texture": of_texture}
     right = right_answers(ids, state.classes)
-    said = {way: _verdicts(last, looked, logits) for way, logits in ways.items()}
+    found = {way: _verdicts(last, looked, logits) for way, logits in ways.items()}
+    probabilities = {way: state.calibration.probabilities(logits) for way, logits in ways.items()}
     return {
         "tasks": len(files.tasks),
         "images": len(tests),
         "held_out": len(state.calibration_memory),
         "ahead": round(state.student.ahead, 4),
-        "asked": _share(asked),
-        "differ": {way: _share([a != b for a, b in zip(found, said["branches"], strict=True)]) for way, found in said.items()},
-        "accuracy": {
-            way: _share(answers_of(state.calibration.probabilities(logits), state.classes).argmax(1) == right)
-            for way, logits in ways.items()
+        "asked": _share(~is_given),
+        "differ": {
+            way: _share([a != b for a, b in zip(said, found["branches"], strict=True)]) for way, said in found.items()
         },
-    }  # fmt: skip
+        "accuracy": {
+            way: _share(answers_of(each, state.classes).argmax(1) == right) for way, each in probabilities.items()
+        },
+    }
 
 
 def _verdicts(last: Observer, looked: Looked, logits: Tensor) -> list[tuple[str, tuple[str, ...]]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +79,17 @@ class CardRow:
 
 
 @dataclass(frozen=True)
+class ByStudent:
+    """What the student answers in the branches' place, of the test images of all tasks."""
+
+    images: int
+    share: float  # that it answers
+    differ: float  # share whose answer is another than that of all branches
+    accuracy: float  # of the answers that are given
+    accuracy_of_branches: float  # were all branches asked about every image
+
+
+@dataclass(frozen=True)
 class Assessment:
     """All that is known of a version's verdicts."""
 
@@ -92,6 +103,7 @@ class Assessment:
     seconds: float
     false_positives: FalsePositives | None = None  # None where no other real photographs were named
     named: Named | None = None  # None where a verdict is no set of generators
+    by_student: ByStudent | None = None  # None where all branches are always asked
 
     @classmethod
     def read(cls, path: Path) -> Assessment:
@@ -140,16 +152,22 @@ def assess(episode: Episode, reals: Reals | None = None, on_progress: Progress |
     state, base, tasks, params = episode.state, episode.base, episode.tasks, episode.params
     with_texture = bool(state.calibration or base.calibration or state.texture_head)
 
-    def ask(samples: Sequence[Sample], change: Perturbation) -> tuple[Tensor, Tensor]:
+    def said(samples: Sequence[Sample], change: Perturbation = UNCHANGED) -> tuple[Tensor, Tensor]:
         query = FeatureQuery.of_centers(samples, [change] * len(samples))
         on_cached = told(on_progress, change.name)
-        features, textures = episode.asker.ask(query, with_texture=with_texture, asked_again=True, on_cached=on_cached)
+        return episode.asker.ask(query, with_texture=with_texture, asked_again=True, on_cached=on_cached)
+
+    def ask(samples: Sequence[Sample], change: Perturbation) -> tuple[Tensor, Tensor]:
+        features, textures = said(samples, change)
         return textures, state.served_logits(features, textures)
 
-    def look(samples: Sequence[Sample], change: Perturbation = UNCHANGED) -> Said:
+    def look(samples: Sequence[Sample], change: Perturbation) -> Said:
         return Said(*ask(samples, change), torch.tensor(state.classes.ids(samples)))
 
-    clean = look([sample for task in tasks for sample in task.test])
+    tests = [sample for task in tasks for sample in task.test]
+    features, textures = said(tests)
+    ids = torch.tensor(state.classes.ids(tests))
+    clean = Said(textures, state.served_logits(features, textures), ids)
     samples_of = {task.name: sample_of(task, params.robustness.per_class) for task in tasks}
     sampled = [sample for samples in samples_of.values() for sample in samples]
     of = [name for name, samples in samples_of.items() for _ in samples]
@@ -169,6 +187,7 @@ def assess(episode: Episode, reals: Reals | None = None, on_progress: Progress |
         false_positives=measured(state, reals, tasks, params.reals.images, ask) if reals else None,
         seconds=time.perf_counter() - started,
         named=_named(state, clean),
+        by_student=_by_student(state, clean, state.logits(features, textures)),
     )
     write_record(episode.folder.assessment_path, assessment)
     return assessment
@@ -230,6 +249,15 @@ def _named(state: LearnerState, said: Said) -> Named | None:
     if fitted is None or fitted.relatives is None:
         return None
     return named(fitted.relatives, fitted.probabilities(said.logits), said.ids, state.classes, state.undecided_below)
+
+
+def _by_student(state: LearnerState, said: Said, of_branches: Tensor) -> ByStudent | None:
+    if (asked := state.ask_student(said.textures)) is None:
+        return None
+    right = right_answers(said.ids, state.classes)
+    served, whole = (_answers(state, replace(said, logits=each)).argmax(1) for each in (said.logits, of_branches))
+    shares = (asked[1], served != whole, served == right, whole == right)
+    return ByStudent(len(right), *(float(share.double().mean()) for share in shares))
 
 
 def _card_rows(state: LearnerState, perturbation: str, said: Said, of: Sequence[str]) -> Iterator[CardRow]:

@@ -105,14 +105,25 @@ class LearnerState:
         logits = F.linear(features[:, : self.head_weight.shape[1]], self.head_weight, self.head_bias)
         return self.texture_head.beside(logits, textures) if self.texture_head else logits
 
+    def ask_student(self, textures: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The student's logits (N, C), and whether they are to be given (N,); None where there is none.
+
+        Args:
+            textures: (N, F) of the images.
+        """
+        if self.calibration is None or self.student is None:
+            return None
+        told, nothing_to_add = self.student.answer(textures, self.texture_head)
+        is_sure = self.student.is_sure(answers_of(self.calibration.probabilities(told), self.classes))
+        return told, is_sure | nothing_to_add
+
     def served_logits(self, features: Tensor, textures: Tensor) -> Tensor:
-        """The same as verdicts have them: the student's where it is sure."""
-        logits, student = self.logits(features, textures), self.student
-        if self.calibration is None or student is None:
+        """Of each class (N, C) as verdicts have them: the student's where it is sure; arguments as above."""
+        logits = self.logits(features, textures)
+        if (asked := self.ask_student(textures)) is None:
             return logits
-        told, nothing_to_add = student.answer(textures, self.texture_head)
-        is_sure = student.is_sure(answers_of(self.calibration.probabilities(told), self.classes))
-        return torch.where((is_sure | nothing_to_add)[:, None], told, logits)
+        told, is_given = asked
+        return torch.where(is_given[:, None], told, logits)
 
     def classes_of(self, features: Tensor, textures: Tensor) -> Tensor:
         """What it calls images, as class ids (N,); arguments as above."""

@@ -43,6 +43,8 @@ def assessment_metrics(assessment: Assessment | None) -> dict[str, float]:
         found |= {f"{FALSE_POSITIVES}{one.perturbation}": one.share for one in assessment.false_positives.slices}
     if (named := assessment.named) and named.images:
         found |= {"named/one": named.one / named.images, "named/missed": named.missed / named.images}
+    if student := assessment.by_student:
+        found |= {"student/share": student.share, "student/differ": student.differ}
     return {name: value for name, value in (found | {"robustness": assessment.robustness}).items() if value is not None}
 
 

@@ -223,11 +223,12 @@ def _signature(classes: ClassTable) -> Any:
     from mlflow.types import ColSpec, Schema
 
     texts = [ColSpec("string", "verdict"), ColSpec("string", "generator", required=False)]
-    texts += [ColSpec("string", "one_of"), ColSpec("string", "answered_by")]
+    texts.append(ColSpec("string", "one_of"))
     numbers = [ColSpec("double", "probability"), ColSpec("double", "real"), ColSpec("boolean", "calibrated")]
     numbers += [ColSpec("double", name, required=False) for name in ("strangeness", "threshold")]
-    numbers += [ColSpec("double", f"probability/{entry.label}") for entry in classes.entries]
-    outputs = Schema([*texts, *numbers])
+    by = ColSpec("string", "answered_by")
+    classwise = [ColSpec("double", f"probability/{entry.label}") for entry in classes.entries]
+    outputs = Schema([*texts, *numbers, by, *classwise])
     return ModelSignature(inputs=Schema([ColSpec("string")]), outputs=outputs)
 
 

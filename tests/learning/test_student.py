@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from lorax.learning import student as rules
+from lorax.learning.assessment import assess
 from lorax.learning.calibration import answers_of
 from lorax.learning.folder import EpisodeFolder
 from lorax.learning.queries import FeatureQuery
 from lorax.learning.state import LearnerState
 from lorax.learning.state_files import load_state
 from lorax.learning.student import Student, least_ahead, margins
-from lorax.params import Params
+from lorax.params import Params, RobustnessParams
 from tests.learning.conftest import Stream, learn_one
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -87,6 +88,7 @@ def test_an_episode_leaves_one_where_enough_was_held_out_and_scores_what_is_serv
     assert load_state(learned[1].state_dir).student is None, "a dozen images bound nothing"
     monkeypatch.setattr(rules, "MAY_DIFFER", 0.2)
     monkeypatch.setattr(rules, "_LEAST_AHEAD", 0.0)
+    params = params.model_copy(update={"robustness": RobustnessParams(per_class=0)})
     folder = learn_one(stream, params, tmp_path, learned[0].state_dir, 1)
     state, episode = load_state(folder.state_dir), stream.open(folder)
     assert state.student and 0 <= state.student.ahead <= 1
@@ -96,3 +98,6 @@ def test_an_episode_leaves_one_where_enough_was_held_out_and_scores_what_is_serv
     right = found == torch.tensor(state.classes.multi_real())[torch.tensor(state.classes.ids(tests))]
     parts = right.double().split([len(task.test) for task in episode.tasks])
     assert [float(part.mean()) for part in parts] == pytest.approx(list(state.accuracy[-1]))
+    found = assess(episode).by_student
+    assert found and found.images == len(tests) and found.accuracy == pytest.approx(float(right.double().mean()))
+    assert found.share == float(state.ask_student(said[1])[1].double().mean())

@@ -58,7 +58,7 @@ def test_paths_and_base64_get_the_same_verdicts_as_the_predictor(
     assert list(from_paths["verdict"]) == [v.verdict for v in expected]
     assert list(from_paths["probability"]) == pytest.approx([v.probability for v in expected])
     classes = [f"probability/{name}" for task in ("alpha", "beta", "gamma") for name in (f"{task}/real", task)]
-    reasons = ["probability", "real", "calibrated", "strangeness", "threshold"]
+    reasons = ["probability", "real", "calibrated", "strangeness", "threshold", "answered_by"]
     assert list(from_paths.columns) == ["verdict", "generator", "one_of", *reasons, *classes]
     for name in reasons:
         assert [None if pd.isna(x) else x for x in from_paths[name]] == pytest.approx(
