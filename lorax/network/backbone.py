@@ -12,7 +12,17 @@ from torch import Tensor, nn
 
 from lorax.errors import BackboneError
 from lorax.network.branch import Branch, LiveBranch, fresh_branch, merged
-from lorax.network.passes import Embedded, SplitModel, embed, encode, hearing, make_audible, make_stackable, stacked
+from lorax.network.passes import (
+    Embedded,
+    SplitModel,
+    embed,
+    encode,
+    hearing,
+    keep_freed_memory,
+    make_audible,
+    make_stackable,
+    stacked,
+)
 from lorax.network.rehearsal import Rehearsal
 from lorax.params import LoraParams
 
@@ -51,6 +61,7 @@ class Backbone(nn.Module):
 
     def __init__(self, model: Any, identity: BackboneIdentity, front: SplitModel | None = None) -> None:
         super().__init__()
+        keep_freed_memory()
         self.identity = identity
         self.front = front.requires_grad_(False).eval() if front else None
         self.width = int(model.head_hidden_size)  # of the feature; num_features may be an earlier layer's
