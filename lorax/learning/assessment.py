@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from lorax.data.perturbations import CARD, UNCHANGED, Perturbation, jpeg
 from lorax.data.reals import Reals
 from lorax.errors import StateError
 from lorax.learning.calibration import answers_of, mean_loss, right_answers
+from lorax.learning.cascade import ask_as_served
 from lorax.learning.episode import Episode, told
 from lorax.learning.folder import EpisodeFolder, damage_told
 from lorax.learning.queries import FeatureQuery
@@ -36,6 +37,9 @@ ALL = "all tasks"
 
 BINS = 10
 _DRAWS = 200
+_ASKED_ABOUT = 25
+"""Test images of each class about which all branches are asked, whoever answers them."""
+
 _RELIABILITY = (UNCHANGED, jpeg(75))
 
 
@@ -80,10 +84,10 @@ class CardRow:
 
 @dataclass(frozen=True)
 class ByStudent:
-    """What the student answers in the branches' place, of the test images of all tasks."""
+    """What the student answers in the branches' place, and what that changes."""
 
-    images: int
-    share: float  # that it answers
+    share: float  # of all test images that it answers
+    images: int  # some of each class, about which all branches were asked: the figures below are of these
     differ: float  # share whose answer is another than that of all branches
     accuracy: float  # of the answers that are given
     accuracy_of_branches: float  # were all branches asked about every image
@@ -155,7 +159,7 @@ def assess(episode: Episode, reals: Reals | None = None, on_progress: Progress |
     def said(samples: Sequence[Sample], change: Perturbation = UNCHANGED) -> tuple[Tensor, Tensor]:
         query = FeatureQuery.of_centers(samples, [change] * len(samples))
         on_cached = told(on_progress, change.name)
-        return episode.asker.ask(query, with_texture=with_texture, asked_again=True, on_cached=on_cached)
+        return ask_as_served(episode.asker, query, [state], with_texture=with_texture, on_cached=on_cached)
 
     def ask(samples: Sequence[Sample], change: Perturbation) -> tuple[Tensor, Tensor]:
         features, textures = said(samples, change)
@@ -166,8 +170,7 @@ def assess(episode: Episode, reals: Reals | None = None, on_progress: Progress |
 
     tests = [sample for task in tasks for sample in task.test]
     features, textures = said(tests)
-    ids = torch.tensor(state.classes.ids(tests))
-    clean = Said(textures, state.served_logits(features, textures), ids)
+    clean = Said(textures, state.served_logits(features, textures), torch.tensor(state.classes.ids(tests)))
     samples_of = {task.name: sample_of(task, params.robustness.per_class) for task in tasks}
     sampled = [sample for samples in samples_of.values() for sample in samples]
     of = [name for name, samples in samples_of.items() for _ in samples]
@@ -187,7 +190,7 @@ def assess(episode: Episode, reals: Reals | None = None, on_progress: Progress |
         false_positives=measured(state, reals, tasks, params.reals.images, ask) if reals else None,
         seconds=time.perf_counter() - started,
         named=_named(state, clean),
-        by_student=_by_student(state, clean, state.logits(features, textures)),
+        by_student=_by_student(episode, textures),
     )
     write_record(episode.folder.assessment_path, assessment)
     return assessment
@@ -251,13 +254,21 @@ def _named(state: LearnerState, said: Said) -> Named | None:
     return named(fitted.relatives, fitted.probabilities(said.logits), said.ids, state.classes, state.undecided_below)
 
 
-def _by_student(state: LearnerState, said: Said, of_branches: Tensor) -> ByStudent | None:
-    if (asked := state.ask_student(said.textures)) is None:
+def _by_student(episode: Episode, textures: Tensor) -> ByStudent | None:
+    """Of the textures (N, F) of all test images; the branches are asked about some of each class."""
+    state = episode.state
+    if (answered := state.ask_student(textures)) is None:
         return None
-    right = right_answers(said.ids, state.classes)
-    served, whole = (_answers(state, replace(said, logits=each)).argmax(1) for each in (said.logits, of_branches))
-    shares = (asked[1], served != whole, served == right, whole == right)
-    return ByStudent(len(right), *(float(share.double().mean()) for share in shares))
+    some = [sample for task in episode.tasks for sample in sample_of(task, _ASKED_ABOUT)]
+    said = episode.asker.ask(FeatureQuery.of_centers(some), with_texture=True, asked_again=True)
+    ids = torch.tensor(state.classes.ids(some))
+    served, whole = (
+        _answers(state, Said(said[1], logits, ids)).argmax(1)
+        for logits in (state.served_logits(*said), state.logits(*said))
+    )
+    right = right_answers(ids, state.classes)
+    shares = [float(part.double().mean()) for part in (answered[1], served != whole, served == right, whole == right)]
+    return ByStudent(shares[0], len(some), *shares[1:])
 
 
 def _card_rows(state: LearnerState, perturbation: str, said: Said, of: Sequence[str]) -> Iterator[CardRow]:

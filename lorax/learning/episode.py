@@ -16,6 +16,7 @@ from torch import Tensor
 from lorax.data.images import Progress
 from lorax.errors import DataVersionError
 from lorax.learning.batches import TrainingSet
+from lorax.learning.cascade import ask_as_served
 from lorax.learning.exemplars import extended_memory, hold_out, updated_memory
 from lorax.learning.folder import EpisodeFolder, Herded, Report, Trained
 from lorax.learning.launch import launch
@@ -226,7 +227,8 @@ class Episode:
         features, textures = self.look_at_tests(on_progress)
         of_base = features  # the base's branches say the same, but for the one of what is extended
         if self.task.extends:
-            of_base, _ = replace(self.asker, network=self._opened(self.base)).ask(self._tests, asked_again=True)
+            asker = replace(self.asker, network=self._opened(self.base))
+            of_base, _ = ask_as_served(asker, self._tests, [self.base], with_texture=self.reads_texture)
         predicted, before, true = {}, {}, {}
         sizes = [len(task.test) for task in self.tasks]
         looks = zip(self.tasks, *(part.split(sizes) for part in (features, of_base, textures)), strict=True)
@@ -253,14 +255,11 @@ class Episode:
         save_state(self.state, self.folder.state_dir)
 
     def look_at_tests(self, on_progress: Progress | None = None) -> tuple[Tensor, Tensor]:
-        """What is said of all test images, the new task's last.
-
-        Returns:
-            All branches' features (N, K·D), and the textures (N, F), or (N, 0) where nothing reads them.
-        """
-        with_texture = self.reads_texture or bool(self.params.calibration.per_class)  # which a student reads, too
+        """What is said of all test images, the new task's last, as far as the scores take it; see `ask_as_served`."""
+        with_texture = self.reads_texture or bool(self.base.student or self._calibrated.student)
+        states = [self._calibrated, *([self.base] if self.base.tasks and not self.task.extends else [])]
         on_cached = told(on_progress)
-        return self.asker.ask(self._tests, with_texture=with_texture, asked_again=True, on_cached=on_cached)
+        return ask_as_served(self.asker, self._tests, states, with_texture=with_texture, on_cached=on_cached)
 
     @cached_property
     def classes(self) -> ClassTable:

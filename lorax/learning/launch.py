@@ -29,7 +29,7 @@ from lorax.storage import write_record
 from lorax.stream import Sample, Task
 
 Work = Literal["fit", "look"]
-"""`Episode.fit`, or `Episode.look_at_tests`."""
+"""`Episode.fit`, or `Episode.look_at_tests`, which comes after `Episode.calibrate`."""
 
 _PATIENCE_S = 30
 

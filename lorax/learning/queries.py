@@ -95,9 +95,9 @@ class Asker:
         textures = said.pop() if with_texture else torch.zeros(len(query.samples), 0)
         return torch.cat(said, dim=1), textures
 
-    def textures(self, query: FeatureQuery) -> Tensor:
+    def textures(self, query: FeatureQuery, on_cached: OnCached | None = None) -> Tensor:
         """The textures (N, F) alone, which no branch has a say in."""
-        return self._said([TEXTURE], query)[0]
+        return self._said([TEXTURE], query, on_cached)[0]
 
     def _said(
         self,

@@ -10,7 +10,8 @@ import torch
 
 from lorax.learning import student as rules
 from lorax.learning.assessment import assess
-from lorax.learning.calibration import answers_of
+from lorax.learning.calibration import answers_of, right_answers
+from lorax.learning.cascade import ask_as_served
 from lorax.learning.folder import EpisodeFolder
 from lorax.learning.queries import FeatureQuery
 from lorax.learning.state import LearnerState
@@ -99,5 +100,13 @@ def test_an_episode_leaves_one_where_enough_was_held_out_and_scores_what_is_serv
     parts = right.double().split([len(task.test) for task in episode.tasks])
     assert [float(part.mean()) for part in parts] == pytest.approx(list(state.accuracy[-1]))
     found = assess(episode).by_student
-    assert found and found.images == len(tests) and found.accuracy == pytest.approx(float(right.double().mean()))
-    assert found.share == float(state.ask_student(said[1])[1].double().mean())
+    answered, fitted = state.ask_student(said[1]), state.calibration
+    assert answered and fitted and found and found.images == len(tests)
+    answers = answers_of(fitted.probabilities(state.served_logits(*said)), state.classes)
+    is_right = answers.argmax(dim=1) == right_answers(torch.tensor(state.classes.ids(tests)), state.classes)
+    assert (found.share, found.accuracy) == tuple(float(x.double().mean()) for x in (answered[1], is_right))
+    ahead = float(margins(answers_of(fitted.probabilities(answered[0]), state.classes)).median())
+    state = replace(state, calibration=replace(fitted, student=replace(state.student, ahead=ahead)))
+    features, textures = ask_as_served(episode.asker, FeatureQuery.of_centers(tests), [state], with_texture=False)
+    assert 0 < int(features.any(dim=1).sum()) < len(tests), "the branches are asked about some"
+    assert torch.equal(state.served_logits(features, textures), state.served_logits(*said))
