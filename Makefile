@@ -44,6 +44,8 @@ bench: setup ## measure speed against the published way: about 15 minutes on two
 	$(BIN)/python benchmarks/attention.py
 	$(BIN)/python benchmarks/training_step.py
 	$(BIN)/python benchmarks/prediction.py
+	$(BIN)/python benchmarks/one_pass.py
+	$(BIN)/python benchmarks/branch_memory.py
 	$(BIN)/python benchmarks/episode.py
 	$(BIN)/python benchmarks/stream.py
 	$(BIN)/python benchmarks/landing.py --images 400

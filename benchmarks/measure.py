@@ -70,9 +70,10 @@ def machine() -> Row:
 
 
 def _command() -> list[str]:
-    """What was typed; `python -m` turns a module's name into its path on this machine."""
+    """What was typed, without this machine's paths; `python -m` turns a module's name into one."""
     spec = sys.modules["__main__"].__spec__
-    return ["python", "-m", spec.name, *sys.argv[1:]] if spec else ["python", *sys.argv]
+    typed = ["-m", spec.name, *sys.argv[1:]] if spec else sys.argv
+    return ["python", *(Path(word).name if Path(word).is_absolute() else word for word in typed)]
 
 
 def report(name: str, rows: Sequence[Mapping[str, object]], **more: object) -> None:

@@ -17,7 +17,7 @@ import torch
 from measure import Work, alternate, seconds
 from published import PublishedNetwork
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 
 from lorax.learning.training import epoch_seed
 from lorax.network.building import import_timm, open_backbone
@@ -84,14 +84,14 @@ class Setting:
         The share's operations are those of matrix products and attention, counted while the work runs once.
         """
         works = {"published": self._finished(published), "ours": self._finished(ours)}
-        counted = {name: _operations(work) for name, work in works.items()}
+        counted = {name: operations(work) for name, work in works.items()}
         on_gpu = self.device.type == "cuda"
         memory = {f"{name}_peak_mib": self._peak_mib(work) for name, work in works.items()} if on_gpu else {}
         found = alternate(**works, rounds=rounds, warm_up=False)  # counting was one
         throughput = self._matrix_throughput()
-        for name, operations in counted.items():
+        for name, count in counted.items():
             found[f"{name}_images_per_s"] = batch / found[f"{name}_s"]
-            found[f"{name}_matrix_share"] = operations / found[f"{name}_s"] / throughput
+            found[f"{name}_matrix_share"] = count / found[f"{name}_s"] / throughput
         return found | memory
 
     def _finished(self, work: Work) -> Work:
@@ -120,10 +120,16 @@ class Setting:
         return 2 * side**3 / min(seconds(product) for _ in range(10))
 
 
-def _operations(work: Work) -> int:
-    with FlopCounterMode(display=False) as counter:
+def operations(work: Work) -> int:
+    """Floating-point operations of matrix products, convolutions and attention while `work` runs."""
+    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # which torch's own table hasn't
+    with FlopCounterMode(display=False, custom_mapping={attention: _attention_operations}) as counter:
         work()
     return counter.get_total_flops()
+
+
+def _attention_operations(query: list[int], key: list[int], value: list[int], *_: object, **__: object) -> int:
+    return int(sdpa_flop(query, key, value))
 
 
 def add_options(
