@@ -6,13 +6,15 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from lorax.errors import BackboneError
 from lorax.network.backbone import Backbone, BackboneIdentity
@@ -102,7 +104,8 @@ def _build(
     front = _front(crop) if name.startswith(_FRONTED) else None
     name = name.removeprefix(_FRONTED)
     try:
-        model = timm.create_model(name, pretrained=source == "hub", num_classes=0, **arguments)
+        with nullcontext() if source == "hub" else _Undrawn():  # all weights come from a file below
+            model = timm.create_model(name, pretrained=source == "hub", num_classes=0, **arguments)
     except OSError as error:  # what the hub's client raises when it can't be reached, and its children
         raise BackboneError(_no_hub(name, error)) from error
     except Exception as error:  # the hub's client has its own errors, timm's many models any
@@ -116,6 +119,18 @@ def _build(
     triples = [(float(v[0]), float(v[1]), float(v[2])) for v in (mean, std)]
     sha256 = _weights_sha256(nn.ModuleDict({"front": front, "model": model}) if front else model)
     return Backbone(model, BackboneIdentity(named, dict(arguments), source, sha256, crop, *triples), front)
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leave new weights as their memory was: to draw ConViT-Base's takes longer than to read and hash them."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        return args[0] if func in _DRAWING else func(*args, **(kwargs or {}))
+
+
+_DRAWING = frozenset({Tensor.uniform_, Tensor.normal_, Tensor.erfinv_})
 
 
 def _front(crop: int) -> ResidualBackbone:

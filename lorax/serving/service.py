@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from lorax.data.pixels import Pixels
 from lorax.params import ServingParams
 from lorax.serving.answers import RefusalError, overloaded
 from lorax.serving.batching import Batcher, ServedVerdict
@@ -113,6 +114,7 @@ class VerdictService:
         self._waiting += len(uploads)
         try:
             cases = [_Case(upload, self._loop.create_future()) for upload in uploads]
+            self._batcher.expect(len(cases))
             for case in cases:
                 self._pool.submit(self._prepare, case)
             answers = asyncio.gather(*(case.answer for case in cases), return_exceptions=True)
@@ -134,14 +136,16 @@ class VerdictService:
 
     def _prepare(self, case: _Case) -> None:
         """Decode one image and hand it on; in a thread of the pool."""
-        if case.answer.cancelled():
-            return
+        crops: Pixels | None = None
         try:
-            data = encoded(case.upload, self.params)
-            case.sha256 = sha256(data)
-            crops = decode(data, self.model.crop, self.params, self._room, self._unpackers.unpacked)
+            if not case.answer.cancelled():
+                data = encoded(case.upload, self.params)
+                case.sha256 = sha256(data)
+                crops = decode(data, self.model.crop, self.params, self._room, self._unpackers.unpacked)
         except Exception as error:
             self._loop.call_soon_threadsafe(_fail, case.answer, error)
+        if crops is None:
+            self._batcher.expect(-1)
         else:
             self._batcher.add(crops, case.answer)
 

@@ -39,6 +39,12 @@ def test_an_unreachable_hub_is_one_clear_error(monkeypatch: pytest.MonkeyPatch, 
         open_backbone(BackboneParams(name="convit_tiny.fb_in1k", weights="hub", crop=224))
 
 
+def test_weights_that_come_from_a_file_are_not_drawn_first(weights_path: Path, backbone: Backbone) -> None:
+    before = torch.get_rng_state()
+    assert reopen_backbone(backbone.identity).identity == backbone.identity
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_weights_of_another_model_are_refused(weights_path: Path) -> None:
     with pytest.raises(BackboneError, match="don't fit the model"):
         open_backbone(BackboneParams(name="convit_tiny", weights=str(weights_path), crop=224))

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import httpx
+import numpy as np
 import pytest
 
 from lorax.errors import ServiceError
 from lorax.params import ServingParams
 from lorax.serving.app import VERDICTS
+from lorax.serving.batching import Batcher
 from lorax.serving.decoding import Room
 from lorax.serving.model import Served
 from lorax.serving.server import listen
@@ -52,6 +55,29 @@ def test_several_threads_judge_a_batch_each(start: Start, gated: tuple[Served, G
     assert gate.began.acquire(timeout=120)
     gate.is_open.set()
     assert {future.result().status_code for future in asked} == {200}
+
+
+def test_what_is_being_decoded_when_a_thread_is_free_goes_with_what_waits(gated: tuple[Served, Gate]) -> None:
+    model, gate = gated
+    gate.is_open.set()
+    crops = np.zeros((1, model.crop, model.crop, 3), np.uint8)
+
+    async def judge() -> None:
+        batcher = Batcher(model, 1, lambda _: None)
+        batcher._took_s = 120  # so that nothing but what comes ends the waiting
+        answers = [asyncio.get_running_loop().create_future() for _ in range(3)]
+        batcher.expect(4)
+        batcher.add(crops, answers[0])
+        batcher.add(crops, answers[1])
+        await asyncio.sleep(0.2)
+        assert not any(answer.done() for answer in answers)
+        batcher.add(crops, answers[2])
+        batcher.expect(-1)  # one that can't be decoded
+        await asyncio.gather(*answers)
+        await asyncio.to_thread(batcher.stop)
+
+    asyncio.run(judge())
+    assert gate.batches == [3]
 
 
 def test_a_batch_ends_on_the_version_that_it_began_with(
