@@ -73,7 +73,7 @@ def _command() -> list[str]:
     """What was typed, without this machine's paths; `python -m` turns a module's name into one."""
     spec = sys.modules["__main__"].__spec__
     typed = ["-m", spec.name, *sys.argv[1:]] if spec else sys.argv
-    return ["python", *(Path(word).name if Path(word).is_absolute() else word for word in typed)]
+    return ["python", *("CHECKOUT" if Path(word).is_absolute() else word for word in typed)]
 
 
 def report(name: str, rows: Sequence[Mapping[str, object]], **more: object) -> None:

@@ -123,8 +123,11 @@ class Setting:
 def operations(work: Work) -> int:
     """Floating-point operations of matrix products, convolutions and attention while `work` runs."""
     attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # which torch's own table hasn't
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # only this thread's are counted
     with FlopCounterMode(display=False, custom_mapping={attention: _attention_operations}) as counter:
         work()
+    torch.set_num_threads(threads)
     return counter.get_total_flops()
 
 

@@ -22,11 +22,10 @@ from lorax.network.features import (
     OnCached,
     Read,
     images_at_once,
-    side_by_side,
     views_of,
 )
 from lorax.network.network import Network
-from lorax.network.passes import Embedded
+from lorax.network.passes import Embedded, side_by_side
 from lorax.network.process_group import SINGLE, ProcessGroup
 from lorax.params import Params, RunParams
 from lorax.stream import Sample

@@ -24,9 +24,8 @@ from torch import Tensor, nn
 
 from lorax.errors import StateError
 from lorax.learning.batches import TrainingSet
-from lorax.network.features import side_by_side
 from lorax.network.network import Network, fresh_head
-from lorax.network.passes import drawing
+from lorax.network.passes import drawing, side_by_side
 from lorax.network.process_group import SINGLE, ProcessGroup
 from lorax.params import RunParams, TrainingParams
 from lorax.storage import write_whole

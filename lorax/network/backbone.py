@@ -21,6 +21,7 @@ from lorax.network.passes import (
     keep_freed_memory,
     make_audible,
     make_stackable,
+    side_by_side,
     stacked,
 )
 from lorax.network.rehearsal import Rehearsal
@@ -152,16 +153,26 @@ class Backbone(nn.Module):
 
         As many branches as a pass has room for go together: all images once for each of them in one batch, the shared
         weights applied to it as a whole, and each adapted weight to its own part. LoRA is merged into a weight when a
-        pass comes to it, and nothing merged is kept.
+        pass comes to it, and nothing merged is kept. On a CPU threads share the passes.
 
         Args:
             images: bytes (B, 3, crop, crop), or what `embed` gave of them.
         """
         tokens = self._embedded(images).tokens
         most = _IMAGES_A_PASS[tokens.device.type]
-        together = max(1, most // max(1, len(tokens)))
+        each = -(-len(branches) // torch.get_num_threads()) if tokens.device.type == "cpu" else len(branches)
+        together = max(1, min(each, most // max(1, len(tokens))))
         groups = [branches[i : i + together] for i in range(0, len(branches), together)]
-        rows = [torch.cat([self._pass(part, group) for group in groups], dim=1) for part in tokens.split(most)]
+        parts, mixed = tokens.split(most), torch.is_autocast_enabled(tokens.device.type)
+
+        def said(job: tuple[Tensor, range]) -> Tensor:
+            # both are each thread's own
+            with torch.no_grad(), torch.autocast(tokens.device.type, torch.bfloat16, enabled=mixed):
+                return self._pass(*job)
+
+        with side_by_side(tokens.device, len(parts) * len(groups)) as over:
+            found = list(over(said, [(part, group) for part in parts for group in groups]))
+        rows = [torch.cat(found[i : i + len(groups)], dim=1) for i in range(0, len(found), len(groups))]
         return torch.cat(rows).float()
 
     @property

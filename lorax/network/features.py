@@ -20,8 +20,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -35,7 +34,7 @@ from torch import Tensor
 
 from lorax.errors import StorageError
 from lorax.network.network import Network
-from lorax.network.passes import Embedded
+from lorax.network.passes import Embedded, side_by_side
 from lorax.network.process_group import SINGLE, ProcessGroup
 from lorax.storage import locked, storage_errors, write_whole
 
@@ -330,22 +329,6 @@ def _batches(lacking: NDArray[np.bool_], batch_size: int) -> Iterator[tuple[NDAr
             rows = np.flatnonzero(kind.ravel() == number)
             for start in range(0, len(rows), batch_size):
                 yield rows[start : start + batch_size], np.flatnonzero(pattern).tolist()
-
-
-@contextmanager
-def side_by_side(device: torch.device, most: int | None = None) -> Iterator[Callable[..., Iterable[Any]]]:
-    """A `map` whose calls, on a CPU, share torch's threads: each runs in one, or in more where `most` are fewer."""
-    threads = torch.get_num_threads()
-    workers = min(threads, most or threads)
-    if device.type != "cpu" or workers == 1:
-        yield map
-        return
-    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,))
-    try:
-        yield pool.map
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)
 
 
 def _processor() -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -162,6 +163,22 @@ def _forward(name: str, linear: nn.Linear, x: Tensor) -> Tensor:
     parts = x.reshape(len(weights), -1, x.shape[-1])
     out = torch.bmm(parts, weights.mT) if linear.bias is None else torch.baddbmm(linear.bias, parts, weights.mT)
     return out.view(*x.shape[:-1], -1)
+
+
+@contextmanager
+def side_by_side(device: torch.device, most: int | None = None) -> Iterator[Callable[..., Iterable[Any]]]:
+    """A `map` whose calls, on a CPU, share torch's threads: each runs in one, or in more where `most` are fewer."""
+    threads = torch.get_num_threads()
+    workers = min(threads, most or threads)
+    if device.type != "cpu" or workers == 1:
+        yield map
+        return
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads // workers,))
+    try:
+        yield pool.map
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
 
 
 _HEARD = threading.local()

@@ -29,9 +29,9 @@ from lorax.learning.calibration import Calibration, answers_of
 from lorax.learning.relatives import Relatives
 from lorax.learning.state import LearnerState, open_network
 from lorax.learning.state_files import load_state
-from lorax.network.features import images_at_once, side_by_side
+from lorax.network.features import images_at_once
 from lorax.network.network import Network
-from lorax.network.passes import Embedded
+from lorax.network.passes import Embedded, side_by_side
 from lorax.stream import ClassTable
 
 REAL, SYNTHETIC, UNKNOWN, UNDECIDED = "real", "synthetic", "synthetic:unknown", "undecided"

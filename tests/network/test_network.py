@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 import torch
 
 from lorax.network.backbone import Backbone
@@ -75,6 +76,24 @@ def test_mixed_precision_is_near_and_gives_float32(backbone: Backbone, images: t
     assert mixed.dtype == torch.float32
     assert not torch.equal(mixed, exact)
     assert torch.allclose(mixed, exact, atol=0.1, rtol=0.05)
+
+
+@pytest.mark.parametrize("mixed_precision", [False, True])
+def test_threads_that_share_branches_say_what_one_says(
+    backbone: Backbone, images: torch.Tensor, mixed_precision: bool
+) -> None:
+    network, threads = Network.empty(backbone, mixed_precision=mixed_precision), torch.get_num_threads()
+    for number in range(3):
+        learned_branch(backbone, LORA, number)
+    try:
+        torch.set_num_threads(1)
+        alone = network.features(images[:1])
+        torch.set_num_threads(2)
+        shared = network.features(images[:1])
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.allclose(shared, alone, atol=1e-5)
+    assert not shared.requires_grad
 
 
 def test_predictions_side_by_side_are_those_made_one_by_one(backbone: Backbone) -> None:
