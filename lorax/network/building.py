@@ -127,10 +127,18 @@ class _Undrawn(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        return args[0] if func in _DRAWING else func(*args, **(kwargs or {}))
+        named = kwargs or {}
+        if func in _DRAWING:
+            return args[0] if args else named["tensor"]
+        return func(*args, **named)
 
 
-_DRAWING = frozenset({Tensor.uniform_, Tensor.normal_, Tensor.erfinv_})
+_DRAWING = frozenset(
+    {
+        *(Tensor.uniform_, Tensor.normal_, Tensor.erfinv_),
+        *(nn.init.uniform_, nn.init.normal_, nn.init.kaiming_uniform_),  # what they call is not seen
+    }
+)
 
 
 def _front(crop: int) -> ResidualBackbone:
