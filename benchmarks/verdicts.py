@@ -4,7 +4,8 @@
     python benchmarks/verdicts.py --model residual       the package's own backbone and branches
 
 Random weights; the student is unsure of the share `--asked` of the images, which `benchmarks/student.py` measures on
-streams: choose one of its figures. Every way goes through the predictor that serves, over the same images, in turns.
+streams: choose one of its figures. Every way goes through the predictor that serves, over the same images, in turns;
+with `--before CHECKOUT` also another build's branches, over as many.
 """
 
 from __future__ import annotations
@@ -12,12 +13,17 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from measure import Row, in_turns, report, spread
-from setting import CLASSES, PARAMS, add_options, opened, result_name
+from build import Build
+from measure import Row, Work, in_turns, report, spread
+from one_pass import rate
+from setting import CLASSES, PARAMS, add_options, opened, operations, result_name
 
 from lorax.learning.calibration import Calibration, answers_of
 from lorax.learning.ood import Residual
@@ -70,24 +76,37 @@ def measured(params: Params, branches: int, batch: int, options: argparse.Namesp
 
     by = [each.verdict.answered_by for each in served.look(crops, [""] * len(crops))]
     load = os.getloadavg()[0]
-    taken = in_turns({"exact": lambda: over(exact), "served": lambda: over(served), "plain": plain}, options.rounds)
+    works: dict[str, Work] = {"exact": lambda: over(exact), "served": lambda: over(served), "plain": plain}
+    with ExitStack() as running:
+        if options.before:
+            asked: dict[str, Any] = {"backbone": params.backbone.model_dump(), "lora": params.lora.model_dump()}
+            asked |= {"branches": branches, "images": batch, "threads": torch.get_num_threads()}
+            before = running.enter_context(Build(options.before, asked))
+            works["before"] = lambda: [before.ask("predict") for _ in range(0, len(crops), batch)]
+        taken = in_turns(works, options.rounds)
     ms = {name: 1000 * statistics.median(t[name] for t in taken) / len(crops) for name in taken[0]}
-    return {
+    fastest = rate((side // 16) ** 2, served.network.backbone.width) * torch.get_num_threads()
+    found = {
         "branches": branches,
         "batch": batch,
         "asked": 1 - by.count(STUDENT) / len(by),
         **{f"{name}_ms": value for name, value in ms.items()},
+        "least_ms": 1000 * operations(plain) / len(crops) / fastest,
         "served_in_plain_passes": statistics.median(t["served"] / t["plain"] for t in taken),
         "exact_in_plain_passes": statistics.median(t["exact"] / t["plain"] for t in taken),
         **spread([t["exact"] / t["served"] for t in taken]),
         "load_before": load,
     }
+    if options.before:
+        found["before_over_served"] = statistics.median(t["before"] / t["served"] for t in taken)
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser, batch=[1, 16], branches=[12, 40], rounds=3)
     parser.add_argument("--images", type=int, default=40)
+    parser.add_argument("--before", type=Path, help="a checkout of the build to compare with")
     parser.add_argument("--asked", type=float, default=0.05, help="share of the images of which the student is unsure")
     options = parser.parse_args()
     name = result_name("verdicts", options)
