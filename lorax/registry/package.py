@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -195,36 +193,19 @@ def _save(directory: Path, run_id: str, model_id: str, state_dir: Path, classes:
 
     staged, model = directory.parent / "state", Model(run_id=run_id, model_uuid=model_id, model_id=model_id)
     shutil.copytree(state_dir, staged)
-    with _unwarned():
-        mlflow.pyfunc.save_model(
-            path=str(directory),
-            python_model=str(Path(__file__).with_name("pyfunc_model.py")),
-            artifacts={"state": str(staged)},
-            model_config={"allow_paths": False, "exact": False},  # what may be set later is named here
-            signature=_signature(classes),
-            input_example=_example(),
-            pip_requirements=[f"{_DISTRIBUTION}=={lorax.__version__}"],
-            mlflow_model=model,
-        )
+    mlflow.pyfunc.save_model(
+        path=str(directory),
+        python_model=str(Path(__file__).with_name("pyfunc_model.py")),
+        artifacts={"state": str(staged)},
+        model_config={"allow_paths": False, "exact": False},  # what may be set later is named here
+        signature=_signature(classes),
+        input_example=_example(),
+        pip_requirements=[f"{_DISTRIBUTION}=={lorax.__version__}"],
+        mlflow_model=model,
+    )
     _forget_places(model, directory / "MLmodel")
     for cache in directory.rglob("__pycache__"):
         shutil.rmtree(cache, ignore_errors=True)
-
-
-@contextmanager
-def _unwarned() -> Iterator[None]:
-    """Spare MLflow its search for requirements that are not met: ours are the running program and MLflow, and it would
-    go through the files of all installed packages for 0.4 s.
-    """
-    from mlflow.utils import environment
-
-    name = "warn_dependency_requirement_mismatches"
-    before = getattr(environment, name, None)
-    setattr(environment, name, lambda _: None)
-    try:
-        yield
-    finally:
-        setattr(environment, name, before)
 
 
 def _forget_places(model: Any, path: Path) -> None:
