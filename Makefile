@@ -44,8 +44,8 @@ bench: setup ## measure speed against the published way: about 15 minutes on two
 	$(BIN)/python benchmarks/attention.py
 	$(BIN)/python benchmarks/training_step.py
 	$(BIN)/python benchmarks/prediction.py
-	$(BIN)/python benchmarks/verdicts.py --branches 12 --images 16
-	$(BIN)/python benchmarks/verdicts.py --branches 12 --model residual
+	$(BIN)/python benchmarks/verdicts.py --branches 1 12 --images 16
+	$(BIN)/python benchmarks/verdicts.py --branches 1 12 --model residual
 	$(BIN)/python benchmarks/one_pass.py
 	$(BIN)/python benchmarks/branch_memory.py
 	$(BIN)/python benchmarks/episode.py

@@ -85,7 +85,10 @@ def measured(params: Params, branches: int, batch: int, options: argparse.Namesp
             works["before"] = lambda: [before.ask("predict") for _ in range(0, len(crops), batch)]
         taken = in_turns(works, options.rounds)
     ms = {name: 1000 * statistics.median(t[name] for t in taken) / len(crops) for name in taken[0]}
-    fastest = rate((side // 16) ** 2, served.network.backbone.width) * torch.get_num_threads()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # processor time of several is told too short
+    fastest = rate((side // 16) ** 2, served.network.backbone.width) * threads
+    torch.set_num_threads(threads)
     found = {
         "branches": branches,
         "batch": batch,
