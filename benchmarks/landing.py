@@ -253,7 +253,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", choices=SOURCES, default=[*SOURCES])
     parser.add_argument("--cache-type", default="", help="DVC's, such as hardlink; default: DVC's own")
     parser.add_argument("--side", type=int, default=256)
-    parser.add_argument("--kills", type=int, default=0, help="in all, dealt to tree, Parquet and tars")
+    parser.add_argument("--kills", type=int, default=0, help="in all, dealt to the kinds")
     parser.add_argument("--kill-images", type=int, default=2000)
     parser.add_argument("--folder", type=Path, help="for what is made, and removed; default: the system's own")
     parser.add_argument("--seed", type=int, default=0)
@@ -277,8 +277,9 @@ def main() -> None:
         if arguments.kills:
             write_images(small, arguments.kill_images, arguments.side)
             write_images(first, 80, arguments.side)
-            counts = [len(range(at, arguments.kills, len(SOURCES))) for at in range(len(SOURCES))]
-            ends = [killed(kind, small, first, n, rng) for kind, n in zip(SOURCES, counts, strict=True)]
+            kinds = arguments.kinds
+            counts = [len(range(at, arguments.kills, len(kinds))) for at in range(len(kinds))]
+            ends = [killed(kind, small, first, n, rng) for kind, n in zip(kinds, counts, strict=True)]
             report(f"landing-killed-{arguments.kill_images}", ends)
 
 
