@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lorax.network.network import TextureHead
+from lorax.network.network import TextureHead, kinds_of
 
 MAY_DIFFER = 0.005
 """Share of new images whose answer may be another than all branches would give; a bound needs 1 / this many images."""
@@ -51,26 +51,29 @@ class Student:
     def fit(cls, textures: Tensor, logits: Tensor) -> Student:
         """Fit to images of textures (n, F), of which the branches' logits are (n, C); no answer is sure yet.
 
-        Solved with as many unknowns as there are images, of which there are fewer than numbers in a texture.
+        Solved with as many unknowns as there are images, or numbers in a texture, whichever are fewer.
         """
         rows, said = textures.double(), logits.double()
         mean, middle = rows.mean(0), said.mean(0)
         spread = rows.std(0, unbiased=False) + _NO_SPREAD
         apart = (rows - mean) / spread
-        gram = apart @ apart.T + _PENALTY * torch.eye(len(apart), dtype=torch.double)
-        weight = (apart.T @ torch.linalg.solve(gram, said - middle)).T / spread
+        if len(apart) < len(mean):
+            solved = apart.T @ torch.linalg.solve(_penalised(apart @ apart.T), said - middle)
+        else:
+            solved = torch.linalg.solve(_penalised(apart.T @ apart), apart.T @ (said - middle))
+        weight = solved.T / spread
         return cls(weight.float(), (middle - weight @ mean).float(), 1.0)
 
     def answer(self, textures: Tensor, head: TextureHead | None) -> tuple[Tensor, Tensor]:
-        """Logits (N, C) of textures (N, F), and whether the branches would add nothing to them (N,): no need to ask.
+        """Logits (N, C) of textures (N, F), and whether the branches would add nothing to them (N,); all on the CPU.
 
         Args:
             head: of the texture, where there is one.
         """
-        said = F.linear(textures, self.weight.to(textures.device), self.bias.to(textures.device))
+        said = F.linear(textures, self.weight, self.bias)
         if head is None:
-            return said, torch.zeros(len(said), dtype=torch.bool, device=said.device)
-        return head.beside(said, textures), head.answer(textures)[1] != 0
+            return said, torch.zeros(len(said), dtype=torch.bool)
+        return head.beside(said, textures), kinds_of(textures, head.kind_weight, head.kind_bias) != 0
 
     def is_sure(self, answers: Tensor) -> Tensor:
         """Whether answers (N, A), as probabilities, are to be given without asking the branches: (N,)."""
@@ -78,6 +81,10 @@ class Student:
 
     def tensors(self) -> dict[str, Tensor]:
         return {"student_weight": self.weight, "student_bias": self.bias}
+
+
+def _penalised(gram: Tensor) -> Tensor:
+    return gram + _PENALTY * torch.eye(len(gram), dtype=gram.dtype)
 
 
 def said_as_if_new(textures: Tensor, logits: Tensor, folds: Tensor) -> Tensor:

@@ -23,10 +23,11 @@ from tests.learning.conftest import Stream, learn_one
 FIXTURES = Path(__file__).parent / "fixtures"
 
 
-def test_it_is_the_ridge_regression_on_numbers_by_their_deviation() -> None:
+@pytest.mark.parametrize("images", [50, 110])  # fewer than numbers in a texture, and more
+def test_it_is_the_ridge_regression_on_numbers_by_their_deviation(images: int) -> None:
     random = torch.Generator().manual_seed(0)
-    textures = torch.randn(50, 80, generator=random).double() * torch.logspace(-2, 2, 80)
-    logits = torch.randn(50, 4, generator=random).double()
+    textures = torch.randn(images, 80, generator=random).double() * torch.logspace(-2, 2, 80)
+    logits = torch.randn(images, 4, generator=random).double()
     apart = (textures - textures.mean(0)) / (textures.std(0, unbiased=False) + 1e-3)
     gram = apart.T @ apart + 100 * torch.eye(80)
     expected = apart @ torch.linalg.solve(gram, apart.T @ (logits - logits.mean(0))) + logits.mean(0)
