@@ -188,9 +188,9 @@ def assess(episode: Episode, reals: Reals | None = None, on_progress: Progress |
         foreseen=foreseen(base, clean.textures, [len(task.test) for task in tasks], tasks[-1]),
         per_class=params.robustness.per_class,
         false_positives=measured(state, reals, tasks, params.reals.images, ask) if reals else None,
-        seconds=time.perf_counter() - started,
         named=_named(state, clean),
         by_student=_by_student(episode, textures),
+        seconds=time.perf_counter() - started,
     )
     write_record(episode.folder.assessment_path, assessment)
     return assessment

@@ -35,12 +35,11 @@ def ask_as_served(
     Returns:
         The branches' features (N, K·D), zeros where they were not asked, and the textures (N, F), or (N, 0).
     """
-    students = [state for state in states if state.student]
-    if len(students) < len(states):
+    if not all(state.student for state in states):
         return asker.ask(query, with_texture=with_texture, asked_again=True, on_cached=on_cached)
     textures = asker.textures(query, on_cached)
     is_given = torch.ones(len(textures), dtype=torch.bool)
-    for state in students:
+    for state in states:
         if (answered := state.ask_student(textures)) is not None:
             is_given &= answered[1]
     rows = (~is_given).nonzero()[:, 0].tolist()
