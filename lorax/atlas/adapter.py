@@ -52,6 +52,7 @@ class Adapter:
     # of a branch that did not start as fresh ones do, the name of the one whose weights it started from, or "" from
     # before fresh branches had a common start; None of all others
     start: str | None = None
+    guess: str | None = None  # the base model that its layers look like, or None
 
     def factors(self) -> list[Factors]:
         """Of every layer, in order.

@@ -77,7 +77,7 @@ class Newcomers:
         rows = _described(describer, adapter, factors)
         length = math.sqrt(np.square(rows["product"].astype(np.float64)).sum())  # norm would start BLAS's threads
         entry, rows[MARKS] = self._known.take(_entry(adapter, digest, length, label), rows["product"])
-        base = self._record.base or entry.base
+        base = self._record.base or adapter.base or ""
         self._describer, self._record = describer, self._record.model_copy(update={"base": base})
         self._waiting.append((entry, rows))
         self.added.append(entry)
@@ -196,7 +196,7 @@ def _entry(adapter: Adapter, digest: str, length: float, label: str | None) -> A
         kind=DERIVED if adapter.start else BRANCH if adapter.format == BRANCH else ADAPTER,
         source=printable(adapter.source),
         format=adapter.format,
-        base=adapter.base or "",
+        base=adapter.base or (f"{adapter.guess} (by its layers)" if adapter.guess else ""),
         rank=max(layer.rank for layer in adapter.layers),
         length=length,
         added=now(),

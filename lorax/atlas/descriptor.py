@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lorax.atlas.adapter import Adapter, Factors, Layer
-from lorax.atlas.names import groups
+from lorax.atlas.groups import groups
 from lorax.atlas.record import DescriberRecord
 from lorax.atlas.segments import counted
 from lorax.errors import AdapterError

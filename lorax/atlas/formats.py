@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from lorax.atlas.adapter import Adapter
-from lorax.atlas.layers import LoraSettings, StoredLayer, assemble, parse_settings, reader
-from lorax.atlas.names import PEFT_PREFIX, Key, canonical, family, other_kind, part_of, single_file_key, split
+from lorax.atlas.bases import family, guessed
+from lorax.atlas.layers import LoraSettings, StoredLayer, assemble, layers_of, parse_settings, reader, with_own_ranks
+from lorax.atlas.names import PEFT_PREFIX, other_kind, peft_keys, single_file_keys, split
 from lorax.atlas.segments import counted
 from lorax.atlas.tensors import (
     Stored,
@@ -157,35 +158,42 @@ def _peft_folder(folder: Path, base: str | None) -> Adapter:
     record = read_json(config)
     settings = parse_settings(record, str(config))
     file = open_tensors(weights)
-    stored = assemble(_peft_keys(file.tensors, _model_class(record), str(weights)), file.tensors, str(weights))
+    names = peft_keys(file.tensors, _model_class(record))
+    _check_plain(file.tensors, names.keys, PEFT_PREFIX, str(weights))
+    stored = assemble(names.keys, file.tensors, str(weights))
     _check_ranks(stored, {each.layer.part: settings for each in stored}, str(folder))
     read = reader(stored, file.read, lambda each, _: settings.scale(each.path, each.layer.rank), str(weights))
     stated = base or _stated_base([record.get("base_model_name_or_path")], config)
-    layers = tuple(each.layer for each in stored)
-    return Adapter(_name(folder), str(folder), "peft", family(stated) if stated else None, layers, read)
+    layers = layers_of(stored)
+    return Adapter(
+        _name(folder), str(folder), "peft", family(stated) if stated else None, layers, read,
+        guess=guessed(layers, names.family),
+    )  # fmt: skip
 
 
 def _branch(directory: Path, branch: Branch, base: str, label: str) -> Adapter:
     source = f"{directory}: branch {branch.task}"
     settings = parse_settings(branch.config, source)
     tensors = {name: Stored(value.dtype, tuple(value.shape)) for name, value in branch.weights.items()}
-    stored = assemble(_peft_keys(tensors, None, source), tensors, source)
+    names = peft_keys(tensors)
+    _check_plain(tensors, names.keys, PEFT_PREFIX, source)
+    stored = assemble(names.keys, tensors, source)
     read = reader(
         stored,
         lambda: {name: at_least_float32(weight) for name, weight in branch.weights.items()},
         lambda each, _: settings.scale(each.path, each.layer.rank),
         source,
     )
-    layers = tuple(each.layer for each in stored)
-    return Adapter(branch.task, source, "branch", base, layers, read, label, branch.start)
+    return Adapter(branch.task, source, "branch", base, layers_of(stored), read, label, branch.start)
 
 
 def _single_file(path: Path, base: str | None) -> Adapter:
     file = open_tensors(path)
-    keys = {name: key for name in file.tensors if (key := single_file_key(name)) is not None}
-    _check_plain(file.tensors, keys, "unet., transformer., text_encoder., lora_unet_, lora_te_ or so", str(path))
-    stored = assemble(keys, file.tensors, str(path))
-    settings = _settings_by_part(file, {key.part for key in keys.values()})
+    names = single_file_keys(file.tensors, is_own=_is_models_own(file))
+    known = {*names.keys, *names.redundant}
+    _check_plain(file.tensors, known, "unet., transformer., text_encoder., lora_unet_, lora_te_ or so", str(path))
+    stored = with_own_ranks(assemble(names.keys, file.tensors, str(path)), file.read)
+    settings = _settings_by_part(file, {key.part for key in names.keys.values()})
     _check_ranks([each for each in stored if each.alpha is None], settings, str(path))
 
     def scale(each: StoredLayer, alpha: float | None) -> float:
@@ -194,31 +202,21 @@ def _single_file(path: Path, base: str | None) -> Adapter:
         given = settings.get(each.layer.part)
         return given.scale(each.path, each.layer.rank) if given else 1.0
 
-    form = next(iter(keys.values())).format
+    form = next(iter(names.keys.values())).format
     stated = base or _stated_base([file.metadata.get(key) for key in _BASE_KEYS], path)
-    layers = tuple(each.layer for each in stored)
-    read = reader(stored, file.read, scale, str(path))
-    return Adapter(_name(path), str(path), form, family(stated) if stated else None, layers, read)
+    layers = layers_of(stored)
+    return Adapter(
+        _name(path), str(path), form, family(stated) if stated else None, layers,
+        reader(stored, file.read, scale, str(path)), guess=guessed(layers, names.family),
+    )  # fmt: skip
 
 
-def _peft_keys(tensors: Iterable[str], model_class: str | None, source: str) -> dict[str, Key]:
-    names = list(tensors)
-    split_names = {
-        name: key
-        for name in names
-        if name.startswith(PEFT_PREFIX) and (key := split(name.removeprefix(PEFT_PREFIX))) and key[1] in "AB"
-    }
-    _check_plain(names, split_names, PEFT_PREFIX, source)
-    part = part_of((path for path, _ in split_names.values()), model_class)
-    return {name: Key("peft", part, canonical(part, path), path, role) for name, (path, role) in split_names.items()}
-
-
-def _check_plain(names: Iterable[str], known: Mapping[str, object], expected: str, source: str) -> None:
+def _check_plain(names: Iterable[str], known: Collection[str], expected: str, source: str) -> None:
     """Refuse a file with tensors whose names say that they are something else than a LoRA's factors.
 
     Args:
         names: of all tensors.
-        known: those that are a LoRA's, by name.
+        known: of those that are a LoRA's.
         expected: what names begin with.
         source: where the tensors are, for messages.
     """
@@ -245,6 +243,12 @@ def _check_plain(names: Iterable[str], known: Mapping[str, object], expected: st
             f"{source} holds tensor {shown(strange[0])} beside its LoRA factors, so they don't say all that it does; "
             "expected a plain LoRA. Leave it out, or convert it to a plain LoRA."
         )
+
+
+def _is_models_own(file: TensorFile) -> bool:
+    """Whether a diffusion model wrote it by itself: settings are told as they are, not by part."""
+    text = file.metadata.get(_SETTINGS_KEY)
+    return text is not None and "lora_alpha" in parse_json(text, f"{_SETTINGS_KEY} in {file.path}")
 
 
 def _settings_by_part(file: TensorFile, parts: Iterable[str]) -> dict[str, LoraSettings]:

@@ -24,7 +24,7 @@ import numpy as np
 from lorax.atlas.adapter import Adapter
 from lorax.atlas.adding import Newcomers
 from lorax.atlas.descriptor import Describer
-from lorax.atlas.names import ALL
+from lorax.atlas.groups import ALL
 from lorax.atlas.record import FILE, Record, read_record
 from lorax.atlas.segments import COLUMNS, AtlasEntry, Segment, Segments, counted, remove_leftovers, write_segment
 from lorax.atlas.space import LEAST_FITTED, Rows
@@ -170,7 +170,7 @@ class Atlas:
 
         Args:
             descriptor: one of those kept, or "pooled": spectra in the form that all base models have in common.
-            group: of modules; see `lorax.atlas.names`.
+            group: of modules; see `lorax.atlas.groups`.
 
         Raises:
             AtlasError: the atlas is empty, or doesn't keep this descriptor.

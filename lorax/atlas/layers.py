@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from lorax.atlas.adapter import Factors, Layer
+from lorax.atlas.families import names_in
+from lorax.atlas.fused import Piece, may_be_stacked, pieces_of, unstacked
 from lorax.atlas.names import Key
 from lorax.atlas.tensors import Stored, shown
 from lorax.errors import AdapterError
@@ -150,13 +152,17 @@ _LEAVE_OUT = "The file is damaged, or its writer erred: fetch it again, or leave
 
 @dataclass(frozen=True)
 class StoredLayer:
-    """A layer in a file: its path there, and the names of its tensors; `alpha` is None where there is none."""
+    """A layer in a file: its path there, and the names of its tensors; `alpha` is None where there is none.
+
+    `pieces` are the layers that it holds by their canonical names: mostly one, itself.
+    """
 
     layer: Layer
     path: str
     a: str
     b: str
     alpha: str | None
+    pieces: tuple[Piece, ...]
 
 
 Scale = Callable[[StoredLayer, float | None], float]
@@ -185,13 +191,38 @@ def assemble(keys: Mapping[str, Key], tensors: Mapping[str, Stored], source: str
             )
         roles[place][key.role] = name
         paths[place] = key.path
-    return [_layer(place, paths[place], roles[place], tensors, source) for place in sorted(roles)]
+    stored = [_layer(place, paths[place], roles[place], tensors, source) for place in sorted(roles)]
+    names = Counter((piece.layer.part, piece.layer.name) for each in stored for piece in each.pieces)
+    if twice := [".".join(name) for name, count in names.items() if count > 1]:
+        raise AdapterError(f"{source} holds two layers that are both {shown(twice[0])}. {_LEAVE_OUT}")
+    return stored
+
+
+def with_own_ranks(stored: Sequence[StoredLayer], read: Callable[[], Mapping[str, Tensor]]) -> list[StoredLayer]:
+    """Layers whose pieces were trained apart and stacked, with each piece's own rank; all others as they are.
+
+    Args:
+        stored: every layer of the adapter.
+        read: gives all tensors by their names; called only where ranks give reason to look.
+    """
+    others = {each.layer.rank for each in stored if len(each.pieces) == 1}
+    suspects = [each for each in stored if may_be_stacked(each.pieces, each.layer.rank, others)]
+    if not suspects:
+        return list(stored)
+    tensors = read()
+    seen = {each.b: unstacked(each.pieces, tensors[each.b].flatten(1)) for each in suspects}
+    return [replace(each, pieces=seen.get(each.b, each.pieces)) for each in stored]
+
+
+def layers_of(stored: Sequence[StoredLayer]) -> tuple[Layer, ...]:
+    """Every layer by its canonical name, sorted."""
+    return tuple(sorted(piece.layer for each in stored for piece in each.pieces))
 
 
 def reader(
     stored: Sequence[StoredLayer], read: Callable[[], Mapping[str, Tensor]], scale: Scale, source: str
 ) -> Callable[[], list[Factors]]:
-    """What reads the factors of all layers.
+    """What reads the factors of all layers, in the order of `layers_of`.
 
     Args:
         stored: every layer of the adapter.
@@ -200,9 +231,17 @@ def reader(
         source: where the tensors are, for messages.
     """
 
+    layers = [piece.layer for each in stored for piece in each.pieces]
+    order = sorted(range(len(layers)), key=layers.__getitem__)
+
     def factors() -> list[Factors]:
         tensors = read()
-        return [_scaled(each, tensors, scale, source) for each in stored]
+        pairs = [
+            piece.cut(pair)
+            for each, pair in ((each, _scaled(each, tensors, scale, source)) for each in stored)
+            for piece in each.pieces
+        ]
+        return [pairs[number] for number in order]
 
     return factors
 
@@ -223,7 +262,7 @@ def _layer(
 ) -> StoredLayer:
     part, name = place
     where = f"{source}: layer {shown(path)}"
-    if not _NAME.fullmatch(name):
+    if not all(map(_NAME.fullmatch, names_in(name))):
         raise AdapterError(f"{where} is no layer's name; expected letters, digits, '_', '-' and '.'. {_LEAVE_OUT}")
     if lacking := [role for role in "AB" if role not in roles]:
         raise AdapterError(f"{where} has no factor {lacking[0]}; expected A and B. {_LEAVE_OUT}")
@@ -232,7 +271,11 @@ def _layer(
     if "alpha" in roles:
         _check_alpha_tensor(tensors[roles["alpha"]], where)
     layer = Layer(part, name, b.shape[0], prod(a.shape[1:]), a.shape[0])
-    return StoredLayer(layer, path, roles["A"], roles["B"], roles.get("alpha"))
+    try:
+        pieces = pieces_of(layer)
+    except ValueError as error:
+        raise AdapterError(f"{where}: {error}. {_LEAVE_OUT}") from error
+    return StoredLayer(layer, path, roles["A"], roles["B"], roles.get("alpha"), pieces)
 
 
 def _check_factors(a: Stored, b: Stored, where: str) -> None:

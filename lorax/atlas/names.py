@@ -1,20 +1,24 @@
-"""What tensors, layers and base models are called in LoRA files, and their one canonical name here.
+"""What tensors and their layers are called in LoRA files, and a layer's one canonical name here.
 
-Which layers belong together, in module groups, is told by names alone: those that timm's vision transformers,
-diffusers' U-Nets and transformers, and CLIP's text encoders have.
+Canonical is diffusers' name, '_' for every '.'. What a name means may depend on the others of its file: so a file's
+names are read together.
 
-Sources: the writers of these files: PEFT, diffusers (loaders/lora_conversion_utils.py), kohya's sd-scripts (networks/),
-LyCORIS; the two spellings of a U-Net's blocks: diffusers against Stability AI's generative-models.
+Sources: the writers of these files: PEFT, diffusers (loaders/lora_conversion_utils.py), kohya's sd-scripts and
+musubi-tuner (networks/), LyCORIS, OneTrainer, ComfyUI (comfy/lora.py); the two spellings of a U-Net's blocks: diffusers
+against Stability AI's generative-models. Of diffusion transformers: `lorax.atlas.families`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from math import prod
+from typing import NamedTuple
 
-from lorax.atlas.adapter import Layer
+from lorax.atlas.families import Family, Sizes, family_of, names_in, renamed
+from lorax.atlas.tensors import Stored
 
 PEFT_PREFIX = "base_model.model."
 """Of every tensor in PEFT's files."""
@@ -25,6 +29,7 @@ MODEL = "model"
 _ROLES = {
     ".lora_A.weight": "A", ".lora_B.weight": "B",
     ".lora_A.default.weight": "A", ".lora_B.default.weight": "B",
+    ".lora_A": "A", ".lora_B": "B",
     ".lora_down.weight": "A", ".lora_up.weight": "B",
     ".lora.down.weight": "A", ".lora.up.weight": "B",
     ".lora_linear_layer.down.weight": "A", ".lora_linear_layer.up.weight": "B",
@@ -36,23 +41,39 @@ _ROLES = {
 _OLD = "_lora."
 """In the last-but-one spelling, where the factors belonged to an attention's processor."""
 
+_XLABS = re.compile(r"_lora([12])\.(down|up)\.weight$")
+"""1 is the images' half of a block, 2 the texts'."""
+
+_DENOISER = ""
+"""The part of a prefix that U-Nets and diffusion transformers have alike."""
+
 _KOHYA_PARTS = {
-    "lora_unet_": "unet", "lora_transformer_": "transformer",
+    "lora_unet_": _DENOISER, "lycoris_": _DENOISER, "lora_transformer_": "transformer",
     "lora_te_": "text_encoder", "lora_te1_": "text_encoder",
     "lora_te2_": "text_encoder_2", "lora_te3_": "text_encoder_3",
+    "lora_prior_unet_": "prior", "lora_prior_te_": "text_encoder",
 }  # fmt: skip
 _DIFFUSERS_PARTS = {
-    "unet.": "unet", "transformer.": "transformer", "diffusion_model.": "unet",
+    "diffusion_model.": _DENOISER, "unet.": "unet",
+    "transformer.": "transformer", "transformer_2.": "transformer_2", "conditional_transformer.": "transformer",
     "text_encoder.": "text_encoder", "text_encoder_2.": "text_encoder_2", "text_encoder_3.": "text_encoder_3",
+    "text_encoders.clip_g.transformer.": "text_encoder_2", "text_encoders.t5xxl.transformer.": "text_encoder_3",
 }  # fmt: skip
+_COMFY_TEXT = re.compile(r"text_encoders\.\w+\.transformer\.")
 
-_PART_OF_MODULE = {
-    "down_blocks": "unet", "mid_block": "unet", "up_blocks": "unet", "text_model": "text_encoder",
-    "transformer_blocks": "transformer", "single_transformer_blocks": "transformer",
-}  # fmt: skip
-_PART_OF_CLASS = {
-    "UNet2DConditionModel": "unet", "CLIPTextModel": "text_encoder", "CLIPTextModelWithProjection": "text_encoder",
-}  # fmt: skip
+_UNET = re.compile(r"(down_blocks|mid_block|up_blocks|input_blocks|middle_block|output_blocks)_")
+_TEXT = re.compile(r"text_model_")
+_TRANSFORMER = re.compile(
+    r"(single_)?transformer_blocks_|.*_(attn\d?|attention)_(to_[qkv]|add_[qkv]_proj|to_out_0|to_add_out)$"
+    r"|.*_ffn?_net_(0_proj|2)$"
+)
+"""How the canonical names of their layers begin, or end."""
+
+_CLASSES = {
+    r"UNet.*": "unet",
+    r"CLIPText.*|T5Encoder.*|UMT5.*": "text_encoder",
+    r".*Transformer\w*Model": "transformer",
+}
 
 _OTHER_KINDS = {
     ".lora_mid.": "LoRA of convolutions in CP form (lora_mid)", ".hada_": "LoHa (hada_)", ".lokr_": "LoKr (lokr_)",
@@ -62,8 +83,6 @@ _OTHER_KINDS = {
     ".lora_B.bias": "LoRA with biases", ".lora_up.bias": "LoRA with biases", ".modules_to_save.": "whole modules",
 }  # fmt: skip
 """What a tensor's name holds -> the kind of adapter that has such tensors, none a plain LoRA."""
-
-_BLOCKS_OF_TRANSFORMERS = ("double_blocks_", "single_blocks_", "joint_blocks_")
 
 _ORIGINAL_LAYERS = {
     "input_blocks_0_0": "conv_in", "out_2": "conv_out",
@@ -78,21 +97,14 @@ _ORIGINAL_BLOCK = re.compile(r"(input|output)_blocks_([0-9]+)_([0-9]+)_(.+)")
 _ORIGINAL_MIDDLE = re.compile(r"middle_block_([012])_(.+)")
 _LAYERS_A_LEVEL = 3  # two blocks and a change of size, in every U-Net of Stable Diffusion
 
-_FAMILIES = {
-    "sd-1": r"(sd|stablediffusion)v?1[45]?(lora)?|v1[45](pruned)?(emaonly)?(fp16)?",
-    "sd-2": r"(sd|stablediffusion)v?2[01]?(base|512|768)?v?(lora)?|v2[01](512|768)(nonema|ema)(pruned)?",
-    "sdxl": r"(sd|stablediffusion)xl(v?10?)?(base)?(v?10?)?(lora)?(09vae|10vae)?",
-    "flux-1": r"flux1?(dev|d|schnell|s)?(fp8)?(lora)?",
-}
-"""Families of base models -> their spellings in small letters and digits: model cards, trainers, file names."""
-
 
 @dataclass(frozen=True)
 class Key:
     """What a tensor's name says.
 
-    `role` is "A", "B" or "alpha"; `part` and `layer` name its layer canonically; `path` is that in the file, where
-    dots were kept; `format` is "diffusers" or "kohya".
+    `role` is what it is of its layer, one of `_ROLES`; `part` and `layer` name its layer canonically, a layer that
+    diffusers holds in several as `families` writes it; `path` is that in the file, where dots were kept; `format` is
+    "diffusers", "kohya" or "peft".
     """
 
     format: str
@@ -102,56 +114,79 @@ class Key:
     role: str
 
 
+class FileKeys(NamedTuple):
+    """What the names of a file's tensors say: by name, without those that say one thing a second time."""
+
+    keys: dict[str, Key]
+    redundant: set[str]
+    family: Family | None
+
+
+class _Place(NamedTuple):
+    format: str
+    part: str | None  # None where no prefix tells it
+    path: str
+    role: str
+
+    @property
+    def flat(self) -> str:
+        return self.path.replace(".", "_")
+
+
+@lru_cache(maxsize=1 << 15)  # the same names come in every file of a collection
 def split(name: str) -> tuple[str, str] | None:
     """A tensor's name as its layer's path and its role there; None where it is no LoRA's."""
+    name = _XLABS.sub(r"_\1.lora.\2.weight", name)
     for ending, role in _ROLES.items():
         if name.endswith(ending) and len(name) > len(ending):
             return name.removesuffix(ending), role
     return None
 
 
-@lru_cache(maxsize=1 << 15)  # the same names come in every file of a collection
-def single_file_key(name: str) -> Key | None:
-    """What a tensor's name in a single file says; None where it is no LoRA's, or of an unknown part."""
-    split_name = split(name)
-    if split_name is None:
-        return None
-    path, role = split_name
-    for prefix, part in _KOHYA_PARTS.items():
-        if path.startswith(prefix):
-            return _key("kohya", part, path.removeprefix(prefix), role)
-    for prefix, part in _DIFFUSERS_PARTS.items():
-        if path.startswith(prefix):
-            path = path.removeprefix(prefix)
-            return _key("diffusers", part, _modern(part, path) if _OLD in name else path, role)
-    bare = part_of([path])
-    if bare == MODEL:
-        return None
-    return _key("diffusers", bare, _modern(bare, path) if _OLD in name else path, role)
-
-
-def part_of(paths: Iterable[str], model_class: str | None = None) -> str:
-    """What layers belong to whose names have no prefix that says so.
+def single_file_keys(tensors: Mapping[str, Stored], *, is_own: bool = False) -> FileKeys:
+    """What the names of a single file's tensors say, of those that are a LoRA's and of a known part.
 
     Args:
-        paths: of all layers, with dots.
+        tensors: by name.
+        is_own: whether the file is a diffusion model's own, so that names need no prefix.
+    """
+    places = {name: place for name in tensors if (place := _place(name)) is not None}
+    family = _family(tensors, places)
+    flats = [place.flat for place in places.values() if not place.part]
+    denoiser = "unet" if any(map(_UNET.match, flats)) else "transformer"
+    bare = denoiser if is_own else _part_of(flats, family)
+    keys = {}
+    for name, place in places.items():
+        part = (bare if place.part is None else denoiser) if not place.part else place.part
+        if not place.part and _TEXT.match(place.flat):
+            part = "text_encoder"
+        if part != MODEL:
+            path = _modern(part, place.path) if _OLD in name else place.path
+            keys[name] = Key(place.format, part, _canonical(part, path, family), path, place.role)
+    redundant = _redundant(keys)
+    return FileKeys({name: key for name, key in keys.items() if name not in redundant}, redundant, family)
+
+
+def peft_keys(tensors: Mapping[str, Stored], model_class: str | None = None) -> FileKeys:
+    """What the names of a PEFT folder's tensors say, of those that are its factors.
+
+    Args:
+        tensors: by name.
         model_class: of the adapted model, if known.
     """
-    if model_class in _PART_OF_CLASS:
-        return _PART_OF_CLASS[model_class]
-    modules = {path.partition(".")[0] for path in paths}
-    return next((part for module, part in _PART_OF_MODULE.items() if module in modules), MODEL)
-
-
-@lru_cache(maxsize=1 << 15)
-def canonical(part: str, path: str) -> str:
-    """A layer's one name, whatever file it came from."""
-    name = path.replace(".", "_")
-    if part == "unet":
-        return _diffusers_name(name)
-    return (
-        name.removeprefix("text_model_") if part.startswith("text_encoder") else name
-    )  # newer CLIPs have no text_model
+    places = {
+        name: _Place("peft", None, *found)
+        for name in tensors
+        if name.startswith(PEFT_PREFIX) and (found := split(name.removeprefix(PEFT_PREFIX))) and found[1] != "alpha"
+    }
+    family = _family(tensors, places)
+    of_class = next((part for known, part in _CLASSES.items() if re.fullmatch(known, model_class or "")), None)
+    part = of_class or _part_of([place.flat for place in places.values()], family)
+    keys = {
+        name: Key("peft", part, _canonical(part, path, family), path, role)
+        for name, (_, _, path, role) in places.items()
+    }
+    return FileKeys(keys, set(), family)
 
 
 def other_kind(name: str) -> str | None:
@@ -159,18 +194,65 @@ def other_kind(name: str) -> str | None:
     return next((kind for mark, kind in _OTHER_KINDS.items() if mark in f"{name}."), None)
 
 
-def family(base: str) -> str:
-    """A base model's name: that of its family where many spellings of it are in use, else as it is."""
-    last = base.rstrip("/").replace("\\", "/").removesuffix("/lora").rpartition("/")[2]
-    squeezed = re.sub(r"[^a-z0-9]", "", re.sub(r"\.(safetensors|ckpt)$", "", last.lower()))
-    return next((name for name, spelling in _FAMILIES.items() if re.fullmatch(spelling, squeezed)), base)
+@lru_cache(maxsize=1 << 15)
+def _place(name: str) -> _Place | None:
+    split_name = split(name)
+    if split_name is None:
+        return None
+    path, role = split_name
+    for prefix, part in _KOHYA_PARTS.items():
+        if path.startswith(prefix):
+            return _Place("kohya", part, path.removeprefix(prefix), role)
+    path = path.removeprefix(PEFT_PREFIX)
+    for prefix, part in _DIFFUSERS_PARTS.items():
+        if path.startswith(prefix):
+            return _Place("diffusers", part, path.removeprefix(prefix).removeprefix(PEFT_PREFIX), role)
+    if comfy := _COMFY_TEXT.match(path):
+        return _Place("diffusers", "text_encoder", path[comfy.end() :], role)
+    return _Place("diffusers", None, path, role)
 
 
-def _key(form: str, part: str, path: str, role: str) -> Key:
-    name = canonical(part, path)
-    if part == "unet" and name.startswith(_BLOCKS_OF_TRANSFORMERS):
-        part = "transformer"
-    return Key(form, part, name, path, role)
+def _family(tensors: Mapping[str, Stored], places: Mapping[str, _Place]) -> Family | None:
+    sizes: dict[str, Sizes | None] = {}
+    ends: dict[str, int] = {}
+    for name, place in places.items():
+        if place.part in (None, _DENOISER, "transformer", "transformer_2"):
+            flat, shape = place.flat, tensors[name].shape
+            if place.role in ("A", "B") and shape:
+                ends[flat + place.role] = shape[0] if place.role == "B" else prod(shape[1:])
+            outputs, inputs = ends.get(flat + "B"), ends.get(flat + "A")
+            sizes[flat] = None if outputs is None or inputs is None else (outputs, inputs)
+    return family_of(sizes, default=any(".default." in name for name in places))
+
+
+def _part_of(flats: Iterable[str], family: Family | None) -> str:
+    """What layers belong to whose names have no prefix that says so."""
+    names = list(flats)
+    for pattern, part in ((_UNET, "unet"), (_TEXT, "text_encoder"), (_TRANSFORMER, "transformer")):
+        if any(map(pattern.match, names)):
+            return part
+    return "transformer" if family else MODEL
+
+
+@lru_cache(maxsize=1 << 15)
+def _canonical(part: str, path: str, family: Family | None) -> str:
+    """A layer's one name, whatever file it came from."""
+    name = path.replace(".", "_")
+    if part in ("unet", "prior"):
+        return _diffusers_name(name)
+    if part.startswith("transformer") and family:
+        return renamed(family, name)
+    return name.removeprefix("text_model_") if part.startswith("text_encoder") else name  # newer CLIPs have none
+
+
+def _redundant(keys: Mapping[str, Key]) -> set[str]:
+    """Tensors whose layers the file holds in diffusers' spelling, too: as diffusers does, that one is taken."""
+    spelled = {(key.part, key.layer) for key in keys.values() if key.path.replace(".", "_") == key.layer}
+    return {
+        name
+        for name, key in keys.items()
+        if key.path.replace(".", "_") != key.layer and all((key.part, each) in spelled for each in names_in(key.layer))
+    }
 
 
 def _modern(part: str, path: str) -> str:
@@ -201,54 +283,3 @@ def _diffusers_name(name: str) -> str:
 
 def _residual(place: int, rest: str) -> str:
     return f"resnets_{place}_{_ORIGINAL_RESIDUAL.get(rest, rest)}"
-
-
-ALL = "all"
-
-_KINDS = {
-    "q": r"(to_q|q_proj|add_q_proj|query)",
-    "k": r"(to_k|k_proj|add_k_proj|key)",
-    "v": r"(to_v|v_proj|add_v_proj|attn_v|value)",
-    "qk": r"attn_qk",
-    "qkv": r"(attn|attention)_qkv",
-    "out": r"(to_out_0|to_add_out|out_proj|attn_proj)",
-    "fc1": r"(mlp_fc1|ff(_context)?_net_0_proj)",
-    "fc2": r"(mlp_fc2|ff(_context)?_net_2)",
-}
-"""What a layer does in its block -> how its name ends."""
-
-_WIDER = {"attention": ("q", "k", "v", "qk", "qkv", "out"), "feed-forward": ("fc1", "fc2")}
-
-
-def kind(layer: Layer) -> str | None:
-    """What the layer does in its block: "q", "fc1", ...; None where its name doesn't tell."""
-    return next((kind for kind, ending in _KINDS.items() if re.search(f"(^|_){ending}$", layer.name)), None)
-
-
-def groups(layers: Sequence[Layer]) -> dict[str, list[int]]:
-    """Every group that has layers, with the numbers of its layers; "all" comes first.
-
-    "early" and "late" are the halves of each part, in the order in which its blocks are passed through.
-    """
-    kinds = [kind(layer) for layer in layers]
-    members_of = {ALL: list(range(len(layers)))}
-    for name, members in _WIDER.items():
-        members_of[name] = [i for i, k in enumerate(kinds) if k in members]
-    for name in _KINDS:
-        members_of[name] = [i for i, k in enumerate(kinds) if k == name]
-    parts = sorted({layer.part for layer in layers})
-    members_of["early"] = sorted(i for part in parts for i in _halves(layers, part)[0])
-    members_of["late"] = sorted(i for part in parts for i in _halves(layers, part)[1])
-    for part in parts if len(parts) > 1 else ():
-        members_of[part] = [i for i, layer in enumerate(layers) if layer.part == part]
-    return {name: members for name, members in members_of.items() if members}
-
-
-def _halves(layers: Sequence[Layer], part: str) -> tuple[list[int], list[int]]:
-    order = sorted((i for i, layer in enumerate(layers) if layer.part == part), key=lambda i: _depth(layers[i].name))
-    return order[: (len(order) + 1) // 2], order[(len(order) + 1) // 2 :]
-
-
-def _depth(name: str) -> list[tuple[int, str]]:
-    """Sorts names as their layers are passed through: numbers by value; down, mid, up are in the alphabet's order."""
-    return [(int(text), "") if text.isdecimal() else (-1, text) for text in re.split(r"(\d+)", name)]

@@ -39,7 +39,7 @@ class AtlasEntry:
     kind: str  # "adapter", "branch" or "derived"; the last is alike by birth: of no family, and nobody's nearest
     source: str  # where it was read from
     format: str  # of its file
-    base: str  # the base model that it states, or ""
+    base: str  # the base model that it states, or "NAME (by its layers)", which is a guess, or ""
     rank: int  # the largest of its layers
     length: float  # of its product's sketch row; that of BA over all layers, but for the sketch's error
     added: str  # when, UTC

@@ -3,8 +3,29 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
-from lorax.atlas.names import MODEL, Key, canonical, family, other_kind, part_of, single_file_key
+from lorax.atlas.bases import family
+from lorax.atlas.names import MODEL, Key, other_kind, peft_keys, single_file_keys
+from lorax.atlas.tensors import Stored
+
+
+def key(name: str) -> Key | None:
+    """What a tensor's name says in a file of that tensor."""
+    return single_file_keys({name: Stored(torch.float32, (4, 4))}).keys.get(name)
+
+
+def layer(path: str, part: str = "unet") -> str:
+    found = key(f"{part}.{path}.lora_A.weight")
+    assert found
+    return found.layer
+
+
+def part_of(path: str, model_class: str | None = None) -> str:
+    """Of a PEFT folder's layer."""
+    keys = peft_keys({f"base_model.model.{path}.lora_A.weight": Stored(torch.float32, (4, 4))}, model_class).keys
+    return next(iter(keys.values())).part
+
 
 BLOCK = "transformer_blocks_0_attn1_to_q"
 
@@ -34,7 +55,7 @@ BLOCK = "transformer_blocks_0_attn1_to_q"
     ],
 )
 def test_a_layer_of_the_original_u_net_has_the_name_that_diffusers_gives_it(original: str, diffusers: str) -> None:
-    assert canonical("unet", original) == diffusers == canonical("unet", diffusers)
+    assert layer(original) == diffusers == layer(diffusers)
 
 
 def test_every_layer_of_a_whole_sdxl_u_net_keeps_a_name_of_its_own() -> None:
@@ -44,13 +65,13 @@ def test_every_layer_of_a_whole_sdxl_u_net_keeps_a_name_of_its_own() -> None:
     expected = {f"{side}_blocks_{level}_attentions_{place}_{BLOCK}" for side, level, place in
                 [("down", 1, 0), ("down", 1, 1), ("down", 2, 0), ("down", 2, 1)]
                 + [("up", level, place) for level in (0, 1) for place in (0, 1, 2)]}  # fmt: skip
-    assert {canonical("unet", name) for name in names} == expected | {f"mid_block_attentions_0_{BLOCK}"}
+    assert {layer(name) for name in names} == expected | {f"mid_block_attentions_0_{BLOCK}"}
 
 
 def test_names_that_only_resemble_the_original_u_nets_are_kept() -> None:
     for name in ("input_blocks_0_1_op", "input_blocks_x_1_op", "middle_block_3_a", "down_blocks_0_attn", "out_2_more"):
-        assert canonical("unet", name) == name
-    assert canonical("transformer", "input_blocks_4_1_x") == "input_blocks_4_1_x"
+        assert layer(name) == name
+    assert layer("input_blocks_4_1_x", "transformer") == "input_blocks_4_1_x"
 
 
 @pytest.mark.parametrize(
@@ -65,8 +86,30 @@ def test_names_that_only_resemble_the_original_u_nets_are_kept() -> None:
         ("transformer.x.attn.to_q.lora_B.weight", "transformer", "x_attn_to_q", "B"),
         ("transformer.x.attn.to_q.lora_B.default.weight", "transformer", "x_attn_to_q", "B"),
         ("lora_transformer_x_attn_to_q.lora_up.weight", "transformer", "x_attn_to_q", "B"),
-        ("lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight", "transformer", "double_blocks_0_img_attn_qkv", "B"),
-        ("diffusion_model.double_blocks.0.mod.lora_A.weight", "transformer", "double_blocks_0_mod", "A"),
+        ("unet.base_model.model.mid_block.attn1.to_q.lora_A.weight", "unet", "mid_block_attn1_to_q", "A"),
+        ("transformer_2.blocks.0.attn1.to_q.lora_A.weight", "transformer_2", "blocks_0_attn1_to_q", "A"),
+        ("lycoris_mid_block_attn1_to_q.lora_down.weight", "unet", "mid_block_attn1_to_q", "A"),
+        (
+            "lycoris_transformer_blocks_0_attn_to_q.lora_down.weight",
+            "transformer",
+            "transformer_blocks_0_attn_to_q",
+            "A",
+        ),
+        (
+            "lora_prior_unet_down_blocks_0_2_attention_to_q.lora_up.weight",
+            "prior",
+            "down_blocks_0_2_attention_to_q",
+            "B",
+        ),
+        ("transformer_blocks.0.attn1.to_q.lora_A", "transformer", "transformer_blocks_0_attn1_to_q", "A"),
+        ("text_encoders.clip_l.transformer.text_model.encoder.a.lora_A.weight", "text_encoder", "encoder_a", "A"),
+        ("text_encoders.clip_g.transformer.text_model.encoder.a.lora_A.weight", "text_encoder_2", "encoder_a", "A"),
+        (
+            "text_encoders.qwen25_7b.transformer.model.layers.0.mlp.lora_A.weight",
+            "text_encoder",
+            "model_layers_0_mlp",
+            "A",
+        ),
         ("lora_te_text_model_encoder_layers_0_mlp_fc1.alpha", "text_encoder", "encoder_layers_0_mlp_fc1", "alpha"),
         ("lora_te1_text_model_encoder_layers_0_mlp_fc1.alpha", "text_encoder", "encoder_layers_0_mlp_fc1", "alpha"),
         ("lora_te2_text_model_encoder_layers_0_mlp_fc1.alpha", "text_encoder_2", "encoder_layers_0_mlp_fc1", "alpha"),
@@ -78,27 +121,33 @@ def test_names_that_only_resemble_the_original_u_nets_are_kept() -> None:
 def test_every_spelling_of_a_tensors_name_gives_its_part_layer_and_role(
     name: str, part: str, layer: str, role: str
 ) -> None:
-    key = single_file_key(name)
-    assert key and (key.part, key.layer, key.role) == (part, layer, role)
+    found = key(name)
+    assert found and (found.part, found.layer, found.role) == (part, layer, role)
 
 
 def test_a_name_with_kohyas_prefix_is_kohyas_and_others_are_diffusers() -> None:
-    kohya, diffusers = single_file_key("lora_te_x.alpha"), single_file_key("unet.x.alpha")
-    assert kohya == Key("kohya", "text_encoder", "x", "x", "alpha")
-    assert diffusers == Key("diffusers", "unet", "x", "x", "alpha")
+    assert key("lora_te_x.alpha") == Key("kohya", "text_encoder", "x", "x", "alpha")
+    assert key("unet.x.alpha") == Key("diffusers", "unet", "x", "x", "alpha")
 
 
-@pytest.mark.parametrize("name", ["unet.x.weight", "x.lora_A.weight", "vae.x.alpha", ".alpha", "", "unet.x.lora_A"])
+@pytest.mark.parametrize("name", ["unet.x.weight", "x.lora_A.weight", "vae.x.alpha", ".alpha", "", "a.up.weight"])
 def test_a_name_of_no_known_part_or_role_says_nothing(name: str) -> None:
-    assert single_file_key(name) is None
+    assert key(name) is None
 
 
 def test_a_part_is_told_by_its_modules_or_by_the_adapted_models_class() -> None:
-    assert part_of(["conv_in", "up_blocks.0.x"]) == "unet"
-    assert part_of(["text_model.encoder.layers.0.x", "text_projection"]) == "text_encoder"
-    assert part_of(["single_transformer_blocks.0.x"]) == "transformer"
-    assert part_of(["blocks.0.attn.qk"]) == MODEL
-    assert part_of(["encoder.layers.0.x"], "CLIPTextModel") == "text_encoder"
+    assert part_of("up_blocks.0.x") == "unet"
+    assert part_of("text_model.encoder.layers.0.x") == "text_encoder"
+    assert part_of("single_transformer_blocks.0.x") == part_of("blocks.0.attn1.to_q") == "transformer"
+    assert part_of("blocks.0.attn.qk") == part_of("blocks.0.attn.qkv") == part_of("blocks.0.mlp.fc1") == MODEL
+    assert part_of("encoder.layers.0.x", "CLIPTextModel") == "text_encoder"
+    assert part_of("x", "WanTransformer3DModel") == part_of("x", "SD3Transformer2DModel") == "transformer"
+
+
+def test_what_a_diffusion_model_saves_by_itself_needs_no_prefix() -> None:
+    names = {"proj_in.lora_A.weight": Stored(torch.float32, (4, 4))}
+    assert not single_file_keys(names).keys
+    assert [found.part for found in single_file_keys(names, is_own=True).keys.values()] == ["transformer"]
 
 
 def test_adapters_that_are_no_lora_are_known_by_their_tensors() -> None:
@@ -117,6 +166,11 @@ def test_adapters_that_are_no_lora_are_known_by_their_tensors() -> None:
         ("sdxl", ["sdxl_base_v1-0", "stabilityai/stable-diffusion-xl-base-1.0", "stable-diffusion-xl-v1-base/lora",
                   "sd_xl_base_1.0.safetensors", "SDXL"]),
         ("flux-1", ["flux1", "black-forest-labs/FLUX.1-dev", "flux-1-dev/lora", "FLUX.1-schnell"]),
+        ("sd-3", ["sd3", "stabilityai/stable-diffusion-3-medium-diffusers", "stable-diffusion-3-medium/lora"]),
+        ("wan-2.1", ["wan_2.1", "wan2.1", "Wan-AI/Wan2.1-T2V-14B-Diffusers"]),
+        ("qwen-image", ["qwen_image", "Qwen/Qwen-Image", "Qwen-Image/lora"]),
+        ("z-image", ["zimage", "Tongyi-MAI/Z-Image-Turbo", "Z-Image/lora"]),
+        ("lumina-2", ["lumina2", "lumina-2/lora", "Alpha-VLLM/Lumina-Image-2.0"]),
     ],
 )  # fmt: skip
 def test_the_spellings_of_one_base_model_give_one_name(name: str, spellings: list[str]) -> None:
