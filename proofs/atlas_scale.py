@@ -21,7 +21,7 @@ import psutil
 import safetensors.torch
 import torch
 
-from lorax.atlas.adapter import Adapter
+from lorax.atlas.adapter import Adapter, Reading
 from lorax.atlas.formats import read_adapter
 from lorax.atlas.index import Atlas
 from lorax.atlas.searching import search
@@ -135,7 +135,7 @@ def _search(zoo: Zoo, atlas: Atlas) -> tuple[float, float]:
         path = zoo.write(query)
         adapter = read_adapter(path)
         factors = adapter.factors()
-        held = Adapter("query", str(path), adapter.format, adapter.base, adapter.layers, lambda f=factors: f)
+        held = Adapter("query", str(path), adapter.format, adapter.base, adapter.layers, lambda f=factors: Reading(f))
         began = time.perf_counter()
         nearest = search(atlas, held, k=10).neighbours
         took.append(time.perf_counter() - began)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -14,6 +15,13 @@ from lorax.errors import AdapterError
 
 Factors = tuple[Tensor, Tensor]
 """A (r, in) and B (out, r) of one layer, the scale already in B: W x becomes W x + B A x."""
+
+
+class Reading(NamedTuple):
+    """Factors of all layers, in their order, at least float32; and the share of the squared norm that they lack."""
+
+    factors: list[Factors]
+    lost: float = 0.0
 
 
 @dataclass(frozen=True, order=True)
@@ -46,13 +54,13 @@ class Adapter:
     format: str  # "peft", "diffusers", "kohya" or "branch" (of a learner state)
     base: str | None  # the base model that it states, or None
     layers: tuple[Layer, ...]  # sorted
-    # gives the factors of all layers, in their order, at least float32
-    read: Callable[[], list[Factors]] = field(repr=False, compare=False)
+    read: Callable[[], Reading] = field(repr=False, compare=False)
     label: str = ""  # what it is known to have learned, or ""
     # of a branch that did not start as fresh ones do, the name of the one whose weights it started from, or "" from
     # before fresh branches had a common start; None of all others
     start: str | None = None
     guess: str | None = None  # the base model that its layers look like, or None
+    algorithm: str = "LoRA"  # the kinds of its layers, and what they leave aside; see `lorax.atlas.kinds`
 
     def factors(self) -> list[Factors]:
         """Of every layer, in order.
@@ -60,7 +68,7 @@ class Adapter:
         Raises:
             AdapterError: the file is damaged, or a number is not finite.
         """
-        factors = self.read()
+        factors = self.read().factors
         self.check(factors)
         return factors
 

@@ -71,12 +71,12 @@ class Newcomers:
         describer = self._describer or Describer(adapter.layers, self._descriptors)
         describer.check(adapter)
         check_base(self._record.base, adapter)
-        factors = adapter.read()  # whether they are finite, their rows tell
+        factors, lost = adapter.read()  # whether they are finite, their rows tell
         digest = digest_of(adapter.layers, factors)
         self._known.check(digest, adapter.source)  # to describe it takes far longer
         rows = _described(describer, adapter, factors)
         length = math.sqrt(np.square(rows["product"].astype(np.float64)).sum())  # norm would start BLAS's threads
-        entry, rows[MARKS] = self._known.take(_entry(adapter, digest, length, label), rows["product"])
+        entry, rows[MARKS] = self._known.take(_entry(adapter, digest, length, label, lost), rows["product"])
         base = self._record.base or adapter.base or ""
         self._describer, self._record = describer, self._record.model_copy(update={"base": base})
         self._waiting.append((entry, rows))
@@ -188,7 +188,7 @@ def check_base(expected: str, adapter: Adapter) -> None:
         )
 
 
-def _entry(adapter: Adapter, digest: str, length: float, label: str | None) -> AtlasEntry:
+def _entry(adapter: Adapter, digest: str, length: float, label: str | None, lost: float) -> AtlasEntry:
     return AtlasEntry(
         digest=digest,
         name=printable(adapter.name),
@@ -200,6 +200,8 @@ def _entry(adapter: Adapter, digest: str, length: float, label: str | None) -> A
         rank=max(layer.rank for layer in adapter.layers),
         length=length,
         added=now(),
+        algorithm=adapter.algorithm,
+        lost=lost,
     )
 
 

@@ -18,8 +18,9 @@ from typing import Any
 
 from lorax.atlas.adapter import Adapter
 from lorax.atlas.bases import family, guessed
+from lorax.atlas.kinds import needing_base
 from lorax.atlas.layers import LoraSettings, StoredLayer, assemble, layers_of, parse_settings, reader, with_own_ranks
-from lorax.atlas.names import PEFT_PREFIX, other_kind, peft_keys, single_file_keys, split
+from lorax.atlas.names import PEFT_PREFIX, peft_keys, single_file_keys, split
 from lorax.atlas.segments import counted
 from lorax.atlas.tensors import (
     Stored,
@@ -159,15 +160,15 @@ def _peft_folder(folder: Path, base: str | None) -> Adapter:
     settings = parse_settings(record, str(config))
     file = open_tensors(weights)
     names = peft_keys(file.tensors, _model_class(record))
-    _check_plain(file.tensors, names.keys, PEFT_PREFIX, str(weights))
-    stored = assemble(names.keys, file.tensors, str(weights))
+    _check_known(file.tensors, names.keys, PEFT_PREFIX, str(weights))
+    stored, algorithm = assemble(names.keys, file.tensors, str(weights))
     _check_ranks(stored, {each.layer.part: settings for each in stored}, str(folder))
-    read = reader(stored, file.read, lambda each, _: settings.scale(each.path, each.layer.rank), str(weights))
+    read = reader(stored, file.read, lambda each, _: settings.scale(each.path, each.rank), str(weights))
     stated = base or _stated_base([record.get("base_model_name_or_path")], config)
     layers = layers_of(stored)
     return Adapter(
         _name(folder), str(folder), "peft", family(stated) if stated else None, layers, read,
-        guess=guessed(layers, names.family),
+        guess=guessed(layers, names.family), algorithm=algorithm,
     )  # fmt: skip
 
 
@@ -176,12 +177,12 @@ def _branch(directory: Path, branch: Branch, base: str, label: str) -> Adapter:
     settings = parse_settings(branch.config, source)
     tensors = {name: Stored(value.dtype, tuple(value.shape)) for name, value in branch.weights.items()}
     names = peft_keys(tensors)
-    _check_plain(tensors, names.keys, PEFT_PREFIX, source)
-    stored = assemble(names.keys, tensors, source)
+    _check_known(tensors, names.keys, PEFT_PREFIX, source)
+    stored, _ = assemble(names.keys, tensors, source)
     read = reader(
         stored,
         lambda: {name: at_least_float32(weight) for name, weight in branch.weights.items()},
-        lambda each, _: settings.scale(each.path, each.layer.rank),
+        lambda each, _: settings.scale(each.path, each.rank),
         source,
     )
     return Adapter(branch.task, source, "branch", base, layers_of(stored), read, label, branch.start)
@@ -191,41 +192,44 @@ def _single_file(path: Path, base: str | None) -> Adapter:
     file = open_tensors(path)
     names = single_file_keys(file.tensors, is_own=_is_models_own(file))
     known = {*names.keys, *names.redundant}
-    _check_plain(file.tensors, known, "unet., transformer., text_encoder., lora_unet_, lora_te_ or so", str(path))
-    stored = with_own_ranks(assemble(names.keys, file.tensors, str(path)), file.read)
+    _check_known(file.tensors, known, "unet., transformer., text_encoder., lora_unet_, lora_te_ or so", str(path))
+    stored, algorithm = assemble(names.keys, file.tensors, str(path))
+    stored = with_own_ranks(stored, file.read)
     settings = _settings_by_part(file, {key.part for key in names.keys.values()})
     _check_ranks([each for each in stored if each.alpha is None], settings, str(path))
 
     def scale(each: StoredLayer, alpha: float | None) -> float:
+        if each.rank is None:
+            return 1.0
         if alpha is not None:
-            return alpha / each.layer.rank
+            return alpha / each.rank
         given = settings.get(each.layer.part)
-        return given.scale(each.path, each.layer.rank) if given else 1.0
+        return given.scale(each.path, each.rank) if given else 1.0
 
     form = next(iter(names.keys.values())).format
     stated = base or _stated_base([file.metadata.get(key) for key in _BASE_KEYS], path)
     layers = layers_of(stored)
     return Adapter(
         _name(path), str(path), form, family(stated) if stated else None, layers,
-        reader(stored, file.read, scale, str(path)), guess=guessed(layers, names.family),
+        reader(stored, file.read, scale, str(path)), guess=guessed(layers, names.family), algorithm=algorithm,
     )  # fmt: skip
 
 
-def _check_plain(names: Iterable[str], known: Collection[str], expected: str, source: str) -> None:
-    """Refuse a file with tensors whose names say that they are something else than a LoRA's factors.
+def _check_known(names: Iterable[str], known: Collection[str], expected: str, source: str) -> None:
+    """Refuse a file with tensors whose names say that they are something else than an adapter's.
 
     Args:
         names: of all tensors.
-        known: of those that are a LoRA's.
+        known: of those that are an adapter's.
         expected: what names begin with.
         source: where the tensors are, for messages.
     """
     strange = [name for name in names if name not in known]
     for name in strange:
-        if kind := other_kind(name):
+        if kind := needing_base(name):
             raise AdapterError(
-                f"{source} is of another kind: {kind}, as tensor {shown(name)} shows; only plain LoRA can be "
-                "described. Leave it out, or convert it to a plain LoRA."
+                f"{source} is of another kind: {kind}, as tensor {shown(name)} shows, whose change of the weights is "
+                "known with the base model's only. Leave it out."
             )
     if of_lora := [name for name in strange if split(name)]:
         raise AdapterError(
@@ -267,9 +271,9 @@ def _settings_by_part(file: TensorFile, parts: Iterable[str]) -> dict[str, LoraS
 def _check_ranks(layers: Iterable[StoredLayer], settings: Mapping[str, LoraSettings], source: str) -> None:
     for each in layers:
         given = settings.get(each.layer.part)
-        if given and each.layer.rank not in given.ranks:
+        if given and not given.is_adalora and each.rank and each.rank not in given.ranks:
             raise AdapterError(
-                f"{source}: layer {shown(each.path)} has rank {each.layer.rank}, its settings say "
+                f"{source}: layer {shown(each.path)} has rank {each.rank}, its settings say "
                 f"{' or '.join(map(str, given.ranks))}. Settings and tensors are of two adapters: fetch both again."
             )
 

@@ -10,50 +10,69 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lorax.atlas.adapter import Factors, Layer
+from lorax.atlas.adapter import Layer, Reading
 from lorax.atlas.families import names_in
 from lorax.atlas.fused import Piece, may_be_stacked, pieces_of, unstacked
+from lorax.atlas.kinds import ASIDE, Change, Kind, Size, algorithm, kind_of, lacking
 from lorax.atlas.names import Key
 from lorax.atlas.tensors import Stored, shown
 from lorax.errors import AdapterError
 
+_ADALORA_EPSILON = 1e-5  # in PEFT's formula
 _PATTERN = re.compile(r"(\^?)([A-Za-z0-9_.-]+)")
-_NOT_PLAIN = (
-    "use_dora", "lora_bias", "use_qalora", "use_bdlora", "modules_to_save", "trainable_token_indices",
-    "target_parameters", "layer_replication", "megatron_config", "arrow_config", "kasa_config", "monteclora_config",
+_NOT_ALL = (
+    "use_qalora", "use_bdlora", "modules_to_save", "trainable_token_indices", "target_parameters", "layer_replication",
+    "megatron_config", "arrow_config", "kasa_config", "monteclora_config",
 )  # fmt: skip
+"""Settings by which the factors don't say all that the adapter does."""
+
 _CHANGED_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Starts of training that take a part of the base model's weights away, which A and B then hold."""
+
+_NAMES = {
+    "LORA": ("r", "lora_alpha"), "LOHA": ("r", "alpha"), "LOKR": ("r", "alpha"), "ADALORA": ("init_r", "lora_alpha"),
+}  # fmt: skip
+"""PEFT's kinds that are read -> what rank and alpha are called in their settings."""
 
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """Of one LoRA, as PEFT names them: the scale is alpha / r, with rsLoRA alpha / sqrt(r).
+    """Of one adapter, as PEFT names them: the scale is alpha / r, with rsLoRA alpha / sqrt(r).
 
-    `ranks` are those that layers may have; `alphas` are by layer, where they differ from `alpha`.
+    `rank_of` and `alpha_of` are by layer, where they differ from `rank` and `alpha`.
 
     Source: Hu et al., LoRA (arXiv 2106.09685), section 4.1; Kalajdzievski, rsLoRA (arXiv 2312.03732).
     """
 
-    ranks: tuple[int, ...]
+    rank: int
     alpha: float
-    alphas: Mapping[str, float] = field(default_factory=dict)
+    rank_of: Mapping[str, int] = field(default_factory=dict)
+    alpha_of: Mapping[str, float] = field(default_factory=dict)
     is_rslora: bool = False
+    is_adalora: bool = False  # whose layers are cut to any rank, and all divided by the one that they began with
 
-    def scale(self, path: str, rank: int) -> float:
+    @property
+    def ranks(self) -> list[int]:
+        """Those that layers may have."""
+        return sorted({self.rank, *self.rank_of.values()})
+
+    def scale(self, path: str, rank: int | None) -> float:
         """What B of one layer is multiplied by.
 
         Args:
             path: of the layer, as in the file, with dots.
+            rank: its own; None where its tensors don't tell.
         """
-        alpha = next((alpha for pattern, alpha in self.alphas.items() if _matches(pattern, path)), self.alpha)
-        return alpha / (math.sqrt(rank) if self.is_rslora else rank)
+        alpha = _of_layer(self.alpha_of, path, self.alpha)
+        if self.is_adalora:
+            return alpha / (self.rank + _ADALORA_EPSILON)
+        divisor = rank or _of_layer(self.rank_of, path, self.rank)
+        return alpha / (math.sqrt(divisor) if self.is_rslora else divisor)
 
 
 def parse_settings(record: Mapping[str, Any], where: str) -> LoraSettings:
@@ -65,20 +84,25 @@ def parse_settings(record: Mapping[str, Any], where: str) -> LoraSettings:
     Raises:
         AdapterError: they ask for something that is no plain LoRA, or hold something impossible.
     """
-    _check_plain(record, where)
-    ranks = {"r": record.get("r")} | _pattern(record, "rank_pattern", where)
-    alphas = {key: _alpha(key, value, where) for key, value in _pattern(record, "alpha_pattern", where).items()}
-    for pattern in alphas:
-        if not _PATTERN.fullmatch(pattern.replace("\\.", ".")):
-            raise AdapterError(
-                f"{where}: alpha_pattern holds {shown(pattern)}; expected layers' names: a stranger's regular "
-                "expressions are not run. Write the names out."
-            )
+    kind = record.get("peft_type") or "LORA"
+    if kind not in _NAMES:
+        raise AdapterError(
+            f"{where}: its peft_type is {ascii(kind)[:80]}; only {', '.join(_NAMES)} are known to change "
+            "weights by what the file holds alone. Leave this adapter out."
+        )
+    _check_all(record, where)
+    r, alpha = _NAMES[kind]
+    ranks = {} if kind == "ADALORA" else _pattern(record, "rank_pattern", where, scales=kind == "LOKR")
     return LoraSettings(
-        tuple(sorted({_rank(key, value, where) for key, value in ranks.items()})),
-        _alpha("lora_alpha", record.get("lora_alpha"), where),
-        alphas,
+        _rank(r, record.get(r), where),
+        _alpha(alpha, record.get(alpha), where),
+        {key: _rank(key, value, where) for key, value in ranks.items()},
+        {
+            key: _alpha(key, value, where)
+            for key, value in _pattern(record, "alpha_pattern", where, scales=True).items()
+        },
         bool(record.get("use_rslora")),
+        kind == "ADALORA",
     )
 
 
@@ -93,29 +117,34 @@ def check_alpha(alpha: float, name: str, where: str) -> float:
     return alpha
 
 
-def _check_plain(record: Mapping[str, Any], where: str) -> None:
-    kind = record.get("peft_type", "LORA")
-    if kind != "LORA":
-        raise AdapterError(
-            f"{where}: its peft_type is {ascii(kind)[:80]}; only LORA can be described. Leave this adapter out."
-        )
-    asked = [key for key in _NOT_PLAIN if record.get(key)]
+def _check_all(record: Mapping[str, Any], where: str) -> None:
+    asked = [key for key in _NOT_ALL if record.get(key)]
     if record.get("bias", "none") not in ("none", None):
         asked.append("bias")
     if str(record.get("init_lora_weights")).lower().startswith(_CHANGED_BASE):
         asked.append("init_lora_weights")
     if asked:
         raise AdapterError(
-            f"{where} asks for {asked[0]}: {ascii(record[asked[0]])[:80]}, so A and B don't say all that the adapter "
-            "does; expected a plain LoRA. Leave this adapter out, or convert it to a plain LoRA."
+            f"{where} asks for {asked[0]}: {ascii(record[asked[0]])[:80]}, so its factors don't say all that "
+            "the adapter does. Leave it out, or convert it to a plain LoRA."
         )
 
 
-def _pattern(record: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
+def _pattern(record: Mapping[str, Any], key: str, where: str, *, scales: bool) -> dict[str, Any]:
     pattern = record.get(key) or {}
     if not isinstance(pattern, dict):
         raise _wrong(where, key, pattern, "a table by layer")
+    for name in pattern if scales else ():
+        if not _PATTERN.fullmatch(name.replace("\\.", ".")):
+            raise AdapterError(
+                f"{where}: {key} holds {shown(name)}; expected layers' names: a stranger's regular expressions are not "
+                "run. Write the names out."
+            )
     return pattern
+
+
+def _of_layer(pattern: Mapping[str, float], path: str, other: float) -> float:
+    return next((value for name, value in pattern.items() if _matches(name, path)), other)
 
 
 def _rank(name: str, value: Any, where: str) -> int:
@@ -152,25 +181,23 @@ _LEAVE_OUT = "The file is damaged, or its writer erred: fetch it again, or leave
 
 @dataclass(frozen=True)
 class StoredLayer:
-    """A layer in a file: its path there, and the names of its tensors; `alpha` is None where there is none.
-
-    `pieces` are the layers that it holds by their canonical names: mostly one, itself.
-    """
+    """A layer in a file."""
 
     layer: Layer
-    path: str
-    a: str
-    b: str
-    alpha: str | None
-    pieces: tuple[Piece, ...]
+    path: str  # there
+    kind: Kind
+    tensors: Mapping[str, str]  # their names by role
+    alpha: str | None  # its tensor's name
+    rank: int | None  # that alpha is divided by, where the tensors tell
+    pieces: tuple[Piece, ...]  # the layers that it holds by their canonical names: mostly one, itself
 
 
 Scale = Callable[[StoredLayer, float | None], float]
 """Of a layer, given the value of its alpha tensor or None: what B is multiplied by."""
 
 
-def assemble(keys: Mapping[str, Key], tensors: Mapping[str, Stored], source: str) -> list[StoredLayer]:
-    """The layers that tensors make up, sorted.
+def assemble(keys: Mapping[str, Key], tensors: Mapping[str, Stored], source: str) -> tuple[list[StoredLayer], str]:
+    """The layers that tensors make up, sorted; and what kinds they are of, with what is left aside.
 
     Args:
         keys: what the tensors' names say, by name.
@@ -178,24 +205,37 @@ def assemble(keys: Mapping[str, Key], tensors: Mapping[str, Stored], source: str
         source: where they are, for messages.
 
     Raises:
-        AdapterError: a factor is lacking or there twice, or shapes or types don't fit.
+        AdapterError: a factor is lacking or there twice, shapes or types don't fit, or nothing changes a weight.
     """
     roles: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
     paths: dict[tuple[str, str], str] = {}
+    aside = set()
     for name, key in keys.items():
-        place = key.part, key.layer
-        if key.role in roles[place]:
+        place, role = (key.part, key.layer), key.role
+        if role in ASIDE or (role == "diff" and len(tensors[name].shape) < 2):  # of a norm's one weight a channel
+            aside.add(role if role in ASIDE else "norms")
+            continue
+        if role in roles[place]:
             raise AdapterError(
-                f"{source} holds two tensors for one place: {shown(roles[place][key.role])} and {shown(name)}. "
+                f"{source} holds two tensors for one place: {shown(roles[place][role])} and {shown(name)}. "
                 + _LEAVE_OUT
             )
-        roles[place][key.role] = name
+        roles[place][role] = name
         paths[place] = key.path
-    stored = [_layer(place, paths[place], roles[place], tensors, source) for place in sorted(roles)]
+    stored = [
+        _layer(place, paths[place], roles[place], tensors, source)
+        for place in sorted(roles)
+        if {*roles[place]} != {"alpha"}
+    ]
+    if not stored:
+        raise AdapterError(
+            f"{source} holds {' and '.join(sorted(aside))} only, which change no weight by themselves; expected an "
+            "adapter's factors. Leave it out."
+        )
     names = Counter((piece.layer.part, piece.layer.name) for each in stored for piece in each.pieces)
     if twice := [".".join(name) for name, count in names.items() if count > 1]:
         raise AdapterError(f"{source} holds two layers that are both {shown(twice[0])}. {_LEAVE_OUT}")
-    return stored
+    return stored, algorithm((each.kind.name for each in stored), aside)
 
 
 def with_own_ranks(stored: Sequence[StoredLayer], read: Callable[[], Mapping[str, Tensor]]) -> list[StoredLayer]:
@@ -206,12 +246,12 @@ def with_own_ranks(stored: Sequence[StoredLayer], read: Callable[[], Mapping[str
         read: gives all tensors by their names; called only where ranks give reason to look.
     """
     others = {each.layer.rank for each in stored if len(each.pieces) == 1}
-    suspects = [each for each in stored if may_be_stacked(each.pieces, each.layer.rank, others)]
+    suspects = [each for each in stored if "B" in each.tensors and may_be_stacked(each.pieces, each.layer.rank, others)]
     if not suspects:
         return list(stored)
     tensors = read()
-    seen = {each.b: unstacked(each.pieces, tensors[each.b].flatten(1)) for each in suspects}
-    return [replace(each, pieces=seen.get(each.b, each.pieces)) for each in stored]
+    seen = {each.layer: unstacked(each.pieces, tensors[each.tensors["B"]].flatten(1)) for each in suspects}
+    return [replace(each, pieces=seen.get(each.layer, each.pieces)) for each in stored]
 
 
 def layers_of(stored: Sequence[StoredLayer]) -> tuple[Layer, ...]:
@@ -221,7 +261,7 @@ def layers_of(stored: Sequence[StoredLayer]) -> tuple[Layer, ...]:
 
 def reader(
     stored: Sequence[StoredLayer], read: Callable[[], Mapping[str, Tensor]], scale: Scale, source: str
-) -> Callable[[], list[Factors]]:
+) -> Callable[[], Reading]:
     """What reads the factors of all layers, in the order of `layers_of`.
 
     Args:
@@ -234,27 +274,38 @@ def reader(
     layers = [piece.layer for each in stored for piece in each.pieces]
     order = sorted(range(len(layers)), key=layers.__getitem__)
 
-    def factors() -> list[Factors]:
+    def reading() -> Reading:
         tensors = read()
+        changes = [_scaled(each, tensors, scale, source) for each in stored]
         pairs = [
-            piece.cut(pair)
-            for each, pair in ((each, _scaled(each, tensors, scale, source)) for each in stored)
+            piece.cut((change.a, change.b))
+            for each, change in zip(stored, changes, strict=True)
             for piece in each.pieces
         ]
-        return [pairs[number] for number in order]
+        return Reading([pairs[number] for number in order], _lost(changes))
 
-    return factors
+    return reading
 
 
-def _scaled(of: StoredLayer, tensors: Mapping[str, Tensor], scale: Scale, source: str) -> Factors:
+def _scaled(of: StoredLayer, tensors: Mapping[str, Tensor], scale: Scale, source: str) -> Change:
     alpha = None
     if of.alpha is not None:
         alpha = check_alpha(float(tensors[of.alpha]), of.alpha, source)
     factor = scale(of, alpha)
-    a, b = tensors[of.a].flatten(1), tensors[of.b].flatten(1)
-    if a.dtype != b.dtype:
-        a, b = a.double(), b.double()
-    return a, b if factor == 1 else b * factor
+    own = {role: tensors[name] for role, name in of.tensors.items()}
+    if len({tensor.dtype for tensor in own.values()}) > 1:
+        own = {role: tensor.double() for role, tensor in own.items()}
+    change = of.kind.change(own)
+    return change if factor == 1 else change._replace(b=change.b * factor)
+
+
+def _lost(changes: Sequence[Change]) -> float:
+    """The share of all layers' squared norm that they lack."""
+    if not any(change.lost for change in changes):
+        return 0.0
+    kept = [float(((change.b.T @ change.b) * (change.a @ change.a.T)).sum()) for change in changes]
+    whole = sum(size / (1 - change.lost) for size, change in zip(kept, changes, strict=True))
+    return 1 - sum(kept) / whole if whole else 0.0
 
 
 def _layer(
@@ -264,42 +315,38 @@ def _layer(
     where = f"{source}: layer {shown(path)}"
     if not all(map(_NAME.fullmatch, names_in(name))):
         raise AdapterError(f"{where} is no layer's name; expected letters, digits, '_', '-' and '.'. {_LEAVE_OUT}")
-    if lacking := [role for role in "AB" if role not in roles]:
-        raise AdapterError(f"{where} has no factor {lacking[0]}; expected A and B. {_LEAVE_OUT}")
-    a, b = tensors[roles["A"]], tensors[roles["B"]]
-    _check_factors(a, b, where)
+    factors = {role: name for role, name in roles.items() if role != "alpha"}
+    kind = kind_of(factors)
+    if kind is None:
+        have, need = (" and ".join(some) for some in (sorted(factors), lacking(factors)))
+        what = f"has no factor {need}, but {have}; expected both" if need else f"has {have}; expected one kind's"
+        raise AdapterError(f"{where} {what}. {_LEAVE_OUT}")
     if "alpha" in roles:
         _check_alpha_tensor(tensors[roles["alpha"]], where)
-    layer = Layer(part, name, b.shape[0], prod(a.shape[1:]), a.shape[0])
+    size = _size(kind, {role: tensors[name] for role, name in factors.items()}, where)
+    rank = tensors[factors[kind.ranked]].shape[0] if kind.ranked else None
+    layer = Layer(part, name, *size)
     try:
         pieces = pieces_of(layer)
     except ValueError as error:
         raise AdapterError(f"{where}: {error}. {_LEAVE_OUT}") from error
-    return StoredLayer(layer, path, roles["A"], roles["B"], roles.get("alpha"), pieces)
+    return StoredLayer(layer, path, kind, factors, roles.get("alpha"), rank, pieces)
 
 
-def _check_factors(a: Stored, b: Stored, where: str) -> None:
-    shapes = f"A has shape {list(a.shape)}, B {list(b.shape)}"
-    if not a.dtype.is_floating_point or not b.dtype.is_floating_point:
-        raise AdapterError(f"{where}: A is of {a.dtype}, B of {b.dtype}; expected floating-point numbers. {_LEAVE_OUT}")
-    if not all(2 <= len(factor.shape) <= _MOST_DIMENSIONS for factor in (a, b)):
-        raise AdapterError(
-            f"{where}: {shapes}; expected 2 dimensions, or up to {_MOST_DIMENSIONS} of a convolution's. {_LEAVE_OUT}"
-        )
-    if a.shape[0] == 0 or b.shape[1] == 0:
-        raise AdapterError(f"{where}: {shapes}; expected a rank of 1 or more, found 0. {_LEAVE_OUT}")
-    if a.shape[0] != b.shape[1]:
-        groups, rest = divmod(a.shape[0], b.shape[1])
-        if len(b.shape) > 2 and groups > 1 and not rest and not b.shape[0] % groups:
+def _size(kind: Kind, stored: Mapping[str, Stored], where: str) -> Size:
+    for role, of in stored.items():
+        if not of.dtype.is_floating_point:
+            raise AdapterError(f"{where}: {role} is of {of.dtype}; expected floating-point numbers. {_LEAVE_OUT}")
+        if not 2 <= len(of.shape) <= _MOST_DIMENSIONS or 0 in of.shape:
             raise AdapterError(
-                f"{where} is of a convolution in groups: {shapes}, so each of {groups} groups of outputs has its own "
-                f"{b.shape[1]} of the {a.shape[0]} ranks; only plain LoRA can be described. Leave this adapter out."
+                f"{where}: {role} has shape {list(of.shape)}; expected 2 dimensions, or up to {_MOST_DIMENSIONS} of a "
+                f"convolution's, none of them 0. {_LEAVE_OUT}"
             )
-        raise AdapterError(
-            f"{where}: {shapes}; the rank is {a.shape[0]} by A, {b.shape[1]} by B; they must be equal. {_LEAVE_OUT}"
-        )
-    if 0 in a.shape + b.shape or prod(b.shape[2:]) != 1:
-        raise AdapterError(f"{where}: {shapes}; expected A (rank, inputs), B (outputs, rank). {_LEAVE_OUT}")
+    try:
+        return kind.size({role: of.shape for role, of in stored.items()})
+    except ValueError:
+        shapes = ", ".join(f"{role} {list(of.shape)}" for role, of in sorted(stored.items()))
+        raise AdapterError(f"{where}: shapes don't fit together as a {kind.name}'s: {shapes}. {_LEAVE_OUT}") from None
 
 
 def _check_alpha_tensor(alpha: Stored, where: str) -> None:

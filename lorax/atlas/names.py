@@ -18,6 +18,7 @@ from math import prod
 from typing import NamedTuple
 
 from lorax.atlas.families import Family, Sizes, family_of, names_in, renamed
+from lorax.atlas.kinds import ROLES
 from lorax.atlas.tensors import Stored
 
 PEFT_PREFIX = "base_model.model."
@@ -34,7 +35,7 @@ _ROLES = {
     ".lora.down.weight": "A", ".lora.up.weight": "B",
     ".lora_linear_layer.down.weight": "A", ".lora_linear_layer.up.weight": "B",
     "_lora.down.weight": "A", "_lora.up.weight": "B",
-    ".alpha": "alpha",
+    ".alpha": "alpha", **ROLES,
 }  # fmt: skip
 """How a tensor's name ends -> what it is of its layer."""
 
@@ -74,15 +75,6 @@ _CLASSES = {
     r"CLIPText.*|T5Encoder.*|UMT5.*": "text_encoder",
     r".*Transformer\w*Model": "transformer",
 }
-
-_OTHER_KINDS = {
-    ".lora_mid.": "LoRA of convolutions in CP form (lora_mid)", ".hada_": "LoHa (hada_)", ".lokr_": "LoKr (lokr_)",
-    ".dora_scale": "DoRA (dora_scale)", ".lora_magnitude_vector": "DoRA (lora_magnitude_vector)",
-    ".oft_": "OFT (oft_)", ".vera_lambda_": "VeRA (vera_lambda_)", ".ia3_": "IA3 (ia3_)", ".on_input": "IA3 (on_input)",
-    ".lora_embedding_": "LoRA of an embedding (lora_embedding_)", ".diff.": "whole weights (diff)",
-    ".lora_B.bias": "LoRA with biases", ".lora_up.bias": "LoRA with biases", ".modules_to_save.": "whole modules",
-}  # fmt: skip
-"""What a tensor's name holds -> the kind of adapter that has such tensors, none a plain LoRA."""
 
 _ORIGINAL_LAYERS = {
     "input_blocks_0_0": "conv_in", "out_2": "conv_out",
@@ -187,11 +179,6 @@ def peft_keys(tensors: Mapping[str, Stored], model_class: str | None = None) -> 
         for name, (_, _, path, role) in places.items()
     }
     return FileKeys(keys, set(), family)
-
-
-def other_kind(name: str) -> str | None:
-    """The kind of adapter that a tensor's name gives away; None where it tells nothing."""
-    return next((kind for mark, kind in _OTHER_KINDS.items() if mark in f"{name}."), None)
 
 
 @lru_cache(maxsize=1 << 15)

@@ -43,6 +43,8 @@ class AtlasEntry:
     rank: int  # the largest of its layers
     length: float  # of its product's sketch row; that of BA over all layers, but for the sketch's error
     added: str  # when, UTC
+    algorithm: str = "LoRA"  # the kinds of its layers; see `lorax.atlas.kinds`
+    lost: float = 0.0  # the share of its squared norm that its factors lack, where they are a leading part
 
     @property
     def is_derived(self) -> bool:
@@ -76,7 +78,9 @@ def from_csv(text: str) -> list[AtlasEntry]:
 
 
 def _parsed(row: dict[str, Any]) -> AtlasEntry:
-    return AtlasEntry(**row | {"rank": int(row["rank"]), "length": float(row["length"])})
+    return AtlasEntry(
+        **row | {"rank": int(row["rank"]), "length": float(row["length"]), "lost": float(row.get("lost", 0))}
+    )
 
 
 _FOLDER = "segments"

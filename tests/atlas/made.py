@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from lorax.atlas.adapter import Adapter, Factors, Layer
+from lorax.atlas.adapter import Adapter, Factors, Layer, Reading
 
 PLACES = [(f"blocks_{block}_{name}", out, inputs) for block in range(3) for name, out, inputs in (
     ("attn_qk", 24, 12), ("attn_v", 12, 12), ("mlp_fc1", 32, 12), ("mlp_fc2", 12, 32),
@@ -22,7 +22,7 @@ def adapter(
     start: str | None = None,
 ) -> Adapter:  # fmt: skip
     """An adapter of factors that are at hand."""
-    return Adapter(name, f"{name}.safetensors", form, base, tuple(layers), lambda: list(factors), start=start)
+    return Adapter(name, f"{name}.safetensors", form, base, tuple(layers), lambda: Reading(list(factors)), start=start)
 
 
 def made(

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lorax.atlas.bases import family
-from lorax.atlas.names import MODEL, Key, other_kind, peft_keys, single_file_keys
+from lorax.atlas.names import MODEL, Key, peft_keys, single_file_keys
 from lorax.atlas.tensors import Stored
 
 
@@ -148,13 +148,6 @@ def test_what_a_diffusion_model_saves_by_itself_needs_no_prefix() -> None:
     names = {"proj_in.lora_A.weight": Stored(torch.float32, (4, 4))}
     assert not single_file_keys(names).keys
     assert [found.part for found in single_file_keys(names, is_own=True).keys.values()] == ["transformer"]
-
-
-def test_adapters_that_are_no_lora_are_known_by_their_tensors() -> None:
-    assert other_kind("lora_unet_x.hada_w1_a") == "LoHa (hada_)"
-    assert other_kind("lora_unet_x.lora_mid.weight") == "LoRA of convolutions in CP form (lora_mid)"
-    assert other_kind("lora_unet_x.diff") == "whole weights (diff)"
-    assert other_kind("lora_unet_x.lora_up.weight") is other_kind("model.diffusion_model.x.weight") is None
 
 
 @pytest.mark.parametrize(

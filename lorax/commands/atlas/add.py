@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from lorax.commands.atlas.options import MOST_NAMES, AtlasDir, Base, cells, clipped, decimal, folder_of
+from lorax.commands.atlas.options import MOST_NAMES, AtlasDir, Base, algorithm, cells, clipped, decimal, folder_of
 from lorax.commands.console import Json, err, print_record
 from lorax.commands.tables import PLAIN, print_table, table
 from lorax.errors import AdapterError, printable
@@ -182,6 +182,8 @@ def _print_added(record: dict[str, Any], out: Console) -> None:
         if len(added) > _MOST_LINES:
             out.print(f"and {len(added) - _MOST_LINES} more; --json tells all")
         out.print(f"compared by {record['compared by']}", markup=False)
+        for entry in [entry for entry in added if entry["algorithm"] != "LoRA"][:_MOST_LINES]:
+            out.print(f"{clipped(entry['name'])} is given as a low-rank change: {algorithm(entry)}", markup=False)
     for reason in record["refused"]:
         out.print(f"refused: {reason}", markup=False)
     if unused := record["unused labels"]:

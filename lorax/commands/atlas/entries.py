@@ -10,7 +10,16 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from lorax.commands.atlas.options import MOST_NAMES, AtlasDir, Descriptor, Group, cells, clipped, opened_atlas
+from lorax.commands.atlas.options import (
+    MOST_NAMES,
+    AtlasDir,
+    Descriptor,
+    Group,
+    algorithm,
+    cells,
+    clipped,
+    opened_atlas,
+)
 from lorax.commands.console import Json, err, print_record
 from lorax.commands.tables import PLAIN, print_table, table
 from lorax.errors import AtlasError
@@ -19,7 +28,7 @@ from lorax.text import percent, some
 if TYPE_CHECKING:
     from lorax.atlas.index import Atlas
 
-_COLUMNS = ("name", "label", "kind", "format", "rank", "base", "added")
+_COLUMNS = ("name", "label", "kind", "format", "algorithm", "rank", "base", "added")
 
 
 def cluster(
@@ -191,5 +200,5 @@ def show(
 def _print_entries(rows: list[dict[str, Any]], out: Console) -> None:
     shown = table(*_COLUMNS, right=("rank",), **PLAIN)
     for row in rows:
-        shown.add_row(*cells(*(row[column] for column in _COLUMNS)))
+        shown.add_row(*cells(*((row | {"algorithm": algorithm(row)})[column] for column in _COLUMNS)))
     print_table(shown, out)

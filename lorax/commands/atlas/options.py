@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
 
 from lorax.errors import AtlasError, WorkspaceError, printable
+from lorax.text import percent
 from lorax.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -70,3 +72,8 @@ def cells(*values: object) -> list[Text]:
 def decimal(value: float | None, digits: int = 3) -> str:
     """A number, or '-' for None."""
     return "-" if value is None else f"{value:.{digits}f}"
+
+
+def algorithm(entry: Mapping[str, Any]) -> str:
+    """What kind of adapter an entry is, and what share of it is lost."""
+    return f"{entry['algorithm']}, {percent(entry['lost'])} lost" if entry["lost"] else str(entry["algorithm"])
