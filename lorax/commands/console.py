@@ -85,7 +85,7 @@ def _interruption_insists() -> Iterator[None]:
     drop, main = sys.unraisablehook, threading.main_thread().ident
 
     def again(unraisable: sys.UnraisableHookArgs) -> None:
-        if unraisable.exc_type is KeyboardInterrupt and main is not None:
+        if issubclass(unraisable.exc_type, KeyboardInterrupt) and main is not None:
             later = threading.Timer(0.05, signal.pthread_kill, (main, signal.SIGINT))
             later.daemon = True
             later.start()

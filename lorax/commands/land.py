@@ -7,7 +7,7 @@ import signal
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -209,7 +209,8 @@ def _watch(workspace: Workspace, drop_dir: Path, options: LandingOptions, *, com
     from lorax.data.watch import DropFolder
 
     err.print(f"watching {drop_dir.resolve()}: a folder NAME/ lands as task NAME once it holds {READY}.", markup=False)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a landing under way is undone
+    for told in _ENDINGS:
+        signal.signal(told, _stop)  # which undoes a landing under way
     try:
         for outcome in DropFolder(drop_dir, partial(_bring_one, workspace, options, commit)).watch():
             _print_outcome(outcome, as_json)
@@ -221,8 +222,24 @@ def _watch(workspace: Workspace, drop_dir: Path, options: LandingOptions, *, com
             except LoraxError as error:  # a params.yaml that is being edited, say
                 err.print(f"lorax: {outcome.task}: not told to Prefect: {error}", markup=False)
     except KeyboardInterrupt:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends now: a second one would only leave a traceback
+        for told in _ENDINGS:
+            signal.signal(told, signal.SIG_IGN)  # it ends now: a second one would only leave a traceback
         err.print("no longer watching.")
+
+
+_ENDINGS = (signal.SIGINT, signal.SIGTERM)
+
+
+class _Stopped(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM, as a kind of its own.
+
+    Once a plain one has come out of text that `exec` ran, as dataclasses have it do while they are imported, Python ends
+    by SIGINT in place of its exit code, although it was caught (seen with 3.11).
+    """
+
+
+def _stop(*_: object) -> NoReturn:
+    raise _Stopped
 
 
 def _bring_one(

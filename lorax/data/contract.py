@@ -168,7 +168,8 @@ def _blocky(files: Mapping[str, Examined], leaks: Mapping[str, float], rules: La
     """Classes that JPEG's grid in the real images tells from these, where their format does not."""
     real, synthetic = _usable(files)
     for folder, found in synthetic.items():
-        told = told_by_blocks([file.blocks for file in real], [file.blocks for file in found])
+        ones, others = ([file.blocks for file in kind if file.blocks is not None] for kind in (real, found))
+        told = told_by_blocks(ones, others) if min(len(ones), len(others)) >= LEAST else None
         if told is None or leaks[folder] > rules.leak_warned:
             continue
         message = (

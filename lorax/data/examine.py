@@ -7,10 +7,12 @@ import statistics
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import xxhash
+from numpy.typing import NDArray
 from PIL import Image
 
 from lorax.data.colour import is_plain, to_rgb
@@ -21,8 +23,12 @@ from lorax.data.pixels import Pixels
 from lorax.errors import ImageError
 
 _SIDE, _WAVES = 32, 8  # of the image that the perceptual hash is taken of, and of its slowest waves, which it says
-_COSINES = np.rint(2**20 * np.cos(np.outer(np.arange(_WAVES), np.arange(1, 2 * _SIDE, 2)) * np.pi / (2 * _SIDE)))
-"""Of a discrete cosine transform. As whole numbers they add up exactly, so that no machine finds other bits."""
+_LOBES = 3  # of Lanczos' kernel
+_LONG = 4096  # pixels of a side that are more than enough for it, however short the other one is
+_SCALE = 2**14  # of the waves' whole numbers: their sums stay below 2**53, up to which floats add exactly
+
+_GRIDS = 10_000
+"""Images whose grid is measured, where there are more; what is told of it are their medians."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +36,9 @@ class Examined:
     """One file: the md5 of its bytes, its container, 64-bit perceptual hash, and what tells its pixels from others.
 
     Or what is wrong with it, in `problem`. `pixels` is a digest of the decoded image: files with the same one hold the
-    same picture, however they store it. `blocks` says how much of JPEG's grid they show. `ctime_ns` is when the file
-    was last changed, before it was read: unlike its time of modification, nobody can set it.
+    same picture, however they store it. `blocks` says how much of JPEG's grid they show; None where that was not
+    measured. `ctime_ns` is when the file was last changed, before it was read: unlike its time of modification, nobody
+    can set it.
     """
 
     md5: str
@@ -39,7 +46,7 @@ class Examined:
     fingerprint: int = 0
     problem: str = ""
     pixels: str = ""
-    blocks: Blocks = (0.0, 0.0)
+    blocks: Blocks | None = None
     ctime_ns: int = 0
 
     @property
@@ -58,12 +65,25 @@ def examine_all(paths: Mapping[str, Path], progress: Progress | None = None) -> 
         paths: name to report -> file.
         progress: told after each.
     """
-    found = in_threads(lambda item: examine(item[1], item[0]), list(paths.items()), progress, "checking images")
+    bytearray(_FREED)
+    one_of = -(-len(paths) // _GRIDS)
+    found = in_threads(lambda item: examine(item[1], item[0], one_of), list(paths.items()), progress, "checking images")
     return dict(zip(paths, found, strict=True))
 
 
-def examine(path: Path, name: str) -> Examined:
-    """Read, hash and decode a file; `name` is what its problem calls it."""
+_FREED = 2**25 - 2**13
+"""Bytes of the largest block that glibc takes note of. Once one was freed it keeps what images leave, to use it again;
+else it gives that back to the kernel, and has every page anew. Other C libraries don't mind."""
+
+
+def examine(path: Path, name: str, one_of: int = 1) -> Examined:
+    """Read, hash and decode a file.
+
+    Args:
+        path: of the file.
+        name: what its problem calls it.
+        one_of: of so many files, drawn by what they hold, the grid of one is measured.
+    """
     md5, ctime_ns = "", 0
     with suppress(OSError):  # which reading tells
         ctime_ns = path.stat().st_ctime_ns
@@ -74,7 +94,7 @@ def examine(path: Path, name: str) -> Examined:
             pixels = np.asarray(image) if is_plain(image) else to_rgb(image)
             container = container_of(image, pixels, data)
             grey = (image if is_plain(image) else Image.fromarray(pixels)).convert("L")
-            blocks = blocks_of(np.asarray(grey))
+            blocks = None if int(md5[:8], 16) % one_of else blocks_of(np.asarray(grey))
             return Examined(md5, container, fingerprint(grey), "", digest_of(pixels), blocks, ctime_ns)
     except ImageError as error:
         return Examined(md5, _NOTHING, problem=str(error))
@@ -95,10 +115,25 @@ def fingerprint(grey: Image.Image) -> int:
 
     Of a discrete cosine transform of the image at 32 x 32, which of the slowest waves are stronger than half of them.
 
-    Source: the pHash of the imagehash package, whose bits these are.
+    Source: the pHash of the imagehash package, but for its rounding of the scaled image to whole greys.
     """
-    factor = max(1, min(grey.size) // (2 * _SIDE))  # averaging first is much faster than one long-kernel scaling
-    small = grey.reduce(factor).resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
-    waves = _COSINES @ np.asarray(small, np.float64) @ _COSINES.T
+    least = max(1, min(grey.size) // (4 * _SIDE))  # averaging first is faster than a long kernel
+    wide, high = (max(least, side // _LONG) for side in grey.size)
+    pixels = np.asarray(grey.reduce((wide, high)), np.float64)
+    waves = _waves(pixels.shape[0]) @ pixels @ _waves(pixels.shape[1]).T
     bits = waves > statistics.median(waves.ravel().tolist())
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
+
+
+@lru_cache(maxsize=256)
+def _waves(side: int) -> NDArray[np.float64]:
+    """Scales `side` pixels to 32 by Lanczos' kernel and takes their slowest cosines: (8, side).
+
+    As whole numbers they add up exactly, so that no machine finds other bits.
+    """
+    step = side / _SIDE
+    away = (np.arange(side) + 0.5 - (np.arange(_SIDE)[:, None] + 0.5) * step) / max(step, 1)
+    kernel = np.where(abs(away) < _LOBES, np.sinc(away) * np.sinc(away / _LOBES), 0)
+    cosines = np.cos(np.outer(np.arange(_WAVES), np.arange(1, 2 * _SIDE, 2)) * np.pi / (2 * _SIDE))
+    found: NDArray[np.float64] = np.rint(_SCALE * cosines @ (kernel / kernel.sum(axis=1, keepdims=True)))
+    return found

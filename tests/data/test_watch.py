@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
@@ -173,3 +174,17 @@ def test_the_command_watches_until_it_is_told_to_stop(
     assert "Traceback" not in errors
     assert errors.endswith("no longer watching.\n")
     assert not (tmp_path / "drop" / "alpha").exists()
+
+
+def test_a_stop_in_the_middle_of_an_import_is_no_failure(tmp_path: Path) -> None:
+    """Where text is run, as dataclasses do, Python takes note of a plain interruption and dies of it at its end."""
+    stopped = "import os, signal, time; os.kill(os.getpid(), signal.SIGTERM); time.sleep(9)"
+    script = f"""
+        from pathlib import Path
+        from lorax.commands import land
+        from lorax.data.watch import DropFolder
+        DropFolder.watch = lambda self: exec({stopped!r})
+        land._watch(None, Path("drop"), None, commit=False, as_json=True)
+        """
+    done = subprocess.run([sys.executable, "-c", dedent(script)], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (0, "no longer watching.")
