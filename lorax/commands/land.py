@@ -233,8 +233,8 @@ _ENDINGS = (signal.SIGINT, signal.SIGTERM)
 class _Stopped(KeyboardInterrupt):
     """Ctrl-C or SIGTERM, as a kind of its own.
 
-    Once a plain one has come out of text that `exec` ran, as dataclasses have it do while they are imported, Python ends
-    by SIGINT in place of its exit code, although it was caught (seen with 3.11).
+    Once a plain one has come out of text that `exec` ran, as dataclasses do while they are imported, Python ends by
+    SIGINT in place of its exit code, although it was caught (seen with 3.11).
     """
 
 
