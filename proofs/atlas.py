@@ -10,12 +10,14 @@ import os
 from proofs.atlas_attribute import prove_attribute
 from proofs.atlas_families import prove_families
 from proofs.atlas_files import prove_bad_files, prove_exact
+from proofs.atlas_names import prove_names
 from proofs.atlas_scale import prove_scale
 from proofs.atlas_start import prove_next_version, prove_start
 from proofs.bench import run_parts
 
 PARTS = {
     "families": prove_families,
+    "names": prove_names,
     "exact": prove_exact,
     "bad-files": prove_bad_files,
     "attribute": prove_attribute,

@@ -44,7 +44,8 @@ _NO_NAMES = ("adapter_model", "pytorch_lora_weights")
 """Files that every writer calls the same; their folder says more."""
 
 _BASE_KEYS = ("ss_base_model_version", "modelspec.architecture", "ss_sd_model_name")
-_SETTINGS_KEY = "lora_adapter_metadata"
+_SETTINGS_KEY, _OWN = "lora_adapter_metadata", "lora_alpha"
+_PEFT_BASE = "base_model_name_or_path"
 _CONVERT = "Ask its author for a safetensors file, or convert it where you trust it."
 
 
@@ -164,7 +165,7 @@ def _peft_folder(folder: Path, base: str | None) -> Adapter:
     stored, algorithm = assemble(names.keys, file.tensors, str(weights))
     _check_ranks(stored, {each.layer.part: settings for each in stored}, str(folder))
     read = reader(stored, file.read, lambda each, _: settings.scale(each.path, each.rank), str(weights))
-    stated = base or _stated_base([record.get("base_model_name_or_path")], config)
+    stated = base or _stated_base([record.get(_PEFT_BASE)], config)
     layers = layers_of(stored)
     return Adapter(
         _name(folder), str(folder), "peft", family(stated) if stated else None, layers, read,
@@ -190,12 +191,13 @@ def _branch(directory: Path, branch: Branch, base: str, label: str) -> Adapter:
 
 def _single_file(path: Path, base: str | None) -> Adapter:
     file = open_tensors(path)
-    names = single_file_keys(file.tensors, is_own=_is_models_own(file))
+    record = _settings_record(file)
+    names = single_file_keys(file.tensors, is_own=_OWN in record)
     known = {*names.keys, *names.redundant}
     _check_known(file.tensors, known, "unet., transformer., text_encoder., lora_unet_, lora_te_ or so", str(path))
     stored, algorithm = assemble(names.keys, file.tensors, str(path))
     stored = with_own_ranks(stored, file.read)
-    settings = _settings_by_part(file, {key.part for key in names.keys.values()})
+    settings = _settings_by_part(record, {key.part for key in names.keys.values()}, path)
     _check_ranks([each for each in stored if each.alpha is None], settings, str(path))
 
     def scale(each: StoredLayer, alpha: float | None) -> float:
@@ -207,7 +209,8 @@ def _single_file(path: Path, base: str | None) -> Adapter:
         return given.scale(each.path, each.rank) if given else 1.0
 
     form = next(iter(names.keys.values())).format
-    stated = base or _stated_base([file.metadata.get(key) for key in _BASE_KEYS], path)
+    in_settings = [value for key, value in record.items() if key.endswith(_PEFT_BASE)]
+    stated = base or _stated_base([*(file.metadata.get(key) for key in _BASE_KEYS), *in_settings], path)
     layers = layers_of(stored)
     return Adapter(
         _name(path), str(path), form, family(stated) if stated else None, layers,
@@ -249,22 +252,18 @@ def _check_known(names: Iterable[str], known: Collection[str], expected: str, so
         )
 
 
-def _is_models_own(file: TensorFile) -> bool:
-    """Whether a diffusion model wrote it by itself: settings are told as they are, not by part."""
+def _settings_record(file: TensorFile) -> dict[str, Any]:
+    """What newer diffusers keep of PEFT's settings: by part, or as they are where a model wrote the file by itself."""
     text = file.metadata.get(_SETTINGS_KEY)
-    return text is not None and "lora_alpha" in parse_json(text, f"{_SETTINGS_KEY} in {file.path}")
+    return {} if text is None else parse_json(text, f"{_SETTINGS_KEY} in {file.path}")
 
 
-def _settings_by_part(file: TensorFile, parts: Iterable[str]) -> dict[str, LoraSettings]:
-    """What newer diffusers write of PEFT's settings: by part, or plain where the file has no prefixes."""
-    if _SETTINGS_KEY not in file.metadata:
-        return {}
-    where = f"{_SETTINGS_KEY} in {file.path}"
-    record, settings = parse_json(file.metadata[_SETTINGS_KEY], where), {}
+def _settings_by_part(record: Mapping[str, Any], parts: Iterable[str], path: Path) -> dict[str, LoraSettings]:
+    settings = {}
     for part in parts:
         own = {key.removeprefix(f"{part}."): value for key, value in record.items() if key.startswith(f"{part}.")}
-        if own or "lora_alpha" in record:
-            settings[part] = parse_settings(own or record, where)
+        if own or _OWN in record:
+            settings[part] = parse_settings(own or record, f"{_SETTINGS_KEY} in {path}")
     return settings
 
 

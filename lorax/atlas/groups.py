@@ -18,9 +18,9 @@ _KINDS = {
     "v": r"(to_v|v_proj|add_v_proj|attn_v|value)",
     "qk": r"attn_qk",
     "qkv": r"(attn|attention)_qkv",
-    "out": r"(to_out_0|to_add_out|out_proj|attn_proj)",
-    "fc1": r"(mlp_fc1|ff(_context)?_net_0_proj)",
-    "fc2": r"(mlp_fc2|ff(_context)?_net_2)",
+    "out": r"(to_out|to_out_0|to_add_out|out_proj|attn_proj)",
+    "fc1": r"(mlp_fc1|(ffn?|ff_context|img_mlp|txt_mlp)_(net_0_proj|linear_in)|proj_mlp|feed_forward_(w|linear_)[13])",
+    "fc2": r"(mlp_fc2|(ffn?|ff_context|img_mlp|txt_mlp)_(net_2|linear_out)|feed_forward_(w|linear_)2)",
 }
 """What a layer does in its block -> how its name ends."""
 
@@ -57,5 +57,9 @@ def _halves(layers: Sequence[Layer], part: str) -> tuple[list[int], list[int]]:
 
 
 def _depth(name: str) -> list[tuple[int, str]]:
-    """Sorts names as their layers are passed through: numbers by value; down, mid, up are in the alphabet's order."""
-    return [(int(text), "") if text.isdecimal() else (-1, text) for text in re.split(r"(\d+)", name)]
+    """Sorts names as their layers are passed through: numbers by value; down, mid, up are in the alphabet's order.
+
+    A transformer's single blocks, whose texts and images are one, come after its double ones.
+    """
+    split_name = re.split(r"(\d+)", re.sub("^single_", "~", name))
+    return [(int(text), "") if text.isdecimal() else (-1, text) for text in split_name]

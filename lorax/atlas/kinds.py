@@ -56,7 +56,8 @@ _NEEDING = {
     "GLoRA": (".a1.", ".a2.", ".b1.", ".b2.", ".bm."),
     "IA3": (".ia3_", ".on_input."),
     "VeRA": (".vera_",),
-    "whole modules": (".modules_to_save.", ".set_weight.", ".reshape_weight."),
+    "whole modules": (".modules_to_save.", ".set_weight."),
+    "a LoRA of a reshaped weight": (".reshape_weight.",),
 }
 """Kinds whose change of a weight is known with the base model's own only -> what their tensors' names hold."""
 

@@ -1,25 +1,26 @@
 """What tensors and their layers are called in LoRA files, and a layer's one canonical name here.
 
 Canonical is diffusers' name, '_' for every '.'. What a name means may depend on the others of its file: so a file's
-names are read together.
+names are read together. Of diffusion transformers: `lorax.atlas.families`; of U-Nets: `lorax.atlas.unet_names`.
 
 Sources: the writers of these files: PEFT, diffusers (loaders/lora_conversion_utils.py), kohya's sd-scripts and
-musubi-tuner (networks/), LyCORIS, OneTrainer, ComfyUI (comfy/lora.py); the two spellings of a U-Net's blocks: diffusers
-against Stability AI's generative-models. Of diffusion transformers: `lorax.atlas.families`.
+musubi-tuner (networks/), LyCORIS, OneTrainer, ComfyUI (comfy/lora.py).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 from typing import NamedTuple
 
+from lorax.atlas.adapter import Layer
 from lorax.atlas.families import Family, Sizes, family_of, names_in, renamed
 from lorax.atlas.kinds import ROLES
 from lorax.atlas.tensors import Stored
+from lorax.atlas.unet_names import diffusers_name
 
 PEFT_PREFIX = "base_model.model."
 """Of every tensor in PEFT's files."""
@@ -62,7 +63,10 @@ _DIFFUSERS_PARTS = {
 }  # fmt: skip
 _COMFY_TEXT = re.compile(r"text_encoders\.\w+\.transformer\.")
 
-_UNET = re.compile(r"(down_blocks|mid_block|up_blocks|input_blocks|middle_block|output_blocks)_")
+_UNET = re.compile(
+    r"(down_blocks|mid_block|up_blocks|input_blocks|middle_block|output_blocks)_|(conv_in|conv_out|out_2)$"
+    r"|time_embed_[02]$|label_emb_0_[02]$|(time|add)_embedding_linear_[12]$"
+)
 _TEXT = re.compile(r"text_model_")
 _TRANSFORMER = re.compile(
     r"(single_)?transformer_blocks_|.*_(attn\d?|attention)_(to_[qkv]|add_[qkv]_proj|to_out_0|to_add_out)$"
@@ -75,19 +79,6 @@ _CLASSES = {
     r"CLIPText.*|T5Encoder.*|UMT5.*": "text_encoder",
     r".*Transformer\w*Model": "transformer",
 }
-
-_ORIGINAL_LAYERS = {
-    "input_blocks_0_0": "conv_in", "out_2": "conv_out",
-    "time_embed_0": "time_embedding_linear_1", "time_embed_2": "time_embedding_linear_2",
-    "label_emb_0_0": "add_embedding_linear_1", "label_emb_0_2": "add_embedding_linear_2",
-}  # fmt: skip
-_ORIGINAL_RESIDUAL = {
-    "in_layers_2": "conv1", "out_layers_3": "conv2",
-    "emb_layers_1": "time_emb_proj", "skip_connection": "conv_shortcut",
-}  # fmt: skip
-_ORIGINAL_BLOCK = re.compile(r"(input|output)_blocks_([0-9]+)_([0-9]+)_(.+)")
-_ORIGINAL_MIDDLE = re.compile(r"middle_block_([012])_(.+)")
-_LAYERS_A_LEVEL = 3  # two blocks and a change of size, in every U-Net of Stable Diffusion
 
 
 @dataclass(frozen=True)
@@ -181,6 +172,18 @@ def peft_keys(tensors: Mapping[str, Stored], model_class: str | None = None) -> 
     return FileKeys(keys, set(), family)
 
 
+def outdated(layers: Sequence[Layer]) -> Layer | None:
+    """The first layer that has no canonical name, as an older lorax left it in its atlas; None where all have."""
+    sizes: dict[str, Sizes | None] = {layer.name: (layer.outputs, layer.inputs) for layer in layers}
+    family = family_of(sizes)
+    part = _part_of(sizes, family)
+    for layer in layers:
+        strange = part == "transformer" and layer.part in ("unet", MODEL)
+        if strange or (layer.part.startswith("transformer") and family and renamed(family, layer.name) != layer.name):
+            return layer
+    return None
+
+
 @lru_cache(maxsize=1 << 15)
 def _place(name: str) -> _Place | None:
     split_name = split(name)
@@ -226,7 +229,7 @@ def _canonical(part: str, path: str, family: Family | None) -> str:
     """A layer's one name, whatever file it came from."""
     name = path.replace(".", "_")
     if part in ("unet", "prior"):
-        return _diffusers_name(name)
+        return diffusers_name(name)
     if part.startswith("transformer") and family:
         return renamed(family, name)
     return name.removeprefix("text_model_") if part.startswith("text_encoder") else name  # newer CLIPs have none
@@ -248,25 +251,3 @@ def _modern(part: str, path: str) -> str:
     if part.startswith("text_encoder"):
         return re.sub(r"\.to_(q|k|v|out)$", r".\1_proj", path)
     return re.sub(r"\.to_out$", ".to_out.0", path)
-
-
-def _diffusers_name(name: str) -> str:
-    """A U-Net's layer in the original spelling as diffusers spells it; any other name as it is."""
-    if name in _ORIGINAL_LAYERS:
-        return _ORIGINAL_LAYERS[name]
-    if middle := _ORIGINAL_MIDDLE.fullmatch(name):
-        number, rest = int(middle[1]), middle[2]
-        return f"mid_block_attentions_0_{rest}" if number == 1 else f"mid_block_{_residual(number // 2, rest)}"
-    block = _ORIGINAL_BLOCK.fullmatch(name)
-    if not block or (block[1] == "input" and int(block[2]) == 0):
-        return name
-    side, number, inner, rest = block[1], int(block[2]), int(block[3]), block[4]
-    level, place = divmod(number - (side == "input"), _LAYERS_A_LEVEL)
-    blocks = f"{'down' if side == 'input' else 'up'}_blocks_{level}"
-    if rest in ("op", "conv"):
-        return f"{blocks}_{'downsamplers' if side == 'input' else 'upsamplers'}_0_conv"
-    return f"{blocks}_attentions_{place}_{rest}" if inner else f"{blocks}_{_residual(place, rest)}"
-
-
-def _residual(place: int, rest: str) -> str:
-    return f"resnets_{place}_{_ORIGINAL_RESIDUAL.get(rest, rest)}"

@@ -8,6 +8,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
+from lorax.atlas.adapter import Layer
+from lorax.atlas.names import outdated
 from lorax.atlas.segments import Segment, has_segments
 from lorax.errors import AtlasError
 from lorax.storage import canonical_json, fault, write_whole
@@ -66,7 +68,7 @@ def read_record(atlas_dir: Path) -> Record:
         text = path.read_bytes()
         form = json.loads(text)["format"]
         if form == FORMAT:
-            return Record.model_validate_json(text)
+            return _with_names_of_today(Record.model_validate_json(text), path)
     except FileNotFoundError:
         _check_free(atlas_dir)
         return Record(describer=None, base="", segments=(), revision=0)
@@ -80,6 +82,17 @@ def read_record(atlas_dir: Path) -> Record:
             "anew."
         ) from error
     raise AtlasError(f"{path} is of format {form!r}; this version of lorax reads {FORMAT}. Use a newer lorax.")
+
+
+def _with_names_of_today(record: Record, path: Path) -> Record:
+    layers = [Layer(*entry) for entry in record.describer.layers] if record.describer else []
+    if strange := outdated(layers):
+        raise AtlasError(
+            f"{path} was made by an older lorax, which called layers as their files do: {strange.part}.{strange.name}; "
+            "today they have diffusers' names. Add its adapters to a new atlas: 'lorax atlas add PATH --atlas NEW'; "
+            f"where they were read from is told in {path.parent / 'segments'}, in every entries.csv."
+        )
+    return record
 
 
 def _reason(error: Exception) -> str:

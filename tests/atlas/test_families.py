@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lorax.atlas.adapter import Layer
 from lorax.atlas.formats import read_adapter
-from lorax.errors import AdapterError
+from lorax.atlas.groups import groups
+from lorax.atlas.index import Atlas
+from lorax.errors import AdapterError, AtlasError
+from tests.atlas.made import made
 from tests.atlas.spellings import RANK, SPELLINGS, H, write_both, write_stacked
 
 
@@ -53,9 +58,39 @@ def test_a_layer_whose_outputs_cant_be_parted_is_refused(tmp_path: Path) -> None
         read_adapter(tmp_path / "x.safetensors")
 
 
-def test_a_base_model_that_no_file_states_is_guessed_from_its_layers(tmp_path: Path) -> None:
+def test_a_base_model_that_no_file_states_is_guessed_from_its_layers_and_says_so(tmp_path: Path) -> None:
     _, other = write_both(tmp_path, "Wan, musubi")
-    assert (read_adapter(other).base, read_adapter(other).guess) == (None, "wan")
+    atlas = Atlas.open(tmp_path / "atlas")
+    (entry,) = atlas.add([read_adapter(other)])
+    assert (entry.base, atlas.base) == ("wan (by its layers)", "")
+
+
+@pytest.mark.parametrize(
+    ("layer", "is_old"),
+    [
+        (Layer("transformer", "double_blocks_0_img_attn_qkv", 18, 6, 2), True),
+        (Layer("unet", "transformer_blocks_0_attn_to_q", 6, 6, 2), True),
+        (Layer("model", "blocks_0_attn1_to_q", 6, 6, 2), True),
+        (Layer("transformer", "blocks_0_attn1_to_q", 6, 6, 2), False),
+        (Layer("unet", "down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q", 6, 6, 2), False),
+        (Layer("model", "blocks_0_attn_qkv", 18, 6, 2), False),
+    ],
+    ids=lambda value: f"{value.part}-{value.name}" if isinstance(value, Layer) else "",
+)
+def test_an_atlas_of_layers_that_are_called_otherwise_today_says_what_to_do(
+    layer: Layer, is_old: bool, tmp_path: Path
+) -> None:
+    Atlas.open(tmp_path).add([made("x", layers=[layer])])
+    with pytest.raises(AtlasError, match=r"made by an older lorax.*'lorax atlas add PATH") if is_old else nullcontext():
+        Atlas.open(tmp_path)
+
+
+def test_module_groups_know_every_familys_attention_and_feed_forward(tmp_path: Path) -> None:
+    found = [read_adapter(write_both(tmp_path / what, what)[1]).layers for what in ("Flux, kohya", "Wan, Comfy")]
+    flux, wan = ({name: [of[i].name for i in members] for name, members in groups(of).items()} for of in found)
+    assert len(flux["attention"]) == 11 and flux["fc1"] == ["single_transformer_blocks_0_proj_mlp", *flux["fc1"][1:]]
+    assert wan["feed-forward"] == ["blocks_0_ffn_net_0_proj", "blocks_0_ffn_net_2"]
+    assert "single_transformer_blocks_0_attn_to_q" in flux["late"]
 
 
 def test_the_tables_tell_families_apart_that_share_names(tmp_path: Path) -> None:

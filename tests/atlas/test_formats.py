@@ -245,6 +245,20 @@ def test_the_base_model_is_the_one_that_the_file_states(
     assert read_adapter(path, "SD 2.1").base == "sd-2"
 
 
+def test_a_transformer_is_the_same_as_a_peft_folder_and_as_diffusers_or_it_itself_writes_it(tmp_path: Path) -> None:
+    made = weights({"transformer.blocks.0.attn1.to_q": (8, 8), "transformer.proj_out": (4, 8)})
+    pipeline = write_diffusers(tmp_path / "pipeline.safetensors", made)
+    own = {name.removeprefix("transformer."): tensor for name, tensor in load_file(pipeline).items()}
+    settings = {"r": RANK, "lora_alpha": ALPHA, "base_model_name_or_path": "Wan-AI/Wan2.1-T2V-14B-Diffusers"}
+    save_file(own, tmp_path / "own.safetensors", {"lora_adapter_metadata": json.dumps(settings)})
+    paths = write_peft(tmp_path / "peft", made), pipeline, tmp_path / "own.safetensors"
+    read = [read_adapter(path) for path in paths]
+    assert len({adapter.digest for adapter in read}) == 1 and {layer.part for layer in read[0].layers} == {
+        "transformer"
+    }
+    assert read[2].base == "wan-2.1"
+
+
 def test_a_peft_folder_states_its_base_model(tmp_path: Path) -> None:
     folder = write_peft(tmp_path / "x", weights(), base="stabilityai/stable-diffusion-xl-base-1.0")
     assert read_adapter(folder).base == "sdxl"
