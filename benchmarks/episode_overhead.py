@@ -3,8 +3,9 @@
 python benchmarks/episode_overhead.py --before CHECKOUT [--branches 12] [--rounds 3]
 
 The steps of one episode are run as plain functions on two small tasks, on top of a state of so many random branches on
-a random ConViT-Base of small images, its LoRA as large as ever. The processor seconds within what opens, hashes and
-builds are counted, in a process of its own for each checkout, in turns; the libraries were imported before.
+a random ConViT-Base of small images, its LoRA as large as ever. Counted are what opens, hashes and builds, and the
+steps that register, judge and promote at an MLflow server of this machine, by the clock and in processor seconds, in a
+process of its own for each checkout, in turns; the libraries were imported before, and the base was registered.
 """
 
 from __future__ import annotations
@@ -15,11 +16,16 @@ import inspect
 import json
 import logging
 import os
+import socket
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +35,36 @@ OPENERS = ("load_state", "save_state", "state_digest", "open_network", "open_bac
 """Of whichever module: the build before has the same names."""
 
 STEPS = ("grow", "fit", "train_branch", "herd", "update_exemplars", "calibrate", "score", "evaluate", "assess")
-"""The steps of either build, in order; then the atlas, and what registering reads."""
+"""The steps of either build, in order; then the atlas."""
+
+REGISTERING = ("register", "gate", "promote")
+GATE = {f"{what}_{limit}": value for what in ("detection", "attribution")
+        for limit, value in (("floor", 0.0), ("drop", 1.0), ("forgetting", 1.0))}  # fmt: skip
+"""Random branches are no good at anything."""
+
+
+@dataclass
+class Spent:
+    """Seconds by the clock, of this process and of MLflow's server; and calls."""
+
+    clock: Counter[str] = field(default_factory=Counter)
+    processor: Counter[str] = field(default_factory=Counter)
+    calls: Counter[str] = field(default_factory=Counter)
+    inside: str = ""
+
+    @contextmanager
+    def on(self, what: str) -> Iterator[None]:
+        """Count the block; what is inside of another that is counted belongs to that."""
+        if self.inside:
+            yield
+            return
+        self.inside, clock, processor = what, time.perf_counter(), time.process_time()
+        try:
+            yield
+        finally:
+            self.inside = ""
+            self.clock[what] += time.perf_counter() - clock
+            self.processor[what] += time.process_time() - processor
 
 
 def prepare(home: Path, branches: int) -> None:
@@ -54,6 +89,7 @@ def prepare(home: Path, branches: int) -> None:
         "head": {"solver": "gradient"},
         "calibration": {"per_class": 0},
         "robustness": {"per_class": 0},
+        "gate": GATE,
         "run": {"threads": 1, "device": "cpu", "batch_size": 4},
     }
     (home / "asked.json").write_text(json.dumps(asked))
@@ -76,6 +112,9 @@ def prepare(home: Path, branches: int) -> None:
         parameters=params.learning(),
     )
     save_state(state, home / "base")
+    subprocess.run(["git", "init", "-q"], cwd=home, check=True)
+    named = ("-c", "user.name=benchmark", "-c", "user.email=benchmark@localhost")
+    subprocess.run(["git", *named, "commit", "-qm", "nothing", "--allow-empty"], cwd=home, check=True)
 
 
 def one_episode(home: Path, branches: int) -> dict[str, Any]:
@@ -105,19 +144,52 @@ def one_episode(home: Path, branches: int) -> dict[str, Any]:
         learned.read_learned = lambda _, known: tasks[known.name]
     revision = getattr(versions, "DataRevision", None) or stream.DataRevision  # where either build has it
     versions.revision = lambda _: revision("1" * 32, None)
-    spent, calls, inside = 0.0, dict.fromkeys(OPENERS, 0), False
+    versions.keep = lambda *_: None
+    spent = Spent()
+    count_openers(spent)
+    count_requests(spent)
+    given: dict[str, Any] = {"root": str(home), "base": str(home / "base"), "settings": settings}
+    with tempfile.TemporaryDirectory(dir=home) as parent, mlflow_server(Path(parent) / "mlflow") as server:
+        register_base(home, branches)
+        given["home"] = steps.plan_episode(str(home), Path(parent), given["base"], f"task{branches}", settings)
+        spent = restarted(spent)
+        started = time.process_time()
+        for name in (*STEPS, "update_atlas"):
+            run_step(steps, name, given)
+        write_assessment(EpisodeFolder(Path(given["home"])), branches)
+        server_s = processor_s(server)
+        for name in REGISTERING:
+            with spent.on(name):
+                run_step(steps, name, given)
+        whole = time.process_time() - started
+        server_s = processor_s(server) - server_s
+    return {
+        "clock_s": sum(spent.clock.values()), "processor_s": sum(spent.processor.values()), "server_s": server_s,
+        "clock": spent.clock, "processor": spent.processor, "calls": spent.calls, "steps_s": whole,
+    }  # fmt: skip
+
+
+def restarted(spent: Spent) -> Spent:
+    """The same from zero on."""
+    for counter in (spent.clock, spent.processor, spent.calls):
+        counter.clear()
+    return spent
+
+
+def run_step(steps: Any, name: str, given: dict[str, Any]) -> None:
+    """A step as a plain function, where this build has it."""
+    if step := getattr(steps, name, None):
+        step.fn(**{key: given[key] for key in inspect.signature(step.fn).parameters})
+
+
+def count_openers(spent: Spent) -> None:
+    """Count what opens, hashes and builds, wherever it is called."""
 
     def timed(function: Callable[..., Any]) -> Callable[..., Any]:
         def wrapper(*arguments: Any, **named: Any) -> Any:
-            nonlocal spent, inside
-            calls[function.__name__] += 1
-            if inside:
+            spent.calls[function.__name__] += 1
+            with spent.on("open, hash, build"):
                 return function(*arguments, **named)
-            inside, started = True, time.process_time()
-            try:
-                return function(*arguments, **named)
-            finally:
-                inside, spent = False, spent + time.process_time() - started
 
         return wrapper
 
@@ -128,32 +200,93 @@ def one_episode(home: Path, branches: int) -> dict[str, Any]:
             if inspect.isfunction(function):
                 wrapped.setdefault(id(function), timed(function))
                 setattr(module, name, wrapped[id(function)])
-    given: dict[str, Any] = {"root": str(home), "base": str(home / "base"), "settings": settings}
-    with tempfile.TemporaryDirectory(dir=home) as parent:
-        started = time.process_time()
-        given["home"] = steps.plan_episode(str(home), Path(parent), given["base"], f"task{branches}", settings)
-        for name in (*STEPS, "update_atlas"):
-            if step := getattr(steps, name, None):
-                step.fn(**{key: given[key] for key in inspect.signature(step.fn).parameters})
-        registered(steps, given, EpisodeFolder(Path(given["home"])))
-        whole = time.process_time() - started
-    return {"overhead_s": spent, "steps_s": whole, "calls": calls}
 
 
-def registered(steps: Any, given: dict[str, Any], folder: Any) -> None:
-    """What the register step reads, without a server to register at."""
+def count_requests(spent: Spent) -> None:
+    """Count what is asked of MLflow's server."""
+    import requests
+
+    send = requests.Session.send
+
+    def counted(session: Any, request: Any, **more: Any) -> Any:
+        spent.calls[f"requests of {spent.inside}"] += 1
+        return send(session, request, **more)
+
+    requests.Session.send = counted  # type: ignore[method-assign]
+
+
+@contextmanager
+def mlflow_server(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """An MLflow server of its own, which the environment names, as `lorax up` starts it."""
+    import requests
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folder.mkdir()
+    told = {"DO_NOT_TRACK": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_WORKERS": "1"}
+    told |= {"MLFLOW_BACKEND_STORE_URI": "sqlite:///mlflow.db", "MLFLOW_ARTIFACTS_DESTINATION": "artifacts"}
+    command = [sys.executable, "-m", "lorax.registry.server", str(port)]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=folder, env=os.environ | told, stdout=log, stderr=log)
+    os.environ["MLFLOW_TRACKING_URI"] = f"http://127.0.0.1:{port}"
+    try:
+        while process.poll() is None:
+            try:
+                requests.get(f"{os.environ['MLFLOW_TRACKING_URI']}/health", timeout=10)
+                break
+            except requests.RequestException:
+                time.sleep(0.3)
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
+        if process.returncode not in (0, -15):
+            sys.stderr.write((folder / "log").read_text())
+
+
+def processor_s(process: subprocess.Popen[bytes]) -> float:
+    import psutil
+
+    times = psutil.Process(process.pid).cpu_times()
+    return float(times.user + times.system)
+
+
+def register_base(home: Path, branches: int) -> None:
+    """Make the base champion, as the episode's parent is."""
+    from lorax.learning.folder import Report
+    from lorax.params import Params
+    from lorax.registry import Registry
     from lorax.registry.candidate import open_candidate
 
-    if hasattr(steps, "_opened"):
-        with steps._opened(given["root"], given["home"]) as episode:
-            steps._candidate(episode)
-        return
-    from lorax.learning.folder import Report
-    from lorax.workspace import Workspace
+    names = [f"task{k}" for k in range(branches)]
+    shares = dict.fromkeys(names, 0.5)
+    confusion = [[1] * (2 * branches)] * (2 * branches)
+    report = Report(
+        accuracy=shares, binary_accuracy=shares, pooled_accuracy=0.5, confusion=confusion, against_base={},
+        detection_against_base={},
+        episode=branches - 1, task=names[-1], curves=[], seconds={}, trainable_parameters=1, lora_modules=1,
+    )  # fmt: skip
+    candidate = open_candidate(home / "base", report, None, None)
+    registry = Registry(os.environ["MLFLOW_TRACKING_URI"], Params.model_validate({}).registry.model)
+    version = registry.register(candidate)
+    registry.promote(version.version, home / "base", by="benchmark", reason="it is random")
 
-    steps.versions.keep = lambda *_: None
-    steps._keep_memory(Workspace(Path(given["root"])), folder)
-    open_candidate(folder.state_dir, Report.read(folder.report_path), None, None)
+
+def write_assessment(folder: Any, branches: int) -> None:
+    """An assessment as a calibrated version has it, in place of the episode's, which looks at one image a class."""
+    from lorax.data.perturbations import CARD
+    from lorax.learning.assessment import ALL, Assessment, Bin, CardRow, Reliability
+    from lorax.learning.unknown import Foreseen
+    from lorax.storage import write_record
+
+    bins = [Bin(share, share, 100) for share in (0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.95)]
+    reliability = [Reliability(name, 700, 0.5, 0.4, 0.1, 0.02, 0.015, bins) for name in ("clean", "jpeg-75")]
+    tasks = [*(f"task{k}" for k in range(branches + 1)), ALL]
+    card = [CardRow(of.name, task, 50, 0.9, 0.99, 0.03, 0.04) for of in CARD for task in tasks]
+    foreseen = Foreseen(0.91, 0.62, 0.55, 0.17, 0.05, 0.25)
+    assessment = Assessment(branches, f"task{branches}", True, reliability, card, foreseen, 25, 1.5, None, None)
+    write_record(folder.assessment_path, assessment)
 
 
 def quiet(steps: Any) -> None:
@@ -199,16 +332,26 @@ def main() -> None:
         return
     from measure import report, spread
 
-    here, rounds = Path(__file__).parents[1], []
+    checkouts = {"before": given.before.resolve()} if given.before else {}
+    checkouts["now"] = Path(__file__).parents[1]
+    rounds: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         prepare(Path(folder), given.branches)
         for _ in range(given.rounds):
-            rounds.append({name: run(path.resolve(), Path(folder), given.branches)
-                           for name, path in (("before", given.before), ("after", here))})  # fmt: skip
-            print({name: round(found["overhead_s"], 2) for name, found in rounds[-1].items()}, flush=True)
-    ratios = [found["before"]["overhead_s"] / found["after"]["overhead_s"] for found in rounds]
-    calls = {name: rounds[0][name]["calls"] for name in ("before", "after")}
-    report("episode_overhead", [{"branches": given.branches, **spread(ratios)}], rounds=rounds, calls=calls)
+            rounds.append({})
+            for name, path in checkouts.items():
+                load = os.getloadavg()[0]
+                rounds[-1][name] = run(path.resolve(), Path(folder), given.branches) | {"load": load}
+                print(name, rounds[-1][name], flush=True)
+    rows = [
+        {
+            "what": what,
+            **{name: statistics.median(one[name][what] for one in rounds) for name in checkouts},
+            **(spread([one["before"][what] / one["now"][what] for one in rounds]) if given.before else {}),
+        }
+        for what in ("clock_s", "processor_s", "server_s")
+    ]
+    report("episode_overhead", rows, branches=given.branches, rounds=rounds)
 
 
 if __name__ == "__main__":

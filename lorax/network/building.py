@@ -130,6 +130,8 @@ class _Undrawn(TorchFunctionMode):
         named = kwargs or {}
         if func in _DRAWING:
             return args[0] if args else named["tensor"]
+        if func in _SCALING and isinstance(args[0], nn.Parameter):
+            return args[0]
         return func(*args, **named)
 
 
@@ -139,6 +141,8 @@ _DRAWING = frozenset(
         *(nn.init.uniform_, nn.init.normal_, nn.init.kaiming_uniform_),  # what they call is not seen
     }
 )
+_SCALING = frozenset({Tensor.mul_, Tensor.add_, Tensor.clamp_})
+"""What becomes of drawn numbers; every parameter is in the file, other tensors may be computed."""
 
 
 def _front(crop: int) -> ResidualBackbone:
@@ -206,7 +210,7 @@ def _weights_sha256(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(value.shape)}\n".encode())
-        digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+        digest.update(value.detach().float().cpu().contiguous().numpy().reshape(-1))
     return digest.hexdigest()
 
 

@@ -8,13 +8,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lorax.drafts import scratch
 from lorax.learning.branch_similarity import BranchComparison, BranchNeighbours
 from lorax.storage import write_record
 
 if TYPE_CHECKING:
     from lorax.learning.assessment import Assessment, Reliability
 
+Tables = Mapping[str, Sequence[Mapping[str, Any]]]
+"""Rows of equal keys by the file's name in a run."""
 
 FALSE_POSITIVES = "false_positives/"
 """What the metrics' names begin with; a slice's name follows."""
@@ -48,22 +49,23 @@ def assessment_metrics(assessment: Assessment | None) -> dict[str, float]:
     return {name: value for name, value in (found | {"robustness": assessment.robustness}).items() if value is not None}
 
 
-def write_assessment(client: Any, run_id: str, assessment: Assessment) -> None:
-    """Fill an episode's run with an assessment: the record itself, tables, figures; the same files every time."""
+def write_assessment(folder: Path, assessment: Assessment) -> None:
+    """Write an assessment's record and figures below a folder of what its episode's run is to hold."""
     from lorax.registry.figures import save_assessment_figures
 
+    write_record(folder / "assessment.json", assessment)
+    save_assessment_figures(folder / "figures", assessment)
+
+
+def assessment_tables(assessment: Assessment) -> Tables:
+    """An assessment as tables of MLflow's page."""
     reliability = [
         {key: value for key, value in asdict(row).items() if key != "bins"} for row in assessment.reliability
     ]
     card = [asdict(row) for row in assessment.card]
     told = assessment.false_positives.slices if assessment.false_positives else ()
     photographs = [asdict(one) | {"share": one.share} for one in told]
-    with scratch() as folder:
-        write_record(folder / "assessment.json", assessment)
-        save_assessment_figures(folder / "figures", assessment)
-        client.log_artifacts(run_id, str(folder))
-    tables = {"calibration.json": reliability, "robustness.json": card, "false_positives.json": photographs}
-    log_tables(client, run_id, tables)
+    return {"calibration.json": reliability, "robustness.json": card, "false_positives.json": photographs}
 
 
 def _reliability_metrics(found: Reliability) -> dict[str, float | None]:
@@ -78,8 +80,10 @@ def _reliability_metrics(found: Reliability) -> dict[str, float | None]:
 
 
 NEAREST_SIMILARITY = "nearest_similarity"
-_FOLDER = "atlas"
-_TABLE = f"{_FOLDER}/nearest.json"
+ATLAS = "atlas"
+"""The folder of an episode's run that holds what its comparison came from."""
+
+_TABLE = f"{ATLAS}/nearest.json"
 
 
 def comparison_metrics(found: BranchComparison | None) -> dict[str, float]:
@@ -87,10 +91,9 @@ def comparison_metrics(found: BranchComparison | None) -> dict[str, float]:
     return {NEAREST_SIMILARITY: found.nearest.similarity} if found and found.nearest else {}
 
 
-def write_comparison(client: Any, run_id: str, folder: Path) -> None:
-    """Fill an episode's run with the files in `folder`, below atlas/, and a table of its record beside them."""
-    client.log_artifacts(run_id, str(folder), _FOLDER)
-    log_tables(client, run_id, {_TABLE: list(_rows(BranchComparison.read(folder).branches))})
+def comparison_tables(comparison: BranchComparison) -> Tables:
+    """A comparison as a table of MLflow's page, beside the files that it came from."""
+    return {_TABLE: list(_rows(comparison.branches))}
 
 
 def _rows(branches: Sequence[BranchNeighbours]) -> Iterator[dict[str, Any]]:
@@ -112,21 +115,25 @@ _TABLES_TAG = "mlflow.loggedArtifacts"
 """Names the files that MLflow's page shows as tables, and that `client.load_table` finds."""
 
 
-def log_tables(client: Any, run_id: str, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """Write a run's tables, in place of those that are there: name -> rows of equal keys, where there are any.
+def write_tables(folder: Path, tables: Tables) -> None:
+    """Write tables as MLflow's page reads them below a folder of what a run is to hold; empty ones are left out.
 
     Numbers are rounded, for MLflow's page shows them as they are; the run's other files have all digits.
     """
-    full = {name: rows for name, rows in tables.items() if rows}
-    for name, rows in full.items():
-        columns = list(rows[0])
-        client.log_dict(
-            run_id, {"columns": columns, "data": [[_short(row[key]) for key in columns] for row in rows]}, name
-        )
-    shown = json.loads(client.get_run(run_id).data.tags.get(_TABLES_TAG, "[]"))
-    wanted = [{"path": name, "type": "table"} for name in full]
-    if new := [table for table in wanted if table not in shown]:
-        client.set_tag(run_id, _TABLES_TAG, json.dumps([*shown, *new]))
+    for name, rows in tables.items():
+        if rows:
+            columns, path = list(rows[0]), folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            data = [[_short(row[key]) for key in columns] for row in rows]
+            path.write_text(json.dumps({"columns": columns, "data": data}))
+
+
+def tables_tag(shown: Mapping[str, str], tables: Tables) -> dict[str, str]:
+    """The tag that a run needs beside those that it has, `shown`, for MLflow's page to show these tables, too."""
+    before = json.loads(shown.get(_TABLES_TAG, "[]"))
+    wanted = [{"path": name, "type": "table"} for name, rows in tables.items() if rows]
+    new = [table for table in wanted if table not in before]
+    return {_TABLES_TAG: json.dumps([*before, *new])} if new else {}
 
 
 def _short(value: Any) -> Any:

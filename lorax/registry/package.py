@@ -27,44 +27,42 @@ _READY = "READY"
 _DISTRIBUTION = "lorax-pipeline"
 
 
-def logged_model(
-    client: Any, experiment: str, run_id: str, name: str, state_dir: Path, classes: ClassTable, card: str
-) -> str:
-    """The id of the MLflow model that holds this state, uploaded if need be and listed as the run's output.
+def logged_model(client: Any, run: Any, name: str, state_dir: Path, classes: ClassTable, card: str) -> Any:
+    """The MLflow model that holds this state, uploaded if need be.
 
     Args:
         client: MLflow's client.
-        experiment: id of the experiment that the model belongs to.
-        run_id: the episode's run; it has one such model.
+        run: the episode's run; it has one such model.
         name: the model's name.
         state_dir: the learner state's directory.
         classes: the state's class table.
         card: the model card, which lies beside it.
     """
-    model_id = _whole_model(client, experiment, run_id)
-    if model_id is None:
-        model_id = _upload(client, experiment, run_id, name, state_dir, classes, card)
-    _link(client, run_id, model_id)
-    show_metrics(client, run_id, model_id)
-    return model_id
+    whole = _whole_model(client, run.info.experiment_id, run.info.run_id)
+    return whole or _upload(client, run, name, state_dir, classes, card)
 
 
-def show_metrics(client: Any, run_id: str, model_id: str) -> None:
-    """Have MLflow show the figures of an episode's run with its model, too.
+def attach_model(client: Any, run_id: str, model: Any) -> None:
+    """List a model as an episode's output, and have MLflow show the figures of the episode's run with it, too."""
+    from mlflow.entities import LoggedModelOutput
 
-    It knows a point that is written again as it is, time and all, so the run has none twice.
-    """
+    run = client.get_run(run_id)
+    if model.model_id not in {o.model_id for o in (run.outputs.model_outputs if run.outputs else [])}:
+        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+    _show_metrics(client, run, model)
+
+
+def _show_metrics(client: Any, run: Any, model: Any) -> None:
+    """MLflow knows a point that is written again as it is, time and all, so the run has none twice."""
     from mlflow.entities import Metric
 
-    shown = {(point.key, point.value, point.step) for point in client.get_logged_model(model_id).metrics or ()}
-    newest = (
-        client.get_run(run_id).data.to_proto().metrics
-    )  # with time and step, which a history of each would tell, too
+    shown = {(point.key, point.value, point.step) for point in model.metrics or ()}
+    newest = run.data.to_proto().metrics  # with time and step, which a history of each would tell, too
     points = [point for point in newest if not point.key.startswith(_ABOUT_THE_RUN)]
     missing = [point for point in points if (point.key, point.value, point.step) not in shown]
     if missing:
-        metrics = [Metric(p.key, p.value, p.timestamp, p.step, model_id=model_id) for p in missing]
-        client.log_batch(run_id, metrics=metrics)
+        metrics = [Metric(p.key, p.value, p.timestamp, p.step, model_id=model.model_id) for p in missing]
+        client.log_batch(run.info.run_id, metrics=metrics)
 
 
 def model_address(model_id: str) -> str:
@@ -79,7 +77,7 @@ def replace_card(client: Any, name: str, version: int, card: str) -> None:
     with scratch() as folder:
         (folder / CARD).write_text(card)
         client.log_model_artifacts(model_id, str(folder))
-    show_metrics(client, found.run_id, model_id)
+    _show_metrics(client, client.get_run(found.run_id), client.get_logged_model(model_id))
 
 
 def fetch_state(client: Any, uri: str, name: str, version: int, directory: Path) -> None:
@@ -149,12 +147,12 @@ def is_whole(directory: Path, digest: str) -> bool:
         return False
 
 
-def _whole_model(client: Any, experiment: str, run_id: str) -> str | None:
+def _whole_model(client: Any, experiment: str, run_id: str) -> Any:
     """The run's model if its upload was finished; what an upload that was cut off left behind is deleted."""
     whole = None
     for model in _models_of(client, experiment, run_id):
         if model.status == _READY:
-            whole = str(model.model_id)
+            whole = model
         else:
             client.delete_logged_model(model.model_id)
     return whole
@@ -164,9 +162,8 @@ def _models_of(client: Any, experiment: str, run_id: str) -> list[Any]:
     return list(client.search_logged_models([experiment], f"source_run_id = '{run_id}'"))
 
 
-def _upload(
-    client: Any, experiment: str, run_id: str, name: str, state_dir: Path, classes: ClassTable, card: str
-) -> str:
+def _upload(client: Any, run: Any, name: str, state_dir: Path, classes: ClassTable, card: str) -> Any:
+    experiment, run_id = run.info.experiment_id, run.info.run_id
     with sent_once():
         model = client.create_logged_model(experiment, name=name, source_run_id=run_id, model_type="lorax")
     with scratch() as folder:
@@ -174,16 +171,7 @@ def _upload(
         _save(directory, run_id, str(model.model_id), state_dir, classes)
         (directory / CARD).write_text(card)
         client.log_model_artifacts(model.model_id, str(directory))
-    client.finalize_logged_model(model.model_id, _READY)
-    return str(model.model_id)
-
-
-def _link(client: Any, run_id: str, model_id: str) -> None:
-    from mlflow.entities import LoggedModelOutput
-
-    outputs = client.get_run(run_id).outputs
-    if model_id not in {o.model_id for o in (outputs.model_outputs if outputs else [])}:
-        client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
+    return client.finalize_logged_model(model.model_id, _READY)
 
 
 def _save(directory: Path, run_id: str, model_id: str, state_dir: Path, classes: ClassTable) -> None:
@@ -191,29 +179,28 @@ def _save(directory: Path, run_id: str, model_id: str, state_dir: Path, classes:
     import mlflow.pyfunc
     from mlflow.models import Model
 
-    staged, model = directory.parent / "state", Model(run_id=run_id, model_uuid=model_id, model_id=model_id)
-    shutil.copytree(state_dir, staged)
+    model = Model(run_id=run_id, model_uuid=model_id, model_id=model_id)
     mlflow.pyfunc.save_model(
         path=str(directory),
         python_model=str(Path(__file__).with_name("pyfunc_model.py")),
-        artifacts={"state": str(staged)},
+        artifacts={"state": str(state_dir)},
         model_config={"allow_paths": False, "exact": False},  # what may be set later is named here
         signature=_signature(classes),
         input_example=_example(),
         pip_requirements=[f"{_DISTRIBUTION}=={lorax.__version__}"],
         mlflow_model=model,
     )
+    (directory / "artifacts" / state_dir.name).rename(directory / _STATE_ARTIFACT)
     _forget_places(model, directory / "MLmodel")
     for cache in directory.rglob("__pycache__"):
         shutil.rmtree(cache, ignore_errors=True)
 
 
 def _forget_places(model: Any, path: Path) -> None:
-    """Take the paths of this machine out of MLmodel; MLflow loads the model by the names inside its folder."""
+    """Take this machine's paths out of MLmodel, the state's among them; MLflow loads the model by the names inside."""
     flavour = model.flavors["python_function"]
     flavour["model_code_path"] = Path(flavour["model_code_path"]).name
-    for artifact in flavour["artifacts"].values():
-        artifact["uri"] = artifact["path"]
+    flavour["artifacts"]["state"] |= {"path": _STATE_ARTIFACT, "uri": _STATE_ARTIFACT}
     model.save(str(path))
 
 

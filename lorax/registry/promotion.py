@@ -152,10 +152,10 @@ def write_timeline(store: Store, version: ModelVersion, state: LearnerState) -> 
     line = line_of(version.state_digest, version.parent_digest, versions)
     experiment = tracking.experiment_id(client, store.uri, store.name)
     timeline = tracking.timeline_run(client, experiment, line)
-    client.set_tag(version.run_id, tracking.PARENT_TAG, timeline)
+    client.set_tag(version.run_id, tracking.PARENT_TAG, timeline.info.run_id)
     store.set_tags(version.version, {LINE_TAG: line})
     points = timeline_points(state, version.state_digest, versions)
-    tracking.write_timeline(client, timeline, points, version.created_at)
+    tracking.write_timeline(client, timeline.info.run_id, points, version.created_at)
     tracking.finish_run(client, timeline)
 
 

@@ -134,7 +134,7 @@ class RegisteredModel(Store):
                 "runs": f"{page}/#/experiments/{experiment}/runs?{_TRAINING}",
             }
             if champion:
-                run_id = tracking.timeline_run(self.client, experiment, champion.line)
+                run_id = tracking.timeline_run(self.client, experiment, champion.line).info.run_id
                 pages["timeline"] = f"{page}/#/experiments/{experiment}/runs/{run_id}/model-metrics?{_TRAINING}"
         return pages
 

@@ -40,9 +40,9 @@ class Registry(RegisteredModel):
         with self.changing(f"register the state after {candidate.report.task!r}"):
             version = self.find(candidate.digest)
             if version is None:
-                version = make_version(self, candidate)
-            elif not version.outcome or version.outcome == journal.REFUSED:
-                version = measured_anew(self, version, candidate)
+                return make_version(self, candidate)
+            if not version.outcome or version.outcome == journal.REFUSED:
+                measured_anew(self, version, candidate)
         return self.version(version.version)
 
     def judge(self, candidate: Candidate, gate: GateParams) -> ModelVersion:
@@ -235,10 +235,10 @@ class Registry(RegisteredModel):
             experiment = tracking.experiment_id(
                 self.client, self.uri, _scenarios_of(self.name), tracking.SCENARIOS_NOTE
             )
-            run_id = tracking.scenario_run(self.client, experiment, scenario, git_commit)
-            tracking.write_scenario(self.client, run_id, state, reports, files)
-            tracking.finish_run(self.client, run_id)
-        return run_id
+            run = tracking.scenario_run(self.client, experiment, scenario, git_commit)
+            tracking.write_scenario(self.client, run, state, reports, files)
+            tracking.finish_run(self.client, run)
+        return str(run.info.run_id)
 
     def _registered(self, candidate: Candidate) -> ModelVersion:
         version = self.find(candidate.digest)

@@ -11,9 +11,9 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from lorax.drafts import scratch
 from lorax.errors import RegistryError
@@ -48,19 +48,15 @@ _TIMELINE_NOTE = (
     "the child runs."
 )
 
-_BATCH_POINTS = 1000
-"""MLflow's limit for one log_batch call."""
+_BATCH_POINTS, _BATCH_PARAMS = 850, 100
+"""For one log_batch call: MLflow takes 1000 entries, of which 100 parameters and 100 tags."""
 
 _EVERY_STEP_HAS = "average_accuracy"
 """A metric that each step of a timeline has."""
 
-_BATCH_PARAMS = 100
 _PARAM_LENGTH = 6000
 _DATASET_DIGEST_LENGTH = 36
 """MLflow's column for a data set's digest; the whole digest goes into a tag."""
-
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -129,23 +125,23 @@ def find_experiment(client: Any, uri: str, name: str) -> Any:
     return found
 
 
-def timeline_run(client: Any, experiment: str, line: str) -> str:
-    """The run that carries the curves of one line of descent, made if need be."""
+def timeline_run(client: Any, experiment: str, line: str) -> Any:
+    """MLflow's run that carries the curves of one line of descent, made if need be."""
     return _run(client, experiment, "timeline", {ROLE_TAG: "timeline", LINE_TAG: line}, {_NOTE_TAG: _TIMELINE_NOTE})
 
 
 def episode_run(
     client: Any, experiment: str, timeline: str | None, state: LearnerState, digest: str, git_commit: str | None
-) -> str:
-    """The run of one episode, made if need be, below its parent's timeline; it is known by the state's digest."""
+) -> Any:
+    """MLflow's run of one episode, made if need be, below its parent's timeline; it is known by the state's digest."""
     name = f"{len(state.tasks) - 1:02d} {state.tasks[-1].name}"
     above = {PARENT_TAG: timeline} if timeline else {}
     details = {**above, "lorax.parent_digest": state.parent or "", **_git_tags(git_commit)}
     return _run(client, experiment, name, {ROLE_TAG: "episode", DIGEST_TAG: digest}, details)
 
 
-def scenario_run(client: Any, experiment: str, scenario: str, git_commit: str | None) -> str:
-    """A new run for a scenario that begins."""
+def scenario_run(client: Any, experiment: str, scenario: str, git_commit: str | None) -> Any:
+    """A new run of MLflow's for a scenario that begins."""
     identity = {ROLE_TAG: "scenario", "lorax.scenario": scenario}
     return _create_run(client, experiment, scenario, identity | _git_tags(git_commit))
 
@@ -155,12 +151,11 @@ def _git_tags(git_commit: str | None) -> dict[str, str]:
     return {"mlflow.source.git.commit": git_commit} if git_commit else {}
 
 
-def _write_points(client: Any, run_id: str, points: Iterable[Point]) -> None:
-    """Write those points whose metric has none at that step yet."""
+def _missing(client: Any, run: Any, points: Iterable[Point]) -> list[Point]:
+    """Those points whose metric has none at that step yet."""
     wanted = list(points)
-    keys = {p.key for p in wanted} & set(client.get_run(run_id).data.metrics)
-    steps = {key: _steps(client, run_id, key) for key in keys}
-    _log_points(client, run_id, (p for p in wanted if p.step not in steps.get(p.key, ())))
+    steps = {key: _steps(client, run.info.run_id, key) for key in {p.key for p in wanted} & set(run.data.metrics)}
+    return [p for p in wanted if p.step not in steps.get(p.key, ())]
 
 
 def write_timeline(client: Any, run_id: str, points: Sequence[Point], at: datetime) -> None:
@@ -173,16 +168,18 @@ def write_timeline(client: Any, run_id: str, points: Sequence[Point], at: dateti
     missing = {p.step for p in points} - _steps(client, run_id, _EVERY_STEP_HAS)
     for step in sorted(missing):
         at_step = (p for p in points if p.step == step)
-        _log_points(client, run_id, sorted(at_step, key=lambda p: p.key == _EVERY_STEP_HAS), at)
+        _log(client, run_id, sorted(at_step, key=lambda p: p.key == _EVERY_STEP_HAS), at)
 
 
-def write_episode(client: Any, run_id: str, state: LearnerState, report: Report, values: Mapping[str, float]) -> None:
-    """Fill an episode's run: curves, metrics (`values`), parameters, data digests, figures and report."""
-    _fill(client, run_id, state, report, [*_curves(report), *points_at(values, report.episode)])
+def write_episode(
+    client: Any, run: Any, state: LearnerState, report: Report, values: Mapping[str, float], tags: Mapping[str, str]
+) -> None:
+    """Fill an episode's run as it was found, all but its files: curves, metrics (`values`), parameters, data, tags."""
+    _fill(client, run, state, report, [*_curves(report), *points_at(values, report.episode)], tags)
 
 
 def write_scenario(
-    client: Any, run_id: str, state: LearnerState, reports: Sequence[Report], files: Sequence[Path]
+    client: Any, run: Any, state: LearnerState, reports: Sequence[Report], files: Sequence[Path]
 ) -> None:
     """Fill a scenario's run: the same metrics as a timeline's, parameters, data digests, figures and reports."""
     tasks = state.names
@@ -190,35 +187,38 @@ def write_scenario(
         points_at(episode_metrics(state.accuracy[: report.episode + 1], tasks, report), report.episode)
         for report in reports
     )
-    _fill(client, run_id, state, reports[-1], chain.from_iterable(curves))
-    for file in files:
-        client.log_artifact(run_id, str(file))
-
-
-def _fill(client: Any, run_id: str, state: LearnerState, report: Report, points: Iterable[Point]) -> None:
-    _write_points(client, run_id, points)
-    _write_params(client, run_id, state, report)
-    client.log_inputs(run_id, datasets=_data_inputs(state))
+    _fill(client, run, state, reports[-1], chain.from_iterable(curves))
     with scratch() as folder:
-        _write_report_files(folder, state, report)
-        client.log_artifacts(run_id, str(folder))
+        write_report_files(folder, state, reports[-1])
+        client.log_artifacts(run.info.run_id, str(folder))
+    for file in files:
+        client.log_artifact(run.info.run_id, str(file))
 
 
-def _write_params(client: Any, run_id: str, state: LearnerState, report: Report) -> None:
-    """Write what the episode was a function of; equal values may be written again."""
-    from mlflow.entities import Param
+def _fill(
+    client: Any,
+    run: Any,
+    state: LearnerState,
+    report: Report,
+    points: Iterable[Point],
+    tags: Mapping[str, str] | None = None,
+) -> None:
+    missing = _missing(client, run, points)
+    _log(client, run.info.run_id, missing, params=_params(state, report), tags=tags)
+    client.log_inputs(run.info.run_id, datasets=_data_inputs(state))
 
+
+def _params(state: LearnerState, report: Report) -> dict[str, str]:
+    """What the episode was a function of; equal values may be written again."""
     values = _flat(state.parameters) | {
         "state.backbone_sha256": state.backbone.sha256,
         "network.trainable_parameters": report.trainable_parameters,
         "network.lora_modules": report.lora_modules,
     }
-    params = [Param(key, _text(value)[:_PARAM_LENGTH]) for key, value in values.items()]
-    for batch in _batches(iter(params), _BATCH_PARAMS):
-        client.log_batch(run_id, params=batch)
+    return {key: _text(value)[:_PARAM_LENGTH] for key, value in values.items()}
 
 
-def _write_report_files(folder: Path, state: LearnerState, report: Report) -> None:
+def write_report_files(folder: Path, state: LearnerState, report: Report) -> None:
     """Write report.json and the figures below `folder`."""
     from lorax.registry.figures import save_figures
 
@@ -232,27 +232,27 @@ def _write_report_files(folder: Path, state: LearnerState, report: Report) -> No
     )
 
 
-def finish_run(client: Any, run_id: str) -> None:
-    """Mark a run as finished; a finished run may still be written to."""
-    if client.get_run(run_id).info.status != "FINISHED":
-        client.set_terminated(run_id, "FINISHED")
+def finish_run(client: Any, run: Any) -> None:
+    """Mark a run as finished unless it was found so; a finished run may still be written to."""
+    if run.info.status != "FINISHED":
+        client.set_terminated(run.info.run_id, "FINISHED")
 
 
 def _run(
     client: Any, experiment: str, name: str, identity: Mapping[str, str], details: Mapping[str, str] | None = None
-) -> str:
-    """The run whose tags hold `identity`; looked up first, so that a repeated call makes no second one."""
+) -> Any:
+    """MLflow's run whose tags hold `identity`; looked up first, so that a repeated call makes no second one."""
     condition = " and ".join(f"tags.`{key}` = '{value}'" for key, value in identity.items())
     found = client.search_runs([experiment], condition, max_results=1, order_by=["attributes.start_time ASC"])
     if found:
-        return str(found[0].info.run_id)
+        return found[0]
     return _create_run(client, experiment, name, {**identity, **(details or {})})
 
 
-def _create_run(client: Any, experiment: str, name: str, tags: Mapping[str, str]) -> str:
+def _create_run(client: Any, experiment: str, name: str, tags: Mapping[str, str]) -> Any:
     source = {"mlflow.source.name": "lorax", "mlflow.source.type": "LOCAL"}
     with sent_once():
-        return str(client.create_run(experiment, run_name=name, tags={**tags, **source}).info.run_id)
+        return client.create_run(experiment, run_name=name, tags={**tags, **source})
 
 
 def _curves(report: Report) -> Iterator[Point]:
@@ -284,13 +284,24 @@ def _data_input(task: str, digest: str, state: LearnerState) -> Any:
     return DatasetInput(dataset._to_mlflow_entity(), [InputTag(key, value) for key, value in tags.items()])
 
 
-def _log_points(client: Any, run_id: str, points: Iterable[Point], at: datetime | None = None) -> None:
-    from mlflow.entities import Metric
+def _log(
+    client: Any,
+    run_id: str,
+    points: Iterable[Point],
+    at: datetime | None = None,
+    params: Mapping[str, str] | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> None:
+    """In as few calls as MLflow's limits allow; points that are no number are left out."""
+    from mlflow.entities import Metric, Param, RunTag
 
     at_ms = int((at.timestamp() if at else time.time()) * 1000)
-    finite = (Metric(p.key, p.value, at_ms, p.step) for p in points if math.isfinite(p.value))
-    for batch in _batches(finite, _BATCH_POINTS):
-        client.log_batch(run_id, metrics=batch)
+    metrics = [Metric(p.key, p.value, at_ms, p.step) for p in points if math.isfinite(p.value)]
+    values = [Param(key, value) for key, value in (params or {}).items()]
+    named = [RunTag(key, value) for key, value in (tags or {}).items()]
+    while metrics or values or named:
+        client.log_batch(run_id, metrics=metrics[:_BATCH_POINTS], params=values[:_BATCH_PARAMS], tags=named)
+        metrics, values, named = metrics[_BATCH_POINTS:], values[_BATCH_PARAMS:], []
 
 
 def _steps(client: Any, run_id: str, key: str) -> set[int]:
@@ -308,8 +319,3 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _batches(items: Iterator[_T], size: int) -> Iterator[list[_T]]:
-    while batch := list(islice(items, size)):
-        yield batch

@@ -201,7 +201,7 @@ def test_a_register_killed_after_any_of_its_writes_is_completed_by_the_next(
                 pass
         assert contents(registry) == contents(clean)  # after each: the next would write what the timeline lacks
     names = {name for name, _ in cuts}
-    assert {"create_run", "log_batch", "log_artifacts", "set_tag", "log_text", "create_model_version"} <= names
+    assert {"create_run", "log_batch", "log_artifacts", "set_tag", "log_outputs", "create_model_version"} <= names
 
 
 def test_an_answer_that_is_lost_makes_nothing_twice(
