@@ -12,15 +12,15 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from lorax.atlas.adapter import Adapter
 from lorax.atlas.bases import family, guessed
-from lorax.atlas.kinds import needing_base
+from lorax.atlas.kinds import ASIDE, needing_base
 from lorax.atlas.layers import LoraSettings, StoredLayer, assemble, layers_of, parse_settings, reader, with_own_ranks
-from lorax.atlas.names import PEFT_PREFIX, peft_keys, single_file_keys, split
+from lorax.atlas.names import PEFT_PREFIX, FileKeys, peft_keys, single_file_keys, split
 from lorax.atlas.segments import counted
 from lorax.atlas.tensors import (
     Stored,
@@ -161,7 +161,7 @@ def _peft_folder(folder: Path, base: str | None) -> Adapter:
     settings = parse_settings(record, str(config))
     file = open_tensors(weights)
     names = peft_keys(file.tensors, _model_class(record))
-    _check_known(file.tensors, names.keys, PEFT_PREFIX, str(weights))
+    _check_known(file.tensors, names, PEFT_PREFIX, str(weights))
     stored, algorithm = assemble(names.keys, file.tensors, str(weights))
     _check_ranks(stored, {each.layer.part: settings for each in stored}, str(folder))
     read = reader(stored, file.read, lambda each, _: settings.scale(each.path, each.rank), str(weights))
@@ -178,7 +178,7 @@ def _branch(directory: Path, branch: Branch, base: str, label: str) -> Adapter:
     settings = parse_settings(branch.config, source)
     tensors = {name: Stored(value.dtype, tuple(value.shape)) for name, value in branch.weights.items()}
     names = peft_keys(tensors)
-    _check_known(tensors, names.keys, PEFT_PREFIX, source)
+    _check_known(tensors, names, PEFT_PREFIX, source)
     stored, _ = assemble(names.keys, tensors, source)
     read = reader(
         stored,
@@ -193,8 +193,7 @@ def _single_file(path: Path, base: str | None) -> Adapter:
     file = open_tensors(path)
     record = _settings_record(file)
     names = single_file_keys(file.tensors, is_own=_OWN in record)
-    known = {*names.keys, *names.redundant}
-    _check_known(file.tensors, known, "unet., transformer., text_encoder., lora_unet_, lora_te_ or so", str(path))
+    _check_known(file.tensors, names, "unet., transformer., text_encoder., lora_unet_, lora_te_ or so", str(path))
     stored, algorithm = assemble(names.keys, file.tensors, str(path))
     stored = with_own_ranks(stored, file.read)
     settings = _settings_by_part(record, {key.part for key in names.keys.values()}, path)
@@ -218,28 +217,28 @@ def _single_file(path: Path, base: str | None) -> Adapter:
     )  # fmt: skip
 
 
-def _check_known(names: Iterable[str], known: Collection[str], expected: str, source: str) -> None:
+def _check_known(names: Iterable[str], known: FileKeys, expected: str, source: str) -> None:
     """Refuse a file with tensors whose names say that they are something else than an adapter's.
 
     Args:
         names: of all tensors.
-        known: of those that are an adapter's.
+        known: what those say that are an adapter's.
         expected: what names begin with.
         source: where the tensors are, for messages.
     """
-    strange = [name for name in names if name not in known]
+    strange = [name for name in names if name not in known.keys and name not in known.redundant]
     for name in strange:
         if kind := needing_base(name):
             raise AdapterError(
                 f"{source} is of another kind: {kind}, as tensor {shown(name)} shows, whose change of the weights is "
                 "known with the base model's only. Leave it out."
             )
-    if of_lora := [name for name in strange if split(name)]:
+    if of_lora := [name for name in strange if (found := split(name)) and found[1] not in ASIDE]:
         raise AdapterError(
             f"{source}: tensor {shown(of_lora[0])} is of no part that is known here; expected a name that begins with "
             f"{expected}. If it is PEFT's, put its {_CONFIG} and it into one folder."
         )
-    if not known:
+    if not known.keys or (strange and all(key.role in ASIDE for key in known.keys.values())):
         first = f", such as {shown(strange[0])}" if strange else ""
         raise AdapterError(
             f"{source} holds no LoRA: {counted(len(strange), 'tensor')}{first}; expected LoRA factors. "

@@ -45,6 +45,8 @@ ROLES = {
     ".lora_magnitude_vector.weight": "magnitudes", ".lora_magnitude_vector.default.weight": "magnitudes",
     ".lora_B.bias": "biases", ".lora_up.bias": "biases", ".lora_B.default.bias": "biases", ".diff_b": "biases",
     ".w_norm": "norms", ".b_norm": "norms", ".key_norm.scale": "norms", ".query_norm.scale": "norms",
+    ".norm_q.weight": "norms", ".norm_k.weight": "norms",
+    ".norm_added_q.weight": "norms", ".norm_added_k.weight": "norms",
 }  # fmt: skip
 """How a tensor's name ends -> what it is of its layer, for all but a plain LoRA's own endings."""
 

@@ -199,6 +199,8 @@ UNREADABLE: dict[str, tuple[WriteBad, str]] = {
 
 UNFIT: dict[str, tuple[WriteBad, str]] = {
     "whole checkpoint": (_only("model.diffusion_model.input_blocks.0.0.weight", "cond.weight"), "holds no LoRA"),
+    "whole Flux": (_only("double_blocks.0.img_mod.lin.weight", "double_blocks.0.key_norm.scale"), "holds no LoRA"),
+    "whole model with norms": (_only("encoder.0.attn.norm_q.weight", "encoder.0.attn.to_q.weight"), "holds no LoRA"),
     "no tensors": (_header("{}"), "holds no LoRA"),
     "unknown prefix": (_tensors(name="vae.encoder.conv"), "of no part that is known"),
     "bare PEFT file": (_tensors(name="base_model.model.h.0.attn"), "of no part that is known"),
