@@ -57,6 +57,7 @@ _NEEDING = {
     "OFT or BOFT": (".oft_", ".boft_", ".rescale."),
     "GLoRA": (".a1.", ".a2.", ".b1.", ".b2.", ".bm."),
     "IA3": (".ia3_", ".on_input."),
+    "T-LoRA": (".lambda_layer.",),
     "VeRA": (".vera_",),
     "whole modules": (".modules_to_save.", ".set_weight."),
     "a LoRA of a reshaped weight": (".reshape_weight.",),
@@ -225,7 +226,7 @@ def _whole(of: Mapping[str, Tensor]) -> Change:
 def _product(of: Mapping[str, Tensor], name: str, joining: str) -> tuple[Tensor, Tensor]:
     """A matrix that is kept as a product: its left factor (out, r), and its right one (r, in)."""
     left, right = of[f"{name}_a"], of[f"{name}_b"]
-    return (left.T, _joined(of[joining], right)) if joining in of else (left, right.flatten(1))
+    return (left.T.contiguous(), _joined(of[joining], right)) if joining in of else (left, right.flatten(1))
 
 
 def _half(of: Mapping[str, Tensor], name: str, joining: str = "") -> tuple[Tensor, Tensor]:

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import json
 import random
-import warnings
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from lorax.atlas import tensors
 from lorax.atlas.adapter import Adapter
 from lorax.atlas.formats import find_adapters, read_adapter, read_all
 from lorax.errors import AdapterError
 from lorax.learning.state_files import load_state
-from lorax.network.building import import_timm
 from tests.atlas.bad_files import NOT_FINITE, UNFIT, UNREADABLE
 from tests.atlas.files import (
     ALPHA,
@@ -110,42 +107,6 @@ def test_a_convolutions_kernel_counts_as_inputs(tmp_path: Path) -> None:
     assert torch.equal(pair[0], a.reshape(RANK, 45)) and torch.equal(pair[1], b.reshape(7, RANK) * (ALPHA / RANK))
     assert (read[0].layers[0].outputs, read[0].layers[0].inputs) == (7, 45)
     assert len({adapter.digest for adapter in read}) == 1
-
-
-class _Small(nn.Module):
-    """Linear layers and convolutions of every kind, by names that a U-Net has."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.down_blocks = nn.ModuleList([nn.ModuleDict({"to_q": nn.Linear(6, 4), "to_v": nn.Linear(6, 4)})])
-        self.conv, self.conv1d, self.conv3d = nn.Conv2d(3, 5, 3), nn.Conv1d(3, 5, 3), nn.Conv3d(3, 5, 2)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x
-
-
-@pytest.mark.parametrize("is_rslora", [False, True])
-def test_what_pefts_own_writer_saves_changes_the_weights_as_peft_says(tmp_path: Path, is_rslora: bool) -> None:
-    import_timm()  # which mends the torchvision that PEFT imports, too
-    from peft import LoraConfig, get_peft_model
-
-    config = LoraConfig(
-        r=2, lora_alpha=5, target_modules=["to_q", "to_v", "conv", "conv1d", "conv3d"], init_lora_weights=False,
-        use_rslora=is_rslora, rank_pattern={"down_blocks.0.to_v": 3}, alpha_pattern={"to_v": 7, "^conv": 11},
-    )  # fmt: skip
-    torch.manual_seed(0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a model that has no configuration of its own
-        model = get_peft_model(_Small(), config)
-        model.save_pretrained(str(tmp_path / "saved"))
-    found = products(read_adapter(tmp_path / "saved"))
-    inside = model.base_model.model
-    convolutions = {name: getattr(inside, name) for name in ("conv", "conv1d", "conv3d")}
-    modules = {**convolutions, **{f"down_blocks_0_{n}": inside.down_blocks[0][n] for n in ("to_q", "to_v")}}
-    assert found.keys() == {f"unet.{name}" for name in modules}
-    for name, module in modules.items():
-        expected = module.get_delta_weight("default").flatten(1).double()
-        torch.testing.assert_close(found[f"unet.{name}"], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_diffusers_settings_may_scale_single_layers(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import safetensors.torch
+import torch
 from typer.testing import CliRunner
 
 from lorax.atlas.adding import Newcomers
@@ -137,6 +138,17 @@ def test_one_bad_adapter_refuses_all_unless_the_good_ones_are_wanted(loras: Path
     assert shown.count("refused: ") == 2
     assert "2 added: 2 in" in shown
     assert [entry["name"] for entry in told("list", *atlas)] == ["f0-0", "f1-0"]
+
+
+def test_another_kind_of_adapter_is_told_with_the_share_that_is_lost(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    path, atlas = tmp_path / "x.safetensors", ["--atlas", str(tmp_path / "new")]
+    layer = "lora_unet_mid_block_attn1_to_q"
+    tensors = {f"{layer}.diff": torch.randn(200, 200), f"{layer}.diff_b": torch.ones(200)}
+    safetensors.torch.save_file(tensors, path)
+    assert "x is given as a low-rank change: whole weights without biases, " in said("add", str(path), *atlas)
+    (entry,) = told("list", *atlas)
+    assert entry["algorithm"] == "whole weights without biases" and 0.01 < entry["lost"] < 0.1
 
 
 def test_an_add_of_what_is_not_there_leaves_no_atlas_behind(tmp_path: Path) -> None:
