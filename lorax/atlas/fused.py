@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -35,6 +36,7 @@ class Piece:
         return (a, b) if stop - start == len(a) else (a[start:stop], b[:, start:stop])
 
 
+@lru_cache(maxsize=1 << 13)  # the same layers come in every file of a collection
 def pieces_of(layer: Layer) -> tuple[Piece, ...]:
     """The layers that a file's layer holds, as `families.renamed` names it.
 

@@ -116,7 +116,6 @@ class _Place(NamedTuple):
         return self.path.replace(".", "_")
 
 
-@lru_cache(maxsize=1 << 15)  # the same names come in every file of a collection
 def split(name: str) -> tuple[str, str] | None:
     """A tensor's name as its layer's path and its role there; None where it is no LoRA's."""
     name = _XLABS.sub(r"_\1.lora.\2.weight", name)
@@ -133,6 +132,12 @@ def single_file_keys(tensors: Mapping[str, Stored], *, is_own: bool = False) -> 
         tensors: by name.
         is_own: whether the file is a diffusion model's own, so that names need no prefix.
     """
+    return _read_together(tuple(tensors.items()), is_own)
+
+
+@lru_cache(maxsize=16)  # most files of a collection are alike
+def _read_together(named: tuple[tuple[str, Stored], ...], is_own: bool) -> FileKeys:
+    tensors = dict(named)
     places = {name: place for name in tensors if (place := _place(name)) is not None}
     family = _family(tensors, places)
     flats = [place.flat for place in places.values() if not place.part]
@@ -184,7 +189,7 @@ def outdated(layers: Sequence[Layer]) -> Layer | None:
     return None
 
 
-@lru_cache(maxsize=1 << 15)
+@lru_cache(maxsize=1 << 15)  # the same names come in every file of a collection
 def _place(name: str) -> _Place | None:
     split_name = split(name)
     if split_name is None:
