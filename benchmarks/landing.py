@@ -239,7 +239,9 @@ def killed(kind: str, tree: Path, first: Path, kills: int, rng: random.Random) -
             with one_at_a_time(workspace):  # a DVC that it left at work holds the lock
                 roll_back(workspace)
             whole, same = is_whole(workspace), state_of(workspace) == before
-            found["all has landed" if whole else "nothing changed" if same else "neither"] += 1
+            end = "all has landed" if whole else "nothing changed" if same else "neither"
+            found[end] += 1
+            print(f"{kind}, killed after {moment} of {lasts_s:.1f} s: {end}", file=sys.stderr, flush=True)
             if number + 1 == kills:
                 land(workspace, source, "task")
                 assert is_whole(workspace)
