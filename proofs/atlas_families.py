@@ -58,15 +58,15 @@ class Zoo:
     describer: Describer
 
     @classmethod
-    def load(cls, home: Path, strengths: Sequence[float] = (1.0,)) -> Zoo:
+    def load(cls, home: Path, strengths: Sequence[float] = (1.0,), names: Sequence[str] = tuple(ZOO)) -> Zoo:
         """The zoo below `home`; B of its LoRAs multiplied by `strengths` in turn, as by another alpha."""
-        adapters = [[read_adapter(home / f"{name}-{i}") for i in range(len(SIZES))] for name in ZOO]
+        adapters = [[read_adapter(home / f"{name}-{i}") for i in range(len(SIZES))] for name in names]
         describer = Describer(adapters[0][0].layers, DESCRIPTORS)
         turns = cycle(strengths)
         described = [[describer.describe(_scaled(a.factors(), next(turns))) for a in f] for f in adapters]
         rows = {d: np.array([[row[d].numpy() for row in family] for family in described]) for d in DESCRIPTORS}
         for feature in IMAGES:
-            rows[feature] = np.array([[_image(home / f"{n}-{i}", feature) for i in range(len(SIZES))] for n in ZOO])
+            rows[feature] = np.array([[_image(home / f"{n}-{i}", feature) for i in range(len(SIZES))] for n in names])
         return cls(rows, describer)
 
     def figures(self, members: slice) -> dict[Setting, Figures]:
@@ -101,8 +101,8 @@ def prove_families() -> bool:
     found = {name: [zoo.figures(members) for zoo in zoos] for name, members in SELECTIONS.items()}
     for name in SELECTIONS:
         _print_table(name, found[name], zoos[0])
-    best = {name: _told_best(name, found[name]) for name in SELECTIONS}
-    right, known_drift, unseen_drift = _print_newcomers(zoos)
+    best = {name: told_best(name, found[name]) for name in SELECTIONS}
+    right, known_drift, unseen_drift = told_newcomers(zoos)
     weights, images = best["all 48"]["product"], max(best["all 48"][feature] for feature in IMAGES)
     product, factors = (_mean(found["own starts"], (d, "all", 16)) for d in ("product", "factors"))
     one_start = _mean(found["one start"], ("factors", "all", 16))
@@ -160,7 +160,7 @@ def _print_table(name: str, found: Sequence[dict[Setting, Figures]], zoo: Zoo) -
             print(f"  {label:<24}" + "".join(f"{np.mean(c):>7.3f} ({np.std(c):.3f})" for c in cells))
 
 
-def _told_best(name: str, found: Sequence[dict[Setting, Figures]]) -> dict[str, float]:
+def told_best(name: str, found: Sequence[dict[Setting, Figures]]) -> dict[str, float]:
     """Each descriptor's NMI in the setting that is best on the other zoos, so that none is chosen by its own result."""
     print(f"\n  {name}: group and dimensions chosen for each zoo on the others; all four figures")
     told = {}
@@ -192,7 +192,7 @@ def _print_strengths(found: Sequence[dict[Setting, Figures]]) -> float:
     return varied - plain
 
 
-def _print_newcomers(zoos: Sequence[Zoo]) -> tuple[float, float, float]:
+def told_newcomers(zoos: Sequence[Zoo]) -> tuple[float, float, float]:
     """What projecting newcomers does: one member of each generator left out in turn; then a whole generator.
 
     Returns:
@@ -211,10 +211,10 @@ def _print_newcomers(zoos: Sequence[Zoo]) -> tuple[float, float, float]:
                 into.append(np.linalg.norm(scores, axis=1).mean() / np.linalg.norm(known, axis=1).mean())
                 if new:
                     nearest = similarity(scores, known).argmax(1) // (len(SIZES) - 1)
-                    right.append((nearest == np.arange(len(ZOO))).mean())
+                    right.append((nearest == np.arange(len(rows))).mean())
                     quiet.append(basis.is_drifting(residuals))
             lengths.append(basis.stretch.mean())
-        drift += [_drifts(rows, blocks, g) for g in range(len(ZOO))]
+        drift += [_drifts(rows, blocks, g) for g in range(len(rows))]
     print(
         f"\n  newcomers (product, 16 dimensions): their scores are {np.mean(plain):.2f} as long as those of the "
         f"adapters fitted on, {np.mean(stretched):.2f} calibrated (mean factor {np.mean(lengths):.2f}); nearest "

@@ -1,9 +1,14 @@
-"""A zoo for the atlas: LoRAs of simulated generators, each learned from a data set of its own.
+"""A zoo for the atlas: LoRAs of simulated generators, or of real networks, each learned from a data set of its own.
 
 Eight generators, six LoRAs each, from 20 to 150 images of either kind. Within a generator the first three start from
 one shared A, the others each from one of its own; the head starts alike for all. Beside every LoRA lies what image
 features say of its data set: the mean of the frozen backbone's class-token feature, and of its texture, over the
-synthetic images.
+synthetic images. Simulated generators are learned on the small ConViT; real networks, of which the simulated ones'
+texture says all, on the residual backbone.
+
+    python -m proofs.atlas_zoo [SEED ...] [--real FOLDER]
+
+FOLDER is what `python -m scripts.real` makes: NETWORK/train/0_real and 1_fake.
 """
 
 from __future__ import annotations
@@ -12,7 +17,7 @@ import argparse
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,13 +27,13 @@ import torch
 from PIL import Image
 
 from lorax.data.generators import GENERATORS, Ints
-from lorax.data.images import Images
+from lorax.data.images import Images, decode
 from lorax.data.pixels import Pixels
 from lorax.data.simulate import cut_patches
 from lorax.learning.probe import Context, train_probe
 from lorax.network.backbone import Backbone
 from lorax.network.building import open_backbone
-from lorax.params import AtlasParams, LoraParams, Params, RunParams
+from lorax.params import AtlasParams, BackboneParams, LoraParams, Params, RunParams
 from lorax.storage import canonical_json, whole_directory
 from lorax.stream import Sample
 from proofs.verdicts_watch import scanlines
@@ -60,17 +65,63 @@ def columns(patch: Ints) -> Ints:
 ZOO: dict[str, Callable[[Ints], Ints]] = {**GENERATORS, "scanlines": scanlines, "levels": levels, "columns": columns}
 
 
+NETWORKS = ("waifu2x", "span", "style26", "arbitrary", "ffdnet", "oidn", "rivagan", "realcugan")
+"""Of the real ones: upscalers, denoisers, styles, a watermark and a colourist, two and two where there are."""
+
+REAL = BackboneParams(name="residual", crop=128)
+
+
 def make_zoo(seed: int) -> Path:
     """The zoo's folder; what is there is kept, so that a run that was ended goes on."""
-    home, backbone = HOME / f"zoo-{seed}", open_backbone(Params().backbone)
     patches = cut_patches("train", 1000 + seed)
-    for number, (name, generator) in enumerate(ZOO.items()):
+
+    def drawn(name: str, count: int) -> tuple[list[Pixels], list[Pixels]]:
+        return _drawn(patches, np.asarray, count), _drawn(patches, ZOO[name], count)
+
+    return _made(HOME / f"zoo-{seed}", Params().backbone, LoraParams(targets=TARGETS), seed, list(ZOO), drawn)
+
+
+def make_real_zoo(seed: int, folder: Path, rank: int = 16, members: Sequence[int] = range(len(SIZES))) -> Path:
+    """The same of real networks, of whose training images each of its LoRAs has some that no other one has.
+
+    Args:
+        folder: of the images.
+        rank: of the LoRAs. A member has the same images at each.
+        members: which are learned.
+    """
+    random = np.random.default_rng(seed)
+    queues = {
+        place: iter(random.permutation(sorted((folder / place).iterdir())).tolist())
+        for place in (f"{name}/train/{kind}" for name in NETWORKS for kind in ("0_real", "1_fake"))
+    }
+
+    def drawn(name: str, count: int) -> tuple[list[Pixels], list[Pixels]]:
+        real, synthetic = (
+            [decode(next(queues[f"{name}/train/{kind}"])) for _ in range(count)] for kind in ("0_real", "1_fake")
+        )
+        return real, synthetic
+
+    home = HOME / (f"real-zoo-{seed}" if rank == LoraParams().rank else f"real-zoo-{seed}-rank-{rank}")
+    return _made(home, REAL, LoraParams(rank=rank, alpha=rank), seed, NETWORKS, drawn, members)
+
+
+def _made(
+    home: Path,
+    backbone: BackboneParams,
+    lora: LoraParams,
+    seed: int,
+    names: Sequence[str],
+    drawn: Callable[[str, int], tuple[list[Pixels], list[Pixels]]],
+    members: Sequence[int] = range(len(SIZES)),
+) -> Path:
+    opened = open_backbone(backbone)
+    for number, name in enumerate(names):
         for member, count in enumerate(SIZES):
             place = home / f"{name}-{member}"
-            real, synthetic = _drawn(patches, np.asarray, count), _drawn(patches, generator, count)
-            if not place.exists():
+            real, synthetic = drawn(name, count)
+            if member in members and not place.exists():
                 a_seed = 0 if member < SHARED else 1000 + len(SIZES) * number + member
-                _learn(place, backbone, real, synthetic, seed, a_seed)
+                _learn(place, opened, lora, real, synthetic, seed, a_seed)
     return home
 
 
@@ -80,11 +131,17 @@ def _drawn(patches: Iterator[Pixels], generator: Callable[..., Ints], count: int
 
 
 def _learn(
-    place: Path, backbone: Backbone, real: list[Pixels], synthetic: list[Pixels], seed: int, a_seed: int
+    place: Path,
+    backbone: Backbone,
+    lora: LoraParams,
+    real: list[Pixels],
+    synthetic: list[Pixels],
+    seed: int,
+    a_seed: int,
 ) -> None:
     began = time.perf_counter()
     atlas = AtlasParams(probe_shown=SHOWN)
-    params = Params(lora=LoraParams(targets=TARGETS), run=RunParams(seed=seed), atlas=atlas)
+    params = Params(lora=lora, run=RunParams(seed=seed), atlas=atlas)
     with whole_directory(place) as draft:
         paths: dict[str, Path] = {}
         kinds = [_written(draft / "images", kind, pixels, paths) for kind, pixels in enumerate((real, synthetic))]
@@ -122,6 +179,8 @@ def _features(backbone: Backbone, samples: list[Sample], paths: dict[str, Path])
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("seeds", nargs="*", type=int, default=[0, 1, 2])
-    for each in parser.parse_args().seeds:
+    parser.add_argument("--real", type=Path, metavar="FOLDER", help="of real networks' images")
+    given = parser.parse_args()
+    for each in given.seeds:
         print(f"zoo {each}", flush=True)
-        make_zoo(each)
+        make_real_zoo(each, given.real) if given.real else make_zoo(each)

@@ -165,6 +165,10 @@ class Atlas:
         self.entry(name)
         return self._segments.row(self._lens(descriptor, "all").kind, self._numbers[name])
 
+    def rows(self) -> Iterator[Rows]:
+        """All entries' products (n, F) in the order of adding, block by block."""
+        yield from self._segments.blocks(self._lens("product", ALL).kind)
+
     def view(self, descriptor: str = "product", group: str = "all") -> View:
         """Its entries as vectors.
 

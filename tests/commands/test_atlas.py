@@ -231,6 +231,16 @@ def test_a_query_is_an_entrys_name_or_a_file(styles: Path, loras: Path, tmp_path
     assert "product of feed-forward layers: plain cosine" in lines[-1]
 
 
+def test_what_an_adapter_is_made_of_is_told(styles: Path, loras: Path) -> None:
+    atlas = ["--atlas", str(styles)]
+    found = told("parts", str(loras / "f1-2"), *atlas)  # a copy of an entry
+    assert [(part["name"], round(part["weight"], 3)) for part in found["parts"]] == [("f1-2", 1.0)]
+    assert found["told"] == pytest.approx(1, abs=1e-4)
+    lines = said("parts", "f1-2", *atlas).splitlines()
+    assert lines[0].split() == ["part", "label", "weight", "share"]
+    assert lines[-1].endswith("the rest the atlas doesn't hold.")
+
+
 def test_names_of_strangers_neither_break_lines_nor_fill_tables(tmp_path: Path) -> None:
     write_peft(tmp_path / "many" / ("n" * 240), 0, 0)
     atlas = ["--atlas", "atlas"]

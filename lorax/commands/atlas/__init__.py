@@ -6,11 +6,11 @@ import typer
 
 from lorax.commands.atlas.add import add
 from lorax.commands.atlas.entries import cluster, draw, fit, show
-from lorax.commands.atlas.search import attribute, compare, search
+from lorax.commands.atlas.search import attribute, compare, parts, search
 
 _COMMANDS: dict[str, Callable[..., None]] = {
-    "add": add, "search": search, "cluster": cluster, "map": draw, "compare": compare, "attribute": attribute,
-    "fit": fit, "list": show,
+    "add": add, "search": search, "parts": parts, "cluster": cluster, "map": draw, "compare": compare,
+    "attribute": attribute, "fit": fit, "list": show,
 }  # fmt: skip
 
 atlas_commands = typer.Typer(no_args_is_help=True)

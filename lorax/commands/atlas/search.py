@@ -1,4 +1,4 @@
-"""`lorax atlas search`, `compare` and `attribute`: what an adapter is like, or another adapter, or images."""
+"""`lorax atlas search`, `parts`, `compare` and `attribute`: what an adapter, or images, are like or made of."""
 
 from __future__ import annotations
 
@@ -99,6 +99,35 @@ def _print_neighbours(record: dict[str, Any], out: Console) -> None:
             f"{percent(record['residual'])} of it lies outside the basis, where up to "
             f"{percent(record['usual residual'])} is usual: it is unlike what the atlas holds."
         )
+
+
+def parts(
+    query: Annotated[str, typer.Argument(help="An entry's name; or else a file or folder with one adapter.")],
+    atlas: AtlasDir = None,
+    as_json: Json = False,
+) -> None:
+    """Say which entries an adapter is made of: a merge by weights, a copy, or one that was trained on.
+
+    Example: `lorax atlas parts downloads/mix.safetensors --atlas ~/styles`
+    """
+    from lorax.atlas.merges import parts_of
+
+    searched = opened_atlas(atlas)
+    with err.status("comparing"), _on_one_line():
+        asked = _Query.of(query, searched)
+        found = parts_of(searched, asked.adapter or asked.text)
+    record = {"query": printable(query), "told": found.told, "parts": [asdict(part) for part in found.parts]}
+    print_record(record, _print_parts, as_json)
+
+
+def _print_parts(record: dict[str, Any], out: Console) -> None:
+    if record["parts"]:
+        shown = table("part", "label", "weight", "share", right=("weight", "share"), **PLAIN)
+        for part in record["parts"]:
+            shown.add_row(*cells(part["name"], part["label"]), decimal(part["weight"]), percent(part["share"]))
+        print_table(shown, out)
+    what = "of what it changes is made of these" if record["parts"] else "of it is made of any entry"
+    out.print(f"{percent(record['told'])} {what}; the rest the atlas doesn't hold.", markup=False)
 
 
 def compare(
