@@ -13,11 +13,13 @@ from proofs.atlas_files import prove_bad_files, prove_exact
 from proofs.atlas_names import prove_names
 from proofs.atlas_scale import prove_scale
 from proofs.atlas_start import prove_next_version, prove_start
+from proofs.atlas_writers import prove_writers
 from proofs.bench import run_parts
 
 PARTS = {
     "families": prove_families,
     "names": prove_names,
+    "writers": prove_writers,
     "exact": prove_exact,
     "bad-files": prove_bad_files,
     "attribute": prove_attribute,

@@ -41,7 +41,8 @@ class Small(nn.Module):
 def quiet() -> Iterator[None]:
     """Without the libraries' advice; what mends the torchvision that they import comes first."""
     import_timm()
-    logging.getLogger("LyCORIS").setLevel(logging.CRITICAL)
+    for library in ("LyCORIS", "diffusers"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         yield
