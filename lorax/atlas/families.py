@@ -366,6 +366,7 @@ ROWS: Mapping[str, Callable[[int, int, int], list[Ranges]]] = {
 """How a layer's outputs are parted: for outputs, inputs and the number of parts, the rows of each."""
 
 
+@lru_cache(maxsize=1 << 15)
 def names_in(name: str) -> list[str]:
     """The layers that a layer holds in itself, as `renamed` gives it."""
     before, _, inside = name.partition("@")[0].partition("{")

@@ -32,8 +32,10 @@ class Piece:
         """Its own A and B of the file's; views of them where rows lie together."""
         a, b = factors
         start, stop = self.ranks
+        if self.rows == ((0, b.shape[0]),) and stop - start == a.shape[0]:
+            return factors
         b = torch.cat([b[first:last] for first, last in self.rows]) if len(self.rows) > 1 else b[slice(*self.rows[0])]
-        return (a, b) if stop - start == len(a) else (a[start:stop], b[:, start:stop])
+        return (a, b) if stop - start == a.shape[0] else (a[start:stop], b[:, start:stop])
 
 
 @lru_cache(maxsize=1 << 13)  # the same layers come in every file of a collection

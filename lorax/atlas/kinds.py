@@ -185,7 +185,7 @@ def _check(fits: bool) -> None:
 def _lora(of: Mapping[str, Tensor]) -> Change:
     """B of a convolution in groups has each group's own ranks only."""
     a, b = of["A"].flatten(1), of["B"].flatten(1)
-    groups = len(a) // b.shape[1]
+    groups = a.shape[0] // b.shape[1]
     return Change(a, b if groups == 1 else torch.block_diag(*b.reshape(groups, -1, b.shape[1])))
 
 
@@ -210,7 +210,7 @@ def _lokr(of: Mapping[str, Tensor]) -> Change:
     (b1, a1), (b2, a2) = _half(of, "lokr_w1"), _half(of, "lokr_w2", "lokr_t2")
     if len(a1) * len(a2) <= MOST_RANK:
         return Change(torch.kron(a1, a2), torch.kron(b1, b2))
-    (u1, s1, v1), (u2, s2, v2) = (torch.linalg.svd(b @ a, full_matrices=False) for b, a in ((b1, a1), (b2, a2)))
+    (u1, s1, v1), (u2, s2, v2) = (_svd(b @ a) for b, a in ((b1, a1), (b2, a2)))
     values = torch.outer(s1, s2).flatten()  # with these singular vectors' Kronecker products: an SVD of the whole
     kept, at = values.topk(MOST_RANK)
     i, j = at // len(s2), at % len(s2)
@@ -261,10 +261,20 @@ def _leading(whole: Tensor) -> Change:
         basis = torch.linalg.qr(whole @ start).Q
         for _ in range(_ROUNDS):
             basis = torch.linalg.qr(whole @ torch.linalg.qr(whole.T @ basis).Q).Q
-    u, values, v = torch.linalg.svd(whole if basis is None else basis.T @ whole, full_matrices=False)
+    u, values, v = _svd(whole if basis is None else basis.T @ whole)
     kept = values[:MOST_RANK]
     left = (u if basis is None else basis @ u)[:, :MOST_RANK]
     return Change(v[:MOST_RANK], left * kept, _lost(kept, whole))
+
+
+def _svd(of: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Singular vectors and values; NaN where numbers are not finite, for which LAPACK may never end."""
+    if of.isfinite().all():
+        u, values, v = torch.linalg.svd(of, full_matrices=False)
+        return u, values, v
+    count = min(of.shape)
+    u, values, v = (of.new_full(shape, torch.nan) for shape in ((len(of), count), (count,), (count, of.shape[1])))
+    return u, values, v
 
 
 def _lost(kept: Tensor, whole: Tensor) -> float:

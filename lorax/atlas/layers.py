@@ -10,6 +10,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -173,6 +174,7 @@ def _wrong(where: str, name: str, value: Any, expected: str) -> AdapterError:
 
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
+_MOST_NUMBERS = 2**28  # of a weight that a small file may give by products: more than any layer of a known model has
 _MOST_DIMENSIONS = 5
 """A convolution's over volumes; its kernel counts as inputs, and B has none."""
 
@@ -323,30 +325,34 @@ def _layer(
         raise AdapterError(f"{where} {what}. {_LEAVE_OUT}")
     if "alpha" in roles:
         _check_alpha_tensor(tensors[roles["alpha"]], where)
-    size = _size(kind, {role: tensors[name] for role, name in factors.items()}, where)
     rank = tensors[factors[kind.ranked]].shape[0] if kind.ranked else None
-    layer = Layer(part, name, *size)
     try:
+        layer = Layer(part, name, *_size(kind, tuple((role, tensors[name]) for role, name in factors.items())))
         pieces = pieces_of(layer)
     except ValueError as error:
         raise AdapterError(f"{where}: {error}. {_LEAVE_OUT}") from error
     return StoredLayer(layer, path, kind, factors, roles.get("alpha"), rank, pieces)
 
 
-def _size(kind: Kind, stored: Mapping[str, Stored], where: str) -> Size:
-    for role, of in stored.items():
+@lru_cache(maxsize=1 << 12)  # many layers are of one size
+def _size(kind: Kind, stored: tuple[tuple[str, Stored], ...]) -> Size:
+    """Of a layer with these tensors by role; a ValueError that says what is wrong."""
+    for role, of in stored:
         if not of.dtype.is_floating_point:
-            raise AdapterError(f"{where}: {role} is of {of.dtype}; expected floating-point numbers. {_LEAVE_OUT}")
+            raise ValueError(f"{role} is of {of.dtype}; expected floating-point numbers")
         if not 2 <= len(of.shape) <= _MOST_DIMENSIONS or 0 in of.shape:
-            raise AdapterError(
-                f"{where}: {role} has shape {list(of.shape)}; expected 2 dimensions, or up to {_MOST_DIMENSIONS} of a "
-                f"convolution's, none of them 0. {_LEAVE_OUT}"
+            raise ValueError(
+                f"{role} has shape {list(of.shape)}; expected 2 dimensions, or up to {_MOST_DIMENSIONS} of a "
+                "convolution's, none of them 0"
             )
     try:
-        return kind.size({role: of.shape for role, of in stored.items()})
+        size = kind.size({role: of.shape for role, of in stored})
     except ValueError:
-        shapes = ", ".join(f"{role} {list(of.shape)}" for role, of in sorted(stored.items()))
-        raise AdapterError(f"{where}: shapes don't fit together as a {kind.name}'s: {shapes}. {_LEAVE_OUT}") from None
+        shapes = ", ".join(f"{role} {list(of.shape)}" for role, of in sorted(stored))
+        raise ValueError(f"shapes don't fit together as a {kind.name}'s: {shapes}") from None
+    if kind.name in ("LoHa", "LoKr") and size.outputs * size.inputs > _MOST_NUMBERS:
+        raise ValueError(f"its weight would be of {size.outputs} x {size.inputs}; expected one that fits into memory")
+    return size
 
 
 def _check_alpha_tensor(alpha: Stored, where: str) -> None:

@@ -60,6 +60,17 @@ def _named(**others: torch.Tensor) -> WriteBad:
     return write
 
 
+def _sized(**tensors: torch.Tensor) -> WriteBad:
+    """A kohya file of one layer of another kind, by the ends of its tensors' names."""
+
+    def write(folder: Path) -> Path:
+        path = folder / "bad.safetensors"
+        save_file({f"lora_unet_down_blocks_0_to_q.{end}": value for end, value in tensors.items()}, path)
+        return path
+
+    return write
+
+
 def _only(*names: str) -> WriteBad:
     def write(folder: Path) -> Path:
         save_file({name: torch.ones(3, 3) for name in names}, folder / "bad.safetensors")
@@ -211,6 +222,9 @@ UNFIT: dict[str, tuple[WriteBad, str]] = {
     "OFT": (_only("lora_unet_to_q.oft_blocks"), "another kind: OFT"),
     "GLoRA": (_only("lora_unet_to_q.a1.weight", "lora_unet_to_q.b1.weight"), "another kind: GLoRA"),
     "a core of another rank": (_named(lora_mid__weight=torch.ones(4, 5, 3, 3)), "don't fit together as a LoRA's"),
+    "a LoKr of 160000 x 160000": (
+        _sized(lokr_w1=torch.ones(400, 400), lokr_w2=torch.ones(400, 400)), "160000 x 160000; expected one that fits",
+    ),
     "LoRA and LoKr in one": (_named(lokr_w1=torch.ones(2, 2)), "expected one kind's"),
     "a tensor beside": (_named(surprise=torch.ones(2)), "beside its LoRA factors"),
     "ranks differ": (_tensors(b=torch.ones(8, RANK + 1)), "A \\[4, 8\\], B \\[8, 5\\]"),
@@ -247,6 +261,11 @@ UNFIT: dict[str, tuple[WriteBad, str]] = {
 NOT_FINITE: dict[str, tuple[WriteBad, str]] = {
     "NaN": (_with_number(".lora_down.weight", math.nan), "holds NaN or infinite numbers"),
     "infinite": (_with_number(".lora_up.weight", math.inf), "holds NaN or infinite numbers"),
+    "NaN in a LoKr": (
+        _sized(lokr_w1=torch.ones(2, 2), lokr_w2=torch.full((200, 200), math.nan)),
+        "holds NaN or infinite numbers",
+    ),
+    "infinite in whole weights": (_sized(diff=torch.full((600, 600), math.inf)), "holds NaN or infinite numbers"),
     "alpha 0": (_with_number(".alpha", 0), "is 0.0; expected a finite number other than 0"),
     "alpha NaN": (_with_number(".alpha", math.nan), "is nan; expected a finite number other than 0"),
     "alpha infinite": (_with_number(".alpha", math.inf), "is inf; expected a finite number other than 0"),
