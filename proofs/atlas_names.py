@@ -7,6 +7,7 @@ differs: a prefix, a family's layer, an end of a tensor's name.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,6 +18,7 @@ from lorax.atlas.comparing import compare_factors
 from lorax.atlas.families import names_in
 from lorax.atlas.formats import read_adapter
 from lorax.errors import AdapterError
+from tests.atlas.files import convolution, weights, write_diffusers, write_kohya, write_peft
 from tests.atlas.spellings import SPELLINGS, write_both
 
 H, RANK = 8, 2
@@ -224,11 +226,31 @@ def _same_in_all_spellings() -> bool:
     """Each LoRA against diffusers' spelling of it; where one has alpha, the other has none, and alpha is the rank."""
     worst = 1.0
     with TemporaryDirectory() as folder:
-        for what in SPELLINGS:
-            diffusers, other = map(read_adapter, write_both(Path(folder) / what, what))
-            compared = compare_factors(diffusers, other)
-            same, cosine = diffusers.layers == other.layers, compared.cosine
-            print(f"{what:<28} {len(other.layers):>3} layers, the same: {'yes' if same else 'NO'}, cosine {cosine:.6f}")
+        pairs = [(what, *write_both(Path(folder) / what, what)) for what in SPELLINGS]
+        for what, first, second in [*pairs, *_unets(Path(folder))]:
+            diffusers, other = read_adapter(first), read_adapter(second)
+            cosine = compare_factors(diffusers, other).cosine
+            same = diffusers.layers == other.layers
+            bits = "bit for bit" if diffusers.digest == other.digest else ""
+            print(f"{what:<32}{len(other.layers):>3} layers, the same: {'yes' if same else 'NO'}, {cosine:.6f} {bits}")
             worst = min(worst, cosine if same and cosine is not None else -1.0)
-    print(f"{len(SPELLINGS)} spellings beside diffusers'; lowest cosine {worst:.6f}, asked: {LEAST_COSINE}")
+    print(f"lowest cosine with diffusers' file {worst:.6f}, asked: {LEAST_COSINE}")
     return worst >= LEAST_COSINE
+
+
+def _unets(home: Path) -> Iterator[tuple[str, Path, Path]]:
+    """One LoRA of a U-Net, with a convolution in it, in every spelling and with alpha wherever it may be kept."""
+    made = weights() | convolution()
+    original = {
+        name: name.replace("unet.down_blocks.1.attentions.0", "lora_unet_input_blocks_4_1").replace(".", "_")
+        for name in made
+        if ".down_blocks.1." in name
+    }
+    first = write_diffusers(home / "unet.safetensors", made)
+    yield "U-Net, PEFT folder", first, write_peft(home / "peft", made)
+    yield "U-Net, kohya", first, write_kohya(home / "kohya.safetensors", made)
+    yield "U-Net, kohya, original names", first, write_kohya(home / "sgm.safetensors", made, names=original)
+    for spelling in ("lora_A", "lora.down", "processor"):
+        for alpha in ("metadata", "tensor", "in B"):
+            path = home / f"{spelling}-{alpha}.safetensors"
+            yield f"U-Net, {spelling}, {alpha}", first, write_diffusers(path, made, spelling=spelling, alpha=alpha)
