@@ -89,13 +89,15 @@ class Dropout(nn.Module):
     def __init__(self, p: float) -> None:
         super().__init__()
         self.p = p
-        self._cut = min(round(p * 2**16), 2**16 - 1)
+        self._cut = min(max(round(p * 2**16), 1), 2**16 - 1)
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or x.device.type != "cpu":
             return nn.functional.dropout(x, self.p, self.training)
         words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None, generator=random_source())
-        stays = words.view(torch.int16)[: x.numel()].view(x.shape) >= self._cut - 2**15
+        least = self._cut - 2**15
+        # 0 or 1; a comparison, and truth values made numbers, take four times as long
+        stays = words.view(torch.int16)[: x.numel()].view(x.shape).clamp_(least - 1, least).sub_(least - 1)
         return x * stays.to(x.dtype).mul_(2**16 / (2**16 - self._cut))
 
 
