@@ -7,9 +7,10 @@ in turn; each client sends one, waits for its verdict, and sends the next. Direc
 and again by `Predictor.judge`, in batches of several sizes, all threads on one batch or a batch for each: the best
 counts. Server, clients and direct calls are processes of their own, in turns.
 
-Two ratios are told: of images a second, which only a quiet machine gives rightly (the clients share the server's
-cores), and of processor time an image, the server's against the cheapest direct way's. What decoding takes, which
-direct calls are spared, is told beside them.
+Three ratios are told: of images a second, which only a quiet machine gives rightly (the clients share the server's
+cores); of processor time an image, the server's against the cheapest direct way's; and the same against direct calls in
+batches as large as the server's were, which is what serving itself costs: few clients can't fill a batch. What decoding
+takes, which direct calls are spared, is told beside them. Results: benchmarks/results/serving-BACKBONE-SIDE.json.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -38,7 +40,7 @@ from PIL import Image
 from benchmarks.measure import Row, report
 
 IMAGES = 32
-BATCHES = (4, 16, 32)
+BATCHES = (1, 4, 16, 32)
 _FORM = "serving-benchmark"
 
 
@@ -205,6 +207,7 @@ def call(state: Path, threads: int, seconds: float, files: Sequence[Path]) -> di
         "ms": min(ms for _, ms in ways.values()),
         "decode_ms": decode_ms,
         "ways": ways,
+        "of_batches_ms": [ways[f"{threads} batches of {batch}"][1] for batch in BATCHES],
     }
 
 
@@ -232,6 +235,13 @@ def _processor_s(pid: int) -> float:
     return float(times.user + times.system)
 
 
+def _batches(port: int) -> tuple[float, float]:
+    """How many images the server has judged, and in how many batches."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        lines = dict(line.rsplit(" ", 1) for line in answer.read().decode().splitlines() if line[0] != "#")
+    return float(lines["lorax_batch_images_sum"]), float(lines["lorax_batch_images_count"])
+
+
 def child(what: str, *arguments: object) -> dict[str, Any]:
     """What a process of its own finds."""
     command = [sys.executable, "-m", "benchmarks.serving", "--inside", what, *map(str, arguments)]
@@ -247,13 +257,16 @@ def compared(state: Path, files: Sequence[Path], given: argparse.Namespace) -> l
             for clients in given.clients:
                 load = os.getloadavg()[0]
                 direct = child("call", state, given.threads, given.seconds, *files)
-                before = _processor_s(process.pid)
+                before, judged = _processor_s(process.pid), _batches(port)
                 served = child("ask", port, clients, given.seconds, *files)
                 took_ms = (_processor_s(process.pid) - before) / served["answered"] * 1e3
+                images, batches = (now - then for now, then in zip(_batches(port), judged, strict=True))
+                as_large_ms = float(np.interp(images / batches, BATCHES, direct["of_batches_ms"]))
                 found[clients].append({
                     "direct_per_s": direct["rate"], "served_per_s": served["rate"],
                     "ratio": served["rate"] / direct["rate"],
                     "direct_ms": direct["ms"], "served_ms": took_ms, "processor_ratio": direct["ms"] / took_ms,
+                    "batch": images / batches, "as_large_ms": as_large_ms, "as_large_ratio": as_large_ms / took_ms,
                     "decode_ms": direct["decode_ms"], "client_ms": served["processor_s"] / served["answered"] * 1e3,
                     "p50_ms": served["p50_ms"], "p99_ms": served["p99_ms"], "load": load,
                 })  # fmt: skip
@@ -285,11 +298,15 @@ def main() -> None:
         else:
             print(json.dumps(call(Path(more[0]), int(more[1]), float(more[2]), [Path(one) for one in more[3:]])))
         return
+    from lorax.learning.state_files import load_state
+
     with tempfile.TemporaryDirectory() as folder:
         state = given.state or learn(Path(folder), given.tasks, given.backbone)
+        learned = load_state(state)
         rows = compared(state, write_images(Path(folder), given.side), given)
-    facts = {"backbone": given.backbone, "tasks": given.tasks, "side": given.side}
-    report("serving", [facts | row for row in rows])
+    name = learned.backbone.name.removeprefix("lorax_")
+    facts = {"backbone": name, "tasks": len(learned.tasks), "side": given.side}
+    report(f"serving-{name}-{given.side}", [facts | row for row in rows])
 
 
 if __name__ == "__main__":

@@ -46,17 +46,22 @@ LEAST_TEXTURE = 1.0
 
 def is_telling(crops: Pixels) -> bool:
     """Whether any of an image's crops (n, side, side, 3) shows enough for a verdict, as docs/log.md measured it."""
-    lines = min(LEAST_LINES, crops.shape[1])
-    return any(_lines(crop) >= lines and _texture(crop) >= LEAST_TEXTURE for crop in crops)
+    return any(_has_lines(crop) and _texture(crop) >= LEAST_TEXTURE for crop in crops)
 
 
-def _lines(crop: Pixels) -> int:
-    return min(len({line.tobytes() for line in lines}) for lines in (crop, crop.transpose(1, 0, 2)))
+def _has_lines(crop: Pixels) -> bool:
+    """Whether enough rows and columns differ from each other; after so many no more are looked at."""
+    least = min(LEAST_LINES, len(crop))
+    for lines in (crop, crop.transpose(1, 0, 2)):
+        found: set[bytes] = set()
+        if not any(len(found) >= least for line in lines if found.add(line.tobytes()) is None):
+            return False
+    return True
 
 
 def _texture(crop: Pixels) -> float:
-    levels = crop.astype(np.int16)
-    return float(np.mean([np.abs(np.diff(levels, axis=axis)).mean() for axis in (0, 1)]))
+    pairs = ((crop[1:], crop[:-1]), (crop[:, 1:], crop[:, :-1]))
+    return sum(float((np.maximum(a, b) - np.minimum(a, b)).mean()) for a, b in pairs) / 2
 
 
 def _middle(pixels: Pixels, side: int) -> Pixels:

@@ -161,15 +161,16 @@ class Predictor:
         probabilities, is_settled = self._ask_student(textures, counts)
         rows = (~is_settled).repeat_interleave(torch.tensor(counts)).nonzero()[:, 0]
         features = self._ask_branches(seen, rows)
-        probabilities[rows] = self._probabilities(self.network.logits(features, textures[rows]).cpu())
+        if len(rows):
+            probabilities[rows] = self._probabilities(self.network.logits(features, textures[rows]).cpu())
         of_branches = iter(features.split([n for n, settled in zip(counts, is_settled, strict=True) if not settled]))
-        numbers = (part.split(counts) for part in (textures, probabilities, self._ood_scores(textures)))
+        numbers = (_averages(part, counts) for part in (textures, probabilities, self._ood_scores(textures)))
         judged = []
-        for source, own, settled, *parts in zip(sources, crops, is_settled, *numbers, strict=True):
-            texture, probable, ood_score = (part.mean(0) for part in parts)
+        for source, own, settled, *of_image in zip(sources, crops, is_settled.tolist(), *numbers, strict=True):
+            texture, probable, ood_score = of_image
             verdict = self._decide(source, probable, float(ood_score), own)
             verdict = replace(verdict, answered_by=STUDENT if settled else BRANCHES)
-            judged.append(Judged(verdict, None if settled else next(of_branches).mean(0), texture))
+            judged.append(Judged(verdict, None if settled else next(of_branches).mean(0), texture.clone()))
         return judged
 
     def _see(self, images: Tensor) -> tuple[Tensor | Embedded, Tensor]:
@@ -197,9 +198,9 @@ class Predictor:
             )
         told, nothing_to_add = student.answer(textures, self.network.texture_head)
         probabilities = self._probabilities(told)
-        of_images = torch.stack([part.mean(0) for part in probabilities.split(counts)])
+        of_images = torch.stack(_averages(probabilities, counts))
         is_sure = student.is_sure(answers_of(of_images, self.classes))
-        return probabilities, is_sure | torch.stack([part.all() for part in nothing_to_add.split(counts)])
+        return probabilities, is_sure | torch.tensor([all(part.tolist()) for part in nothing_to_add.split(counts)])
 
     def _ask_branches(self, seen: Tensor | Embedded, rows: Tensor) -> Tensor:
         """The branches' features (n, K·D) of some crops, on the CPU."""
@@ -235,6 +236,13 @@ class Predictor:
             crops=len(crops),
             is_telling=is_telling(crops),
         )
+
+
+def _averages(of_crops: Tensor, counts: Sequence[int]) -> Sequence[Tensor]:
+    """Each image's average over its crops; of a single one it is that one's, which most images have."""
+    if len(of_crops) == len(counts):
+        return of_crops.unbind(0)
+    return [part.mean(0) for part in of_crops.split(counts)]
 
 
 def check_predicts(predictor: Predictor) -> None:
@@ -285,7 +293,7 @@ def decide(
         crops: how many the numbers are the average of.
         is_telling: whether they show enough.
     """
-    named = {entry.label: float(p) for entry, p in zip(classes.entries, probabilities, strict=True)}
+    named = {entry.label: p for entry, p in zip(classes.entries, probabilities.tolist(), strict=True)}
     real = sum(named[entry.label] for entry in classes.entries if entry.is_real)
     synthetic = {entry.label: named[entry.label] for entry in classes.entries if not entry.is_real}
     fake, likeliest = sum(synthetic.values()), max(synthetic, key=synthetic.__getitem__, default=None)
