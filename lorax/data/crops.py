@@ -51,12 +51,16 @@ def is_telling(crops: Pixels) -> bool:
 
 def _has_lines(crop: Pixels) -> bool:
     """Whether enough rows and columns differ from each other; after so many no more are looked at."""
-    least = min(LEAST_LINES, len(crop))
-    for lines in (crop, crop.transpose(1, 0, 2)):
-        found: set[bytes] = set()
-        if not any(len(found) >= least for line in lines if found.add(line.tobytes()) is None):
-            return False
-    return True
+    return all(_differ(lines, min(LEAST_LINES, len(crop))) for lines in (crop, crop.transpose(1, 0, 2)))
+
+
+def _differ(lines: Pixels, least: int) -> bool:
+    found: set[bytes] = set()
+    for line in lines:
+        found.add(line.tobytes())
+        if len(found) >= least:
+            return True
+    return False
 
 
 def _texture(crop: Pixels) -> float:

@@ -238,10 +238,10 @@ class Predictor:
         )
 
 
-def _averages(of_crops: Tensor, counts: Sequence[int]) -> Sequence[Tensor]:
+def _averages(of_crops: Tensor, counts: Sequence[int]) -> list[Tensor]:
     """Each image's average over its crops; of a single one it is that one's, which most images have."""
     if len(of_crops) == len(counts):
-        return of_crops.unbind(0)
+        return list(of_crops.unbind(0))
     return [part.mean(0) for part in of_crops.split(counts)]
 
 
