@@ -107,6 +107,15 @@ def kind_of(roles: Collection[str]) -> Kind | None:
     return _KINDS.get(frozenset(roles))
 
 
+def size_of(shapes: Shapes) -> tuple[int, int] | None:
+    """Outputs and inputs of the weight that a layer's tensors change; None where they don't tell."""
+    kind = kind_of(shapes.keys() - {*ASIDE, "alpha"})
+    try:
+        return kind.size(shapes)[:2] if kind else None
+    except (ValueError, IndexError):
+        return None
+
+
 def lacking(roles: Collection[str]) -> list[str]:
     """The roles that would make up a kind with the most of these."""
     nearest = max(_KINDS, key=lambda needed: (len(needed & {*roles}), -len(needed)))

@@ -10,15 +10,15 @@ musubi-tuner (networks/), LyCORIS, OneTrainer, ComfyUI (comfy/lora.py).
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import prod
 from typing import NamedTuple
 
 from lorax.atlas.adapter import Layer
 from lorax.atlas.families import Family, Sizes, family_of, names_in, renamed
-from lorax.atlas.kinds import ROLES
+from lorax.atlas.kinds import ROLES, size_of
 from lorax.atlas.tensors import Stored
 from lorax.atlas.unet_names import diffusers_name
 
@@ -208,15 +208,11 @@ def _place(name: str) -> _Place | None:
 
 
 def _family(tensors: Mapping[str, Stored], places: Mapping[str, _Place]) -> Family | None:
-    sizes: dict[str, Sizes | None] = {}
-    ends: dict[str, int] = {}
+    shapes: dict[str, dict[str, tuple[int, ...]]] = defaultdict(dict)
     for name, place in places.items():
         if place.part in (None, _DENOISER, "transformer", "transformer_2"):
-            flat, shape = place.flat, tensors[name].shape
-            if place.role in ("A", "B") and shape:
-                ends[flat + place.role] = shape[0] if place.role == "B" else prod(shape[1:])
-            outputs, inputs = ends.get(flat + "B"), ends.get(flat + "A")
-            sizes[flat] = None if outputs is None or inputs is None else (outputs, inputs)
+            shapes[place.flat][place.role] = tensors[name].shape
+    sizes = {flat: size_of(of) for flat, of in shapes.items()}
     return family_of(sizes, default=any(".default." in name for name in places))
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
+from lorax.atlas.formats import read_adapter
 from lorax.atlas.kinds import MOST_RANK, kind_of
 from lorax.atlas.segments import from_csv
 
@@ -59,6 +63,12 @@ def test_a_change_is_the_leading_part_of_what_its_kind_says(what: str) -> None:
     left = expected.double() - change.b.double() @ change.a.double()
     assert float(left.square().sum() / squares.sum()) == pytest.approx(change.lost, rel=1e-3, abs=1e-6)
     assert best - 1e-6 <= change.lost <= 1.05 * best + 1e-6
+
+
+def test_a_layers_size_tells_its_family_whatever_its_kind(tmp_path: Path) -> None:
+    path, flux_2 = tmp_path / "x.safetensors", "lora_unet_single_blocks_0_linear1"  # of 9 outputs an input, Flux's of 7
+    save_file({f"{flux_2}.lokr_w1": torch.ones(2, 2), f"{flux_2}.lokr_w2": torch.ones(36, 4)}, path)
+    assert [x.name for x in read_adapter(path).layers] == ["single_transformer_blocks_0_attn_to_qkv_mlp_proj"]
 
 
 def test_entries_from_before_there_were_kinds_are_plain_loras() -> None:
