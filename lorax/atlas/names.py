@@ -145,7 +145,7 @@ def _read_together(named: tuple[tuple[str, Stored], ...], is_own: bool) -> FileK
     bare = denoiser if is_own else _part_of(flats, family)
     keys = {}
     for name, place in places.items():
-        part = (bare if place.part is None else denoiser) if not place.part else place.part
+        part = place.part or (denoiser if place.part == _DENOISER else bare)
         if not place.part and _TEXT.match(place.flat):
             part = "text_encoder"
         if part != MODEL:
