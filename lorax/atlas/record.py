@@ -48,6 +48,11 @@ class Record(BaseModel):
     segments: tuple[Segment, ...]
     revision: int
 
+    @property
+    def entries(self) -> int:
+        """How many there are."""
+        return sum(segment.count for segment in self.segments)
+
     def write(self, atlas_dir: Path) -> None:
         """Make this the atlas's revision; a reader sees this one or the one before.
 

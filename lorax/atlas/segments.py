@@ -85,6 +85,7 @@ def _parsed(row: dict[str, Any]) -> AtlasEntry:
 
 _FOLDER = "segments"
 _ENTRIES = "entries.csv"
+_NAME, _FILE = re.compile(r"\d{6,}-[0-9a-f]{8}"), re.compile(r"[a-z]+\.(csv|safetensors)")
 _OURS = re.compile(r"\d{6,}-[0-9a-f]{8}|\.\d{6,}-[0-9a-f]{8}-\w+")
 """How segments and their drafts are named; whatever else lies beside them is somebody's."""
 
@@ -97,6 +98,12 @@ class Segment:
     count: int
     when: str
     files: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        """Another's atlas.json names files; so that these lie in the atlas."""
+        for name, form in ((self.name, _NAME), *((file, _FILE) for file in self.files)):
+            if not form.fullmatch(name):
+                raise ValueError(f"{name!r} is no name of a segment or of its files")
 
 
 def write_segment(atlas_dir: Path, number: int, entries: Sequence[AtlasEntry], rows: Mapping[str, Rows]) -> Segment:

@@ -287,8 +287,8 @@ def test_what_is_derived_is_made_again_when_it_cannot_be_used(filled: Atlas, har
     else:
         record = json.loads((filled.folder / "atlas.json").read_text())
         named = filled.folder / "segments" / record["segments"][0]["name"]
-        record["segments"][0]["name"] = "renamed"
-        named.rename(named.with_name("renamed"))
+        record["segments"][0]["name"] = "000009-0123abcd"
+        named.rename(named.with_name("000009-0123abcd"))
         (filled.folder / "atlas.json").write_text(json.dumps(record))
     again = Atlas.open(filled.folder).view()
     assert np.array_equal(again.vectors, vectors)

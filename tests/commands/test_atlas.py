@@ -241,6 +241,13 @@ def test_what_an_adapter_is_made_of_is_told(styles: Path, loras: Path) -> None:
     assert lines[-1].endswith("the rest the atlas doesn't hold.")
 
 
+def test_an_atlas_goes_elsewhere_and_comes_back(styles: Path, tmp_path: Path) -> None:
+    assert told("export", str(tmp_path / "far"), "--atlas", str(styles))["entries"] == len(Atlas.open(styles))
+    lines = said("import", str(tmp_path / "far"), "--atlas", "back")
+    assert lines == f"back: {len(Atlas.open(styles))} entries copied from {tmp_path / 'far'}\n"
+    assert Atlas.open(Path("back")).entries == Atlas.open(styles).entries
+
+
 def test_names_of_strangers_neither_break_lines_nor_fill_tables(tmp_path: Path) -> None:
     write_peft(tmp_path / "many" / ("n" * 240), 0, 0)
     atlas = ["--atlas", "atlas"]

@@ -1,4 +1,4 @@
-"""`lorax atlas cluster`, `map`, `fit` and `list`: all entries of an atlas, their families and their space."""
+"""`lorax atlas cluster`, `map`, `fit`, `list`, `export` and `import`: all entries of an atlas, here and elsewhere."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from lorax.commands.atlas.options import (
     algorithm,
     cells,
     clipped,
+    folder_of,
     opened_atlas,
 )
 from lorax.commands.console import Json, err, print_record
@@ -202,3 +203,39 @@ def _print_entries(rows: list[dict[str, Any]], out: Console) -> None:
     for row in rows:
         shown.add_row(*cells(*((row | {"algorithm": algorithm(row)})[column] for column in _COLUMNS)))
     print_table(shown, out)
+
+
+_Address = Annotated[str, typer.Argument(metavar="ADDRESS", help="A folder, or a URL such as s3://BUCKET/NAME.")]
+
+
+def send(address: _Address, atlas: AtlasDir = None, as_json: Json = False) -> None:
+    """Copy the atlas elsewhere, or what it has grown by since; a reader there sees the old revision or the new one.
+
+    Example: `lorax atlas export s3://models/styles --atlas styles`
+    """
+    from lorax import progress
+    from lorax.atlas.sharing import export_atlas
+
+    folder = folder_of(atlas)
+    with progress.counting(err) as shown:
+        record = export_atlas(folder, address, shown)
+    print_record({"atlas": str(folder), "to": address, "entries": record.entries}, _print_copied, as_json)
+
+
+def bring(address: _Address, atlas: AtlasDir = None, as_json: Json = False) -> None:
+    """Copy an atlas from elsewhere, or what it has grown by since; begins the folder that `--atlas` names.
+
+    Example: `lorax atlas import s3://models/styles --atlas styles`
+    """
+    from lorax import progress
+    from lorax.atlas.sharing import import_atlas
+
+    folder = folder_of(atlas)
+    with progress.counting(err) as shown:
+        record = import_atlas(address, folder, shown)
+    print_record({"atlas": str(folder), "from": address, "entries": record.entries}, _print_copied, as_json)
+
+
+def _print_copied(record: dict[str, Any], out: Console) -> None:
+    *_, (which, address), (_, entries) = record.items()
+    out.print(f"{record['atlas']}: {entries} entries copied {which} {address}", markup=False)

@@ -1,0 +1,151 @@
+"""An atlas elsewhere: in another folder, or wherever fsspec reaches, such as s3://BUCKET/NAME.
+
+Segments never change, so one that is there already isn't copied again, and atlas.json comes last: who reads meanwhile,
+and a copy that was cut short, see the revision before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from lorax.atlas.record import FILE, Record, read_record
+from lorax.atlas.segments import Segment, remove_leftovers
+from lorax.data.images import Progress
+from lorax.errors import AtlasError
+from lorax.storage import locked, storage_errors, whole_directory
+
+
+def export_atlas(atlas_dir: Path, address: str, progress: Progress) -> Record:
+    """Bring what is there to this atlas's revision; returns that.
+
+    Args:
+        atlas_dir: of the atlas.
+        address: where to: a folder, or a URL that fsspec knows; what lies there is an older revision, or nothing.
+        progress: told after each segment.
+
+    Raises:
+        AtlasError: the atlas is empty or damaged, something else lies there, or it can't be reached.
+    """
+    with locked(atlas_dir / "atlas.lock"):
+        record = read_record(atlas_dir)
+        if not record.segments:
+            raise AtlasError(f"the atlas at {atlas_dir} holds nothing yet: 'lorax atlas add PATH'.")
+        with _reached(address) as (fs, place):
+            _check_grows(_record_at(fs, place, address), record, address, f"{atlas_dir}")
+            for number, segment in enumerate(record.segments):
+                progress(number, len(record.segments), "copying")
+                folder = f"{place}/segments/{segment.name}"
+                fs.makedirs(folder, exist_ok=True)
+                for file in segment.files:
+                    data = (atlas_dir / "segments" / segment.name / file).read_bytes()
+                    _check_whole(data, segment, file, str(atlas_dir))
+                    if not fs.exists(f"{folder}/{file}") or fs.size(f"{folder}/{file}") != len(data):
+                        _put(fs, f"{folder}/{file}", data)
+            _put(fs, f"{place}/{FILE}", (atlas_dir / FILE).read_bytes())
+            progress(len(record.segments), len(record.segments), "copying")
+    return record
+
+
+def import_atlas(address: str, atlas_dir: Path, progress: Progress) -> Record:
+    """Bring an atlas, or one's own older revision, to the revision there; returns that.
+
+    Args:
+        address: as for `export_atlas`.
+        atlas_dir: of the atlas; begun if it isn't there.
+        progress: told after each segment.
+
+    Raises:
+        AtlasError: nothing lies there, it is damaged or can't be reached, or the atlas here is another one.
+        StorageError: the disk is full; the atlas is as it was.
+    """
+    own = read_record(atlas_dir)  # refuses a folder of something else before anything is written to it
+    with _reached(address) as (fs, place):
+        record = _record_at(fs, place, address)
+        if not record.segments:
+            raise AtlasError(f"{address} holds no atlas. Check the address; 'lorax atlas export' brings one there.")
+        with locked(atlas_dir / "atlas.lock"), storage_errors(atlas_dir):
+            own = read_record(atlas_dir)
+            _check_grows(own, record, str(atlas_dir), address)
+            remove_leftovers(atlas_dir, own.segments)
+            known = {segment.name for segment in own.segments}
+            for number, segment in enumerate(record.segments):
+                progress(number, len(record.segments), "copying")
+                if segment.name not in known:
+                    _fetch(fs, place, segment, atlas_dir, address)
+            record.write(atlas_dir)
+            progress(len(record.segments), len(record.segments), "copying")
+    return record
+
+
+def _fetch(fs: Any, place: str, segment: Segment, atlas_dir: Path, address: str) -> None:
+    with whole_directory(atlas_dir / "segments" / segment.name) as draft:
+        for file in segment.files:
+            try:
+                data = fs.cat_file(f"{place}/segments/{segment.name}/{file}")
+            except FileNotFoundError:
+                data = b""
+            _check_whole(data, segment, file, address)
+            (draft / file).write_bytes(data)
+
+
+def _check_whole(data: bytes, segment: Segment, file: str, where: str) -> None:
+    if hashlib.sha256(data).hexdigest() != segment.files[file]:
+        raise AtlasError(
+            f"{where}: segments/{segment.name}/{file} is missing or damaged: its sha256 is not what {FILE} says. Bring "
+            "it back from a copy, or make the atlas anew from its adapters."
+        )
+
+
+def _check_grows(older: Record, newer: Record, there: str, here: str) -> None:
+    """Refuse to put one atlas in another's place: entries are only ever added."""
+    if newer.segments[: len(older.segments)] != older.segments:
+        raise AtlasError(
+            f"{there} holds what {here} does not: it is another atlas, or has grown since. Name another place, or "
+            "bring its entries here first: 'lorax atlas import' into a new folder."
+        )
+
+
+def _record_at(fs: Any, place: str, address: str) -> Record:
+    """The revision there; an empty one where nothing lies."""
+    with tempfile.TemporaryDirectory() as folder:
+        with suppress(FileNotFoundError):
+            Path(folder, FILE).write_bytes(fs.cat_file(f"{place}/{FILE}"))
+        if not Path(folder, FILE).exists() and fs.exists(place):
+            names = [entry["name"].rstrip("/").rpartition("/")[2] for entry in fs.ls(place, detail=True)]
+            if others := sorted(name for name in names if name != "segments" and not name.startswith(".")):
+                raise AtlasError(f"{address} is no atlas: it has no {FILE}, but {others[0]!r}. Name a new place.")
+        try:
+            return read_record(Path(folder))
+        except AtlasError as error:
+            raise AtlasError(str(error).replace(folder, address)) from error
+
+
+def _put(fs: Any, path: str, data: bytes) -> None:
+    """Whole or not at all, on a disk too."""
+    folder, _, name = path.rpartition("/")
+    draft = f"{folder}/.{name}-{secrets.token_hex(4)}"
+    fs.pipe_file(draft, data)
+    fs.mv(draft, path)
+
+
+@contextmanager
+def _reached(address: str) -> Iterator[tuple[Any, str]]:
+    """The file system of an address, and the place there; what goes wrong with it in the block is told as one error."""
+    import fsspec
+
+    try:
+        fs, place = fsspec.url_to_fs(address)
+        yield fs, str(place).rstrip("/")
+    except (AtlasError, KeyboardInterrupt):
+        raise
+    except ImportError as error:
+        raise AtlasError(f"{address} needs a package that is not installed: {error}. For S3: '.[s3]'.") from error
+    except Exception as error:  # whatever storage libraries raise
+        said = str(error) or type(error).__name__
+        raise AtlasError(f"{address} can't be used: {said}. Check the address, and who may write there.") from error

@@ -1,0 +1,108 @@
+"""An atlas that was copied elsewhere and back is the same, grows as the original does, and is mixed with no other."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lorax.atlas.index import Atlas
+from lorax.atlas.searching import search
+from lorax.atlas.sharing import export_atlas, import_atlas
+from lorax.errors import AtlasError
+from tests.atlas.made import made
+
+
+def quiet(*_: object) -> None:
+    pass
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    Atlas.open(tmp_path / "own").add([made(f"f{i % 2}-{i}", i % 2, i) for i in range(4)])
+    return tmp_path / "own"
+
+
+@pytest.fixture(params=["a folder", "a URL"])
+def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path / "far/away") if request.param == "a folder" else f"memory://{uuid.uuid4()}/styles"
+
+
+def names(folder: Path) -> list[str]:
+    return [entry.name for entry in Atlas.open(folder).entries]
+
+
+def test_a_copy_is_the_same_and_grows_as_the_original_does(own: Path, address: str, tmp_path: Path) -> None:
+    export_atlas(own, address, quiet)
+    assert import_atlas(address, tmp_path / "copy", quiet).entries == 4
+    query = made("new", 1, 9)
+    assert search(Atlas.open(tmp_path / "copy"), query) == search(Atlas.open(own), query)
+    Atlas.open(own).add([made("later", 3)])
+    export_atlas(own, address, quiet)
+    assert names(tmp_path / "copy") == names(own)[:4]
+    import_atlas(address, tmp_path / "copy", quiet)
+    assert names(tmp_path / "copy") == names(own)
+
+
+def test_what_has_grown_apart_is_not_mixed(own: Path, address: str, tmp_path: Path) -> None:
+    export_atlas(own, address, quiet)
+    import_atlas(address, tmp_path / "copy", quiet)
+    for folder, name in ((own, "mine"), (tmp_path / "copy", "theirs")):
+        Atlas.open(folder).add([made(name, len(name))])
+    export_atlas(own, address, quiet)
+    with pytest.raises(AtlasError, match="has grown since"):
+        export_atlas(tmp_path / "copy", address, quiet)
+    with pytest.raises(AtlasError, match="has grown since"):
+        import_atlas(address, tmp_path / "copy", quiet)
+    assert names(tmp_path / "copy")[-1] == "theirs"
+
+
+def _cut(place: Path) -> None:
+    file = next(place.glob("segments/*/product.safetensors"))
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def _lost(place: Path) -> None:
+    next(place.glob("segments/*/entries.csv")).unlink()
+
+
+def _outside(place: Path) -> None:
+    record = json.loads((place / "atlas.json").read_text())
+    record["segments"][0]["name"] = "../elsewhere"
+    (place / "atlas.json").write_text(json.dumps(record))
+
+
+def _of_others(place: Path) -> None:
+    shutil.rmtree(place)
+    place.mkdir()
+    (place / "letter.txt").touch()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (_cut, "damaged"),
+        (_lost, "missing"),
+        (_outside, "elsewhere"),
+        (_of_others, "'letter.txt'"),
+        (shutil.rmtree, "no atlas"),
+    ],
+)
+def test_what_is_damaged_elsewhere_does_not_come(
+    own: Path, tmp_path: Path, spoil: Callable[[Path], None], said: str
+) -> None:
+    export_atlas(own, str(tmp_path / "far"), quiet)
+    spoil(tmp_path / "far")
+    with pytest.raises(AtlasError, match=said):
+        import_atlas(str(tmp_path / "far"), tmp_path / "copy", quiet)
+    assert not list((tmp_path / "copy").glob("segments/*"))
+    assert not (tmp_path / "copy/atlas.json").exists()
+
+
+def test_what_cannot_be_reached_is_one_error(own: Path) -> None:
+    with pytest.raises(AtlasError, match="strange://x can't be used"):
+        export_atlas(own, "strange://x", quiet)
