@@ -32,6 +32,8 @@ def export_atlas(atlas_dir: Path, address: str, progress: Progress) -> Record:
     Raises:
         AtlasError: the atlas is empty or damaged, something else lies there, or it can't be reached.
     """
+    from fsspec.implementations.local import LocalFileSystem
+
     with locked(atlas_dir / "atlas.lock"):
         record = read_record(atlas_dir)
         if not record.segments:
@@ -41,7 +43,8 @@ def export_atlas(atlas_dir: Path, address: str, progress: Progress) -> Record:
             for number, segment in enumerate(record.segments):
                 progress(number, len(record.segments), "copying")
                 folder = f"{place}/segments/{segment.name}"
-                fs.makedirs(folder, exist_ok=True)
+                if isinstance(fs, LocalFileSystem):  # elsewhere there are no folders, and s3fs would make the bucket
+                    fs.makedirs(folder, exist_ok=True)
                 for file in segment.files:
                     data = (atlas_dir / "segments" / segment.name / file).read_bytes()
                     _check_whole(data, segment, file, str(atlas_dir))
