@@ -126,7 +126,7 @@ def algorithm(kinds: Iterable[str], aside: Collection[str]) -> str:
     """What an adapter is called: the kinds of its layers, and what it has beside the change of their weights."""
     named = " + ".join(sorted({*kinds}))
     without = " or ".join(role for role in ASIDE if role in aside)
-    return f"{'DoRA, ' if ASIDE[0] in aside else ''}{named}" + (f" without {without}" if without else "")
+    return (f"DoRA ({named})" if ASIDE[0] in aside else named) + (f" without {without}" if without else "")
 
 
 def needing_base(name: str) -> str | None:
