@@ -23,7 +23,6 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from lorax.errors import ServiceError
 from lorax.network.building import import_timm
-from lorax.serving.unpacking import give_back_what_is_freed
 
 MOST_HEAD_BYTES = 65_536
 """Of the request line and its headers, and of what else is no body: sizes of chunks, and what follows the last."""
@@ -187,7 +186,6 @@ def run(server: VerdictServer, listener: socket.socket) -> None:
         listener: from `listen`.
     """
     _allow_connections()
-    give_back_what_is_freed()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("lorax").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", module="PIL")  # of damaged uploads, which their senders are told about

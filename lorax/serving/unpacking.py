@@ -101,7 +101,8 @@ def give_back_what_is_freed() -> None:
     """Have memory of decoded images go back to the system, for this process.
 
     glibc by itself soon keeps freed blocks of up to 32 MB, in each thread for that thread, so that the room that one
-    image has left is still in use when the next is decoded.
+    image has left is still in use when the next is decoded. In a process that judges it must be so: the kernel would
+    map every large tensor anew.
     """
     with suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE_BLOCK)
