@@ -19,9 +19,10 @@ from typing import Any
 from lorax.atlas.adapter import Adapter
 from lorax.atlas.bases import family, guessed
 from lorax.atlas.kinds import ASIDE, needing_base
-from lorax.atlas.layers import LoraSettings, StoredLayer, assemble, layers_of, parse_settings, reader, with_own_ranks
+from lorax.atlas.layers import StoredLayer, assemble, layers_of, reader, with_own_ranks
 from lorax.atlas.names import PEFT_PREFIX, FileKeys, peft_keys, single_file_keys, split
 from lorax.atlas.segments import counted
+from lorax.atlas.settings import LoraSettings, parse_settings
 from lorax.atlas.tensors import (
     Stored,
     TensorFile,
