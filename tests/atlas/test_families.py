@@ -16,6 +16,7 @@ from lorax.atlas.index import Atlas
 from lorax.errors import AdapterError, AtlasError
 from tests.atlas.made import made
 from tests.atlas.spellings import RANK, SPELLINGS, H, write_both, write_stacked
+from tests.atlas.writers import quiet
 
 
 @pytest.mark.parametrize("what", SPELLINGS)
@@ -23,6 +24,31 @@ def test_a_lora_in_another_spelling_is_the_same_adapter(what: str, tmp_path: Pat
     diffusers, other = map(read_adapter, write_both(tmp_path, what))
     assert other.layers == diffusers.layers
     assert other.digest == diffusers.digest
+
+
+_CONVERTERS = {
+    "Flux, XLabs": "xlabs_flux", "Flux.2, ai-toolkit": "non_diffusers_flux2", "Wan, Comfy": "non_diffusers_wan",
+    "Qwen-Image, musubi": "non_diffusers_qwen", "Z-Image, musubi": "non_diffusers_z_image",
+    "Krea 2": "non_diffusers_krea2", "Anima": "non_diffusers_anima", "Ideogram 4": "non_diffusers_ideogram4", "MiniMax H3": "non_diffusers_minimax_h3",
+    "MiniMax H3, DiffSynth": "non_diffusers_minimax_h3", "ACE-Step": "non_diffusers_ace_step",
+    "LTX": "non_diffusers_ltx2",
+}  # fmt: skip
+"""Spellings whose converters in diffusers take models of any width, and of some layers only."""
+
+
+@pytest.mark.parametrize("what", _CONVERTERS)
+def test_a_spelling_is_read_as_diffusers_own_converter_reads_it(what: str, tmp_path: Path) -> None:
+    with quiet():
+        from diffusers.loaders import lora_conversion_utils
+
+        convert = getattr(lora_conversion_utils, f"_convert_{_CONVERTERS[what]}_lora_to_diffusers")
+        _, other = write_both(tmp_path, what)
+        converted = {
+            name if name.startswith("transformer.") else f"transformer.{name}": tensor.clone()
+            for name, tensor in convert(load_file(other)).items()
+        }
+    save_file(converted, tmp_path / "converted.safetensors")
+    assert read_adapter(other).digest == read_adapter(tmp_path / "converted.safetensors").digest
 
 
 def test_q_k_and_v_that_were_trained_apart_and_stacked_are_taken_apart(tmp_path: Path) -> None:
