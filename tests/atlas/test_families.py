@@ -29,7 +29,8 @@ def test_a_lora_in_another_spelling_is_the_same_adapter(what: str, tmp_path: Pat
 _CONVERTERS = {
     "Flux, XLabs": "xlabs_flux", "Flux.2, ai-toolkit": "non_diffusers_flux2", "Wan, Comfy": "non_diffusers_wan",
     "Qwen-Image, musubi": "non_diffusers_qwen", "Z-Image, musubi": "non_diffusers_z_image",
-    "Krea 2": "non_diffusers_krea2", "Anima": "non_diffusers_anima", "Ideogram 4": "non_diffusers_ideogram4", "MiniMax H3": "non_diffusers_minimax_h3",
+    "Krea 2": "non_diffusers_krea2", "Anima": "non_diffusers_anima",
+    "Ideogram 4": "non_diffusers_ideogram4", "MiniMax H3": "non_diffusers_minimax_h3",
     "MiniMax H3, DiffSynth": "non_diffusers_minimax_h3", "ACE-Step": "non_diffusers_ace_step",
     "LTX": "non_diffusers_ltx2",
 }  # fmt: skip
