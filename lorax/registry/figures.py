@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 from PIL import Image
 
 from lorax.learning.metrics import summary
-from lorax.registry.heat_map import HeatMap
 from lorax.storage import canonical_json, write_whole
 from lorax.verdicts.rate import interval
 
@@ -24,19 +25,26 @@ if TYPE_CHECKING:
     from lorax.learning.state import LearnerState
 
 _DPI = 120
+_LONGEST_PX = 4000
+_CELL_IN = 0.62
+_MARGIN_IN = 2.4
 _FEW = 10
 _DRAWN = ("average_accuracy", "average_incremental_accuracy", "forgetting")
 """Of several orders of a scenario."""
 
+_LIGHT_ABOVE = 0.6
+"""Cells darker than this get light text."""
 
-def accuracy_matrix(tasks: Sequence[str], rows: Sequence[Sequence[float]]) -> HeatMap:
-    """R[i, j]: one row per episode, one column per task; what was not learned yet stays blank."""
+
+def accuracy_matrix(tasks: Sequence[str], rows: Sequence[Sequence[float]]) -> Figure:
+    """Heat map of R[i, j]: one row per episode, one column per task; what was not learned yet stays blank."""
     values = np.full((len(rows), len(tasks)), np.nan)
     for episode, row in enumerate(rows):
         values[episode, : len(row)] = row
     after = [f"{j}: {task}" for j, task in enumerate(tasks[: len(rows)])]
-    texts = [[f"{100 * v:.1f}" for v in row] for row in rows]
-    return HeatMap(values, texts, after, tasks, "Accuracy matrix", "after episode", "accuracy on task, %")
+    figure, axes = _heat_map(values, [[f"{100 * v:.1f}" for v in row] for row in rows], after, tasks)
+    axes.set(xlabel="accuracy on task, %", ylabel="after episode", title="Accuracy matrix")
+    return figure
 
 
 def task_lines(tasks: Sequence[str], rows: Sequence[Sequence[float]]) -> Figure:
@@ -56,14 +64,15 @@ def task_lines(tasks: Sequence[str], rows: Sequence[Sequence[float]]) -> Figure:
     return figure
 
 
-def confusion_matrix(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> HeatMap:
+def confusion_matrix(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> Figure:
     """How often an image of each true class (row) was taken for each class (column), as a share of its row."""
     table = np.asarray(counts, dtype=float)
     shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     texts = [[str(count) if count else "" for count in row] for row in counts]
-    across = "predicted class (of a real image any real one is right)"
-    title = "Confusion matrix, images of all known tasks"
-    return HeatMap(shares, texts, labels, labels, title, "true class", across)
+    figure, axes = _heat_map(shares, texts, labels, labels)
+    axes.set(xlabel="predicted class (of a real image any real one is right)", ylabel="true class")
+    axes.set_title("Confusion matrix, images of all known tasks")
+    return figure
 
 
 def reliability_diagram(assessment: Assessment) -> Figure:
@@ -89,15 +98,15 @@ def reliability_diagram(assessment: Assessment) -> Figure:
     return figure
 
 
-def robustness_map(card: Sequence[CardRow]) -> HeatMap:
+def robustness_map(card: Sequence[CardRow]) -> Figure:
     """Accuracy on each task (row), and on all together, under each perturbation (column)."""
     names, tasks = ([*dict.fromkeys(of)] for of in ((r.perturbation for r in card), (r.task for r in card)))
     values = np.full((len(tasks), len(names)), np.nan)
     for row in card:
         values[tasks.index(row.task), names.index(row.perturbation)] = row.accuracy
-    texts = [[f"{100 * v:.0f}" for v in row] for row in values]
-    title = "Robustness: accuracy on perturbed test images, %"
-    return HeatMap(values, texts, tasks, names, title, "task", "perturbation")
+    figure, axes = _heat_map(values, [[f"{100 * v:.0f}" for v in row] for row in values], tasks, names)
+    axes.set(xlabel="perturbation", ylabel="task", title="Robustness: accuracy on perturbed test images, %")
+    return figure
 
 
 def orders_figure(measured: Sequence[Mapping[str, float]], metrics: Sequence[str]) -> Figure:
@@ -154,7 +163,7 @@ def save_assessment_figures(directory: Path, assessment: Assessment) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     _save(reliability_diagram(assessment), directory / "reliability.png")
     if assessment.card:
-        _write(robustness_map(assessment.card).drawn(), directory / "robustness.png")
+        _save(robustness_map(assessment.card), directory / "robustness.png")
 
 
 def save_figures(
@@ -171,9 +180,9 @@ def save_figures(
         counts: (C, C) confusion counts, rows are true classes.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    _write(accuracy_matrix(tasks, rows).drawn(), directory / "accuracy_matrix.png")
+    _save(accuracy_matrix(tasks, rows), directory / "accuracy_matrix.png")
     _save(task_lines(tasks, rows), directory / "task_accuracy.png")
-    _write(confusion_matrix(labels, counts).drawn(), directory / "confusion_matrix.png")
+    _save(confusion_matrix(labels, counts), directory / "confusion_matrix.png")
 
 
 def _range(numbers: Sequence[int]) -> str:
@@ -189,11 +198,29 @@ def _table(rows: Iterable[dict[str, Any]]) -> str:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    """Write a figure as it is; `savefig` draws it twice."""
+    """Write a figure as it is; `savefig` draws it twice, which takes seconds where it has thousands of cells."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    _write(Image.fromarray(np.asarray(canvas.buffer_rgba())), path)
+    Image.fromarray(np.asarray(canvas.buffer_rgba())).save(path, compress_level=3)
 
 
-def _write(picture: Image.Image, path: Path) -> None:
-    picture.save(path, compress_level=3)
+def _heat_map(
+    values: np.ndarray, texts: Sequence[Sequence[str]], rows: Sequence[str], columns: Sequence[str]
+) -> tuple[Figure, Axes]:
+    """A figure whose cells have one size however many there are, so their text stays legible."""
+    width, height = max(5.0, _MARGIN_IN + len(columns) * _CELL_IN), max(3.6, _MARGIN_IN + len(rows) * _CELL_IN)
+    figure = Figure(figsize=(width, height), dpi=min(_DPI, _LONGEST_PX / max(width, height)), layout="constrained")
+    axes = figure.subplots()
+    # a mesh: an image would be resampled to the figure's millions of pixels first
+    cells = axes.pcolormesh(range(values.shape[1]), range(values.shape[0]), values, vmin=0, vmax=1, cmap="Blues")
+    axes.set_aspect("equal")
+    axes.invert_yaxis()
+    figure.colorbar(cells, ax=axes, shrink=0.8, format=PercentFormatter(1))
+    for i, row in enumerate(texts):
+        for j, text in enumerate(row):
+            if text:
+                color = "white" if values[i, j] > _LIGHT_ABOVE else "black"
+                axes.text(j, i, text, ha="center", va="center", color=color, fontsize=8, in_layout=False)
+    axes.set_xticks(range(len(columns)), list(columns), rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(rows)), list(rows))
+    return figure, axes
