@@ -345,11 +345,15 @@ def _equal(outputs: int, inputs: int, count: int) -> list[Ranges]:
 
 
 def _swapped(outputs: int, inputs: int, count: int) -> list[Ranges]:
+    if outputs % 2:
+        return []
     return [((outputs // 2, outputs), (0, outputs // 2))]
 
 
 def _heads(outputs: int, inputs: int, count: int) -> list[Ranges]:
     wide = 128  # of a head, in every released model
+    if outputs % (count * wide):
+        return []
     return [
         tuple((start, start + wide) for start in range(which * wide, outputs, count * wide)) for which in range(count)
     ]
@@ -363,7 +367,7 @@ ROWS: Mapping[str, Callable[[int, int, int], list[Ranges]]] = {
     "last": lambda *sizes: _swapped(*sizes) if sizes[0] == 2 * sizes[1] else _equal(*sizes),  # SD 3's last block
     "heads": _heads,
 }
-"""How a layer's outputs are parted: for outputs, inputs and the number of parts, the rows of each."""
+"""How a layer's outputs are parted: for outputs, inputs and the number of parts, the rows of each, or none."""
 
 
 @lru_cache(maxsize=1 << 15)
@@ -382,6 +386,6 @@ def parts_of(name: str, outputs: int, inputs: int) -> list[tuple[str, Ranges]]:
     names, rule = names_in(name), name.partition("@")[2]
     rows = ROWS[rule](outputs, inputs, len(names))
     sizes = [stop - start for ranges in rows for start, stop in ranges]
-    if sum(sizes) != outputs or min(sizes) < 1:
+    if sum(sizes) != outputs or min(sizes, default=0) < 1:
         raise ValueError(f"{outputs} outputs can't be those of {' and '.join(names)}")
     return list(zip(names, rows, strict=True))

@@ -198,7 +198,7 @@ def _single_file(path: Path, base: str | None) -> Adapter:
     stored, algorithm = assemble(names.keys, file.tensors, str(path))
     stored = with_own_ranks(stored, file.read)
     settings = _settings_by_part(record, {key.part for key in names.keys.values()}, path)
-    _check_ranks([each for each in stored if each.alpha is None], settings, str(path))
+    _check_ranks([each for each in stored if each.alpha is None and each.rank], settings, str(path))
 
     def scale(each: StoredLayer, alpha: float | None) -> float:
         if each.rank is None:
@@ -245,6 +245,12 @@ def _check_known(names: Iterable[str], known: FileKeys, expected: str, source: s
             f"{source} holds no LoRA: {counted(len(strange), 'tensor')}{first}; expected LoRA factors. "
             "A whole model can't be compared: name a LoRA's file."
         )
+    parts = {key.part for key in known.keys.values()}
+    if "unet" in parts and (known.family or any(part.startswith("transformer") for part in parts)):
+        raise AdapterError(
+            f"{source} holds layers of a U-Net and of a diffusion transformer; expected one base model's. It is of two "
+            "adapters: ask its author for each, or leave it out."
+        )
     if strange:
         raise AdapterError(
             f"{source} holds tensor {shown(strange[0])} beside its LoRA factors, so they don't say all that it does; "
@@ -270,6 +276,11 @@ def _settings_by_part(record: Mapping[str, Any], parts: Iterable[str], path: Pat
 def _check_ranks(layers: Iterable[StoredLayer], settings: Mapping[str, LoraSettings], source: str) -> None:
     for each in layers:
         given = settings.get(each.layer.part)
+        if given and each.kind.name != given.kind:
+            raise AdapterError(
+                f"{source}: layer {shown(each.path)} is of kind {each.kind.name}, its settings are of {given.kind}, "
+                "which is scaled otherwise. Settings and tensors are of two adapters: fetch both again."
+            )
         if given and not given.is_adalora and each.rank and each.rank not in given.ranks:
             raise AdapterError(
                 f"{source}: layer {shown(each.path)} has rank {each.rank}, its settings say "

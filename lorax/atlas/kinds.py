@@ -136,14 +136,15 @@ def needing_base(name: str) -> str | None:
 
 def _size_of_lora(of: Shapes) -> Size:
     a, b = of["A"], of["B"]
-    groups = 1 if len(b) == 2 else max(1, a[0] // b[1])
+    _check(b[1] > 0)
+    groups = 1 if len(b) == 2 or len(a) == 2 else max(1, a[0] // b[1])
     _check(a[0] == b[1] * groups and b[0] % groups == 0 and prod(b[2:]) == 1)
     return Size(b[0], prod(a[1:]), a[0])
 
 
 def _size_of_cp(of: Shapes) -> Size:
     a, b, mid = of["A"], of["B"], of["mid"]
-    _check(mid[:2] == (b[1], a[0]) and prod(a[2:]) == prod(b[2:]) == 1)
+    _check(len(mid) > 2 and mid[:2] == (b[1], a[0]) and prod(a[2:]) == prod(b[2:]) == 1)
     return Size(b[0], a[1] * prod(mid[2:]), b[1])
 
 
@@ -161,7 +162,7 @@ def _size_of_loha(of: Shapes) -> Size:
 def _size_of_lokr(of: Shapes) -> Size:
     one, other = _size_of_half(of, "lokr_w1"), _size_of_half(of, "lokr_w2", "lokr_t2")
     outputs, inputs, rank = (mine * its for mine, its in zip(one, other, strict=True))
-    return Size(outputs, inputs, min(rank, MOST_RANK))
+    return Size(outputs, inputs, rank if rank <= MOST_RANK else min(MOST_RANK, min(one) * min(other)))
 
 
 def _size_of_whole(of: Shapes) -> Size:
@@ -175,7 +176,7 @@ def _size_of_product(of: Shapes, name: str, joining: str) -> Size:
         _check(len(left) == 2 and left[1] == right[0])
         return Size(left[0], prod(right[1:]), right[0])
     core = of[joining]
-    _check(len(left) == len(right) == 2 and core[:2] == (left[0], right[0]))
+    _check(len(left) == len(right) == 2 < len(core) and core[:2] == (left[0], right[0]))
     return Size(left[1], right[1] * prod(core[2:]), left[0])
 
 
@@ -221,7 +222,7 @@ def _lokr(of: Mapping[str, Tensor]) -> Change:
         return Change(torch.kron(a1, a2), torch.kron(b1, b2))
     (u1, s1, v1), (u2, s2, v2) = (_svd(b @ a) for b, a in ((b1, a1), (b2, a2)))
     values = torch.outer(s1, s2).flatten()  # with these singular vectors' Kronecker products: an SVD of the whole
-    kept, at = values.topk(MOST_RANK)
+    kept, at = values.topk(min(MOST_RANK, len(values)))
     i, j = at // len(s2), at % len(s2)
     a = (v1[i][:, :, None] * v2[j][:, None]).flatten(1)
     b = (u1[:, i][:, None] * u2[:, j][None]).flatten(0, 1)

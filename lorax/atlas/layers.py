@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from math import prod
 
 import torch
 from torch import Tensor
@@ -21,7 +22,8 @@ from lorax.atlas.tensors import Stored, shown
 from lorax.errors import AdapterError
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
-_MOST_NUMBERS = 2**28  # of a weight that a small file may give by products: more than any layer of a known model has
+_MOST_NUMBERS = 2**28  # of a weight or factor that a small file may give: more than any layer of a known model has
+_MOST_RANK = 2**13  # of a layer: more than any LoRA's, and its Gram matrices still fit into memory
 _MOST_DIMENSIONS = 5
 """A convolution's over volumes; its kernel counts as inputs, and B has none."""
 
@@ -80,6 +82,15 @@ def assemble(keys: Mapping[str, Key], tensors: Mapping[str, Stored], source: str
         raise AdapterError(
             f"{source} holds {' and '.join(sorted(aside))} only, which change no weight by themselves; expected an "
             "adapter's factors. Leave it out."
+        )
+    if all(
+        each.kind.name == "LoRA" and each.layer.rank > max(each.layer.outputs, each.layer.inputs) for each in stored
+    ):
+        layer = stored[0].layer
+        raise AdapterError(
+            f"{source}: every layer's rank exceeds its outputs and inputs, as {shown(stored[0].path)}'s with rank "
+            f"{layer.rank} of {layer.outputs} x {layer.inputs}; expected A (rank, inputs) and B (outputs, rank). Its "
+            "factors are swapped or transposed: convert it again, or leave it out."
         )
     names = Counter((piece.layer.part, piece.layer.name) for each in stored for piece in each.pieces)
     if twice := [".".join(name) for name, count in names.items() if count > 1]:
@@ -197,8 +208,14 @@ def _size(kind: Kind, stored: tuple[tuple[str, Stored], ...]) -> Size:
     except ValueError:
         shapes = ", ".join(f"{role} {list(of.shape)}" for role, of in sorted(stored))
         raise ValueError(f"shapes don't fit together as a {kind.name}'s: {shapes}") from None
-    if kind.name in ("LoHa", "LoKr") and size.outputs * size.inputs > _MOST_NUMBERS:
-        raise ValueError(f"its weight would be of {size.outputs} x {size.inputs}; expected one that fits into memory")
+    if size.rank > _MOST_RANK:
+        raise ValueError(f"its rank is {size.rank}; expected {_MOST_RANK} at most")
+    made = max(size.rank, min(size[:2]) if kind.name in ("LoHa", "LoKr") else 0) * max(size[:2])
+    if made > max(_MOST_NUMBERS, sum(prod(of.shape) for _, of in stored)):
+        raise ValueError(
+            f"its change of rank {size.rank} would be of {size.outputs} x {size.inputs}; expected one that fits into "
+            "memory"
+        )
     return size
 
 

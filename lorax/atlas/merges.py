@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lorax.atlas.adapter import Adapter
+from lorax.atlas.adding import untrained
 from lorax.atlas.comparing import Sketched
 from lorax.atlas.index import Atlas
 from lorax.atlas.space import Rows
@@ -54,10 +55,12 @@ def parts_of(atlas: Atlas, query: str | Adapter) -> Parts:
 
     Raises:
         AtlasError: the atlas is empty or damaged, or has no such entry.
-        AdapterError: the adapter is damaged, or has other layers.
+        AdapterError: the adapter is damaged or untrained, or has other layers.
     """
     if isinstance(query, Adapter):
         own, row = -1, Sketched.of(query, atlas.describer).product
+        if not row.any():
+            raise untrained(query)
     else:
         own, row = atlas.number(query), atlas.row(query)
     numbers, weights, told = weights_of(atlas, row.astype(np.float64), own)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from lorax.atlas.adapter import Layer
 from lorax.atlas.families import Family, Sizes, family_of, names_in, renamed
-from lorax.atlas.kinds import ROLES, size_of
+from lorax.atlas.kinds import ASIDE, ROLES, size_of
 from lorax.atlas.tensors import Stored
 from lorax.atlas.unet_names import diffusers_name
 
@@ -237,12 +237,18 @@ def _canonical(part: str, path: str, family: Family | None) -> str:
 
 
 def _redundant(keys: Mapping[str, Key]) -> set[str]:
-    """Tensors whose layers the file holds in diffusers' spelling, too: as diffusers does, that one is taken."""
-    spelled = {(key.part, key.layer) for key in keys.values() if key.path.replace(".", "_") == key.layer}
+    """Tensors of transformers' layers that are there in diffusers' spelling, too: as diffusers does, that is taken."""
+    spelled = {
+        (key.part, key.layer)
+        for key in keys.values()
+        if key.path.replace(".", "_") == key.layer and key.role not in ("alpha", *ASIDE)
+    }
     return {
         name
         for name, key in keys.items()
-        if key.path.replace(".", "_") != key.layer and all((key.part, each) in spelled for each in names_in(key.layer))
+        if key.part.startswith("transformer")
+        and key.path.replace(".", "_") != key.layer
+        and all((key.part, each) in spelled for each in names_in(key.layer))
     }
 
 

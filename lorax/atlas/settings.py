@@ -25,10 +25,13 @@ _NOT_ALL = (
 _CHANGED_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Starts of training that take a part of the base model's weights away, which A and B then hold."""
 
+_MOST_RANK = 2**20
+
 _NAMES = {
-    "LORA": ("r", "lora_alpha"), "LOHA": ("r", "alpha"), "LOKR": ("r", "alpha"), "ADALORA": ("init_r", "lora_alpha"),
+    "LORA": ("LoRA", "r", "lora_alpha"), "LOHA": ("LoHa", "r", "alpha"), "LOKR": ("LoKr", "r", "alpha"),
+    "ADALORA": ("AdaLoRA", "init_r", "lora_alpha"),
 }  # fmt: skip
-"""PEFT's kinds that are read -> what rank and alpha are called in their settings."""
+"""PEFT's kinds that are read -> what `lorax.atlas.kinds` calls them, and what their settings call rank and alpha."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,12 @@ class LoraSettings:
     rank_of: Mapping[str, int] = field(default_factory=dict)
     alpha_of: Mapping[str, float] = field(default_factory=dict)
     is_rslora: bool = False
-    is_adalora: bool = False  # whose layers are cut to any rank, and all divided by the one that they began with
+    kind: str = "LoRA"  # of its layers, as `lorax.atlas.kinds` names them
+
+    @property
+    def is_adalora(self) -> bool:
+        """Its layers are cut to any rank, and all divided by the one that they began with."""
+        return self.kind == "AdaLoRA"
 
     @property
     def ranks(self) -> list[int]:
@@ -76,13 +84,15 @@ def parse_settings(record: Mapping[str, Any], where: str) -> LoraSettings:
         AdapterError: they ask for something that is no plain LoRA, or hold something impossible.
     """
     kind = record.get("peft_type") or "LORA"
-    if kind not in _NAMES:
+    if not isinstance(kind, str) or kind not in _NAMES:
         raise AdapterError(
             f"{where}: its peft_type is {ascii(kind)[:80]}; only {', '.join(_NAMES)} are known to change "
             "weights by what the file holds alone. Leave this adapter out."
         )
     _check_all(record, where)
-    r, alpha = _NAMES[kind]
+    name, r, alpha = _NAMES[kind]
+    if type(is_rslora := record.get("use_rslora") or False) is not bool:
+        raise _wrong(where, "use_rslora", is_rslora, "true or false")
     ranks = {} if kind == "ADALORA" else _pattern(record, "rank_pattern", where, scales=kind == "LOKR")
     return LoraSettings(
         _rank(r, record.get(r), where),
@@ -92,8 +102,8 @@ def parse_settings(record: Mapping[str, Any], where: str) -> LoraSettings:
             key: _alpha(key, value, where)
             for key, value in _pattern(record, "alpha_pattern", where, scales=True).items()
         },
-        bool(record.get("use_rslora")),
-        kind == "ADALORA",
+        is_rslora,
+        name,
     )
 
 
@@ -139,8 +149,8 @@ def _of_layer(pattern: Mapping[str, float], path: str, other: float) -> float:
 
 
 def _rank(name: str, value: Any, where: str) -> int:
-    if type(value) is not int or value < 1:
-        raise _wrong(where, name, value, "a rank, 1 or more")
+    if type(value) is not int or not 1 <= value <= _MOST_RANK:
+        raise _wrong(where, name, value, f"a rank, 1 to {_MOST_RANK}")
     return value
 
 

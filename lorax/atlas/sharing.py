@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -21,20 +21,23 @@ from lorax.errors import AtlasError
 from lorax.storage import locked, storage_errors, whole_directory
 
 
-def export_atlas(atlas_dir: Path, address: str, progress: Progress) -> Record:
+def export_atlas(
+    atlas_dir: Path, address: str, progress: Progress, on_wait: Callable[[], None] = lambda: None
+) -> Record:
     """Bring what is there to this atlas's revision; returns that.
 
     Args:
         atlas_dir: of the atlas.
         address: where to: a folder, or a URL that fsspec knows; what lies there is an older revision, or nothing.
         progress: told after each segment.
+        on_wait: called if another writes to the atlas, before waiting for it.
 
     Raises:
         AtlasError: the atlas is empty or damaged, something else lies there, or it can't be reached.
     """
     from fsspec.implementations.local import LocalFileSystem
 
-    with locked(atlas_dir / "atlas.lock"):
+    with locked(atlas_dir / "atlas.lock", on_wait):
         record = read_record(atlas_dir)
         if not record.segments:
             raise AtlasError(f"the atlas at {atlas_dir} holds nothing yet: 'lorax atlas add PATH'.")
@@ -55,13 +58,16 @@ def export_atlas(atlas_dir: Path, address: str, progress: Progress) -> Record:
     return record
 
 
-def import_atlas(address: str, atlas_dir: Path, progress: Progress) -> Record:
+def import_atlas(
+    address: str, atlas_dir: Path, progress: Progress, on_wait: Callable[[], None] = lambda: None
+) -> Record:
     """Bring an atlas, or one's own older revision, to the revision there; returns that.
 
     Args:
         address: as for `export_atlas`.
         atlas_dir: of the atlas; begun if it isn't there.
         progress: told after each segment.
+        on_wait: as for `export_atlas`.
 
     Raises:
         AtlasError: nothing lies there, it is damaged or can't be reached, or the atlas here is another one.
@@ -72,16 +78,22 @@ def import_atlas(address: str, atlas_dir: Path, progress: Progress) -> Record:
         record = _record_at(fs, place, address)
         if not record.segments:
             raise AtlasError(f"{address} holds no atlas. Check the address; 'lorax atlas export' brings one there.")
-        with locked(atlas_dir / "atlas.lock"), storage_errors(atlas_dir):
+        with locked(atlas_dir / "atlas.lock", on_wait), storage_errors(atlas_dir):
             own = read_record(atlas_dir)
             _check_grows(own, record, str(atlas_dir), address)
             remove_leftovers(atlas_dir, own.segments)
-            known = {segment.name for segment in own.segments}
-            for number, segment in enumerate(record.segments):
-                progress(number, len(record.segments), "copying")
-                if segment.name not in known:
-                    _fetch(fs, place, segment, atlas_dir, address)
-            record.write(atlas_dir)
+            begun = not (atlas_dir / FILE).exists()
+            if begun:
+                own.write(atlas_dir)  # before any segment: where there are some and no record, it was lost
+            try:
+                for number, segment in enumerate(record.segments):
+                    progress(number, len(record.segments), "copying")
+                    if segment not in own.segments:
+                        _fetch(fs, place, segment, atlas_dir, address)
+                record.write(atlas_dir)
+            except BaseException:
+                _undo(atlas_dir, own, begun)
+                raise
             progress(len(record.segments), len(record.segments), "copying")
     return record
 
@@ -95,6 +107,14 @@ def _fetch(fs: Any, place: str, segment: Segment, atlas_dir: Path, address: str)
                 data = b""
             _check_whole(data, segment, file, address)
             (draft / file).write_bytes(data)
+
+
+def _undo(atlas_dir: Path, own: Record, begun: bool) -> None:
+    """Leave an atlas as it was before an import; an interruption may come after the import became known."""
+    if read_record(atlas_dir) == own:
+        remove_leftovers(atlas_dir, own.segments)
+        if begun:
+            (atlas_dir / FILE).unlink()
 
 
 def _check_whole(data: bytes, segment: Segment, file: str, where: str) -> None:

@@ -18,7 +18,7 @@ from tests.atlas.files import RANK, weights, write_diffusers, write_kohya, write
 WriteBad = Callable[[Path], Path]
 """Writes below a folder that exists, and returns what to add."""
 
-_A, _B = torch.ones(RANK, 8), torch.ones(8, RANK)
+_A, _B, _SQUARE = torch.ones(RANK, 8), torch.ones(8, RANK), torch.ones(2, 2)
 
 
 def _raw(data: bytes) -> WriteBad:
@@ -65,8 +65,21 @@ def _sized(**tensors: torch.Tensor) -> WriteBad:
 
     def write(folder: Path) -> Path:
         path = folder / "bad.safetensors"
-        save_file({f"lora_unet_down_blocks_0_to_q.{end}": value for end, value in tensors.items()}, path)
+        name = "lora_unet_down_blocks_0_to_q"
+        save_file({f"{name}.{end.replace('__', '.')}": value.clone() for end, value in tensors.items()}, path)
         return path
+
+    return write
+
+
+def _of(*names: str, outputs: int = 8) -> WriteBad:
+    """A file of good factors of these layers."""
+
+    def write(folder: Path) -> Path:
+        ends = {"lora_down.weight": _A, "lora_up.weight": torch.ones(outputs, RANK)}
+        found = {f"{name}.{end}": value.clone() for name in names for end, value in ends.items()}
+        save_file(found, folder / "bad.safetensors")
+        return folder / "bad.safetensors"
 
     return write
 
@@ -222,6 +235,41 @@ UNFIT: dict[str, tuple[WriteBad, str]] = {
     "OFT": (_only("lora_unet_to_q.oft_blocks"), "another kind: OFT"),
     "GLoRA": (_only("lora_unet_to_q.a1.weight", "lora_unet_to_q.b1.weight"), "another kind: GLoRA"),
     "a core of another rank": (_named(lora_mid__weight=torch.ones(4, 5, 3, 3)), "don't fit together as a LoRA's"),
+    "a core without a kernel": (_named(lora_mid__weight=torch.ones(4, 4)), "don't fit together as a LoRA's"),
+    "a LoHa's core without a kernel": (
+        _sized(**dict.fromkeys(("hada_w1_a", "hada_w1_b", "hada_t1", "hada_w2_a", "hada_w2_b", "hada_t2"), _SQUARE)),
+        "don't fit together as a LoHa's",
+    ),
+    "a LoKr's core without a kernel": (
+        _sized(lokr_w1=_SQUARE, lokr_w2_a=_SQUARE, lokr_w2_b=_SQUARE, lokr_t2=_SQUARE), "together as a LoKr's",
+    ),
+    "a small file's kernel": (
+        _sized(lora_down__weight=torch.ones(4, 9999), lora_up__weight=_B, lora_mid__weight=torch.ones(4, 4, 99, 99)),
+        "expected one that fits",
+    ),
+    "a small file's long row": (
+        _sized(lokr_w1_a=torch.ones(1, 100), lokr_w1_b=torch.ones(100, 2**10), lokr_w2=torch.ones(1, 2**13)),
+        "its change of rank 100 would be of 1 x 8388608; expected one that fits",
+    ),
+    "many groups": (
+        _sized(lora_down__weight=torch.ones(8000, 1, 1, 1), lora_up__weight=torch.ones(80000, 1, 1, 1)),
+        "expected one that fits",
+    ),
+    "rank 9000": (_tensors(a=torch.ones(9000, 8), b=torch.ones(8, 9000)), "its rank is 9000; expected 8192 at most"),
+    "transposed": (_tensors(a=torch.ones(8, 4), b=torch.ones(4, 8)), "swapped or transposed"),
+    "a convolution's rank 0": (
+        _tensors(name="transformer.x", a=torch.ones(4, 8, 1, 1), b=torch.ones(8, 0, 1, 1)), "none of them 0",
+    ),
+    "groups of no convolution": (_tensors(a=torch.ones(8, 8), b=torch.ones(8, 4, 1, 1)), "don't fit together"),
+    "U-Net and Flux": (_of("lora_unet_double_blocks_0_img_mlp_0", "lora_unet_down_blocks_0_to_q"), "of two adapters"),
+    "U-Net and transformer": (_of("unet.down_blocks.0.to_q", "transformer.blocks.0.to_q"), "of two adapters"),
+    "two spellings of a U-Net": (
+        _of("lora_unet_input_blocks_1_1_proj_in", "lora_unet_down_blocks_0_attentions_0_proj_in"), "for one place",
+    ),
+    "odd halves": (
+        _of("lora_unet_double_blocks_0_img_mlp_0", "lora_unet_final_layer_adaLN_modulation_1", outputs=15),
+        "15 outputs can't be",
+    ),
     "a LoKr of 160000 x 160000": (
         _sized(lokr_w1=torch.ones(400, 400), lokr_w2=torch.ones(400, 400)), "160000 x 160000; expected one that fits",
     ),
@@ -242,6 +290,10 @@ UNFIT: dict[str, tuple[WriteBad, str]] = {
     "PiSSA": (_config(init_lora_weights="pissa_niter_4"), "asks for init_lora_weights"),
     "another PEFT kind": (_config(peft_type="OFT"), "its peft_type is 'OFT'"),
     "r as text": (_config(r="4"), "'r' is '4'; expected a rank"),
+    "r too large for a float": (_config(peft_type="LOKR", r=10**400, alpha=1), "expected a rank"),
+    "a kind of PEFT's that is a list": (_config(peft_type=["LORA"]), "its peft_type is \\['LORA'\\]"),
+    "settings of another kind": (_config(peft_type="LOKR", alpha=1), "of kind LoRA, its settings are of LoKr"),
+    "rsLoRA as text": (_config(use_rslora="false"), "expected true or false"),
     "r of another adapter": (_config(r=8), "has rank 4, its settings say 8"),
     "no r": (_config(r=None), "'r' is None"),
     "alpha 0 in PEFT": (_config(lora_alpha=0), "'lora_alpha' is 0"),

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lorax.atlas.adapter import Layer
+from lorax.atlas.families import parts_of
 from lorax.atlas.formats import read_adapter
 from lorax.atlas.groups import groups
 from lorax.atlas.index import Atlas
@@ -75,6 +76,21 @@ def test_of_a_file_with_two_spellings_of_one_layer_diffusers_is_taken(tmp_path: 
     fused = {name: tensor for name, tensor in load_file(other).items() if ".attention." in name}
     save_file(load_file(diffusers) | fused, tmp_path / "both.safetensors")
     assert read_adapter(tmp_path / "both.safetensors").digest == read_adapter(diffusers).digest
+
+
+def test_a_spelling_without_factors_takes_no_others_place(tmp_path: Path) -> None:
+    diffusers, other = write_both(tmp_path, "Z-Image, ai-toolkit")
+    alphas = {
+        f"{name.rpartition('.lora_A')[0]}.alpha": torch.ones(()) for name in load_file(diffusers) if ".lora_A" in name
+    }
+    save_file(load_file(other) | alphas, tmp_path / "both.safetensors")
+    assert read_adapter(tmp_path / "both.safetensors").layers == read_adapter(other).layers
+
+
+@pytest.mark.parametrize("outputs", [256, 512])
+def test_outputs_that_are_no_whole_heads_are_not_parted_by_heads(outputs: int) -> None:
+    with pytest.raises(ValueError, match="can't be those of"):
+        parts_of("attn_{to_q|to_k|to_v}@heads", outputs, 64)
 
 
 def test_a_layer_whose_outputs_cant_be_parted_is_refused(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ KINDS = {
     "LoKr": lambda: lokr((8, 4), (20, 30), 3),
     "LoKr, wide and high": lambda: lokr((2, 5), (30, 7)),
     "LoKr of more than the most": lambda: lokr((8, 8), (30, 40)),
+    "LoKr of more ranks than sides": lambda: lokr((2, 2), (4, 6), 150),
     "small whole weights": lambda: whole(40, 90, 0.1),
     "whole weights": lambda: whole(300, 200, 0.5),
     "large whole weights": lambda: whole(700, 600, 1.0),

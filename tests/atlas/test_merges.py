@@ -11,6 +11,7 @@ import torch
 from lorax.atlas.adapter import Adapter
 from lorax.atlas.index import Atlas
 from lorax.atlas.merges import parts_of
+from lorax.errors import AdapterError
 from tests.atlas.made import adapter, layers_of, made, zoo
 
 
@@ -48,6 +49,11 @@ def test_an_entry_is_no_part_of_itself(atlas: Atlas) -> None:
     found = parts_of(atlas, "f0-1")
     assert "f0-1" not in {part.name for part in found.parts}
     assert {part.name[:2] for part in found.parts} == {"f0"}
+
+
+def test_an_adapter_before_its_training_is_refused(atlas: Atlas) -> None:
+    with pytest.raises(AdapterError, match="as before training"):
+        parts_of(atlas, adapter("new", [(a, b * 0) for a, b in made("x").factors()], layers_of()))
 
 
 def test_what_is_like_no_entry_has_no_parts(tmp_path: Path) -> None:

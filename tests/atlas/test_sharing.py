@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -101,6 +104,48 @@ def test_what_is_damaged_elsewhere_does_not_come(
         import_atlas(str(tmp_path / "far"), tmp_path / "copy", quiet)
     assert not list((tmp_path / "copy").glob("segments/*"))
     assert not (tmp_path / "copy/atlas.json").exists()
+
+
+def test_an_import_that_fails_midway_leaves_what_was_there(own: Path, address: str, tmp_path: Path) -> None:
+    export_atlas(own, address, quiet)
+    import_atlas(address, tmp_path / "grown", quiet)
+    Atlas.open(own).add([made("later", 3)])
+    export_atlas(own, address, quiet)
+
+    def stop(done: int, total: int, what: str) -> None:
+        if done == total:
+            raise KeyboardInterrupt
+
+    def stop_early(done: int, total: int, what: str) -> None:
+        stop(done + 1, total, what)
+
+    for folder, before in ((tmp_path / "grown", 1), (tmp_path / "new", 0)):
+        with pytest.raises(KeyboardInterrupt):
+            import_atlas(address, folder, stop_early)
+        assert len(list(folder.glob("segments/*"))) == before
+        assert (folder / "atlas.json").exists() == bool(before)
+    with pytest.raises(KeyboardInterrupt):
+        import_atlas(address, tmp_path / "new", stop)  # as it became known
+    assert names(tmp_path / "new") == names(own)
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from lorax.atlas.sharing import import_atlas
+
+import_atlas(sys.argv[1], Path(sys.argv[2]), lambda done, *_: done and os.kill(os.getpid(), signal.SIGKILL))
+"""
+
+
+def test_a_first_import_that_was_killed_is_run_again(own: Path, tmp_path: Path) -> None:
+    Atlas.open(own).add([made("later", 3)])
+    copy = tmp_path / "copy"
+    killed = subprocess.run([sys.executable, "-c", _KILLED, own, copy], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert list(copy.glob("segments/*"))
+    import_atlas(str(own), copy, quiet)
+    assert names(copy) == names(own)
 
 
 def test_what_cannot_be_reached_is_one_error(own: Path) -> None:

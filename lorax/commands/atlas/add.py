@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from lorax.commands.atlas.options import MOST_NAMES, AtlasDir, Base, algorithm, cells, clipped, decimal, folder_of
+from lorax.commands.atlas.options import (
+    MOST_NAMES,
+    AtlasDir,
+    Base,
+    algorithm,
+    cells,
+    clipped,
+    decimal,
+    folder_of,
+    say_waiting,
+)
 from lorax.commands.console import Json, err, print_record
 from lorax.commands.tables import PLAIN, print_table, table
 from lorax.errors import AdapterError, printable
@@ -96,7 +106,7 @@ def _add(
     places, missing = _places(paths)
     if not places:  # so that no atlas is begun at a place where nothing comes
         raise AdapterError(refusal(missing, 0))
-    adding = atlas.adding(with_factors=with_factors, keep_going=keep_going, on_wait=_say_waiting)
+    adding = atlas.adding(with_factors=with_factors, keep_going=keep_going, on_wait=say_waiting)
     with _interruption_says("the atlas is as it was: run the same command again."), adding as newcomers:
         newcomers.refused += missing
         for number, place in enumerate(places):
@@ -115,10 +125,6 @@ def _add(
             "unused labels": labels.unused,
             **_compared(atlas, newcomers.added),
         }
-
-
-def _say_waiting() -> None:
-    err.print("another 'lorax atlas add' is at work in this atlas: waiting for it to end.")
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from lorax.commands.atlas.options import (
     clipped,
     folder_of,
     opened_atlas,
+    say_waiting,
 )
 from lorax.commands.console import Json, err, print_record
 from lorax.commands.tables import PLAIN, print_table, table
@@ -205,7 +206,15 @@ def _print_entries(rows: list[dict[str, Any]], out: Console) -> None:
     print_table(shown, out)
 
 
-_Address = Annotated[str, typer.Argument(metavar="ADDRESS", help="A folder, or a URL such as s3://BUCKET/NAME.")]
+def _address(text: str) -> str:
+    if not text:
+        raise typer.BadParameter("an empty address was given; expected a folder or a URL.")
+    return text
+
+
+_Address = Annotated[
+    str, typer.Argument(metavar="ADDRESS", parser=_address, help="A folder, or a URL such as s3://BUCKET/NAME.")
+]
 
 
 def send(address: _Address, atlas: AtlasDir = None, as_json: Json = False) -> None:
@@ -218,7 +227,7 @@ def send(address: _Address, atlas: AtlasDir = None, as_json: Json = False) -> No
 
     folder = folder_of(atlas)
     with progress.counting(err) as shown:
-        record = export_atlas(folder, address, shown)
+        record = export_atlas(folder, address, shown, say_waiting)
     print_record({"atlas": str(folder), "to": address, "entries": record.entries}, _print_copied, as_json)
 
 
@@ -232,7 +241,7 @@ def bring(address: _Address, atlas: AtlasDir = None, as_json: Json = False) -> N
 
     folder = folder_of(atlas)
     with progress.counting(err) as shown:
-        record = import_atlas(address, folder, shown)
+        record = import_atlas(address, folder, shown, say_waiting)
     print_record({"atlas": str(folder), "from": address, "entries": record.entries}, _print_copied, as_json)
 
 

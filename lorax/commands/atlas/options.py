@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+from lorax.commands.console import err
 from lorax.errors import AtlasError, WorkspaceError, printable
 from lorax.text import percent
 from lorax.workspace import Workspace
@@ -56,6 +57,11 @@ def opened_atlas(atlas_dir: Path | None) -> Atlas:
     atlas = Atlas.open(folder_of(atlas_dir))
     atlas.describer  # noqa: B018  # refuses an empty one
     return atlas
+
+
+def say_waiting() -> None:
+    """Told before an atlas's lock is waited for."""
+    err.print("another 'lorax atlas' command is at work in this atlas: waiting for it to end.")
 
 
 def clipped(name: str) -> str:
