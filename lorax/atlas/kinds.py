@@ -219,7 +219,7 @@ def _loha(of: Mapping[str, Tensor]) -> Change:
 def _lokr(of: Mapping[str, Tensor]) -> Change:
     (b1, a1), (b2, a2) = _half(of, "lokr_w1"), _half(of, "lokr_w2", "lokr_t2")
     if len(a1) * len(a2) <= MOST_RANK:
-        return Change(torch.kron(a1, a2), torch.kron(b1, b2))
+        return Change(_kron(a1, a2), _kron(b1, b2))
     (u1, s1, v1), (u2, s2, v2) = (_svd(b @ a) for b, a in ((b1, a1), (b2, a2)))
     values = torch.outer(s1, s2).flatten()  # with these singular vectors' Kronecker products: an SVD of the whole
     kept, at = values.topk(min(MOST_RANK, len(values)))
@@ -227,6 +227,11 @@ def _lokr(of: Mapping[str, Tensor]) -> Change:
     a = (v1[i][:, :, None] * v2[j][:, None]).flatten(1)
     b = (u1[:, i][:, None] * u2[:, j][None]).flatten(0, 1)
     return Change(a, b * kept, _lost(kept, values))
+
+
+def _kron(one: Tensor, other: Tensor) -> Tensor:
+    """torch.kron takes no matrix with a single row that einsum made."""
+    return (one[:, None, :, None] * other[:, None]).flatten(2).flatten(0, 1)
 
 
 def _whole(of: Mapping[str, Tensor]) -> Change:

@@ -30,7 +30,10 @@ LEAST_SHARE = 0.01
 
 @dataclass(frozen=True)
 class Part:
-    """An entry that a merge holds: with which weight, and what share of the merge's squared length it makes up."""
+    """An entry that a merge holds: with which weight, and what share of the merge's squared length it makes up.
+
+    The share is negative where the entry takes back what others hold too much of.
+    """
 
     name: str
     label: str
@@ -69,8 +72,8 @@ def parts_of(atlas: Atlas, query: str | Adapter) -> Parts:
     for number, weight, inner in zip(numbers, weights, told, strict=True):
         entry = atlas.entries[number]
         found.append(Part(entry.name, entry.label, float(weight), float(weight * inner / whole)))
-    kept = sorted((part for part in found if part.share >= LEAST_SHARE), key=lambda part: -part.share)
-    return Parts(kept, sum(part.share for part in kept))
+    kept = sorted((part for part in found if abs(part.share) >= LEAST_SHARE), key=lambda part: -part.share)
+    return Parts(kept, min(1.0, sum(part.share for part in kept)))  # small negative ones are left out
 
 
 def weights_of(atlas: Atlas, row: np.ndarray, own: int = -1) -> tuple[list[int], np.ndarray, np.ndarray]:

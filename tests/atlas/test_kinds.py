@@ -26,6 +26,13 @@ def lokr(first: tuple[int, int], second: tuple[int, int], rank: int = 0) -> tupl
     return {"lokr_w1": w1, **({"lokr_w2_a": a, "lokr_w2_b": b} if rank else {"lokr_w2": w2})}, torch.kron(w1, w2)
 
 
+def tucker_lokr(rank: int) -> tuple[dict[str, Tensor], Tensor]:
+    """One whose second factor is a 3x3 convolution in Tucker's form."""
+    w1, core, left, right = map(torch.randn, [(2, 3), (rank, rank, 3, 3), (rank, 5), (rank, 4)])
+    w2 = torch.einsum("ijkl,io,jn->onkl", core, left, right).flatten(1)
+    return {"lokr_w1": w1, "lokr_t2": core, "lokr_w2_a": left, "lokr_w2_b": right}, torch.kron(w1, w2)
+
+
 def whole(outputs: int, inputs: int, fading: float) -> tuple[dict[str, Tensor], Tensor]:
     """Its singular values fall as powers of their numbers do."""
     left, right = (torch.linalg.qr(torch.randn(n, min(outputs, inputs))).Q for n in (outputs, inputs))
@@ -40,6 +47,8 @@ KINDS = {
     "LoKr": lambda: lokr((8, 4), (20, 30), 3),
     "LoKr, wide and high": lambda: lokr((2, 5), (30, 7)),
     "LoKr of more than the most": lambda: lokr((8, 8), (30, 40)),
+    "LoKr in Tucker's form": lambda: tucker_lokr(3),
+    "LoKr in Tucker's form of rank 1": lambda: tucker_lokr(1),
     "LoKr of more ranks than sides": lambda: lokr((2, 2), (4, 6), 150),
     "small whole weights": lambda: whole(40, 90, 0.1),
     "whole weights": lambda: whole(300, 200, 0.5),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,16 @@ def test_a_part_that_the_atlas_lacks_is_the_rest(atlas: Atlas) -> None:
     assert found.parts[0].name == "f1-2"
     assert 0.3 < found.parts[0].share < 0.7
     assert found.told < 0.75
+
+
+def test_parts_that_take_back_from_each_other_tell_no_more_than_all(tmp_path: Path) -> None:
+    atlas = Atlas.open(tmp_path / "atlas")
+    both, against = merged({(0, 0): 1, (1, 0): 1}), merged({(0, 0): -0.1, (1, 0): -1})
+    atlas.add([replace(both, name="both"), replace(against, name="against")])
+    found = parts_of(atlas, made("x"))
+    assert [part.name for part in found.parts] == ["both", "against"]
+    assert found.parts[1].share < 0
+    assert found.told == pytest.approx(1, abs=1e-4)
 
 
 def test_an_entry_is_no_part_of_itself(atlas: Atlas) -> None:
