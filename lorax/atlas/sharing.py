@@ -17,7 +17,7 @@ from typing import Any
 from lorax.atlas.record import FILE, Record, read_record
 from lorax.atlas.segments import Segment, remove_leftovers
 from lorax.data.images import Progress
-from lorax.errors import AtlasError
+from lorax.errors import AtlasError, printable
 from lorax.storage import locked, storage_errors, whole_directory
 
 
@@ -37,12 +37,13 @@ def export_atlas(
     """
     from fsspec.implementations.local import LocalFileSystem
 
+    told = printable(address)
     with locked(atlas_dir / "atlas.lock", on_wait):
         record = read_record(atlas_dir)
         if not record.segments:
             raise AtlasError(f"the atlas at {atlas_dir} holds nothing yet: 'lorax atlas add PATH'.")
         with _reached(address) as (fs, place):
-            _check_grows(_record_at(fs, place, address), record, address, f"{atlas_dir}")
+            _check_grows(_record_at(fs, place, told), record, told, f"{atlas_dir}")
             for number, segment in enumerate(record.segments):
                 progress(number, len(record.segments), "copying")
                 folder = f"{place}/segments/{segment.name}"
@@ -75,12 +76,12 @@ def import_atlas(
     """
     own = read_record(atlas_dir)  # refuses a folder of something else before anything is written to it
     with _reached(address) as (fs, place):
-        record = _record_at(fs, place, address)
+        record, told = _record_at(fs, place, printable(address)), printable(address)
         if not record.segments:
-            raise AtlasError(f"{address} holds no atlas. Check the address; 'lorax atlas export' brings one there.")
+            raise AtlasError(f"{told} holds no atlas. Check the address; 'lorax atlas export' brings one there.")
         with locked(atlas_dir / "atlas.lock", on_wait), storage_errors(atlas_dir):
             own = read_record(atlas_dir)
-            _check_grows(own, record, str(atlas_dir), address)
+            _check_grows(own, record, str(atlas_dir), told)
             remove_leftovers(atlas_dir, own.segments)
             begun = not (atlas_dir / FILE).exists()
             if begun:
@@ -89,7 +90,7 @@ def import_atlas(
                 for number, segment in enumerate(record.segments):
                     progress(number, len(record.segments), "copying")
                     if segment not in own.segments:
-                        _fetch(fs, place, segment, atlas_dir, address)
+                        _fetch(fs, place, segment, atlas_dir, told)
                 record.write(atlas_dir)
             except BaseException:
                 _undo(atlas_dir, own, begun)
@@ -162,13 +163,14 @@ def _reached(address: str) -> Iterator[tuple[Any, str]]:
     """The file system of an address, and the place there; what goes wrong with it in the block is told as one error."""
     import fsspec
 
+    told = printable(address)
     try:
         fs, place = fsspec.url_to_fs(address)
         yield fs, str(place).rstrip("/")
     except (AtlasError, KeyboardInterrupt):
         raise
     except ImportError as error:
-        raise AtlasError(f"{address} needs a package that is not installed: {error}. For S3: '.[s3]'.") from error
+        raise AtlasError(f"{told} needs a package that is not installed: {error}. For S3: '.[s3]'.") from error
     except Exception as error:  # whatever storage libraries raise
-        said = str(error) or type(error).__name__
-        raise AtlasError(f"{address} can't be used: {said}. Check the address, and who may write there.") from error
+        said = printable(str(error)) or type(error).__name__
+        raise AtlasError(f"{told} can't be used: {said}. Check the address, and who may write there.") from error

@@ -201,6 +201,11 @@ def _no_constant(text: str) -> Any:
 
 
 def _stored(path: Path, name: str, entry: Any) -> Stored:
+    if isinstance(entry, dict) and isinstance(dtype := entry.get("dtype"), str) and dtype not in _TYPES:
+        raise AdapterError(
+            f"{path}: tensor {shown(name)} is of type {shown(dtype)}; expected one of {', '.join(_TYPES)}. Ask its "
+            "author for a LoRA of floating-point numbers, or leave it out."
+        )
     try:
         dtype, shape, (start, end) = _TYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
         numbers = [*shape, start, end]

@@ -209,7 +209,10 @@ UNREADABLE: dict[str, tuple[WriteBad, str]] = {
     "an impossible shape": (_header(_SHAPE, bytes(4)), "has 4"),
     "negative": (_header(_LYING.replace("[1]", "[-1]"), bytes(4)), "impossible name, shape or place"),
     "no entry": (_header('{"a": 1}'), "can't be understood"),
-    "unknown type": (_header('{"a": {"dtype": "Q4", "shape": [1], "data_offsets": [0, 4]}}'), "can't be understood"),
+    "unknown type": (
+        _header('{"a": {"dtype": "Q4", "shape": [1], "data_offsets": [0, 4]}}'),
+        "is of type 'Q4'; expected",
+    ),
     "metadata of numbers": (_header('{"__metadata__": {"a": 1}}'), "not a table of texts"),
     "100 GB of zeros": (_sparse, "a LoRA has less than"),
     "link to itself": (_ring, "loop|symbolic|doesn't exist|can't be read"),

@@ -24,7 +24,7 @@ from lorax.commands.atlas.options import (
 )
 from lorax.commands.console import Json, err, print_record
 from lorax.commands.tables import PLAIN, print_table, table
-from lorax.errors import AtlasError
+from lorax.errors import AtlasError, printable
 from lorax.text import percent, some
 
 if TYPE_CHECKING:
@@ -247,4 +247,4 @@ def bring(address: _Address, atlas: AtlasDir = None, as_json: Json = False) -> N
 
 def _print_copied(record: dict[str, Any], out: Console) -> None:
     *_, (which, address), (_, entries) = record.items()
-    out.print(f"{record['atlas']}: {entries} entries copied {which} {address}", markup=False)
+    out.print(f"{record['atlas']}: {entries} entries copied {which} {printable(address)}", markup=False)
