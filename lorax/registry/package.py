@@ -179,28 +179,29 @@ def _save(directory: Path, run_id: str, model_id: str, state_dir: Path, classes:
     import mlflow.pyfunc
     from mlflow.models import Model
 
-    model = Model(run_id=run_id, model_uuid=model_id, model_id=model_id)
+    staged, model = directory.parent / "state", Model(run_id=run_id, model_uuid=model_id, model_id=model_id)
+    shutil.copytree(state_dir, staged)  # MLflow takes a path for a URL, and so no folder with a % or # in its name
     mlflow.pyfunc.save_model(
         path=str(directory),
         python_model=str(Path(__file__).with_name("pyfunc_model.py")),
-        artifacts={"state": str(state_dir)},
+        artifacts={"state": str(staged)},
         model_config={"allow_paths": False, "exact": False},  # what may be set later is named here
         signature=_signature(classes),
         input_example=_example(),
         pip_requirements=[f"{_DISTRIBUTION}=={lorax.__version__}"],
         mlflow_model=model,
     )
-    (directory / "artifacts" / state_dir.name).rename(directory / _STATE_ARTIFACT)
     _forget_places(model, directory / "MLmodel")
     for cache in directory.rglob("__pycache__"):
         shutil.rmtree(cache, ignore_errors=True)
 
 
 def _forget_places(model: Any, path: Path) -> None:
-    """Take this machine's paths out of MLmodel, the state's among them; MLflow loads the model by the names inside."""
+    """Take the paths of this machine out of MLmodel; MLflow loads the model by the names inside its folder."""
     flavour = model.flavors["python_function"]
     flavour["model_code_path"] = Path(flavour["model_code_path"]).name
-    flavour["artifacts"]["state"] |= {"path": _STATE_ARTIFACT, "uri": _STATE_ARTIFACT}
+    for artifact in flavour["artifacts"].values():
+        artifact["uri"] = artifact["path"]
     model.save(str(path))
 
 
