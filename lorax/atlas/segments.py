@@ -148,7 +148,7 @@ class Segments:
         """In the order of adding."""
         all_entries: list[AtlasEntry] = []
         for segment in self._segments:
-            entries = from_csv(self._read(segment, _ENTRIES).decode())
+            entries = from_csv(self.read(segment, _ENTRIES).decode())
             if len(entries) != segment.count:
                 raise self._damage(segment, _ENTRIES, f"it has {len(entries)} rows, {segment.count} are expected")
             all_entries += entries
@@ -188,13 +188,14 @@ class Segments:
 
     def _matrix(self, segment: Segment, kind: str) -> Rows:
         file = f"{kind}.safetensors"
-        data: dict[str, Any] = safetensors.numpy.load(self._read(segment, file))
+        data: dict[str, Any] = safetensors.numpy.load(self.read(segment, file))
         matrix: Rows = data["rows"]
         if len(matrix) != segment.count:
             raise self._damage(segment, file, f"it has {len(matrix)} rows, {segment.count} are expected")
         return matrix
 
-    def _read(self, segment: Segment, file: str) -> bytes:
+    def read(self, segment: Segment, file: str) -> bytes:
+        """One of a segment's files, whole."""
         path = self._folder / segment.name / file
         try:
             data = path.read_bytes()

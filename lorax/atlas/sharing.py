@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from lorax.atlas.record import FILE, Record, read_record
-from lorax.atlas.segments import Segment, remove_leftovers
+from lorax.atlas.segments import Segment, Segments, remove_leftovers
 from lorax.data.images import Progress
-from lorax.errors import AtlasError, printable
+from lorax.errors import AtlasError, LoraxError, printable
 from lorax.storage import locked, storage_errors, whole_directory
 
 
@@ -42,6 +42,7 @@ def export_atlas(
         record = read_record(atlas_dir)
         if not record.segments:
             raise AtlasError(f"the atlas at {atlas_dir} holds nothing yet: 'lorax atlas add PATH'.")
+        own = Segments(atlas_dir, record.segments)
         with _reached(address) as (fs, place):
             _check_grows(_record_at(fs, place, told), record, told, f"{atlas_dir}")
             for number, segment in enumerate(record.segments):
@@ -50,8 +51,7 @@ def export_atlas(
                 if isinstance(fs, LocalFileSystem):  # elsewhere there are no folders, and s3fs would make the bucket
                     fs.makedirs(folder, exist_ok=True)
                 for file in segment.files:
-                    data = (atlas_dir / "segments" / segment.name / file).read_bytes()
-                    _check_whole(data, segment, file, str(atlas_dir))
+                    data = own.read(segment, file)
                     if not fs.exists(f"{folder}/{file}") or fs.size(f"{folder}/{file}") != len(data):
                         _put(fs, f"{folder}/{file}", data)
             _put(fs, f"{place}/{FILE}", (atlas_dir / FILE).read_bytes())
@@ -74,9 +74,10 @@ def import_atlas(
         AtlasError: nothing lies there, it is damaged or can't be reached, or the atlas here is another one.
         StorageError: the disk is full; the atlas is as it was.
     """
-    own = read_record(atlas_dir)  # refuses a folder of something else before anything is written to it
+    read_record(atlas_dir)  # refuses a folder of something else before anything is written to it
+    told = printable(address)
     with _reached(address) as (fs, place):
-        record, told = _record_at(fs, place, printable(address)), printable(address)
+        record = _record_at(fs, place, told)
         if not record.segments:
             raise AtlasError(f"{told} holds no atlas. Check the address; 'lorax atlas export' brings one there.")
         with locked(atlas_dir / "atlas.lock", on_wait), storage_errors(atlas_dir):
@@ -101,12 +102,16 @@ def import_atlas(
 
 def _fetch(fs: Any, place: str, segment: Segment, atlas_dir: Path, address: str) -> None:
     with whole_directory(atlas_dir / "segments" / segment.name) as draft:
-        for file in segment.files:
+        for file, expected in segment.files.items():
             try:
                 data = fs.cat_file(f"{place}/segments/{segment.name}/{file}")
             except FileNotFoundError:
                 data = b""
-            _check_whole(data, segment, file, address)
+            if hashlib.sha256(data).hexdigest() != expected:
+                raise AtlasError(
+                    f"{address}: segments/{segment.name}/{file} is missing or damaged: its sha256 is not what {FILE} "
+                    "says. Remove it there and export the atlas again, from where it is whole."
+                )
             (draft / file).write_bytes(data)
 
 
@@ -116,14 +121,6 @@ def _undo(atlas_dir: Path, own: Record, begun: bool) -> None:
         remove_leftovers(atlas_dir, own.segments)
         if begun:
             (atlas_dir / FILE).unlink()
-
-
-def _check_whole(data: bytes, segment: Segment, file: str, where: str) -> None:
-    if hashlib.sha256(data).hexdigest() != segment.files[file]:
-        raise AtlasError(
-            f"{where}: segments/{segment.name}/{file} is missing or damaged: its sha256 is not what {FILE} says. Bring "
-            "it back from a copy, or make the atlas anew from its adapters."
-        )
 
 
 def _check_grows(older: Record, newer: Record, there: str, here: str) -> None:
@@ -167,7 +164,7 @@ def _reached(address: str) -> Iterator[tuple[Any, str]]:
     try:
         fs, place = fsspec.url_to_fs(address)
         yield fs, str(place).rstrip("/")
-    except (AtlasError, KeyboardInterrupt):
+    except LoraxError:  # of the disk here, say
         raise
     except ImportError as error:
         raise AtlasError(f"{told} needs a package that is not installed: {error}. For S3: '.[s3]'.") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 from lorax.atlas.index import Atlas
 from lorax.atlas.searching import search
 from lorax.atlas.sharing import export_atlas, import_atlas
-from lorax.errors import AtlasError
+from lorax.errors import AtlasError, StorageError
 from tests.atlas.made import made
 
 
@@ -151,3 +152,22 @@ def test_a_first_import_that_was_killed_is_run_again(own: Path, tmp_path: Path) 
 def test_what_cannot_be_reached_is_one_error(own: Path) -> None:
     with pytest.raises(AtlasError, match=r"strange://x\\ny can't be used.*\Z"):
         export_atlas(own, "strange://x\ny", quiet)
+
+
+def test_a_full_disk_here_is_told_as_that(own: Path, tmp_path: Path) -> None:
+    export_atlas(own, str(tmp_path / "far"), quiet)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(StorageError, match=f"could not write {tmp_path / 'copy'}"):
+            import_atlas(str(tmp_path / "far"), tmp_path / "copy", quiet)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list((tmp_path / "copy").glob("segments/*"))
+
+
+def test_what_is_damaged_here_is_not_sent(own: Path, tmp_path: Path) -> None:
+    _lost(own)
+    with pytest.raises(AtlasError, match=rf"{own}/segments/.*/entries.csv: it is missing"):
+        export_atlas(own, str(tmp_path / "far"), quiet)
+    assert not (tmp_path / "far/atlas.json").exists()
