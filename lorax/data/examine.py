@@ -20,6 +20,7 @@ from lorax.data.container import Container, container_of
 from lorax.data.grid import Blocks, blocks_of
 from lorax.data.images import Progress, in_threads, opened, read
 from lorax.data.pixels import Pixels
+from lorax.environment import keep_freed_memory
 from lorax.errors import ImageError
 
 _SIDE, _WAVES = 32, 8  # of the image that the perceptual hash is taken of, and of its slowest waves, which it says
@@ -65,15 +66,10 @@ def examine_all(paths: Mapping[str, Path], progress: Progress | None = None) -> 
         paths: name to report -> file.
         progress: told after each.
     """
-    bytearray(_FREED)
+    keep_freed_memory()
     one_of = -(-len(paths) // _GRIDS)
     found = in_threads(lambda item: examine(item[1], item[0], one_of), list(paths.items()), progress, "checking images")
     return dict(zip(paths, found, strict=True))
-
-
-_FREED = 2**25 - 2**13
-"""Bytes of the largest block that glibc takes note of. Once one was freed it keeps what images leave, to use it again;
-else it gives that back to the kernel, and has every page anew. Other C libraries don't mind."""
 
 
 def examine(path: Path, name: str, one_of: int = 1) -> Examined:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lorax.environment import keep_freed_memory
 from lorax.errors import BackboneError
 from lorax.network.branch import Branch, LiveBranch, fresh_branch, merged
 from lorax.network.passes import (
@@ -18,7 +19,6 @@ from lorax.network.passes import (
     embed,
     encode,
     hearing,
-    keep_freed_memory,
     make_audible,
     make_stackable,
     side_by_side,

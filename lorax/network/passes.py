@@ -85,15 +85,6 @@ _AT_ONCE = 2 * 128**2
 memory that is used again. Twice as many take 1.3 times as long, since the kernel maps every large tensor anew."""
 
 
-def keep_freed_memory() -> None:
-    """Let the C library keep what passes free, to use it again; call once, before them.
-
-    glibc gives freed memory back to the kernel beyond twice the largest block that it has ever unmapped, up to blocks
-    of 32 MB; having it again costs microseconds for each 4 KB. So one such block is freed. Other libraries don't mind.
-    """
-    torch.empty(2**25 - 2**13, dtype=torch.uint8)
-
-
 def embed(model: Any, pixels: Tensor) -> Embedded:
     """What is computed once for all branches; normalised pixels (B, 3, H, W)."""
     if not isinstance(model, SplitModel):
