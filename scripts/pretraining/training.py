@@ -148,7 +148,8 @@ class Training:
     def _learn(self, images: Tensor, found: Tensor, labels: Tensor) -> Tensor:
         for group in self.optimizer.param_groups:
             group["lr"] = self.plan.rate_at(self.step)
-        with torch.autocast(self.device.type, torch.bfloat16):
+        # no cache of cast weights: the thread that draws the next batch empties it, and gradients' last bits would differ
+        with torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False):
             feature, front = self._run(images.float(), found)
         loss, said = self.pretext(feature, front, labels)
         self.optimizer.zero_grad()

@@ -273,9 +273,10 @@ def test_a_run_that_is_slow_to_begin_is_vouched_for_while_its_process_lives(
 ) -> None:
     """Its imports alone may take minutes on a machine that is busy with other work."""
     run = deployment.start_run(api, key="slow to begin")
-    end(api, run, "PENDING")
     marks = {orphans.FOLDER_VARIABLE: str(workspace.services_dir), orphans.SERVICE_VARIABLE: embedded.FLOW}
     announcer = Announcer(workspace)
+    announcer.look()  # the first sends one for each run that is then pending
+    end(api, run, "PENDING")
     announcer.look()
     assert heartbeats(api, run) == []
     slow = subprocess.Popen(["sleep", "60"], env={**os.environ, **marks, "PREFECT__FLOW_RUN_ID": run["id"]})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,27 @@ def test_stopped_and_resumed_it_learns_the_same_and_leaves_what_users_open(examp
     with torch.no_grad():
         trained = training.backbone.eval()(images / 255)
     torch.testing.assert_close(opened, trained, atol=0.01, rtol=0.01)  # float16
+
+
+def test_what_other_threads_do_meanwhile_changes_no_bit_of_a_gradient(examples: Examples, tmp_path: Path) -> None:
+    found = []
+    for meanwhile in (False, True):
+        training = Training(examples, Plan(small_steps=1, whole_steps=1), tmp_path / "none", tmp_path / "no.safetensors")
+        if meanwhile:  # as the thread that draws the next batch does, at any moment
+            training.backbone.spectrum_token.register_forward_hook(_autocast_elsewhere)
+        training._learn(*training._drawn(0, 64))
+        found.append([parameter.grad for parameter in training.parameters])
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
+
+
+def _autocast_elsewhere(*_: object) -> None:
+    def enter_and_leave() -> None:
+        with torch.autocast("cpu", enabled=False):
+            pass
+
+    thread = threading.Thread(target=enter_and_leave)
+    thread.start()
+    thread.join()
 
 
 def _stop_at_once(_: int, __: torch.Tensor) -> None:
