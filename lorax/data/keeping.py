@@ -48,7 +48,7 @@ def store(workspace: Workspace, files: Mapping[str, str]) -> None:
     from dvc_data.hashfile.hash_info import HashInfo
 
     with versions.opened(workspace, "the images") as repo, repo.lock:
-        cache, fs = repo.cache.local, repo.fs
+        cache, fs, data = repo.cache.local, repo.fs, str(workspace.data_dir)
         with storage_errors(Path(cache.path)):
             for folder in {md5[:2] for md5 in files.values()}:
                 cache.makedirs(f"{cache.path}/{folder}")
@@ -59,13 +59,13 @@ def store(workspace: Workspace, files: Mapping[str, str]) -> None:
                 if not os.path.exists(kept):  # noqa: PTH110  # a Path for each takes as long as the question
                     draft = f"{cache.path}/{md5[:2]}/.{own}-{number}.tmp"
                     try:
-                        bring(f"{workspace.data_dir}/{path}", draft)
+                        bring(f"{data}/{path}", draft)
                         cache.protect(draft)
                         os.replace(draft, kept)  # noqa: PTH105
                     except BaseException:
                         Path(draft).unlink(missing_ok=True)
                         raise
-        places = {f"{workspace.data_dir}/{path}": HashInfo("md5", md5) for path, md5 in files.items()}
+        places = {f"{data}/{path}": HashInfo("md5", md5) for path, md5 in files.items()}
         repo.state.save_many(((place, digest, None) for place, digest in places.items()), fs)
 
 

@@ -143,7 +143,8 @@ def _note(workspace: Workspace, tasks: Sequence[PinnedTask], cached: Sequence[Pa
     files = [name for name in _CHANGED_FILES if (workspace.root / name).exists()]
     for name in files:
         shutil.copy2(workspace.root / name, notes / name)
-    own = [str(path) for path in cached if path.is_relative_to(workspace.root)]  # others may rely on a shared cache
+    below = f"{workspace.root}/"  # others may rely on a shared cache
+    own = [path for path in map(str, cached) if path.startswith(below)]
     what = {
         "tasks": [
             {"task": t.name, "digest": t.digest, "replaces": (workspace.data_dir / t.name).exists()} for t in tasks
