@@ -6,9 +6,10 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
+import numpy as np
 from torch import Tensor
 
 from lorax.errors import AdapterError
@@ -99,8 +100,13 @@ def is_finite(numbers: Tensor) -> bool:
 def digest_of(layers: Sequence[Layer], factors: Sequence[Factors]) -> str:
     """sha256 (hex) over places, ranks and float32 values."""
     digest = hashlib.sha256()
-    for layer, pair in zip(layers, factors, strict=True):
-        digest.update(f"{layer.place} {layer.rank}\n".encode())
+    for said, pair in zip(_said(tuple(layers)), factors, strict=True):
+        digest.update(said)
         for factor in pair:
-            digest.update(factor.detach().float().contiguous().numpy().data)
+            digest.update(np.ascontiguousarray(factor.detach().numpy(), np.float32).data)
     return digest.hexdigest()
+
+
+@lru_cache(maxsize=32)  # the same layers come in every file of a collection
+def _said(layers: tuple[Layer, ...]) -> list[bytes]:
+    return [f"{layer.place} {layer.rank}\n".encode() for layer in layers]

@@ -26,6 +26,7 @@ from lorax.atlas.segments import (
 )
 from lorax.atlas.space import Rows
 from lorax.atlas.view import POOLED
+from lorax.environment import keep_freed_memory
 from lorax.errors import AdapterError, AtlasError, printable
 
 MARKS = "marks"
@@ -41,6 +42,7 @@ class Newcomers:
     def __init__(
         self, atlas_dir: Path, record: Record, entries: Sequence[AtlasEntry], descriptors: Sequence[str]
     ) -> None:
+        keep_freed_memory()  # each adapter takes megabytes, one after the other
         self._dir, self._record, self._descriptors = atlas_dir, record, descriptors
         held = Segments(atlas_dir, record.segments)
         self._known, self._held = Known(entries, held.blocks(MARKS), self._product), len(entries)
@@ -52,7 +54,8 @@ class Newcomers:
                 f"the atlas at {atlas_dir} keeps no {', '.join(lacking)}: that was settled by its first add. "
                 "Make a new atlas with 'lorax atlas add PATH --with-factors'."
             )
-        self._waiting: list[tuple[AtlasEntry, dict[str, Rows]]] = []
+        self._waiting: list[AtlasEntry] = []
+        self._rows: dict[str, Rows] = {}  # of those that wait, and room for more
         self._written: list[Segment] = []
         self.added: list[AtlasEntry] = []
         self.refused: list[str] = []
@@ -79,10 +82,12 @@ class Newcomers:
         entry, rows[MARKS] = self._known.take(_entry(adapter, digest, length, label, lost), rows["product"])
         base = self._record.base or adapter.base or ""
         self._describer, self._record = describer, self._record.model_copy(update={"base": base})
-        self._waiting.append((entry, rows))
+        room = min(_SEGMENT_ENTRIES, 1 + _SEGMENT_BYTES // sum(row.nbytes for row in rows.values()))
+        for kind, row in rows.items():  # kept one by one they would cut up the memory in which adapters are read
+            self._rows.setdefault(kind, np.empty((room, len(row)), np.float32))[len(self._waiting)] = row
+        self._waiting.append(entry)
         self.added.append(entry)
-        size = sum(row.nbytes for row in rows.values())
-        if len(self._waiting) >= _SEGMENT_ENTRIES or size * len(self._waiting) >= _SEGMENT_BYTES:
+        if len(self._waiting) >= room:
             self._flush()
         return entry
 
@@ -147,17 +152,16 @@ class Newcomers:
     def _flush(self) -> None:
         if not self._waiting:
             return
-        entries = [entry for entry, _ in self._waiting]
-        rows = {kind: np.stack([of[kind] for _, of in self._waiting]) for kind in self._waiting[0][1]}
+        rows = {kind: matrix[: len(self._waiting)] for kind, matrix in self._rows.items()}
         number = len(self._record.segments) + len(self._written) + 1
-        self._written.append(write_segment(self._dir, number, entries, rows))
+        self._written.append(write_segment(self._dir, number, self._waiting, rows))
         self._waiting.clear()
 
     def _product(self, number: int) -> Rows:
         """The product row (F,) of an entry of the atlas, or of this add."""
         waiting = number - self._held - len(self.added) + len(self._waiting)
         if waiting >= 0:
-            return self._waiting[waiting][1]["product"]
+            return np.asarray(self._rows["product"][waiting])
         return Segments(self._dir, (*self._record.segments, *self._written)).row("product", number)
 
 

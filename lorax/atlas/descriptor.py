@@ -14,7 +14,7 @@ training set: Salama et al., DSiRe (arXiv 2406.19395).
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -37,6 +37,9 @@ SINGULAR_VALUES = 8
 _SKETCH_NUMBERS = 16384
 _SIDES = (32, 16, 8, 4)
 _NO_NORM = 1e-12
+
+_AT_ONCE = 2**17
+"""Numbers of so many layers' A or B that stay in the processor's cache while something is made of them."""
 
 Numbers = NDArray[Any]
 
@@ -114,10 +117,10 @@ class Describer:
         Args:
             factors: of every layer, in the collection's order; rows have their precision, at least float32.
         """
-        made = {"product": self.product, "spectrum": spectrum, "factors": flattened}
-        return {name: made[name](factors) for name in self.descriptors}
+        sketches, grams = _by_layer(factors, self._sketches, _grams)
+        made = {"product": _joined(sketches, factors), "spectrum": _spectrum(grams, factors)}
+        return made | ({"factors": flattened(factors)} if "factors" in self.descriptors else {})
 
-    @_QUIET
     def product(self, factors: Sequence[Factors]) -> Tensor:
         """(P B)(A Q) / side of every layer, flattened: (L · side · side,).
 
@@ -127,8 +130,8 @@ class Describer:
         Source: sketches by random signs: Achlioptas (2003), for both sides of a matrix as in randomised SVD (Halko et
         al., arXiv 0909.4061).
         """
-        sketches = [self._sketch(a, b) for a, b in _arrays(factors)]
-        return torch.from_numpy(np.stack(sketches)).flatten() / self.side
+        (sketches,) = _by_layer(factors, self._sketches)
+        return _joined(sketches, factors)
 
     def columns(self, descriptor: str, group: str) -> np.ndarray:
         """The numbers of a row's columns that belong to a module group.
@@ -157,10 +160,9 @@ class Describer:
             return [x.rank * (x.inputs + x.outputs) for x in self.layers]
         return [self.side**2 if descriptor == "product" else 1 + SINGULAR_VALUES] * len(self.layers)
 
-    def _sketch(self, a: Numbers, b: Numbers) -> Numbers:
-        left = self._sign("outputs", len(b), b.dtype) @ b  # (side, r)
-        right = self._sign("inputs", a.shape[1], a.dtype) @ a.T  # (side, r)
-        return np.asarray(left @ right.T)
+    def _sketches(self, a: Numbers, b: Numbers) -> Numbers:
+        right = self._sign("inputs", a.shape[2], a.dtype) @ a.swapaxes(1, 2)  # (side, r) of each layer
+        return np.asarray(self._sign("outputs", b.shape[1], b.dtype) @ b @ right.swapaxes(1, 2) / self.side)
 
     def _sign(self, end: str, size: int, dtype: np.dtype[Any]) -> Numbers:
         """Random signs (side, size), from the seed, the end and the size alone."""
@@ -178,17 +180,29 @@ def flattened(factors: Sequence[Factors]) -> Tensor:
     return torch.cat([factor.flatten() for pair in factors for factor in pair])
 
 
-@_QUIET
 def spectrum(factors: Sequence[Factors]) -> Tensor:
     """Each layer's log norm (base 10) and its largest singular values as shares of the norm: (L · 9,)."""
+    (grams,) = _by_layer(factors, _grams)
+    return _spectrum(grams, factors)
+
+
+def _grams(a: Numbers, b: Numbers) -> Numbers:
+    """A Aᵀ and Bᵀ B of each layer, in float64: (n, 2, r, r).
+
+    One side is a copy: where both are one array NumPy has BLAS use that, and is some times slower.
+    """
+    one, other = a.astype(np.float64), b.astype(np.float64)
+    return np.stack((one.copy() @ one.swapaxes(1, 2), other.swapaxes(1, 2) @ other.copy()), axis=1)
+
+
+@_QUIET
+def _spectrum(grams: Sequence[Numbers], factors: Sequence[Factors]) -> Tensor:
     alike: dict[int, list[int]] = defaultdict(list)
-    grams = []
-    for number, (a, b) in enumerate(_arrays(factors)):
-        alike[len(a)].append(number)
-        grams.append((_gram(a), _gram(b.T)))
-    out = factors[0][0].new_zeros(len(factors), 1 + SINGULAR_VALUES).numpy()
+    for number, gram in enumerate(grams):
+        alike[gram.shape[-1]].append(number)
+    out = factors[0][0].new_zeros(len(grams), 1 + SINGULAR_VALUES).numpy()
     for numbers in alike.values():
-        of_a, of_b = (np.stack([grams[i][end] for i in numbers]) for end in (0, 1))
+        of_a, of_b = np.stack([grams[i] for i in numbers], axis=1)
         values = singular_values(of_a, of_b).astype(out.dtype)
         norms = np.maximum(np.sqrt(np.square(values).sum(1, keepdims=True)), _NO_NORM)
         kept = values[:, :SINGULAR_VALUES] / norms
@@ -218,14 +232,14 @@ def pooled_spectrum(layers: Sequence[Layer], row: Tensor) -> Tensor:
     For each of six cells, attention, feed-forward and all layers, early and late: the mean of its layers' singular
     value shares, and how far its mean log norm lies above all layers'. Cells without layers are zero.
     """
-    table = row.reshape(len(layers), -1)
+    table = row.reshape(len(layers), -1).numpy()
     norm = table[:, 0].mean()
-    pooled = []
-    for chosen in _cells(tuple(layers)):
-        mean = table[chosen].mean(0) if chosen else torch.zeros_like(table[0])
-        mean[0] = mean[0] - norm if chosen else 0.0
-        pooled.append(mean)
-    return torch.cat(pooled)
+    pooled = np.zeros((len(cells := _cells(tuple(layers))), table.shape[1]), table.dtype)
+    for cell, chosen in zip(pooled, cells, strict=True):
+        if chosen:
+            cell[:] = table[chosen].mean(0)
+            cell[0] -= norm
+    return torch.from_numpy(pooled).flatten()
 
 
 @lru_cache(maxsize=16)  # the same layers come in every file of a collection
@@ -238,15 +252,30 @@ def _cells(layers: tuple[Layer, ...]) -> list[list[int]]:
     ]
 
 
-def _arrays(factors: Sequence[Factors]) -> Iterator[tuple[Numbers, Numbers]]:
-    """The same memory: NumPy multiplies so small matrices some times faster than torch."""
-    for a, b in factors:
-        yield a.detach().numpy(), b.detach().numpy()
+@_QUIET
+def _by_layer(factors: Sequence[Factors], *made: Callable[[Numbers, Numbers], Numbers]) -> list[list[Numbers]]:
+    """For each of `made`, what it makes of every layer.
+
+    Args:
+        made: of A (n, r, in) and B (n, out, r) of some layers of the same shapes, n arrays. NumPy multiplies
+            so small matrices some times faster than torch, and some at once faster than one by one.
+    """
+    alike: dict[tuple[torch.Size, torch.Size], list[int]] = defaultdict(list)
+    for number, (a, b) in enumerate(factors):
+        alike[a.shape, b.shape].append(number)
+    of_layers: list[dict[int, Numbers]] = [{} for _ in made]
+    for (of_a, of_b), numbers in alike.items():
+        count = max(1, _AT_ONCE // max(of_a.numel(), of_b.numel()))
+        for some in (numbers[first : first + count] for first in range(0, len(numbers), count)):
+            stacks = [np.stack([factors[i][end].detach().numpy() for i in some]) for end in (0, 1)]
+            for found, make in zip(of_layers, made, strict=True):
+                found.update(zip(some, make(*stacks), strict=True))
+    return [[found[number] for number in range(len(factors))] for found in of_layers]
 
 
-def _gram(rows: Numbers) -> Numbers:
-    """Inner products of rows (r, n), in float64: (r, r)."""
-    return np.asarray(rows.astype(np.float64) @ rows.T)  # a copy on one side only: by itself it is multiplied slower
+def _joined(rows: Sequence[Numbers] | Numbers, factors: Sequence[Factors]) -> Tensor:
+    """Numbers of each layer behind each other, in the factors' precision."""
+    return torch.from_numpy(np.asarray(rows).reshape(-1)).to(factors[0][0].dtype)
 
 
 def _differing(lacking: Sequence[Layer], extra: Sequence[Layer]) -> str:

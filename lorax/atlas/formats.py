@@ -13,17 +13,19 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lorax.atlas.adapter import Adapter
 from lorax.atlas.bases import family, guessed
 from lorax.atlas.kinds import ASIDE, needing_base
-from lorax.atlas.layers import StoredLayer, assemble, layers_of, reader, with_own_ranks
+from lorax.atlas.layers import Layout, StoredLayer, assemble, reader, with_own_ranks
 from lorax.atlas.names import PEFT_PREFIX, FileKeys, peft_keys, single_file_keys, split
 from lorax.atlas.segments import counted
 from lorax.atlas.settings import LoraSettings, parse_settings
 from lorax.atlas.tensors import (
+    Header,
     Stored,
     TensorFile,
     adapter_errors,
@@ -31,6 +33,7 @@ from lorax.atlas.tensors import (
     open_tensors,
     parse_json,
     read_json,
+    said_of,
     shown,
 )
 from lorax.errors import AdapterError, StateError
@@ -161,16 +164,15 @@ def _peft_folder(folder: Path, base: str | None) -> Adapter:
     record = read_json(config)
     settings = parse_settings(record, str(config))
     file = open_tensors(weights)
-    names = peft_keys(file.tensors, _model_class(record))
-    _check_known(file.tensors, names, PEFT_PREFIX, str(weights))
-    stored, algorithm = assemble(names.keys, file.tensors, str(weights))
+    with said_of(f"{weights}"):
+        plan = _peft_plan(file.header, _model_class(record))
+    stored = plan.layout.stored
     _check_ranks(stored, {each.layer.part: settings for each in stored}, str(folder))
-    read = reader(stored, file.read, lambda each, _: settings.scale(each.path, each.rank), str(weights))
+    read = reader(plan.layout, file.read, lambda each, _: settings.scale(each.path, each.rank), str(weights))
     stated = base or _stated_base([record.get(_PEFT_BASE)], config)
-    layers = layers_of(stored)
     return Adapter(
-        _name(folder), str(folder), "peft", family(stated) if stated else None, layers, read,
-        guess=guessed(layers, names.family), algorithm=algorithm,
+        _name(folder), str(folder), "peft", family(stated) if stated else None, plan.layout.layers, read,
+        guess=plan.guess, algorithm=plan.layout.algorithm,
     )  # fmt: skip
 
 
@@ -178,27 +180,25 @@ def _branch(directory: Path, branch: Branch, base: str, label: str) -> Adapter:
     source = f"{directory}: branch {branch.task}"
     settings = parse_settings(branch.config, source)
     tensors = {name: Stored(value.dtype, tuple(value.shape)) for name, value in branch.weights.items()}
-    names = peft_keys(tensors)
-    _check_known(tensors, names, PEFT_PREFIX, source)
-    stored, _ = assemble(names.keys, tensors, source)
+    with said_of(source):
+        layout = _planned(tensors, peft_keys(tensors), PEFT_PREFIX).layout
     read = reader(
-        stored,
+        layout,
         lambda: {name: at_least_float32(weight) for name, weight in branch.weights.items()},
         lambda each, _: settings.scale(each.path, each.rank),
         source,
     )
-    return Adapter(branch.task, source, "branch", base, layers_of(stored), read, label, branch.start)
+    return Adapter(branch.task, source, "branch", base, layout.layers, read, label, branch.start)
 
 
 def _single_file(path: Path, base: str | None) -> Adapter:
     file = open_tensors(path)
     record = _settings_record(file)
-    names = single_file_keys(file.tensors, is_own=_OWN in record)
-    _check_known(file.tensors, names, "unet., transformer., text_encoder., lora_unet_, lora_te_ or so", str(path))
-    stored, algorithm = assemble(names.keys, file.tensors, str(path))
-    stored = with_own_ranks(stored, file.read)
-    settings = _settings_by_part(record, {key.part for key in names.keys.values()}, path)
-    _check_ranks([each for each in stored if each.alpha is None and each.rank], settings, str(path))
+    with said_of(f"{path}"):
+        plan = _single_plan(file.header, _OWN in record)
+    layout = with_own_ranks(plan.layout, file.read)
+    settings = _settings_by_part(record, plan.parts, path)
+    _check_ranks([each for each in layout.stored if each.alpha is None and each.rank], settings, str(path))
 
     def scale(each: StoredLayer, alpha: float | None) -> float:
         if each.rank is None:
@@ -208,52 +208,75 @@ def _single_file(path: Path, base: str | None) -> Adapter:
         given = settings.get(each.layer.part)
         return given.scale(each.path, each.rank) if given else 1.0
 
-    form = next(iter(names.keys.values())).format
     in_settings = [value for key, value in record.items() if key.endswith(_PEFT_BASE)]
     stated = base or _stated_base([*(file.metadata.get(key) for key in _BASE_KEYS), *in_settings], path)
-    layers = layers_of(stored)
     return Adapter(
-        _name(path), str(path), form, family(stated) if stated else None, layers,
-        reader(stored, file.read, scale, str(path)), guess=guessed(layers, names.family), algorithm=algorithm,
+        _name(path), str(path), plan.form, family(stated) if stated else None, layout.layers,
+        reader(layout, file.read, scale, str(path)), guess=plan.guess, algorithm=layout.algorithm,
     )  # fmt: skip
 
 
-def _check_known(names: Iterable[str], known: FileKeys, expected: str, source: str) -> None:
+class _Plan(NamedTuple):
+    """What a file's header alone tells: worked out once for all files with the same."""
+
+    form: str
+    parts: set[str]
+    layout: Layout
+    guess: str | None
+
+
+@lru_cache(maxsize=32)
+def _single_plan(header: Header, is_own: bool) -> _Plan:
+    known = single_file_keys(header.tensors, is_own=is_own)
+    return _planned(header.tensors, known, "unet., transformer., text_encoder., lora_unet_, lora_te_ or so")
+
+
+@lru_cache(maxsize=32)
+def _peft_plan(header: Header, model_class: str | None) -> _Plan:
+    return _planned(header.tensors, peft_keys(header.tensors, model_class), PEFT_PREFIX)
+
+
+def _planned(tensors: Mapping[str, Stored], known: FileKeys, expected: str) -> _Plan:
+    _check_known(tensors, known, expected)
+    layout, keys = assemble(known.keys, tensors), known.keys.values()
+    return _Plan(next(iter(keys)).format, {key.part for key in keys}, layout, guessed(layout.layers, known.family))
+
+
+def _check_known(names: Iterable[str], known: FileKeys, expected: str) -> None:
     """Refuse a file with tensors whose names say that they are something else than an adapter's.
 
     Args:
         names: of all tensors.
         known: what those say that are an adapter's.
         expected: what names begin with.
-        source: where the tensors are, for messages.
     """
     strange = [name for name in names if name not in known.keys and name not in known.redundant]
     for name in strange:
         if kind := needing_base(name):
             raise AdapterError(
-                f"{source} is of another kind: {kind}, as tensor {shown(name)} shows, whose change of the weights is "
+                f" is of another kind: {kind}, as tensor {shown(name)} shows, whose change of the weights is "
                 "known with the base model's only. Leave it out."
             )
     if of_lora := [name for name in strange if (found := split(name)) and found[1] not in ASIDE]:
         raise AdapterError(
-            f"{source}: tensor {shown(of_lora[0])} is of no part that is known here; expected a name that begins with "
+            f": tensor {shown(of_lora[0])} is of no part that is known here; expected a name that begins with "
             f"{expected}. If it is PEFT's, put its {_CONFIG} and it into one folder."
         )
     if not known.keys or (strange and all(key.role in ASIDE for key in known.keys.values())):
         first = f", such as {shown(strange[0])}" if strange else ""
         raise AdapterError(
-            f"{source} holds no LoRA: {counted(len(strange), 'tensor')}{first}; expected LoRA factors. "
+            f" holds no LoRA: {counted(len(strange), 'tensor')}{first}; expected LoRA factors. "
             "A whole model can't be compared: name a LoRA's file."
         )
     parts = {key.part for key in known.keys.values()}
     if "unet" in parts and (known.family or any(part.startswith("transformer") for part in parts)):
         raise AdapterError(
-            f"{source} holds layers of a U-Net and of a diffusion transformer; expected one base model's. It is of two "
+            " holds layers of a U-Net and of a diffusion transformer; expected one base model's. It is of two "
             "adapters: ask its author for each, or leave it out."
         )
     if strange:
         raise AdapterError(
-            f"{source} holds tensor {shown(strange[0])} beside its LoRA factors, so they don't say all that it does; "
+            f" holds tensor {shown(strange[0])} beside its LoRA factors, so they don't say all that it does; "
             "expected a plain LoRA. Leave it out, or convert it to a plain LoRA."
         )
 
@@ -261,7 +284,8 @@ def _check_known(names: Iterable[str], known: FileKeys, expected: str, source: s
 def _settings_record(file: TensorFile) -> dict[str, Any]:
     """What newer diffusers keep of PEFT's settings: by part, or as they are where a model wrote the file by itself."""
     text = file.metadata.get(_SETTINGS_KEY)
-    return {} if text is None else parse_json(text, f"{_SETTINGS_KEY} in {file.path}")
+    with said_of(f"{_SETTINGS_KEY} in {file.path}"):
+        return {} if text is None else parse_json(text)
 
 
 def _settings_by_part(record: Mapping[str, Any], parts: Iterable[str], path: Path) -> dict[str, LoraSettings]:

@@ -6,7 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import prod
 
 import torch
@@ -47,16 +47,36 @@ Scale = Callable[[StoredLayer, float | None], float]
 """Of a layer, given the value of its alpha tensor or None: what B is multiplied by."""
 
 
-def assemble(keys: Mapping[str, Key], tensors: Mapping[str, Stored], source: str) -> tuple[list[StoredLayer], str]:
-    """The layers that tensors make up, sorted; and what kinds they are of, with what is left aside.
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """The layers that tensors make up."""
+
+    stored: tuple[StoredLayer, ...]  # as they are in the file
+    algorithm: str  # what kinds they are of, with what is left aside
+
+    @cached_property
+    def layers(self) -> tuple[Layer, ...]:
+        """Every layer by its canonical name, sorted."""
+        layers = [piece.layer for each in self.stored for piece in each.pieces]
+        return tuple(layers[number] for number in self.order)
+
+    @cached_property
+    def order(self) -> list[int]:
+        """The number of each of `layers` among the pieces of `stored`."""
+        layers = [piece.layer for each in self.stored for piece in each.pieces]
+        return sorted(range(len(layers)), key=layers.__getitem__)
+
+
+def assemble(keys: Mapping[str, Key], tensors: Mapping[str, Stored]) -> Layout:
+    """The layers that tensors make up.
 
     Args:
         keys: what the tensors' names say, by name.
         tensors: their shapes and types, by name.
-        source: where they are, for messages.
 
     Raises:
-        AdapterError: a factor is lacking or there twice, shapes or types don't fit, or nothing changes a weight.
+        AdapterError: a factor is lacking or there twice, shapes or types don't fit, or nothing changes a weight; see
+            `lorax.atlas.tensors.said_of`.
     """
     roles: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
     paths: dict[tuple[str, str], str] = {}
@@ -68,19 +88,16 @@ def assemble(keys: Mapping[str, Key], tensors: Mapping[str, Stored], source: str
             continue
         if role in roles[place]:
             raise AdapterError(
-                f"{source} holds two tensors for one place: {shown(roles[place][role])} and {shown(name)}. "
-                + _LEAVE_OUT
+                f" holds two tensors for one place: {shown(roles[place][role])} and {shown(name)}. {_LEAVE_OUT}"
             )
         roles[place][role] = name
         paths[place] = key.path
-    stored = [
-        _layer(place, paths[place], roles[place], tensors, source)
-        for place in sorted(roles)
-        if {*roles[place]} != {"alpha"}
-    ]
+    stored = tuple(
+        _layer(place, paths[place], roles[place], tensors) for place in sorted(roles) if {*roles[place]} != {"alpha"}
+    )
     if not stored:
         raise AdapterError(
-            f"{source} holds {' and '.join(sorted(aside))} only, which change no weight by themselves; expected an "
+            f" holds {' and '.join(sorted(aside))} only, which change no weight by themselves; expected an "
             "adapter's factors. Leave it out."
         )
     if all(
@@ -88,61 +105,52 @@ def assemble(keys: Mapping[str, Key], tensors: Mapping[str, Stored], source: str
     ):
         layer = stored[0].layer
         raise AdapterError(
-            f"{source}: every layer's rank exceeds its outputs and inputs, as {shown(stored[0].path)}'s with rank "
+            f": every layer's rank exceeds its outputs and inputs, as {shown(stored[0].path)}'s with rank "
             f"{layer.rank} of {layer.outputs} x {layer.inputs}; expected A (rank, inputs) and B (outputs, rank). Its "
             "factors are swapped or transposed: convert it again, or leave it out."
         )
     names = Counter((piece.layer.part, piece.layer.name) for each in stored for piece in each.pieces)
     if twice := [".".join(name) for name, count in names.items() if count > 1]:
-        raise AdapterError(f"{source} holds two layers that are both {shown(twice[0])}. {_LEAVE_OUT}")
-    return stored, algorithm((each.kind.name for each in stored), aside)
+        raise AdapterError(f" holds two layers that are both {shown(twice[0])}. {_LEAVE_OUT}")
+    return Layout(stored, algorithm((each.kind.name for each in stored), aside))
 
 
-def with_own_ranks(stored: Sequence[StoredLayer], read: Callable[[], Mapping[str, Tensor]]) -> list[StoredLayer]:
+def with_own_ranks(layout: Layout, read: Callable[[], Mapping[str, Tensor]]) -> Layout:
     """Layers whose pieces were trained apart and stacked, with each piece's own rank; all others as they are.
 
     Args:
-        stored: every layer of the adapter.
         read: gives all tensors by their names; called only where ranks give reason to look.
     """
+    stored = layout.stored
     others = {each.layer.rank for each in stored if len(each.pieces) == 1}
     suspects = [each for each in stored if "B" in each.tensors and may_be_stacked(each.pieces, each.layer.rank, others)]
     if not suspects:
-        return list(stored)
+        return layout
     tensors = read()
     seen = {each.layer: unstacked(each.pieces, tensors[each.tensors["B"]].flatten(1)) for each in suspects}
-    return [replace(each, pieces=seen.get(each.layer, each.pieces)) for each in stored]
-
-
-def layers_of(stored: Sequence[StoredLayer]) -> tuple[Layer, ...]:
-    """Every layer by its canonical name, sorted."""
-    return tuple(sorted(piece.layer for each in stored for piece in each.pieces))
+    return replace(layout, stored=tuple(replace(each, pieces=seen.get(each.layer, each.pieces)) for each in stored))
 
 
 def reader(
-    stored: Sequence[StoredLayer], read: Callable[[], Mapping[str, Tensor]], scale: Scale, source: str
+    layout: Layout, read: Callable[[], Mapping[str, Tensor]], scale: Scale, source: str
 ) -> Callable[[], Reading]:
-    """What reads the factors of all layers, in the order of `layers_of`.
+    """What reads the factors of all of a layout's `layers`.
 
     Args:
-        stored: every layer of the adapter.
         read: gives all tensors by their names, their numbers as `at_least_float32`.
         scale: of a layer.
         source: where the tensors are, for messages.
     """
 
-    layers = [piece.layer for each in stored for piece in each.pieces]
-    order = sorted(range(len(layers)), key=layers.__getitem__)
-
     def reading() -> Reading:
         tensors = read()
-        changes = [_scaled(each, tensors, scale, source) for each in stored]
+        changes = [_scaled(each, tensors, scale, source) for each in layout.stored]
         pairs = [
             piece.cut((change.a, change.b))
-            for each, change in zip(stored, changes, strict=True)
+            for each, change in zip(layout.stored, changes, strict=True)
             for piece in each.pieces
         ]
-        return Reading([pairs[number] for number in order], _lost(changes))
+        return Reading([pairs[number] for number in layout.order], _lost(changes))
 
     return reading
 
@@ -168,11 +176,9 @@ def _lost(changes: Sequence[Change]) -> float:
     return 1 - sum(kept) / whole if whole else 0.0
 
 
-def _layer(
-    place: tuple[str, str], path: str, roles: Mapping[str, str], tensors: Mapping[str, Stored], source: str
-) -> StoredLayer:
+def _layer(place: tuple[str, str], path: str, roles: Mapping[str, str], tensors: Mapping[str, Stored]) -> StoredLayer:
     part, name = place
-    where = f"{source}: layer {shown(path)}"
+    where = f": layer {shown(path)}"
     if not all(map(_NAME.fullmatch, names_in(name))):
         raise AdapterError(f"{where} is no layer's name; expected letters, digits, '_', '-' and '.'. {_LEAVE_OUT}")
     factors = {role: name for role, name in roles.items() if role != "alpha"}

@@ -132,12 +132,6 @@ def single_file_keys(tensors: Mapping[str, Stored], *, is_own: bool = False) -> 
         tensors: by name.
         is_own: whether the file is a diffusion model's own, so that names need no prefix.
     """
-    return _read_together(tuple(tensors.items()), is_own)
-
-
-@lru_cache(maxsize=16)  # most files of a collection are alike
-def _read_together(named: tuple[tuple[str, Stored], ...], is_own: bool) -> FileKeys:
-    tensors = dict(named)
     places = {name: place for name in tensors if (place := _place(name)) is not None}
     family = _family(tensors, places)
     flats = [place.flat for place in places.values() if not place.part]

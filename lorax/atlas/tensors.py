@@ -1,7 +1,7 @@
 """A safetensors file from a stranger: its header is read and checked at once, its tensors when they are asked for.
 
-The safetensors library is given bytes, never the file: it would map that into memory, where one that is cut short kills
-the process. It takes a name that stands twice, and its errors don't say what to do.
+The safetensors library would map the file into memory, where one that is cut short kills the process; it takes a name
+that stands twice, its errors don't say what to do, and it copies each tensor for itself. So it isn't asked.
 
 Source: the format's own description (huggingface/safetensors, README).
 """
@@ -11,14 +11,14 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -31,6 +31,7 @@ _MOST_HEADER = 16 * 2**20
 _MOST_NAME = 400
 _MOST_CONFIG = 2**20
 _METADATA = "__metadata__"
+_METADATA_FIRST = '{"__metadata__":{'
 _LENGTH = 8  # bytes at the start that say how long the header is
 
 _TYPES = {
@@ -63,30 +64,58 @@ class Stored(NamedTuple):  # made by the hundred for each file, in a third of a 
     shape: tuple[int, ...]
 
 
+class Run(NamedTuple):
+    """Tensors of one type that lie behind each other in a file."""
+
+    dtype: torch.dtype
+    start: int  # behind the header, in bytes
+    names: list[str]
+    shapes: list[tuple[int, ...]]
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many numbers each tensor has."""
+        return [prod(shape) for shape in self.shapes]
+
+
+@dataclass(frozen=True, eq=False)
+class Header:
+    """What a file's header says, but for metadata at its beginning; one object for all files that say the same."""
+
+    tensors: Mapping[str, Stored]  # by name, in the header's order
+    runs: Sequence[Run]  # all of them, in the file's order
+    size: int  # of all tensors, in bytes
+    metadata: Mapping[str, Any]
+
+
 @dataclass(frozen=True)
 class TensorFile:
     """A file whose header was read and found good."""
 
     path: Path  # of the file
-    size: int  # its bytes
-    tensors: Mapping[str, Stored]  # by name, in the header's order
+    header: Header
+    beginning: bytes  # of the file, up to its tensors
     metadata: Mapping[str, str]  # free text by key
 
     def read(self) -> dict[str, Tensor]:
         """All tensors by name; floating-point numbers have at least float32.
 
         Raises:
-            AdapterError: the file can't be read, is damaged, or was changed since it was opened.
+            AdapterError: the file can't be read, or was changed since it was opened.
         """
+        whole = torch.empty(self.header.size + 1, dtype=torch.uint8)
         with adapter_errors(self.path), self.path.open("rb") as file:
-            data = file.read(self.size + 1)
-        try:
-            found = safetensors.torch.load(data) if len(data) == self.size else {}
-        except safetensors.SafetensorError as error:
-            raise _damaged(self.path, shown(str(error))) from error
-        if {name: Stored(tensor.dtype, tuple(tensor.shape)) for name, tensor in found.items()} != self.tensors:
+            beginning, there = file.read(len(self.beginning)), file.readinto(whole.numpy().data)
+        if beginning != self.beginning or there != self.header.size:
             raise AdapterError(f"{self.path} was changed while it was read. Run again when it is whole.")
-        return {name: at_least_float32(tensor) for name, tensor in found.items()}
+        tensors: dict[str, Tensor] = {}
+        for run in self.header.runs:  # turned into float32 in one go
+            sizes = run.sizes
+            numbers = whole[run.start : run.start + sum(sizes) * run.dtype.itemsize]
+            aligned = numbers.clone() if run.start % run.dtype.itemsize else numbers
+            parts = at_least_float32(aligned.view(run.dtype)).split(sizes)
+            tensors |= {n: part.view(shape) for n, part, shape in zip(run.names, parts, run.shapes, strict=True)}
+        return tensors
 
 
 def at_least_float32(numbers: Tensor) -> Tensor:
@@ -114,17 +143,49 @@ def open_tensors(path: Path) -> TensorFile:
             )
         if len(first) <= _LENGTH or length > min(size - _LENGTH, _MOST_HEADER) or first[_LENGTH : _LENGTH + 1] != b"{":
             raise AdapterError(_no_safetensors(path, size, first, length))
-        file.seek(_LENGTH)
-        text = file.read(length)
-    header = parse_json(text, f"the header of {path}")
+        file.seek(0)
+        beginning = file.read(_LENGTH + length)
+    with said_of(f"{path}"):
+        metadata, rest = _parted(beginning[_LENGTH:])
+        header = _header(rest)
+        metadata |= header.metadata
+        if not all(isinstance(value, str) for value in metadata.values()):
+            raise _damaged("its metadata is not a table of texts")
+        if header.size != (there := size - _LENGTH - length):
+            raise _damaged(f"its tensors take {header.size} bytes, and {there} are there")
+    return TensorFile(path, header, beginning, metadata)
+
+
+def _parted(text: bytes) -> tuple[dict[str, Any], str]:
+    """A header's metadata, where it begins with them as most do, and all else."""
+    with _json_errors(", its header,"):
+        header = text.decode()
+        if not header.startswith(_METADATA_FIRST):
+            return {}, header
+        metadata, end = _STRICT.raw_decode(header, len(_METADATA_FIRST) - 1)
+    return metadata, "{" + header[end:].lstrip().removeprefix(",")
+
+
+@lru_cache(maxsize=32)  # most files of a collection have the same, but for their metadata
+def _header(text: str) -> Header:
+    header = parse_json(text, ", its header,")
     metadata = header.pop(_METADATA, {})
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise _damaged(path, "its metadata is not a table of texts")
-    tensors = {name: _stored(path, name, entry) for name, entry in header.items()}
-    taken, there = sum(prod(s.shape) * s.dtype.itemsize for s in tensors.values()), size - _LENGTH - length
-    if taken != there:
-        raise _damaged(path, f"its tensors take {taken} bytes, and {there} are there")
-    return TensorFile(path, size, tensors, metadata)
+    if not isinstance(metadata, dict):
+        raise _damaged("its metadata is not a table of texts")
+    tensors, starts = {}, {}
+    for name, entry in header.items():
+        tensors[name], starts[name] = _stored(name, entry)
+    runs, end = list[Run](), 0
+    for name in sorted(tensors, key=lambda name: (starts[name], prod(tensors[name].shape))):
+        dtype, shape = tensors[name]
+        if starts[name] != end:
+            raise _damaged(f"tensor {shown(name)} begins at byte {starts[name]}, the one before it ends at {end}")
+        if not runs or runs[-1].dtype != dtype:
+            runs.append(Run(dtype, end, [], []))
+        runs[-1].names.append(name)
+        runs[-1].shapes.append(shape)
+        end += prod(shape) * dtype.itemsize
+    return Header(tensors, runs, end, metadata)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -137,25 +198,41 @@ def read_json(path: Path) -> dict[str, Any]:
         text = file.read(_MOST_CONFIG + 1)
     if len(text) > _MOST_CONFIG:
         raise AdapterError(f"{path} has more than {_MOST_CONFIG // 2**20} MiB; expected a LoRA's settings. {_AGAIN}")
-    return parse_json(text, str(path))
+    with said_of(f"{path}"):
+        return parse_json(text)
 
 
-def parse_json(text: bytes | str, where: str) -> dict[str, Any]:
+def parse_json(text: str | bytes, what: str = "") -> dict[str, Any]:
     """One JSON object, strictly: no key twice, no NaN.
 
     Args:
-        where: it was found, for the message.
+        what: it is, for the message.
 
     Raises:
-        AdapterError: it is something else.
+        AdapterError: it is something else. See `said_of`.
     """
-    try:
-        value = json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise AdapterError(f"{where} is damaged: no JSON ({shown(str(error))}). {_AGAIN}") from error
+    with _json_errors(what):
+        value = _STRICT.decode(text if isinstance(text, str) else text.decode())
     if not isinstance(value, dict):
-        raise AdapterError(f"{where} is damaged: JSON, but not an object. {_AGAIN}")
+        raise AdapterError(f"{what} is damaged: JSON, but not an object. {_AGAIN}")
     return value
+
+
+@contextmanager
+def _json_errors(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, RecursionError) as error:
+        raise AdapterError(f"{what} is damaged: no JSON ({shown(str(error))}). {_AGAIN}") from error
+
+
+@contextmanager
+def said_of(source: str) -> Iterator[None]:
+    """Put what an AdapterError from inside the block is said of before it: what is said may be so of many files."""
+    try:
+        yield
+    except AdapterError as error:
+        raise AdapterError(f"{source}{error}") from error
 
 
 def shown(text: str) -> str:
@@ -200,24 +277,28 @@ def _no_constant(text: str) -> Any:
     raise ValueError(f"{text} is no JSON number")
 
 
-def _stored(path: Path, name: str, entry: Any) -> Stored:
+_STRICT = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_constant)
+
+
+def _stored(name: str, entry: Any) -> tuple[Stored, int]:
+    """What a header says of a tensor, and where it begins."""
     if isinstance(entry, dict) and isinstance(dtype := entry.get("dtype"), str) and dtype not in _TYPES:
         raise AdapterError(
-            f"{path}: tensor {shown(name)} is of type {shown(dtype)}; expected one of {', '.join(_TYPES)}. Ask its "
+            f": tensor {shown(name)} is of type {shown(dtype)}; expected one of {', '.join(_TYPES)}. Ask its "
             "author for a LoRA of floating-point numbers, or leave it out."
         )
     try:
         dtype, shape, (start, end) = _TYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
         numbers = [*shape, start, end]
     except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(path, f"the entry of tensor {shown(name)} can't be understood") from error
+        raise _damaged(f"the entry of tensor {shown(name)} can't be understood") from error
     if {*map(type, numbers)} != {int} or min(numbers) < 0 or len(name) > _MOST_NAME or len(shape) > 8:
-        raise _damaged(path, f"tensor {shown(name)} has an impossible name, shape or place")
+        raise _damaged(f"tensor {shown(name)} has an impossible name, shape or place")
     needed = prod(shape) * dtype.itemsize
     if end - start != needed:
-        raise _damaged(path, f"tensor {shown(name)} of shape {list(shape)} needs {needed} bytes, has {end - start}")
-    return Stored(dtype, tuple(shape))
+        raise _damaged(f"tensor {shown(name)} of shape {list(shape)} needs {needed} bytes, has {end - start}")
+    return Stored(dtype, tuple(shape)), start
 
 
-def _damaged(path: Path, why: str) -> AdapterError:
-    return AdapterError(f"{path} is damaged, or was cut short: {why}. {_AGAIN}")
+def _damaged(why: str) -> AdapterError:
+    return AdapterError(f" is damaged, or was cut short: {why}. {_AGAIN}")

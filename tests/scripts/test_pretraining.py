@@ -92,7 +92,9 @@ def test_stopped_and_resumed_it_learns_the_same_and_leaves_what_users_open(examp
 def test_what_other_threads_do_meanwhile_changes_no_bit_of_a_gradient(examples: Examples, tmp_path: Path) -> None:
     found = []
     for meanwhile in (False, True):
-        training = Training(examples, Plan(small_steps=1, whole_steps=1), tmp_path / "none", tmp_path / "no.safetensors")
+        training = Training(
+            examples, Plan(small_steps=1, whole_steps=1), tmp_path / "none", tmp_path / "no.safetensors"
+        )
         if meanwhile:  # as the thread that draws the next batch does, at any moment
             training.backbone.spectrum_token.register_forward_hook(_autocast_elsewhere)
         training._learn(*training._drawn(0, 64))
