@@ -148,7 +148,7 @@ class Training:
     def _learn(self, images: Tensor, found: Tensor, labels: Tensor) -> Tensor:
         for group in self.optimizer.param_groups:
             group["lr"] = self.plan.rate_at(self.step)
-        # no cache of cast weights: the thread that draws the next batch empties it, and gradients' last bits would differ
+        # no cache of cast weights: the thread that draws the next batch empties it, and gradients' bits would differ
         with torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False):
             feature, front = self._run(images.float(), found)
         loss, said = self.pretext(feature, front, labels)
