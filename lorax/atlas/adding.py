@@ -77,7 +77,10 @@ class Newcomers:
         factors, lost = adapter.read()  # whether they are finite, their rows tell
         digest = digest_of(adapter.layers, factors)
         self._known.check(digest, adapter.source)  # to describe it takes far longer
-        rows = _described(describer, adapter, factors)
+        rows = rows_of(adapter, describer, describer.descriptors, factors)
+        if not rows["product"].any():
+            raise untrained(adapter)
+        rows[POOLED] = pooled_spectrum(adapter.layers, rows["spectrum"])
         length = math.sqrt(np.square(rows["product"].astype(np.float64)).sum())  # norm would start BLAS's threads
         entry, rows[MARKS] = self._known.take(_entry(adapter, digest, length, label, lost), rows["product"])
         base = self._record.base or adapter.base or ""
@@ -209,16 +212,24 @@ def _entry(adapter: Adapter, digest: str, length: float, label: str | None, lost
     )
 
 
-def _described(describer: Describer, adapter: Adapter, factors: list[Factors]) -> dict[str, Rows]:
+def rows_of(
+    adapter: Adapter, describer: Describer, descriptors: Sequence[str], factors: Sequence[Factors] | None = None
+) -> dict[str, Rows]:
+    """An adapter's rows (F,) by descriptor, as an atlas keeps them.
+
+    Args:
+        factors: the adapter's, where they have been read.
+
+    Raises:
+        AdapterError: its file is damaged, a number is not finite, or so large that rows are not.
+    """
+    factors = factors or adapter.read().factors
     with finite_numbers(adapter):
-        tensors = describer.describe(factors)
-        tensors[POOLED] = pooled_spectrum(adapter.layers, tensors["spectrum"])
+        tensors = describer.describe(factors, descriptors)
     rows = {kind: row.float().numpy() for kind, row in tensors.items()}
     if not all(np.isfinite(row).all() for row in rows.values()):
         adapter.check(factors)
         raise too_large(adapter)
-    if not rows["product"].any():
-        raise untrained(adapter)
     return rows
 
 

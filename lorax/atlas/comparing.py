@@ -10,8 +10,8 @@ import numpy as np
 from torch import Tensor
 
 from lorax.atlas.adapter import Adapter, Factors, Layer
-from lorax.atlas.adding import finite_numbers, too_large
-from lorax.atlas.descriptor import Describer, singular_values, spectrum
+from lorax.atlas.adding import finite_numbers, rows_of, too_large
+from lorax.atlas.descriptor import Describer, singular_values
 from lorax.atlas.space import Rows
 from lorax.errors import AdapterError
 
@@ -60,12 +60,7 @@ class Sketched:
             AdapterError: it is damaged, or has other layers than the atlas's adapters.
         """
         describer.check(adapter, ("product", "spectrum"))
-        factors = adapter.factors()
-        with finite_numbers(adapter):
-            rows = [row.float().numpy() for row in (describer.product(factors), spectrum(factors))]
-        if not all(np.isfinite(row).all() for row in rows):
-            raise too_large(adapter)
-        return cls(*rows)
+        return cls(**rows_of(adapter, describer, ("product", "spectrum")))
 
 
 def compare_factors(one: Adapter, other: Adapter) -> Comparison:

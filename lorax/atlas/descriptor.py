@@ -14,7 +14,7 @@ training set: Salama et al., DSiRe (arXiv 2406.19395).
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -111,27 +111,23 @@ class Describer:
                         "to an atlas that was begun without --with-factors."
                     )
 
-    def describe(self, factors: Sequence[Factors]) -> dict[str, Tensor]:
+    def describe(self, factors: Sequence[Factors], descriptors: Sequence[str] | None = None) -> dict[str, Tensor]:
         """Each descriptor's row (F,) of one adapter.
 
         Args:
             factors: of every layer, in the collection's order; rows have their precision, at least float32.
+            descriptors: which ones; all of the collection's, if not given.
         """
-        sketches, grams = _by_layer(factors, self._sketches, _grams)
-        made = {"product": _joined(sketches, factors), "spectrum": _spectrum(grams, factors)}
-        return made | ({"factors": flattened(factors)} if "factors" in self.descriptors else {})
-
-    def product(self, factors: Sequence[Factors]) -> Tensor:
-        """(P B)(A Q) / side of every layer, flattened: (L · side · side,).
-
-        P and Q are fixed random signs, so that two rows' inner product is, on average over sketches, that of the two
-        products B A, and rows are linear in B A.
-
-        Source: sketches by random signs: Achlioptas (2003), for both sides of a matrix as in randomised SVD (Halko et
-        al., arXiv 0909.4061).
-        """
-        (sketches,) = _by_layer(factors, self._sketches)
-        return _joined(sketches, factors)
+        wanted = self.descriptors if descriptors is None else descriptors
+        made = {"product": self._sketches, "spectrum": _grams}
+        found = _by_layer(factors, {name: make for name, make in made.items() if name in wanted})
+        rows = {"factors": torch.cat([x.flatten() for pair in factors for x in pair])} if "factors" in wanted else {}
+        if "product" in found:
+            rows["product"] = torch.from_numpy(np.stack(found["product"])).flatten()
+        if "spectrum" in found:
+            dtype = factors[0][0].detach().numpy().dtype
+            rows["spectrum"] = torch.from_numpy(_spectra(found["spectrum"], dtype)).flatten()
+        return rows
 
     def columns(self, descriptor: str, group: str) -> np.ndarray:
         """The numbers of a row's columns that belong to a module group.
@@ -161,6 +157,14 @@ class Describer:
         return [self.side**2 if descriptor == "product" else 1 + SINGULAR_VALUES] * len(self.layers)
 
     def _sketches(self, a: Numbers, b: Numbers) -> Numbers:
+        """(P B)(A Q) / side of each layer: (n, side, side).
+
+        P and Q are fixed random signs, so that two rows' inner product is, on average over sketches, that of the two
+        products B A, and rows are linear in B A.
+
+        Source: sketches by random signs: Achlioptas (2003), for both sides of a matrix as in randomised SVD (Halko et
+        al., arXiv 0909.4061).
+        """
         right = self._sign("inputs", a.shape[2], a.dtype) @ a.swapaxes(1, 2)  # (side, r) of each layer
         return np.asarray(self._sign("outputs", b.shape[1], b.dtype) @ b @ right.swapaxes(1, 2) / self.side)
 
@@ -175,17 +179,6 @@ class Describer:
         return self._signs[end, size, dtype]
 
 
-def flattened(factors: Sequence[Factors]) -> Tensor:
-    """A and B of each layer, as they are: (sum of r · (in + out),)."""
-    return torch.cat([factor.flatten() for pair in factors for factor in pair])
-
-
-def spectrum(factors: Sequence[Factors]) -> Tensor:
-    """Each layer's log norm (base 10) and its largest singular values as shares of the norm: (L · 9,)."""
-    (grams,) = _by_layer(factors, _grams)
-    return _spectrum(grams, factors)
-
-
 def _grams(a: Numbers, b: Numbers) -> Numbers:
     """A Aᵀ and Bᵀ B of each layer, in float64: (n, 2, r, r).
 
@@ -196,19 +189,20 @@ def _grams(a: Numbers, b: Numbers) -> Numbers:
 
 
 @_QUIET
-def _spectrum(grams: Sequence[Numbers], factors: Sequence[Factors]) -> Tensor:
+def _spectra(grams: Sequence[Numbers], dtype: np.dtype[Any]) -> Numbers:
+    """Each layer's log norm (base 10) and its largest singular values as shares of the norm: (L, 9)."""
     alike: dict[int, list[int]] = defaultdict(list)
     for number, gram in enumerate(grams):
         alike[gram.shape[-1]].append(number)
-    out = factors[0][0].new_zeros(len(grams), 1 + SINGULAR_VALUES).numpy()
+    out = np.zeros((len(grams), 1 + SINGULAR_VALUES), dtype)
     for numbers in alike.values():
         of_a, of_b = np.stack([grams[i] for i in numbers], axis=1)
-        values = singular_values(of_a, of_b).astype(out.dtype)
+        values = singular_values(of_a, of_b).astype(dtype)
         norms = np.maximum(np.sqrt(np.square(values).sum(1, keepdims=True)), _NO_NORM)
         kept = values[:, :SINGULAR_VALUES] / norms
         out[numbers, :1] = np.log10(norms)
         out[numbers, 1 : 1 + kept.shape[1]] = kept
-    return torch.from_numpy(out).flatten()
+    return out
 
 
 @_QUIET
@@ -226,20 +220,20 @@ def singular_values(gram_a: Numbers, gram_b: Numbers) -> Numbers:
     return np.asarray(np.sqrt(squares[..., ::-1].clip(0)))
 
 
-def pooled_spectrum(layers: Sequence[Layer], row: Tensor) -> Tensor:
+def pooled_spectrum(layers: Sequence[Layer], row: Numbers) -> Numbers:
     """A spectrum row (L · 9,) as one that has the same width for every base model, by which bases are compared.
 
     For each of six cells, attention, feed-forward and all layers, early and late: the mean of its layers' singular
     value shares, and how far its mean log norm lies above all layers'. Cells without layers are zero.
     """
-    table = row.reshape(len(layers), -1).numpy()
+    table = row.reshape(len(layers), -1)
     norm = table[:, 0].mean()
     pooled = np.zeros((len(cells := _cells(tuple(layers))), table.shape[1]), table.dtype)
     for cell, chosen in zip(pooled, cells, strict=True):
         if chosen:
             cell[:] = table[chosen].mean(0)
             cell[0] -= norm
-    return torch.from_numpy(pooled).flatten()
+    return pooled.reshape(-1)
 
 
 @lru_cache(maxsize=16)  # the same layers come in every file of a collection
@@ -253,29 +247,26 @@ def _cells(layers: tuple[Layer, ...]) -> list[list[int]]:
 
 
 @_QUIET
-def _by_layer(factors: Sequence[Factors], *made: Callable[[Numbers, Numbers], Numbers]) -> list[list[Numbers]]:
-    """For each of `made`, what it makes of every layer.
+def _by_layer(
+    factors: Sequence[Factors], made: Mapping[str, Callable[[Numbers, Numbers], Numbers]]
+) -> dict[str, list[Numbers]]:
+    """What each of `made` makes of every layer, by its name.
 
     Args:
-        made: of A (n, r, in) and B (n, out, r) of some layers of the same shapes, n arrays. NumPy multiplies
-            so small matrices some times faster than torch, and some at once faster than one by one.
+        made: of A (n, r, in) and B (n, out, r) of some layers of the same shapes, n arrays. NumPy multiplies so small
+            matrices some times faster than torch, and some at once faster than one by one.
     """
     alike: dict[tuple[torch.Size, torch.Size], list[int]] = defaultdict(list)
     for number, (a, b) in enumerate(factors):
         alike[a.shape, b.shape].append(number)
-    of_layers: list[dict[int, Numbers]] = [{} for _ in made]
+    of_layers: dict[str, dict[int, Numbers]] = {name: {} for name in made}
     for (of_a, of_b), numbers in alike.items():
         count = max(1, _AT_ONCE // max(of_a.numel(), of_b.numel()))
         for some in (numbers[first : first + count] for first in range(0, len(numbers), count)):
             stacks = [np.stack([factors[i][end].detach().numpy() for i in some]) for end in (0, 1)]
-            for found, make in zip(of_layers, made, strict=True):
-                found.update(zip(some, make(*stacks), strict=True))
-    return [[found[number] for number in range(len(factors))] for found in of_layers]
-
-
-def _joined(rows: Sequence[Numbers] | Numbers, factors: Sequence[Factors]) -> Tensor:
-    """Numbers of each layer behind each other, in the factors' precision."""
-    return torch.from_numpy(np.asarray(rows).reshape(-1)).to(factors[0][0].dtype)
+            for name, make in made.items():
+                of_layers[name].update(zip(some, make(*stacks), strict=True))
+    return {name: [found[number] for number in range(len(factors))] for name, found in of_layers.items()}
 
 
 def _differing(lacking: Sequence[Layer], extra: Sequence[Layer]) -> str:

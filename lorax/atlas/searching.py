@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from lorax.atlas.adapter import Adapter
-from lorax.atlas.adding import check_base, finite_numbers, too_large, untrained
-from lorax.atlas.descriptor import SINGULAR_VALUES, flattened, pooled_spectrum, spectrum
+from lorax.atlas.adding import check_base, rows_of, untrained
+from lorax.atlas.descriptor import SINGULAR_VALUES, pooled_spectrum
 from lorax.atlas.index import Atlas
 from lorax.atlas.segments import AtlasEntry
 from lorax.atlas.space import Rows
@@ -97,17 +97,9 @@ def _row(atlas: Atlas, adapter: Adapter, descriptor: str) -> Rows:
     if descriptor != POOLED:
         ours.check(adapter, [descriptor])
         check_base(atlas.base, adapter)
-    factors = adapter.factors()
-    made = {
-        "product": ours.product,
-        "spectrum": spectrum,
-        "factors": flattened,
-        POOLED: lambda factors: pooled_spectrum(adapter.layers, spectrum(factors)),
-    }
-    with finite_numbers(adapter):
-        row: Rows = made[descriptor](factors).float().numpy()
-    if not np.isfinite(row).all():
-        raise too_large(adapter)
+    (row,) = rows_of(adapter, ours, ["spectrum" if descriptor == POOLED else descriptor]).values()
+    if descriptor == POOLED:
+        row = pooled_spectrum(adapter.layers, row)
     shares = row.reshape(-1, 1 + SINGULAR_VALUES)[:, 1:] if descriptor in (POOLED, "spectrum") else row
     if not shares.any():  # a spectrum's norms are logarithms, which are never zero
         raise untrained(adapter)

@@ -42,10 +42,7 @@ _TYPES = {
 
 _OTHER_FILES = {
     b"PK\x03\x04": "a zip archive, as torch.save writes them: pickles, which are never opened",
-    b"\x80\x02": "a pickle, which is never opened",
-    b"\x80\x03": "a pickle, which is never opened",
-    b"\x80\x04": "a pickle, which is never opened",
-    b"\x80\x05": "a pickle, which is never opened",
+    **{bytes((0x80, protocol)): "a pickle, which is never opened" for protocol in (2, 3, 4, 5)},
     b"GGUF": "a GGUF file",
     b"\x93NUMPY": "a NumPy file",
     b"\x89HDF": "an HDF5 file",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lorax.atlas.descriptor import SINGULAR_VALUES, Describer, spectrum
+from lorax.atlas.adapter import Layer
+from lorax.atlas.descriptor import SINGULAR_VALUES, Describer
 from tests.atlas.made import layers_of, made
 
 PRODUCT = [-3.5176444, 0.3642268, -0.3338245, 0.8115054]
@@ -27,7 +28,9 @@ def test_a_spectrum_is_of_the_products_also_where_these_are_zero_or_of_lower_ran
         factors.append((torch.randn(rank, inputs, generator=draw), torch.randn(out, rank, generator=draw)))
     factors[0][0][1] = factors[0][0][0]
     factors.append((factors[0][0], torch.zeros(30, 4)))
-    found = spectrum([(a.to(dtype), b.to(dtype)) for a, b in factors]).reshape(5, 1 + SINGULAR_VALUES)
+    layers = [Layer("unet", str(i), *b.shape[:1], *a.shape[::-1]) for i, (a, b) in enumerate(factors)]
+    rows = Describer(layers).describe([(a.to(dtype), b.to(dtype)) for a, b in factors], ["spectrum"])
+    found = rows["spectrum"].reshape(5, 1 + SINGULAR_VALUES)
     for row, (a, b) in zip(found[:4], factors[:4], strict=True):
         values = torch.linalg.svdvals(b.double() @ a.double())
         shares = torch.nn.functional.pad(values[:SINGULAR_VALUES] / values.norm(), (0, SINGULAR_VALUES))

@@ -162,16 +162,14 @@ def _compared(atlas: Atlas, added: Sequence[AtlasEntry]) -> dict[str, Any]:
         "usual residual": view.limit,
         "refit advised": view.refit_advice(numbers),
         "added": [
-            asdict(entry) | {"nearest": _neighbour(others), "residual": view.residual_of(number)}
+            asdict(entry) | {"nearest": next(map(_neighbour, others), None), "residual": view.residual_of(number)}
             for entry, others, number in zip(added, nearest_others(atlas, view, numbers, 1), numbers, strict=True)
         ],
     }
 
 
-def _neighbour(others: list[tuple[AtlasEntry, float]]) -> dict[str, Any] | None:
-    for entry, similarity in others:
-        return {"name": entry.name, "label": entry.label, "similarity": similarity}
-    return None
+def _neighbour(other: tuple[AtlasEntry, float]) -> dict[str, Any]:
+    return {"name": other[0].name, "label": other[0].label, "similarity": other[1]}
 
 
 def _print_added(record: dict[str, Any], out: Console) -> None:
