@@ -87,7 +87,7 @@ def serve(state: Path, threads: int) -> None:
     predictor.look([np.zeros((1, side, side, 3), np.uint8)] * count, [""] * count)
     app = create_app(Served("benchmark", 1, "0" * 64, predictor), params, None, threads)
     port = listener.getsockname()[1]
-    server.run(server.VerdictServer(app, params.timeout_s, lambda: print(port, flush=True)), listener)
+    server.run(server.VerdictServer(app, params, lambda: print(port, flush=True)), listener)
 
 
 @contextmanager

@@ -270,6 +270,7 @@ class ServingParams(_Section):
     queue: int = Field(2048, ge=1, description="images that may wait; beyond it, requests are told to come again")
     memory_mb: float = Field(1024, gt=0, description="of request bodies, and as much again of images being decoded")
     poll_s: float = Field(5, gt=0, le=_DAY_S, description="between two looks at the alias")
+    drain_s: float = Field(3, ge=0, le=_DAY_S, description="after SIGTERM, answering, and not ready for more")
     hosts: tuple[str, ...] = Field((), description="names that it may be called by, beside loopback's and --host")
     exact: bool = Field(False, description="ask all branches about every image, as `lorax predict --explain` does")
 

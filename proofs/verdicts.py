@@ -11,6 +11,7 @@ from proofs.bench import run_parts
 from proofs.verdicts_fuzz import prove_fuzz
 from proofs.verdicts_health import prove_health
 from proofs.verdicts_predict import prove_predict
+from proofs.verdicts_replicas import prove_replicas
 from proofs.verdicts_serve import prove_serve
 from proofs.verdicts_trust import prove_calibration, prove_robustness, prove_unknown
 from proofs.verdicts_watch import prove_watch
@@ -20,6 +21,7 @@ PARTS = {
     "unknown": prove_unknown,
     "robustness": prove_robustness,
     "serve": prove_serve,
+    "replicas": prove_replicas,
     "health": prove_health,
     "fuzz": prove_fuzz,
     "predict": prove_predict,

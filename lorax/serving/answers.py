@@ -95,7 +95,10 @@ class Following(_Answer):
 class Health(_Answer):
     """Whether the server lives, and whether it judges."""
 
-    status: str = Field(description="ok; degraded: it judges, but by the version of before; failed: it does not")
+    status: str = Field(
+        description="ok; degraded: it judges, but by the version of before; draining: it judges, and is about to end; "
+        "failed: it does not"
+    )
     live: bool
     ready: bool
     version: int

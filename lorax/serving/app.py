@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, MutableMapping
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -25,11 +25,9 @@ from lorax.serving.following import Follower
 from lorax.serving.json_body import DATA, LONGEST_NAME, NAME
 from lorax.serving.meters import Meters
 from lorax.serving.model import Served, Source
+from lorax.serving.requests import HEALTH, VERDICTS, Requests
 from lorax.serving.service import UploadOutcome, VerdictService, status_of
 from lorax.serving.uploads import JSON, MULTIPART, Body
-
-VERDICTS = "/v1/verdicts"
-_COUNTED = frozenset({VERDICTS, "/health", "/version", "/metrics"})
 
 _ABOUT = f"""
 Is an image real or synthetic, by which generator, and how sure is that?
@@ -49,12 +47,16 @@ judged all the same; where nothing could be judged, the status is 4xx. 503 says 
 may take on: come again after the seconds that `Retry-After` names.
 """
 
-Scope = MutableMapping[str, Any]
-_Handler = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-
 
 def create_app(
-    model: Served, params: ServingParams, source: Source | None, threads: int, host: str = "127.0.0.1"
+    model: Served,
+    params: ServingParams,
+    source: Source | None,
+    threads: int,
+    host: str = "127.0.0.1",
+    *,
+    token: str = "",
+    log: Callable[[bytes], None] | None = None,
 ) -> FastAPI:
     """The application.
 
@@ -64,6 +66,8 @@ def create_app(
         source: the alias that is followed; None serves `model` for good.
         threads: how many batches are judged at once, on a CPU.
         host: where the server listens, a name that it may be called by.
+        token: that requests have to bear; '' for none.
+        log: told a line of JSON after each answer; None keeps no log.
     """
     meters = Meters()
 
@@ -89,8 +93,9 @@ def create_app(
         lifespan=lifespan,
         redoc_url=None,
     )
+    app.state.is_draining = False
     app.add_middleware(OwnOriginsOnly, names=(*LOOPBACK, *map(str.lower, (as_host(host), *params.hosts))))
-    app.add_middleware(_Counted, meters=meters)
+    app.add_middleware(Requests, meters=meters, token=token, log=log, is_draining=lambda: bool(app.state.is_draining))
     app.add_exception_handler(RefusalError, _refused)
     app.add_exception_handler(HTTPException, _no_such_thing)
     _add_verdicts(app, params)
@@ -129,6 +134,8 @@ def _add_verdicts(app: FastAPI, params: ServingParams) -> None:
         service: VerdictService = request.app.state.service
         with service.meters.seconds.time():
             outcomes = await _judged(request, service)
+        request.state.images = len(outcomes)
+        request.state.version = next((outcome.answer.model.version for outcome in outcomes if outcome.answer), None)
         records = [outcome.record() for outcome in outcomes]
         status = status_of(outcomes)
         if status == 200:
@@ -139,14 +146,16 @@ def _add_verdicts(app: FastAPI, params: ServingParams) -> None:
 
 
 def _add_looks(app: FastAPI) -> None:
-    @app.get("/health", tags=["server"], summary="Is it alive, does it judge?", response_model=answers.Health,
+    @app.get(HEALTH, tags=["server"], summary="Is it alive, does it judge?", response_model=answers.Health,
              responses={503: {"model": answers.Health, "description": "It does not judge."}})  # fmt: skip
     async def health(request: Request, response: Response) -> answers.Health:
         service: VerdictService = request.app.state.service
         follower: Follower | None = request.app.state.follower
-        is_ready = service.is_alive
+        is_draining: bool = request.app.state.is_draining
+        is_ready = service.is_alive and not is_draining
         response.status_code = 200 if is_ready else 503
-        status = "failed" if not is_ready else "degraded" if follower and follower.error else "ok"
+        late = "degraded" if follower and follower.error else "ok"
+        status = "failed" if not service.is_alive else "draining" if is_draining else late
         following = follower and answers.Following(
             alias=follower.alias, looked_at=follower.looked_at, error=follower.error
         )
@@ -238,31 +247,6 @@ async def _no_such_thing(request: Request, error: Exception) -> Response:
 
 def _json(status: int, value: Any, headers: Any = None) -> Response:
     return Response(orjson.dumps(value), status, headers, "application/json")
-
-
-class _Counted:
-    """Counts requests by address and status."""
-
-    def __init__(self, app: Any, meters: Meters) -> None:
-        self._app, self._meters = app, meters
-
-    async def __call__(self, scope: Scope, receive: Any, send: _Handler) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        status = 500
-
-        async def noted(message: MutableMapping[str, Any]) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            await self._app(scope, receive, noted)
-        finally:
-            path = scope["path"] if scope["path"] in _COUNTED else "other"
-            self._meters.requests.labels(path, str(status)).inc()
 
 
 def _bodies(params: ServingParams) -> dict[str, Any]:

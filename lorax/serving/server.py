@@ -9,12 +9,15 @@ import gc
 import logging
 import math
 import resource
+import signal
 import socket
+import time
 import warnings
 from asyncio import TimerHandle, Transport
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from functools import partial
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -23,6 +26,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from lorax.errors import ServiceError
 from lorax.network.building import import_timm
+from lorax.params import ServingParams
 
 MOST_HEAD_BYTES = 65_536
 """Of the request line and its headers, and of what else is no body: sizes of chunks, and what follows the last."""
@@ -155,28 +159,45 @@ def settle() -> None:
 class VerdictServer(uvicorn.Server):
     """The HTTP server; finishes what was begun before it ends.
 
+    At SIGTERM it is not ready any more, as /health then says, and goes on answering for a while: who sends requests
+    here needs that time to learn of it. After it, or at a second signal, it listens no more.
+
     Args:
-        timeout_s: how long a request may take at most, and, up to `MOST_HEAD_S`, its headers.
+        params: how long a request may take at most, and, up to `MOST_HEAD_S`, its headers; how long it drains.
     """
 
-    def __init__(self, app: FastAPI, timeout_s: float, on_ready: Callable[[], None]) -> None:
+    def __init__(self, app: FastAPI, params: ServingParams, on_ready: Callable[[], None]) -> None:
         config = uvicorn.Config(
             app,
-            http=partial(Connection, head_s=min(timeout_s, MOST_HEAD_S)),  # type: ignore[arg-type]  # makes one
+            http=partial(Connection, head_s=min(params.timeout_s, MOST_HEAD_S)),  # type: ignore[arg-type]  # makes one
             ws="none",
             log_config=None,
             access_log=False,
             server_header=False,
             proxy_headers=False,
             backlog=_BACKLOG,
-            timeout_graceful_shutdown=math.ceil(timeout_s) + _GRACE_S,
+            timeout_graceful_shutdown=math.ceil(params.timeout_s) + _GRACE_S,
         )
         super().__init__(config)
-        self._on_ready = on_ready
+        self._app, self._drain_s, self._on_ready = app, params.drain_s, on_ready
+        self._ends_at = math.inf
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._on_ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Drain at the first SIGTERM, end at any other signal; called by Python between two of its steps."""
+        if sig != signal.SIGTERM or self._app.state.is_draining:
+            super().handle_exit(sig, frame)
+        else:
+            self._app.state.is_draining, self._ends_at = True, time.monotonic() + self._drain_s
+
+    async def on_tick(self, counter: int) -> bool:
+        """Whether to end now; uvicorn asks ten times a second."""
+        if time.monotonic() >= self._ends_at and not self.should_exit:
+            super().handle_exit(signal.SIGTERM, None)
+        return await super().on_tick(counter)
 
 
 def run(server: VerdictServer, listener: socket.socket) -> None:

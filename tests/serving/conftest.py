@@ -19,8 +19,9 @@ from PIL import Image
 from lorax.errors import RegistryError
 from lorax.params import ServingParams
 from lorax.registry import ModelVersion
-from lorax.serving.app import VERDICTS, create_app
+from lorax.serving.app import create_app
 from lorax.serving.model import Served, Source, open_served
+from lorax.serving.requests import VERDICTS
 from lorax.serving.server import VerdictServer, listen
 from lorax.stream import PinnedTask
 from lorax.verdicts.predictor import Judged, Predictor
@@ -130,10 +131,18 @@ def served(model: Served) -> Iterator[Running]:
 def running() -> Iterator[Start]:
     ends: list[Callable[[], None]] = []
 
-    def begin(model: Served, params: ServingParams = SMALL, shelf: Shelf | None = None, threads: int = 1) -> Running:
+    def begin(
+        model: Served,
+        params: ServingParams = SMALL,
+        shelf: Shelf | None = None,
+        threads: int = 1,
+        token: str = "",
+        log: Callable[[bytes], None] | None = None,
+    ) -> Running:
         source = Source(shelf, "champion", Path("unused"), "cpu") if shelf else None
-        app, listener, is_ready = create_app(model, params, source, threads), listen("127.0.0.1", 0), threading.Event()
-        server = VerdictServer(app, params.timeout_s, is_ready.set)
+        app = create_app(model, params, source, threads, token=token, log=log)
+        listener, is_ready = listen("127.0.0.1", 0), threading.Event()
+        server = VerdictServer(app, params, is_ready.set)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         assert is_ready.wait(30)

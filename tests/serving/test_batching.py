@@ -12,10 +12,10 @@ import pytest
 
 from lorax.errors import ServiceError
 from lorax.params import ServingParams
-from lorax.serving.app import VERDICTS
 from lorax.serving.batching import Batcher
 from lorax.serving.decoding import Room
 from lorax.serving.model import Served
+from lorax.serving.requests import VERDICTS
 from lorax.serving.server import listen
 from tests.serving.conftest import Gate, Running, Start, image
 from tests.tiny_learner import Learned

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lorax.serving.app import VERDICTS
 from lorax.serving.model import Served
+from lorax.serving.requests import VERDICTS
 from tests.browser import STRANGER, browsing, page_of_a_stranger
 from tests.serving.conftest import Running, Start, image
 

@@ -11,8 +11,8 @@ import pytest
 
 from lorax.params import ServingParams
 from lorax.serving import answers, uploads
-from lorax.serving.app import VERDICTS
 from lorax.serving.model import Served
+from lorax.serving.requests import VERDICTS
 from tests.serving.conftest import Gate, Running, Start, image
 
 pytestmark = pytest.mark.slow

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import pytest
 
 from lorax.params import ServingParams
-from lorax.serving.app import VERDICTS
 from lorax.serving.model import Served
+from lorax.serving.requests import VERDICTS
 from lorax.serving.server import MOST_HEAD_BYTES
 from tests.serving.conftest import SMALL, Running, running
 

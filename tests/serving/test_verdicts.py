@@ -12,8 +12,8 @@ from PIL import Image
 
 from lorax.data.images import decode_bytes
 from lorax.serving import answers
-from lorax.serving.app import VERDICTS
 from lorax.serving.model import Served
+from lorax.serving.requests import VERDICTS
 from tests.serving.conftest import SMALL, Running, image
 
 
