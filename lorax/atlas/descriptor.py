@@ -210,12 +210,16 @@ def singular_values(gram_a: Numbers, gram_b: Numbers) -> Numbers:
     """Of B A, for A Aᵀ and Bᵀ B (..., r, r) in float64, the largest first: (..., r); NaN where these are not finite.
 
     With Bᵀ B = S Sᵀ their squares are the eigenvalues of Sᵀ A Aᵀ S. Gram matrices in float64 lose less than QR in
-    float32, and cost less; a layer of lower rank than r, even zero, is no exception to an eigendecomposition.
+    float32, and cost less; a layer of lower rank than r, even zero, is no exception to an eigendecomposition,
+    which takes longer than Cholesky's.
     """
     if not np.isfinite(gram_a.sum() + gram_b.sum()):  # LAPACK may never end
         return np.full(gram_a.shape[:-1], np.nan)
-    values, vectors = np.linalg.eigh(gram_b)
-    root = vectors * np.sqrt(values.clip(0))[..., None, :]
+    try:
+        root = np.linalg.cholesky(gram_b)
+    except np.linalg.LinAlgError:
+        values, vectors = np.linalg.eigh(gram_b)
+        root = vectors * np.sqrt(values.clip(0))[..., None, :]
     squares = np.linalg.eigvalsh(root.swapaxes(-1, -2) @ gram_a @ root)
     return np.asarray(np.sqrt(squares[..., ::-1].clip(0)))
 
@@ -263,7 +267,7 @@ def _by_layer(
     for (of_a, of_b), numbers in alike.items():
         count = max(1, _AT_ONCE // max(of_a.numel(), of_b.numel()))
         for some in (numbers[first : first + count] for first in range(0, len(numbers), count)):
-            stacks = [np.stack([factors[i][end].detach().numpy() for i in some]) for end in (0, 1)]
+            stacks = [torch.stack([factors[i][end] for i in some]).detach().numpy() for end in (0, 1)]
             for name, make in made.items():
                 of_layers[name].update(zip(some, make(*stacks), strict=True))
     return {name: [found[number] for number in range(len(factors))] for name, found in of_layers.items()}
