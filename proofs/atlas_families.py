@@ -74,24 +74,24 @@ class Zoo:
         found: dict[Setting, Figures] = {}
         pairs = [(d, group) for d in DESCRIPTORS for group in self.describer.groups]
         for name, group in [*pairs, *((feature, "all") for feature in IMAGES)]:
-            rows, blocks = self.columns(name, group)
-            chosen = rows[:, members]
+            chosen = self.columns(name, group)[:, members]
             flat = chosen.reshape(-1, chosen.shape[-1])
-            basis = fit_basis(flat, max(DIMS), blocks)
+            basis = fit_basis(flat, max(DIMS))
             scores = basis.project(flat, newcomers=False)[0]
             for dims in DIMS:  # components are nested: the first ones of many are the few
-                vectors = scores[:, :dims] if dims else (flat - basis.mean) * basis.scale
+                vectors = scores[:, :dims] if dims else flat - basis.mean
                 found[name, group, dims] = measured(vectors.reshape(*chosen.shape[:2], -1))
         return found
 
-    def columns(self, name: str, group: str) -> tuple[Rows, list[int]]:
-        """What the atlas compares of a descriptor's rows, and how many columns each layer has."""
+    def columns(self, name: str, group: str) -> Rows:
+        """What the atlas compares of a descriptor's rows; of image features, every number by its own deviation."""
         rows = self.rows[name]
+        flat = rows.reshape(-1, rows.shape[-1])
         if name in IMAGES:
-            return rows, [1] * rows.shape[-1]
-        blocks = self.describer.blocks(name, group)
-        lens = Lens(name, group, self.describer.columns(name, group), blocks)
-        return lens.seen(rows.reshape(-1, rows.shape[-1])).reshape(*rows.shape[:2], -1), blocks
+            seen = flat / np.maximum(flat.std(0), 1e-12)
+        else:
+            seen = Lens(name, group, self.describer.columns(name, group)).seen(flat)
+        return seen.reshape(*rows.shape[:2], -1)
 
 
 def prove_families() -> bool:
@@ -201,10 +201,10 @@ def told_newcomers(zoos: Sequence[Zoo]) -> tuple[float, float, float]:
     """
     lengths, stretched, plain, right, drift, quiet = [], [], [], [], [], []
     for zoo in zoos:
-        rows, blocks = zoo.columns("product", "all")
+        rows = zoo.columns("product", "all")
         for i in range(len(SIZES)):
             stay = np.delete(rows, i, axis=1)
-            basis = fit_basis(stay.reshape(-1, rows.shape[-1]), 16, blocks)
+            basis = fit_basis(stay.reshape(-1, rows.shape[-1]), 16)
             known = basis.project(stay.reshape(-1, rows.shape[-1]), newcomers=False)[0]
             for new, into in ((True, stretched), (False, plain)):
                 scores, residuals = basis.project(rows[:, i], newcomers=new)
@@ -214,7 +214,7 @@ def told_newcomers(zoos: Sequence[Zoo]) -> tuple[float, float, float]:
                     right.append((nearest == np.arange(len(rows))).mean())
                     quiet.append(basis.is_drifting(residuals))
             lengths.append(basis.stretch.mean())
-        drift += [_drifts(rows, blocks, g) for g in range(len(rows))]
+        drift += [_drifts(rows, g) for g in range(len(rows))]
     print(
         f"\n  newcomers (product, 16 dimensions): their scores are {np.mean(plain):.2f} as long as those of the "
         f"adapters fitted on, {np.mean(stretched):.2f} calibrated (mean factor {np.mean(lengths):.2f}); nearest "
@@ -227,7 +227,7 @@ def told_newcomers(zoos: Sequence[Zoo]) -> tuple[float, float, float]:
     return float(np.mean(right)), float(np.mean(quiet)), float(np.mean(drift))
 
 
-def _drifts(rows: Rows, blocks: list[int], generator: int) -> bool:
+def _drifts(rows: Rows, generator: int) -> bool:
     others = np.delete(rows, generator, axis=0)
-    basis: Basis = fit_basis(others.reshape(-1, rows.shape[-1]), 16, blocks)
+    basis: Basis = fit_basis(others.reshape(-1, rows.shape[-1]), 16)
     return basis.is_drifting(basis.project(rows[generator], newcomers=True)[1])

@@ -1,14 +1,16 @@
-"""LoRAs of real networks: do their weights tell the networks apart, also at other ranks, and what a merge is made of?
+"""LoRAs of real networks: do weights tell them apart, also at other ranks and of other kinds, and what is in a merge?
 
     python -m proofs.atlas_real FOLDER
 
 FOLDER is what `python -m scripts.real` makes. Three zoos of 48 LoRAs of the residual backbone (`proofs/atlas_zoo.py`);
-each descriptor and the image features; newcomers; the data sets of one member learned at three other ranks; merges.
+each descriptor and the image features; newcomers; the data sets of one member learned at three other ranks and, by
+PEFT's own modules, as LoRA, LoHa and LoKr (`proofs/atlas_kinds.py`); merges.
 """
 
 from __future__ import annotations
 
 import argparse
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -21,23 +23,45 @@ from lorax.atlas.index import Atlas
 from lorax.atlas.merges import parts_of
 from lorax.atlas.searching import search
 from proofs.atlas_families import SELECTIONS, Zoo, told_best, told_newcomers
-from proofs.atlas_zoo import HOME, NETWORKS, SIZES, make_real_zoo
+from proofs.atlas_kinds import KINDS, learn_kind
+from proofs.atlas_zoo import HOME, NETWORKS, REAL, SHOWN, SIZES, make_real_zoo
 
 SEEDS = (0, 1, 2)
-RANKS, MEMBER = (4, 8, 32), 4
+RANKS, MEMBERS = (4, 8, 32), (4,)
+"""Those learned otherwise, too; their A starts otherwise then, and at 16 as no other one's."""
+
 MERGES, MOST_PARTS = 40, 5
 
 
-def ranks_told(home: Path, others: dict[int, Path]) -> dict[int, tuple[float, float]]:
-    """For each rank the share of LoRAs whose nearest of rank 16 is of its network, and of its very data set."""
+def others_told(home: Path, others: dict[str, Path]) -> dict[str, tuple[float, ...]]:
+    """What adapters of the same data sets, but otherwise learned, find among the zoo's LoRAs.
+
+    Returns:
+        For each folder of such adapters the share whose nearest is of their network, and of their very data set; and
+        the share of those whose data set comes first among their network's six.
+    """
     atlas = _atlas(home, HOME / "real-ranks")
     found = {}
-    for rank, place in others.items():
-        nearest = [search(atlas, read_adapter(place / f"{n}-{MEMBER}"), k=1).neighbours[0].name for n in NETWORKS]
-        of_network = np.mean([name.startswith(f"{n}-") for name, n in zip(nearest, NETWORKS, strict=True)])
-        of_set = np.mean([name == f"{n}-{MEMBER}" for name, n in zip(nearest, NETWORKS, strict=True)])
-        found[rank] = float(of_network), float(of_set)
+    for what, place in others.items():
+        right = []
+        for network, member in product(NETWORKS, MEMBERS):
+            name = f"{network}-{member}"
+            order = [near.name for near in search(atlas, read_adapter(place / name), k=len(atlas)).neighbours]
+            own = next(near for near in order if near.startswith(f"{network}-"))
+            right.append((order[0] == own, order[0] == name, own == name))
+        found[what] = tuple(np.mean(right, axis=0).tolist())
     return found
+
+
+def otherwise_learned(home: Path, seed: int, folder: Path) -> dict[str, Path]:
+    """Folders of adapters that learned some of a zoo's data sets at other ranks, or as other kinds."""
+    others = {f"rank {rank}": make_real_zoo(seed, folder, rank, MEMBERS) for rank in RANKS}
+    for kind in KINDS:
+        others[kind] = home.with_name(f"{home.name}-{kind}")
+        for name in (f"{n}-{member}" for n in NETWORKS for member in MEMBERS):
+            right = learn_kind(kind, home / name, others[kind] / name, REAL, SHOWN, 1)
+            print(f"  {kind} of {name}: {right:.3f} of its images right", flush=True)
+    return others
 
 
 def merges_told(home: Path, seed: int) -> tuple[float, float, float]:
@@ -95,9 +119,12 @@ def main() -> None:
     for name, members in SELECTIONS.items():
         told_best(name, [zoo.figures(members) for zoo in zoos])
     told_newcomers(zoos)
-    others = {rank: make_real_zoo(0, folder, rank, [MEMBER]) for rank in RANKS}
-    for rank, (of_network, of_set) in ranks_told(homes[0], others).items():
-        print(f"  rank {rank} against 48 of rank 16: recall@1 of the network {of_network:.2f}, of the set {of_set:.2f}")
+    for what, found in others_told(homes[0], otherwise_learned(homes[0], 0, folder)).items():
+        of_network, of_set, among_own = found
+        print(
+            f"  {what} against 48 LoRAs of rank 16: recall@1 of the network {of_network:.2f}, of the set {of_set:.2f}; "
+            f"the set first among its network's {among_own:.2f}"
+        )
     for seed, home in homes.items():
         auroc, error, with_stranger = merges_told(home, seed)
         print(

@@ -121,7 +121,7 @@ def _made(
             real, synthetic = drawn(name, count)
             if member in members and not place.exists():
                 a_seed = 0 if member < SHARED else 1000 + len(SIZES) * number + member
-                _learn(place, opened, lora, real, synthetic, seed, a_seed)
+                learn(place, opened, lora, real, synthetic, seed, a_seed)
     return home
 
 
@@ -130,7 +130,7 @@ def _drawn(patches: Iterator[Pixels], generator: Callable[..., Ints], count: int
     return list(images)
 
 
-def _learn(
+def learn(
     place: Path,
     backbone: Backbone,
     lora: LoraParams,
@@ -139,6 +139,17 @@ def _learn(
     seed: int,
     a_seed: int,
 ) -> None:
+    """Leave a LoRA below `place` that tells synthetic images from real ones, with its images and their features.
+
+    Args:
+        place: a folder that is not there yet.
+        backbone: that it adapts.
+        lora: of which form.
+        real: images, as many as there are synthetic ones.
+        synthetic: images of one generator.
+        seed: of the head and of all that is drawn.
+        a_seed: of the start of A; 0: the one that `seed` gives.
+    """
     began = time.perf_counter()
     atlas = AtlasParams(probe_shown=SHOWN)
     params = Params(lora=lora, run=RunParams(seed=seed), atlas=atlas)

@@ -146,11 +146,6 @@ class Describer:
         """Each descriptor's F."""
         return {name: sum(self._layer_widths(name)) for name in self.descriptors}
 
-    def blocks(self, descriptor: str, group: str) -> list[int]:
-        """How many columns each layer of the group has, in order."""
-        widths = self._layer_widths(descriptor)
-        return [widths[i] for i in self.groups[group]]
-
     def _layer_widths(self, descriptor: str) -> list[int]:
         if descriptor == "factors":
             return [x.rank * (x.inputs + x.outputs) for x in self.layers]

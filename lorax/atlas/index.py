@@ -28,7 +28,7 @@ from lorax.atlas.groups import ALL
 from lorax.atlas.record import FILE, Record, read_record
 from lorax.atlas.segments import COLUMNS, AtlasEntry, Segment, Segments, counted, remove_leftovers, write_segment
 from lorax.atlas.space import LEAST_FITTED, Rows
-from lorax.atlas.view import DIMS, POOLED, POOLED_BLOCKS, Lens, View, fit_view, open_view
+from lorax.atlas.view import DIMS, POOLED, POOLED_WIDTH, Lens, View, fit_view, open_view
 from lorax.errors import AtlasError
 from lorax.storage import locked
 
@@ -220,13 +220,13 @@ class Atlas:
                     "pooled spectra, the only thing that base models have in common, are of all layers, not of "
                     f"{group}. Leave --group out."
                 )
-            return Lens(POOLED, group, np.arange(sum(POOLED_BLOCKS)), POOLED_BLOCKS)
+            return Lens(POOLED, group, np.arange(POOLED_WIDTH))
         if descriptor not in describer.descriptors:
             raise AtlasError(
                 f"the atlas at {self.folder} keeps no {descriptor!r}, but {', '.join(describer.descriptors)}. "
                 "What it keeps was settled by its first add: 'factors' needs 'lorax atlas add PATH --with-factors'."
             )
-        return Lens(descriptor, group, describer.columns(descriptor, group), describer.blocks(descriptor, group))
+        return Lens(descriptor, group, describer.columns(descriptor, group))
 
 
 _BASES = "bases"

@@ -1,4 +1,7 @@
-"""The space in which adapters of a collection are compared: standardised descriptor rows, their principal components.
+"""The space in which adapters of a collection are compared: centred descriptor rows, their principal components.
+
+Every column counts by how much it varies, and so every layer by how much was learned there. Layers that hardly changed
+hold little but where training began; made as loud as the others, they drown them (docs/log.md, 2026-11-30).
 
 A basis is fitted over a collection. Adapters that it was fitted on lie closer to it than newcomers do: the components
 bend towards the very rows they were fitted on, the more so the fewer rows there are, and a newcomer's scores come out
@@ -12,7 +15,7 @@ settings (Annals of Statistics, 2010). The factors here are found by cross-valid
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,11 +40,11 @@ class Basis:
     """F numbers of an adapter to d scores."""
 
     mean: Rows  # of the rows fitted on, (F,)
-    scale: Rows  # what each column is multiplied by, (F,)
     components: Rows  # (d, F), orthonormal
     stretch: Rows  # what newcomers' scores are multiplied by, (d,); at least 1
     usual: Rows  # residuals of rows that were left out while fitting, as shares of their squared length, sorted
     collection: int  # how many rows the collection had when it was fitted
+    varying: int  # columns in which the rows fitted on differ
 
     def project(self, rows: Floats, *, newcomers: bool) -> tuple[Rows, Rows]:
         """Rows (n, F) -> scores (n, d), and residuals (n,) in [0, 1]: the share of a row outside the basis.
@@ -49,16 +52,16 @@ class Basis:
         Args:
             newcomers: they were not among those that the basis was fitted on, so their scores are stretched.
         """
-        whitened = self._standardised(rows)
-        scores = whitened @ self.components.T
-        length = np.square(whitened).sum(1)
+        centred = _centred(rows, self.mean)
+        scores = centred @ self.components.T
+        length = np.square(centred).sum(1)
         residuals = 1 - np.square(scores).sum(1) / np.maximum(length, _NONE)
         return scores * (self.stretch if newcomers else 1), residuals.clip(0, 1)
 
     @property
     def is_whole(self) -> bool:
         """Whether it has as many components as there are columns with anything in them: nothing lies outside."""
-        return len(self.components) >= int(np.count_nonzero(self.scale))
+        return len(self.components) >= self.varying
 
     @property
     def limit(self) -> float:
@@ -74,18 +77,17 @@ class Basis:
 
     def tensors(self) -> dict[str, Floats]:
         """For a safetensors file; `parse` is the inverse."""
-        return {name: getattr(self, name) for name in _ARRAYS} | {"counts": np.array([self.collection], np.float32)}
+        counts = np.array([self.collection, self.varying], np.float32)
+        return {name: getattr(self, name) for name in _ARRAYS} | {"counts": counts}
 
     @classmethod
     def parse(cls, tensors: Mapping[str, Floats]) -> Basis:
         arrays = {name: np.asarray(tensors[name], np.float32) for name in _ARRAYS}
-        return cls(**arrays, collection=int(tensors["counts"][-1]))
-
-    def _standardised(self, rows: Floats) -> Rows:
-        return ((np.asarray(rows, np.float32) - self.mean) * self.scale).astype(np.float32)
+        collection, varying = (int(count) for count in tensors["counts"])
+        return cls(**arrays, collection=collection, varying=varying)
 
 
-_ARRAYS = ("mean", "scale", "components", "stretch", "usual")
+_ARRAYS = ("mean", "components", "stretch", "usual")
 
 
 def drawn(count: int) -> NDArray[np.intp]:
@@ -98,24 +100,21 @@ def drawn(count: int) -> NDArray[np.intp]:
     return np.sort(np.random.default_rng(0).choice(count, MOST_FITTED, replace=False))
 
 
-def fit_basis(rows: Floats, dims: int, blocks: Sequence[int]) -> Basis:
+def fit_basis(rows: Floats, dims: int) -> Basis:
     """Fit a basis over a collection's rows.
 
     Args:
         rows: (N, F), N at least `LEAST_FITTED`.
         dims: d at most; fewer where there are fewer rows.
-        blocks: how many columns each layer has, in order. Every layer counts the same: its block is scaled to a mean
-            squared length of 1, however large its numbers.
     """
     sample = np.asarray(rows, np.float32)
     mean = sample.mean(0)
-    scale = _scale(sample - mean, blocks)
-    whitened = (sample - mean) * scale
+    centred = _centred(sample, mean)
     folds = min(_FOLDS, len(sample))
-    dims = min(dims, len(sample) - 1 - -(-len(sample) // folds), whitened.shape[1])
-    components = _components(whitened, dims)
-    stretch, usual = _left_out(whitened, components, folds)
-    return Basis(mean, scale, components, stretch, np.sort(usual), len(sample))
+    dims = min(dims, len(sample) - 1 - -(-len(sample) // folds), centred.shape[1])
+    components = _components(centred, dims)
+    stretch, usual = _left_out(centred, components, folds)
+    return Basis(mean, components, stretch, np.sort(usual), len(sample), int(np.count_nonzero(centred.any(0))))
 
 
 def similarity(one: Floats, other: Floats) -> Rows:
@@ -129,38 +128,35 @@ def directions(rows: Floats) -> Rows:
     return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), _NONE), np.float32)
 
 
-def _scale(centred: Rows, blocks: Sequence[int]) -> Rows:
-    squares = np.square(centred).mean(0)
-    starts = np.concatenate([[0], np.cumsum(blocks)[:-1]])
-    lengths = np.sqrt(np.add.reduceat(squares, starts))
-    return np.asarray(np.repeat(1 / np.maximum(lengths, _NONE), blocks) * (squares > 0), np.float32)
+def _centred(rows: Floats, mean: Rows) -> Rows:
+    return np.asarray(rows, np.float32) - mean
 
 
-def _components(whitened: Rows, dims: int) -> Rows:
+def _components(centred: Rows, dims: int) -> Rows:
     """The first principal components (d, F) of centred rows (N, F); the signs are scikit-learn's rule."""
     from sklearn.decomposition import PCA
 
-    solver = "randomized" if min(whitened.shape) > 8 * dims else "full"
-    return np.asarray(PCA(dims, svd_solver=solver, random_state=0).fit(whitened).components_, np.float32)
+    solver = "randomized" if min(centred.shape) > 8 * dims else "full"
+    return np.asarray(PCA(dims, svd_solver=solver, random_state=0).fit(centred).components_, np.float32)
 
 
-def _left_out(whitened: Rows, components: Rows, folds: int) -> tuple[Rows, Rows]:
+def _left_out(centred: Rows, components: Rows, folds: int) -> tuple[Rows, Rows]:
     """How much newcomers' scores must be stretched (d,), and their residuals (N,).
 
     Rows are left out by turns, in an order of chance, and projected on components fitted without them. What of a row is
     found so, seen in the whole collection's components, is held against its score there: the stretch is the slope
     between the two.
     """
-    scores = whitened @ components.T
-    without, residuals = np.zeros_like(scores), np.zeros(len(whitened), np.float32)
-    turns = np.random.default_rng(0).permutation(len(whitened)) % folds
+    scores = centred @ components.T
+    without, residuals = np.zeros_like(scores), np.zeros(len(centred), np.float32)
+    turns = np.random.default_rng(0).permutation(len(centred)) % folds
     for turn in range(folds):
         out = turns == turn
-        mean = whitened[~out].mean(0)
-        others = _components(whitened[~out] - mean, len(components))
-        centred = whitened[out] - mean
-        part = centred @ others.T
+        mean = centred[~out].mean(0)
+        others = _components(centred[~out] - mean, len(components))
+        left = centred[out] - mean
+        part = left @ others.T
         without[out] = (part @ others + mean) @ components.T
-        residuals[out] = 1 - np.square(part).sum(1) / np.maximum(np.square(centred).sum(1), _NONE)
+        residuals[out] = 1 - np.square(part).sum(1) / np.maximum(np.square(left).sum(1), _NONE)
     slope = (scores * without).sum(0) / np.maximum(np.square(without).sum(0), _NONE)
     return np.maximum(slope, 1).astype(np.float32), residuals.clip(0, 1)

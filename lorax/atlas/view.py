@@ -25,8 +25,8 @@ from lorax.atlas.space import Basis, Rows, directions, drawn, fit_basis, similar
 from lorax.errors import StorageError
 from lorax.storage import write_whole
 
-POOLED, POOLED_BLOCKS = "pooled", (1 + SINGULAR_VALUES,) * 6
-"""The kind of rows by which base models are compared, and how many columns each of its cells has."""
+POOLED, POOLED_WIDTH = "pooled", 6 * (1 + SINGULAR_VALUES)
+"""The kind of rows by which base models are compared, and how many columns they have: of six cells of layers."""
 
 LEAST = 24
 """Entries from which on a basis is fitted unasked. With fewer, neighbours are found less often by principal components
@@ -48,12 +48,11 @@ these in the basis, all weak ones would lie together, beyond the mean. Spectra a
 
 @dataclass(frozen=True)
 class Lens:
-    """Which columns of which rows are looked at, and how many of them each layer has."""
+    """Which columns of which rows are looked at."""
 
     kind: str
     group: str
     columns: np.ndarray
-    blocks: Sequence[int]
 
     @property
     def file(self) -> str:
@@ -69,21 +68,19 @@ class Lens:
 class View:
     """Entries' vectors (N, d), and what of each lies outside the basis (N,).
 
-    Without a basis, in a small collection, vectors are the descriptors' own columns times `scale` (d,), which makes
-    all layers count the same; nothing lies outside.
+    Without a basis, in a small collection, vectors are the descriptors' own columns; nothing lies outside.
     """
 
     lens: Lens
     basis: Basis | None
     vectors: Rows
     residuals: Rows
-    scale: Rows
 
     def place(self, row: Rows) -> tuple[Rows, float]:
         """A descriptor row (F,) -> its vector (d,), and its residual."""
         seen = self.lens.seen(row[None])
         if self.basis is None:
-            return seen[0] * self.scale, 0.0
+            return seen[0], 0.0
         scores, residuals = self.basis.project(seen, newcomers=False)
         apart = np.abs(self.vectors - scores).max(axis=1) + np.abs(self.residuals - residuals)
         if apart.min() <= _EQUAL * np.abs(scores).max():  # one that the basis was fitted on is no newcomer
@@ -176,9 +173,9 @@ def _fitted(atlas_dir: Path, lens: Lens, segments: Sequence[Segment], dims: int)
     rows = Segments(atlas_dir, segments)
     count = sum(segment.count for segment in segments)
     chosen = drawn(count)
-    basis = replace(fit_basis(_sample(rows, lens, chosen), dims, lens.blocks), collection=count)
+    basis = replace(fit_basis(_sample(rows, lens, chosen), dims), collection=count)
     vectors, residuals = _projected(basis, lens, rows, 0, chosen)
-    return View(lens, basis, vectors, residuals, basis.scale)
+    return View(lens, basis, vectors, residuals)
 
 
 def _sample(rows: Segments, lens: Lens, chosen: np.ndarray) -> Rows:
@@ -205,11 +202,7 @@ def _projected(basis: Basis, lens: Lens, rows: Segments, start: int, fitted: np.
 def _plain(lens: Lens, rows: Segments) -> View:
     blocks = [lens.seen(block) for block in rows.blocks(lens.kind)]
     stacked = np.concatenate([np.empty((0, len(lens.columns)), np.float32), *blocks])
-    starts = np.concatenate([[0], np.cumsum(lens.blocks)[:-1]])
-    lengths = np.sqrt(np.add.reduceat(np.square(stacked).mean(0), starts))
-    lengths = np.where(lengths > 0, lengths, 1)
-    scale = np.repeat(1 / lengths, lens.blocks).astype(np.float32)
-    return View(lens, None, stacked * scale, np.zeros(len(stacked), np.float32), scale)
+    return View(lens, None, stacked, np.zeros(len(stacked), np.float32))
 
 
 def _write(path: Path, view: View, segments: Sequence[Segment]) -> None:
@@ -229,7 +222,7 @@ def _read(path: Path, lens: Lens, segments: Sequence[Segment]) -> View | None:
         if about["made_of"] != _names(of) or about["sha256"] != _digest(tensors):
             return None
         basis = Basis.parse(tensors)
-        view = View(lens, basis, tensors["vectors"], tensors["residuals"], basis.scale)
+        view = View(lens, basis, tensors["vectors"], tensors["residuals"])
     except (OSError, safetensors.SafetensorError, KeyError, ValueError, TypeError):
         return None
     return view if len(view.vectors) == sum(segment.count for segment in of) else None
@@ -237,7 +230,7 @@ def _read(path: Path, lens: Lens, segments: Sequence[Segment]) -> View | None:
 
 def _names(segments: Sequence[Segment]) -> str:
     """What a kept view was made of, and how: a view of another release counts as removed."""
-    made_of = ["rows of length 1", *(segment.name for segment in segments)]
+    made_of = ["rows of length 1, layers by their size", *(segment.name for segment in segments)]
     return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
 
 

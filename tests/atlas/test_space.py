@@ -33,16 +33,32 @@ def test_what_was_learned_counts_and_not_how_strongly(tmp_path: Path, members: i
         assert max(unrelated) < min(0.5, second.similarity)
 
 
+@pytest.mark.parametrize("members", [3, 6], ids=["plain", "with a basis"])
+def test_layers_that_hardly_changed_do_not_drown_the_one_that_learned(tmp_path: Path, members: int) -> None:
+    """As in LoRAs of real networks: where little was learned, those are alike that started alike, whatever they saw."""
+
+    def learned(family: int, start: int):
+        pairs = zip(layers_of(), made("", family, start).factors(), made("", 50 + start).factors(), strict=True)
+        factors = [own if layer.name == "blocks_2_mlp_fc2" else (a, b / 5) for layer, own, (a, b) in pairs]
+        return adapter(f"f{family}-{start}", factors, layers_of())
+
+    atlas = Atlas.open(tmp_path)
+    atlas.add(learned(family, start) for family in range(5) for start in range(members))
+    assert (atlas.view().basis is None) == (members == 3)
+    for query in ("f0-0", "f1-1", "f4-2"):
+        nearest = search(atlas, query, k=members - 1).neighbours
+        assert {neighbour.name[:2] for neighbour in nearest} == {query[:2]}
+
+
 def test_what_is_usual_of_newcomers_does_not_depend_on_the_order_of_adding(tmp_path: Path) -> None:
     atlas = Atlas.open(tmp_path)
     atlas.add(zoo(10, 5)[0])
     rows = atlas.frame("product", "all").to_numpy().reshape(10, 5, -1)
-    blocks = atlas.describer.blocks("product", "all")
     by_family, by_turns = (directions(r.reshape(50, -1)) for r in (rows, rows.swapaxes(0, 1)))
-    one, other = (fit_basis(r, 16, blocks).limit for r in (by_family, by_turns))
+    one, other = (fit_basis(r, 16).limit for r in (by_family, by_turns))
     assert one == pytest.approx(other, abs=0.1)
     unseen = directions(np.stack([atlas.describer.describe(made("", 90 + i).factors())["product"] for i in range(9)]))
-    for basis in (fit_basis(by_family, 16, blocks), fit_basis(by_turns, 16, blocks)):
+    for basis in (fit_basis(by_family, 16), fit_basis(by_turns, 16)):
         assert basis.is_drifting(basis.project(unseen, newcomers=True)[1])
 
 
