@@ -1,7 +1,8 @@
 """The space in which adapters of a collection are compared: centred descriptor rows, their principal components.
 
 Every column counts by how much it varies, and so every layer by how much was learned there. Layers that hardly changed
-hold little but where training began; made as loud as the others, they drown them (docs/log.md, 2026-11-30).
+say more of where training began than of what was learned; made as loud as the others, they drown them (docs/log.md,
+2026-11-30).
 
 A basis is fitted over a collection. Adapters that it was fitted on lie closer to it than newcomers do: the components
 bend towards the very rows they were fitted on, the more so the fewer rows there are, and a newcomer's scores come out
