@@ -69,11 +69,6 @@ class Run(NamedTuple):
     names: list[str]
     shapes: list[tuple[int, ...]]
 
-    @property
-    def sizes(self) -> list[int]:
-        """How many numbers each tensor has."""
-        return [prod(shape) for shape in self.shapes]
-
 
 @dataclass(frozen=True, eq=False)
 class Header:
@@ -107,7 +102,7 @@ class TensorFile:
             raise AdapterError(f"{self.path} was changed while it was read. Run again when it is whole.")
         tensors: dict[str, Tensor] = {}
         for run in self.header.runs:  # turned into float32 in one go
-            sizes = run.sizes
+            sizes = [prod(shape) for shape in run.shapes]
             numbers = whole[run.start : run.start + sum(sizes) * run.dtype.itemsize]
             aligned = numbers.clone() if run.start % run.dtype.itemsize else numbers
             parts = at_least_float32(aligned.view(run.dtype)).split(sizes)

@@ -129,6 +129,23 @@ def test_numbers_of_any_precision_are_read_exactly_as_at_least_float32(tmp_path:
     assert torch.equal(pair[0], a.to(wanted)) and torch.equal(pair[1], b.to(wanted))
 
 
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")])
+@pytest.mark.parametrize("first", [True, False])
+def test_metadata_and_numbers_may_lie_anywhere(tmp_path: Path, separators: tuple[str, str], first: bool) -> None:
+    a, b = weights()[Q]
+    data, entries = bytes([2]), {"lora_unet_q.alpha": {"dtype": "I8", "shape": [], "data_offsets": [0, 1]}}
+    for name, factor in (("down", a), ("up", b)):
+        place = [len(data), len(data) + factor.nbytes]  # odd, for numbers of four bytes
+        told = {"dtype": "F32", "shape": list(factor.shape), "data_offsets": place}
+        data, entries[f"lora_unet_q.lora_{name}.weight"] = data + factor.numpy().tobytes(), told
+    about = {"__metadata__": {"ss_base_model_version": "sdxl_base_v1-0"}}
+    header = json.dumps(about | entries if first else entries | about, separators=separators).encode()
+    (tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + data)
+    adapter = read_adapter(tmp_path / "x.safetensors")
+    (pair,) = adapter.factors()
+    assert adapter.base == "sdxl" and torch.equal(pair[0], a) and torch.equal(pair[1], b * (2 / RANK))
+
+
 def test_a_file_that_changed_after_its_header_was_read_is_refused(tmp_path: Path) -> None:
     adapter = read_adapter(write_kohya(tmp_path / "x.safetensors", weights()))
     write_kohya(tmp_path / "x.safetensors", weights(rank=2))
