@@ -7,7 +7,8 @@ other; a name that is diffusers' already stays. A layer that diffusers holds in 
     x_{to_q|to_k|to_v}@grouped   ... to_q has as many as there are inputs, the others share the rest
     x@swapped                    one layer, but the halves of its outputs change places
 
-`ROWS` has all of these. A new family is a table here, and a line in tests/atlas/test_names.py.
+`ROWS` has all of these. A line of a table with <a|b> and <c|d> stands for two, with a and c and with b and d.
+A new family is a table here, and a line in tests/atlas/test_names.py.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import pairwise
 
 Ranges = tuple[tuple[int, int], ...]
@@ -38,22 +39,32 @@ class Family:
     names: tuple[tuple[str, str], ...] = ()
     ratios: tuple[tuple[str, float], ...] = ()
 
+    @cached_property
+    def rules(self) -> list[tuple[str, str]]:
+        """Its table, a regular expression and what it becomes in each line."""
+        return [line for pattern, name in self.names for line in zip(_each(pattern), _each(name), strict=True)]
 
+
+def _each(text: str) -> list[str]:
+    """The texts that one with <a|b> stands for."""
+    parts = [part.split("|") if number % 2 else part for number, part in enumerate(_CHOICE.split(text))]
+    count = max(len(part) if isinstance(part, list) else 1 for part in parts)
+    return ["".join(part[i] if isinstance(part, list) else part for part in parts) for i in range(count)]
+
+
+_CHOICE = re.compile(r"<([^<>]*\|[^<>]*)>")
 _QKV = "{to_q|to_k|to_v}"
 _ADDED = "{add_q_proj|add_k_proj|add_v_proj}"
-_TIME = "time_text_embed_timestep_embedder_linear_"
+_TIME = "time_text_embed_timestep_embedder_linear_<1|2>"
+_NET = "<net_0_proj|net_2>"
 
 _FLUX_BLOCKS = (
-    (r"^double_blocks_(\d+)_(?:processor_)?", r"transformer_blocks_\1_"),
-    (r"^single_blocks_(\d+)_(?:processor_)?", r"single_transformer_blocks_\1_"),
-    (r"^(transformer_blocks_\d+)_(qkv|proj)_1$", r"\1_img_attn_\2"),  # XLabs
-    (r"^(transformer_blocks_\d+)_(qkv|proj)_2$", r"\1_txt_attn_\2"),
+    (r"^<double|single>_blocks_(\d+)_(?:processor_)?", r"<|single_>transformer_blocks_\1_"),
+    (r"^(transformer_blocks_\d+)_(qkv|proj)_<1|2>$", r"\1_<img|txt>_attn_\2"),  # XLabs
     (r"_img_attn_qkv$", f"_attn_{_QKV}"),
     (r"_txt_attn_qkv$", f"_attn_{_ADDED}"),
-    (r"_img_attn_proj$", "_attn_to_out_0"),
-    (r"_txt_attn_proj$", "_attn_to_add_out"),
-    (r"^img_in$", "x_embedder"),
-    (r"^txt_in$", "context_embedder"),
+    (r"_<img|txt>_attn_proj$", "_attn_<to_out_0|to_add_out>"),
+    (r"^<img|txt>_in$", "<x|context>_embedder"),
     (r"^final_layer_linear$", "proj_out"),
     (r"^final_layer_adaLN_modulation_1$", "norm_out_linear@swapped"),
 )
@@ -67,13 +78,10 @@ _FLUX_2 = Family(
         (r"^sformer_blocks", "transformer_blocks"),
         (r"_linear1$", "_attn_to_qkv_mlp_proj"),
         (r"^(single_transformer_blocks_\d+)_linear2$", r"\1_attn_to_out"),
-        (r"_img_mlp_0$", "_ff_linear_in"),
-        (r"_img_mlp_2$", "_ff_linear_out"),
-        (r"_txt_mlp_0$", "_ff_context_linear_in"),
-        (r"_txt_mlp_2$", "_ff_context_linear_out"),
+        (r"_img_mlp_<0|2>$", "_ff_linear_<in|out>"),
+        (r"_txt_mlp_<0|2>$", "_ff_context_linear_<in|out>"),
         (r"(_stream_modulation(?:_img|_txt)?)_lin$", r"\1_linear"),
-        (r"^(time|guidance)_in_in_layer$", r"time_guidance_embed_\1_embedder_linear_1"),
-        (r"^(time|guidance)_in_out_layer$", r"time_guidance_embed_\1_embedder_linear_2"),
+        (r"^(time|guidance)_in_<in|out>_layer$", r"time_guidance_embed_\1_embedder_linear_<1|2>"),
         (r"_time_embedder_", "_timestep_embedder_"),
     ),
     ((r"^single_blocks_\d+_linear1$", 9), (r"^single_blocks_\d+_linear2$", 1 / 4), (r"_(img|txt)_mlp_0$", 6)),
@@ -86,8 +94,7 @@ _FLUX = Family(
     r"^(double|single)_blocks_\d",
     (
         (r"^txt_in_(.*)_adaLN_modulation_1$", r"txt_in_\1_norm_out_linear"),  # HunyuanVideo's refiner of texts
-        (r"^txt_in_t_embedder_mlp_0$", f"context_embedder_{_TIME}1"),
-        (r"^txt_in_t_embedder_mlp_2$", f"context_embedder_{_TIME}2"),
+        (r"^txt_in_t_embedder_mlp_<0|2>$", f"context_embedder_{_TIME}"),
         (r"^txt_in_c_embedder_", "context_embedder_time_text_embed_text_embedder_"),
         (r"^txt_in_input_embedder$", "context_embedder_proj_in"),
         (r"^txt_in_individual_token_refiner_blocks_", "context_embedder_token_refiner_refiner_blocks_"),
@@ -98,23 +105,16 @@ _FLUX = Family(
         (r"^(single_transformer_blocks_\d+)_proj$", r"\1_proj_out"),
         (r"_linear1$", "_{attn_to_q|attn_to_k|attn_to_v|proj_mlp}@parallel"),
         (r"^(single_transformer_blocks_\d+)_linear2$", r"\1_proj_out"),
-        (r"_txt_mlp_(?:0|fc1)$", "_ff_context_net_0_proj"),
-        (r"_txt_mlp_(?:2|fc2)$", "_ff_context_net_2"),
-        (r"(refiner_blocks_\d+|_img)_mlp_(?:0|fc1)$", r"\1_ff_net_0_proj"),
-        (r"(refiner_blocks_\d+|_img)_mlp_(?:2|fc2)$", r"\1_ff_net_2"),
+        (r"_txt_mlp_(?:<0|2>|fc<1|2>)$", f"_ff_context_{_NET}"),
+        (r"(refiner_blocks_\d+|_img)_mlp_(?:<0|2>|fc<1|2>)$", rf"\1_ff_{_NET}"),
         (r"_img_ff_", "_ff_"),
-        (r"_img_mod_lin(?:ear)?$", "_norm1_linear"),
-        (r"_txt_mod_lin(?:ear)?$", "_norm1_context_linear"),
+        (r"_<img|txt>_mod_lin(?:ear)?$", "_norm1_<|context_>linear"),
         (r"^(single_transformer_blocks_\d+)_modulation_lin(?:ear)?$", r"\1_norm_linear"),
         (r"^img_in_proj$", "x_embedder_proj"),
-        (r"^time_in_(?:in_layer|mlp_0)$", f"{_TIME}1"),
-        (r"^time_in_(?:out_layer|mlp_2)$", f"{_TIME}2"),
-        (r"^guidance_in_(?:in_layer|mlp_0)$", "time_text_embed_guidance_embedder_linear_1"),
-        (r"^guidance_in_(?:out_layer|mlp_2)$", "time_text_embed_guidance_embedder_linear_2"),
-        (r"^vector_in_in_layer$", "time_text_embed_text_embedder_linear_1"),
-        (r"^vector_in_out_layer$", "time_text_embed_text_embedder_linear_2"),
-        (r"^(distilled_guidance_layer_layers_\d+)_in_layer$", r"\1_linear_1"),
-        (r"^(distilled_guidance_layer_layers_\d+)_out_layer$", r"\1_linear_2"),
+        (r"^time_in_(?:<in|out>_layer|mlp_<0|2>)$", _TIME),
+        (r"^guidance_in_(?:<in|out>_layer|mlp_<0|2>)$", "time_text_embed_guidance_embedder_linear_<1|2>"),
+        (r"^vector_in_<in|out>_layer$", "time_text_embed_text_embedder_linear_<1|2>"),
+        (r"^(distilled_guidance_layer_layers_\d+)_<in|out>_layer$", r"\1_linear_<1|2>"),
     ),
 )
 _CHROMA = Family("chroma", r"^distilled_guidance_layer_", _FLUX.names)
@@ -131,22 +131,17 @@ _SD_3 = Family(
     r"^joint_blocks_\d",
     (
         (r"^joint_blocks_(\d+)_", r"transformer_blocks_\1_"),
-        (r"_x_block_attn_qkv$", f"_attn_{_QKV}"),
-        (r"_x_block_attn2_qkv$", f"_attn2_{_QKV}"),
+        (r"_x_block_attn(2?)_qkv$", rf"_attn\1_{_QKV}"),
         (r"_context_block_attn_qkv$", f"_attn_{_ADDED}"),
         (r"_x_block_attn(2?)_proj$", r"_attn\1_to_out_0"),
         (r"_context_block_attn_proj$", "_attn_to_add_out"),
-        (r"_x_block_mlp_fc1$", "_ff_net_0_proj"),
-        (r"_x_block_mlp_fc2$", "_ff_net_2"),
-        (r"_context_block_mlp_fc1$", "_ff_context_net_0_proj"),
-        (r"_context_block_mlp_fc2$", "_ff_context_net_2"),
+        (r"_x_block_mlp_fc<1|2>$", f"_ff_{_NET}"),
+        (r"_context_block_mlp_fc<1|2>$", f"_ff_context_{_NET}"),
         (r"_x_block_adaLN_modulation_1$", "_norm1_linear"),
         (r"_context_block_adaLN_modulation_1$", "_norm1_context_linear@last"),
         (r"^x_embedder_proj$", "pos_embed_proj"),
-        (r"^t_embedder_mlp_0$", f"{_TIME}1"),
-        (r"^t_embedder_mlp_2$", f"{_TIME}2"),
-        (r"^y_embedder_mlp_0$", "time_text_embed_text_embedder_linear_1"),
-        (r"^y_embedder_mlp_2$", "time_text_embed_text_embedder_linear_2"),
+        (r"^t_embedder_mlp_<0|2>$", _TIME),
+        (r"^y_embedder_mlp_<0|2>$", "time_text_embed_text_embedder_linear_<1|2>"),
         (r"^final_layer_linear$", "proj_out"),
         (r"^final_layer_adaLN_modulation_1$", "norm_out_linear@swapped"),
     ),
@@ -159,21 +154,15 @@ _WAN = Family(
     r"|ffn_(0|2|net_0_proj|net_2))$",
     (
         (r"^_", ""),  # Wan-Fun
-        (r"_self_attn_([qkv])$", r"_attn1_to_\1"),
-        (r"_cross_attn_([qkv])$", r"_attn2_to_\1"),
-        (r"_self_attn_o$", "_attn1_to_out_0"),
-        (r"_cross_attn_o$", "_attn2_to_out_0"),
+        (r"_<self|cross>_attn_([qkv])$", r"_attn<1|2>_to_\1"),
+        (r"_<self|cross>_attn_o$", "_attn<1|2>_to_out_0"),
         (r"_cross_attn_([kv])_img$", r"_attn2_add_\1_proj"),
-        (r"_ffn_0$", "_ffn_net_0_proj"),
-        (r"_ffn_2$", "_ffn_net_2"),
-        (r"^(time|text)_embedding_0$", r"condition_embedder_\1_embedder_linear_1"),
-        (r"^(time|text)_embedding_2$", r"condition_embedder_\1_embedder_linear_2"),
+        (r"_ffn_<0|2>$", f"_ffn_{_NET}"),
+        (r"^(time|text)_embedding_<0|2>$", r"condition_embedder_\1_embedder_linear_<1|2>"),
         (r"^time_projection_1$", "condition_embedder_time_proj"),
-        (r"^img_emb_proj_1$", "condition_embedder_image_embedder_ff_net_0_proj"),
-        (r"^img_emb_proj_3$", "condition_embedder_image_embedder_ff_net_2"),
+        (r"^img_emb_proj_<1|3>$", f"condition_embedder_image_embedder_ff_{_NET}"),
         (r"^head_head$", "proj_out"),
-        (r"^(vace_blocks_\d+)_before_proj$", r"\1_proj_in"),
-        (r"^(vace_blocks_\d+)_after_proj$", r"\1_proj_out"),
+        (r"^(vace_blocks_\d+)_<before|after>_proj$", r"\1_proj_<in|out>"),
     ),
 )
 
@@ -224,11 +213,9 @@ _KREA_2 = Family(
         (r"_mlp_(gate|up|down)$", r"_ff_\1"),
         (r"^first$", "img_in"),
         (r"^last_linear$", "final_layer_linear"),
-        (r"^tmlp_0$", "time_embed_linear_1"),
-        (r"^tmlp_2$", "time_embed_linear_2"),
+        (r"^tmlp_<0|2>$", "time_embed_linear_<1|2>"),
         (r"^tproj_1$", "time_mod_proj"),
-        (r"^txtmlp_1$", "txt_in_linear_1"),
-        (r"^txtmlp_3$", "txt_in_linear_2"),
+        (r"^txtmlp_<1|3>$", "txt_in_linear_<1|2>"),
     ),
 )
 
@@ -238,15 +225,10 @@ _ANIMA = Family(
     r"^blocks_\d+_(self|cross)_attn_(q|k|v|output)_proj$|^llm_adapter_",
     (
         (r"^blocks_", "transformer_blocks_"),
-        (r"_self_attn_([qkv])_proj$", r"_attn1_to_\1"),
-        (r"_cross_attn_([qkv])_proj$", r"_attn2_to_\1"),
-        (r"_self_attn_output_proj$", "_attn1_to_out_0"),
-        (r"_cross_attn_output_proj$", "_attn2_to_out_0"),
-        (r"_mlp_layer1$", "_ff_net_0_proj"),
-        (r"_mlp_layer2$", "_ff_net_2"),
-        (r"_adaln_modulation_self_attn_([12])$", r"_norm1_linear_\1"),
-        (r"_adaln_modulation_cross_attn_([12])$", r"_norm2_linear_\1"),
-        (r"_adaln_modulation_mlp_([12])$", r"_norm3_linear_\1"),
+        (r"_<self|cross>_attn_([qkv])_proj$", r"_attn<1|2>_to_\1"),
+        (r"_<self|cross>_attn_output_proj$", "_attn<1|2>_to_out_0"),
+        (r"_mlp_layer<1|2>$", f"_ff_{_NET}"),
+        (r"_adaln_modulation_<self_attn|cross_attn|mlp>_([12])$", r"_norm<1|2|3>_linear_\1"),
         (r"^final_layer_adaln_modulation_([12])$", r"norm_out_linear_\1"),
         (r"^final_layer_linear$", "proj_out"),
         (r"^t_embedder_1_", "time_embed_t_embedder_"),
@@ -268,11 +250,9 @@ _MINIMAX_H3 = Family(
         (r"^(video_)?patch_proj$", "proj_in"),
         (r"^audio_patch_proj$", "audio_proj_in"),
         (r"^condition_proj$", "context_embedder"),
-        (r"^time_embedder_proj_in$", "time_embedder_linear_1"),
-        (r"^time_embedder_proj_out$", "time_embedder_linear_2"),
+        (r"^time_embedder_proj_<in|out>$", "time_embedder_linear_<1|2>"),
         (r"^final_layer_adaln_proj_linear$", "norm_out_linear"),
-        (r"^final_layer_video_out$", "proj_out"),
-        (r"^final_layer_audio_out$", "audio_proj_out"),
+        (r"^final_layer_<video|audio>_out$", "<|audio_>proj_out"),
     ),
 )
 _MINIMAX_H3_BY_HEAD = Family(
@@ -289,8 +269,7 @@ _LTX = Family(
         (r"^patchify_proj$", "proj_in"),
         (r"^audio_patchify_proj$", "audio_proj_in"),
         (r"^av_ca_(video|audio)_scale_shift_adaln_single_", r"av_cross_attn_\1_scale_shift_"),
-        (r"^av_ca_a2v_gate_adaln_single_", "av_cross_attn_video_a2v_gate_"),
-        (r"^av_ca_v2a_gate_adaln_single_", "av_cross_attn_audio_v2a_gate_"),
+        (r"^av_ca_<a2v|v2a>_gate_adaln_single_", "av_cross_attn_<video_a2v|audio_v2a>_gate_"),
         (r"^(audio_)?prompt_adaln_single_", r"\1prompt_adaln_"),
         (r"^(audio_)?adaln_single_", r"\1time_embed_"),
     ),
@@ -328,7 +307,7 @@ def family_of(sizes: Mapping[str, Sizes | None], *, default: bool = False) -> Fa
 @lru_cache(maxsize=1 << 15)  # the same names come in every file of a collection
 def renamed(family: Family, name: str) -> str:
     """A layer's name as the family's table gives it."""
-    for pattern, replacement in family.names:
+    for pattern, replacement in family.rules:
         name = re.sub(pattern, replacement, name)
     return name
 
