@@ -47,9 +47,8 @@ class Family:
 
 def _each(text: str) -> list[str]:
     """The texts that one with <a|b> stands for."""
-    parts = [part.split("|") if number % 2 else part for number, part in enumerate(_CHOICE.split(text))]
-    count = max(len(part) if isinstance(part, list) else 1 for part in parts)
-    return ["".join(part[i] if isinstance(part, list) else part for part in parts) for i in range(count)]
+    parts = [part.split("|") if number % 2 else [part] for number, part in enumerate(_CHOICE.split(text))]
+    return ["".join(part[i % len(part)] for part in parts) for i in range(max(map(len, parts)))]
 
 
 _CHOICE = re.compile(r"<([^<>]*\|[^<>]*)>")

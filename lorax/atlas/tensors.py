@@ -140,6 +140,8 @@ def open_tensors(path: Path) -> TensorFile:
     with said_of(f"{path}"):
         metadata, rest = _parted(beginning[_LENGTH:])
         header = _header(rest)
+        if metadata and header.metadata:
+            raise _damaged("its metadata stands there twice")
         metadata |= header.metadata
         if not all(isinstance(value, str) for value in metadata.values()):
             raise _damaged("its metadata is not a table of texts")

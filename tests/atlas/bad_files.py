@@ -202,6 +202,7 @@ UNREADABLE: dict[str, tuple[WriteBad, str]] = {
     "no object": (_header("[1, 2]"), "begins with something else"),
     "deep JSON": (_header('{"a":' * 99_999), "no JSON"),
     "NaN in the header": (_header('{"a": {"dtype": "F32", "shape": [NaN], "data_offsets": [0, 4]}}'), "NaN is no JSON"),
+    "metadata twice": (_header('{"__metadata__":{"a":"b"},"__metadata__":{"a":"b"}}'), "stands there twice"),
     "names twice": (_header(_TWICE, bytes(8)), "stands there twice"),
     "overlapping": (_header(_OVERLAP, bytes(6)), "begins at byte 2, the one before it ends at 4"),
     "a hole": (_header(_HOLE, bytes(10)), "begins at byte 6, the one before it ends at 4"),
