@@ -84,12 +84,12 @@ class Zoo:
     def stream(self, numbers: range) -> Iterator[Adapter]:
         """Write, read and remove one after the other; every fifth is also read plainly, both ranks by turns."""
         for number in numbers:
-            began = _clocks()
+            began = clocks()
             path = self.write(number)
             if number % 5 == 0:
-                self.reading_s.append(_plain_reading(path))
+                self.reading_s.append(plain_reading(path))
                 self.most_memory.append(psutil.Process().memory_info().rss / 1e6)
-            self.making_s += _clocks() - began
+            self.making_s += clocks() - began
             yield read_adapter(path)
             path.unlink()
 
@@ -112,9 +112,9 @@ def prove_scale() -> bool:
 def _fill(zoo: Zoo, atlas: Atlas) -> tuple[float, bool]:
     """Add all adapters in one call; returns what adding costs, in times of reading, and whether memory was bounded."""
     zoo.making_s, zoo.reading_s, zoo.most_memory = np.zeros(2), [], []
-    began = _clocks()
+    began = clocks()
     atlas.add(zoo.stream(range(COUNT)))
-    (spent, by_clock), (reading, read_by_clock) = (_clocks() - began - zoo.making_s) / COUNT, np.mean(zoo.reading_s, 0)
+    (spent, by_clock), (reading, read_by_clock) = (clocks() - began - zoo.making_s) / COUNT, np.mean(zoo.reading_s, 0)
     quarters = [max(part) for part in np.array_split(zoo.most_memory, 4)]
     print(
         f"  {COUNT} adapters of {len(zoo.layers)} layers added in one call: {1000 * spent:.1f} ms of the processor, "
@@ -152,11 +152,11 @@ def _compare(zoo: Zoo) -> bool:
     """The same 1,000 adapters: into an atlas with its basis, and plain PCA on their stacked factors."""
     atlas, numbers = HOME / "scale" / "compared", range(0, 2 * COMPARED, len(RANKS))  # one rank, which factors need
     zoo.making_s = np.zeros(2)
-    began = _clocks()
+    began = clocks()
     made = Atlas.open(atlas)
     made.add(zoo.stream(numbers))
     made.fit(dims=DIMS)
-    ours = (_clocks() - began - zoo.making_s)[1]
+    ours = (clocks() - began - zoo.making_s)[1]
     print(f"  {COMPARED} adapters of rank {RANKS[0]}: atlas and basis in {ours:.0f} s, {max(zoo.most_memory):.0f} MB")
     fitted, failed = 0, 0
     for count in (COMPARED, 1250, 1500, 2000, 2500, 3000, 4000):
@@ -194,15 +194,15 @@ def _pca_alone(count: int, limit: int) -> None:
     print(json.dumps({"seconds": seconds, "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3}))
 
 
-def _plain_reading(path: Path) -> np.ndarray:
-    """What it takes to read every tensor of a file as float32, the file's pages in memory; see `_clocks`."""
-    began = _clocks()
+def plain_reading(path: Path) -> np.ndarray:
+    """What it takes to read every tensor of a file as float32, the file's pages in memory; see `clocks`."""
+    began = clocks()
     for tensor in safetensors.torch.load_file(path).values():
         tensor.float()
-    return _clocks() - began
+    return clocks() - began
 
 
-def _clocks() -> np.ndarray:
+def clocks() -> np.ndarray:
     """Seconds of the processor, which other work doesn't change, and by the clock: (2,)."""
     return np.array([time.process_time(), time.perf_counter()])
 
