@@ -13,6 +13,7 @@ import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ import safetensors.numpy
 
 from lorax.atlas.descriptor import SINGULAR_VALUES
 from lorax.atlas.segments import Segment, Segments
-from lorax.atlas.space import Basis, Rows, directions, drawn, fit_basis, similarity
+from lorax.atlas.space import Basis, Rows, directions, drawn, fit_basis
 from lorax.errors import StorageError
 from lorax.storage import write_whole
 
@@ -37,6 +38,7 @@ DIMS = 64
 
 _FOLDER = "bases"
 _EQUAL = 1e-4
+_NONE = 1e-12
 _OUTGROWN = 2
 """A basis of few entries leaves so much of any newcomer outside that drift can't show; it is refitted for its age."""
 
@@ -82,14 +84,20 @@ class View:
         if self.basis is None:
             return seen[0], 0.0
         scores, residuals = self.basis.project(seen, newcomers=False)
-        apart = np.abs(self.vectors - scores).max(axis=1) + np.abs(self.residuals - residuals)
-        if apart.min() <= _EQUAL * np.abs(scores).max():  # one that the basis was fitted on is no newcomer
+        equal = _EQUAL * np.abs(scores).max()
+        near = np.flatnonzero(np.abs(self.residuals - residuals) <= equal)  # few: to look at all takes long
+        apart = np.abs(self.vectors[near] - scores).max(axis=1) + np.abs(self.residuals[near] - residuals)
+        if apart.min(initial=np.inf) <= equal:  # one that the basis was fitted on is no newcomer
             return scores[0], float(residuals[0])
         return scores[0] * self.basis.stretch, float(residuals[0])
 
     def similarities(self, vectors: Rows) -> Rows:
         """Cosines (n, N) of vectors (n, d) with every entry's, in [-1, 1]."""
-        return similarity(vectors, self.vectors)
+        return np.asarray(directions(vectors) @ self.vectors.T / self._lengths, np.float32).clip(-1, 1)
+
+    @cached_property
+    def _lengths(self) -> Rows:
+        return np.asarray(np.maximum(np.linalg.norm(self.vectors, axis=1), _NONE), np.float32)
 
     @property
     def limit(self) -> float | None:
