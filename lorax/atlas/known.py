@@ -81,12 +81,11 @@ class Known:
 
     def _with_product(self, length: float, marks: Rows, row: Rows) -> AtlasEntry | None:
         """The entry whose product is the same, whatever its factors."""
-        apart = np.abs(self._marks[: len(self._entries)] - marks).max(axis=1)
-        for number in np.flatnonzero(apart <= math.sqrt(2 * _COSINE)):
+        most, known = math.sqrt(2 * _COSINE), self._marks[: len(self._entries)]
+        near = np.flatnonzero(np.abs(known[:, 0] - marks[0]) <= most)  # few, so that the rest is looked at for few only
+        for number in map(int, near[np.abs(known[near] - marks).max(axis=1) <= most]):
             entry = self._entries[number]
-            if abs(entry.length / length - 1) > _LENGTH:
-                continue
-            if _cosine(self._product(int(number)), row) >= 1 - _COSINE:
+            if abs(entry.length / length - 1) <= _LENGTH and _cosine(self._product(number), row) >= 1 - _COSINE:
                 return entry
         return None
 
