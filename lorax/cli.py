@@ -21,6 +21,7 @@ from lorax.commands.land import land
 from lorax.commands.learn import learn, scenario
 from lorax.commands.predict import predict
 from lorax.commands.promotion import delete, promote, refuse, relearn, rollback
+from lorax.commands.score import score
 from lorax.commands.serve import serve
 from lorax.commands.services import down, up
 from lorax.commands.status import status
@@ -55,7 +56,7 @@ for command in (
     *(init, simulate, land, learn, scenario, status, up, down, demo),
     *(history, diff, rollback, promote, refuse, hold, release, relearn, delete),
     *(withdraw, forget),
-    *(serve, predict, watch_verdicts),
+    *(serve, predict, score, watch_verdicts),
 ):
     app.command()(command)
 app.add_typer(atlas_commands, name="atlas", help="Compare LoRA adapters by their weights: search, cluster, draw a map.")

@@ -12,6 +12,7 @@
     ├── AdapterError       (ValueError)    a LoRA file is damaged, no plain LoRA, or doesn't fit the atlas
     ├── AtlasError         (RuntimeError)  an atlas is damaged, unknown, in use, or doesn't hold what was asked for
     ├── RegistryError      (RuntimeError)  MLflow is unreachable or doesn't hold what was asked for
+    ├── ScoringError       (RuntimeError)  what is to be scored is not there, its verdicts are another's, or Ray failed
     ├── ServiceError       (RuntimeError)  a server did not start, stop or answer
     └── StorageError       (OSError)       the disk is full or refuses to be written
 
@@ -65,6 +66,10 @@ class AtlasError(LoraxError, RuntimeError):
 
 class RegistryError(LoraxError, RuntimeError):
     """MLflow can't be reached, or doesn't hold what was asked for."""
+
+
+class ScoringError(LoraxError, RuntimeError):
+    """A collection can't be scored: there is none, the folder holds other verdicts, or Ray is missing or fails."""
 
 
 class ServiceError(LoraxError, RuntimeError):

@@ -67,13 +67,28 @@ def read_image(found: Found, side: int, *, with_container: bool = False) -> Read
     """
     name = str(found.path)
     try:
-        data = _bytes(found)
-        pixels = decode_bytes(data, name)
+        data = bytes_of(found)
     except ImageError as error:
         return Reading(name, str(error))
+    return read_bytes(data, name, side, with_container=with_container)
+
+
+def read_bytes(data: bytes, name: str, side: int, *, with_container: bool = False) -> Reading:
+    """The same of bytes that are there already.
+
+    Args:
+        data: of an image file.
+        name: what to call it.
+        side, with_container: as above.
+    """
+    digest = hashlib.sha256(data).hexdigest()
+    try:
+        pixels = decode_bytes(data, name)
+    except ImageError as error:
+        return Reading(name, str(error), digest)
     height, width = pixels.shape[:2]
     container = metadata_of(data) if with_container else None
-    return Reading(name, "", hashlib.sha256(data).hexdigest(), width, height, crops_of(pixels, side), container)
+    return Reading(name, "", digest, width, height, crops_of(pixels, side), container)
 
 
 def metadata_of(data: bytes) -> Metadata:
@@ -92,7 +107,7 @@ def metadata_of(data: bytes) -> Metadata:
     return Metadata(kind, exif, keywords(data), b"<x:xmpmeta" in data, b"jumb" in data and b"c2pa" in data)
 
 
-def _bytes(found: Found) -> bytes:
+def bytes_of(found: Found) -> bytes:
     """The bytes of a file.
 
     Raises:

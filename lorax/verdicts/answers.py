@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -126,7 +126,12 @@ def answers(predictor: Predictor, files: Iterable[Found], *, explain: bool = Fal
     warnings.filterwarnings("ignore", module="PIL")  # of damaged notes in a file, which nobody asked about
     read = partial(read_image, side=predictor.network.crop, with_container=explain)
     for batch in prefetched_batches(read, files, predictor.batch_size):
-        good = [reading for reading in batch if not reading.error]
-        judged = iter(predictor.look([r.crops for r in good], [r.name for r in good]))
-        pairs = [(reading, None if reading.error else next(judged)) for reading in batch]
+        pairs = zip(batch, judged(predictor, batch), strict=True)
         yield [Answer(r, j, evidence_of(predictor, j) if explain and j else None) for r, j in pairs]
+
+
+def judged(predictor: Predictor, readings: Sequence[Reading]) -> list[Judged | None]:
+    """What is said of each image; None of those that could not be read."""
+    good = [reading for reading in readings if not reading.error]
+    answered = iter(predictor.look([r.crops for r in good], [r.name for r in good]))
+    return [None if reading.error else next(answered) for reading in readings]

@@ -29,7 +29,20 @@ from tests.conftest import SMALL_CONTRACT, WriteTask, write_task_files
 pytestmark = pytest.mark.slow
 
 COMMANDS = (
-    *("init", "simulate", "land", "learn", "scenario", "status", "predict", "watch-verdicts", "up", "down", "demo"),
+    *(
+        "init",
+        "simulate",
+        "land",
+        "learn",
+        "scenario",
+        "status",
+        "predict",
+        "score",
+        "watch-verdicts",
+        "up",
+        "down",
+        "demo",
+    ),
     *("history", "diff", "rollback", "promote", "refuse", "hold", "release", "relearn", "delete", "atlas"),
     *("withdraw", "forget"),
 )

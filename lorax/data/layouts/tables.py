@@ -21,6 +21,7 @@ from lorax.errors import LayoutError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 ENDINGS = (".parquet", ".arrow")
 _KINDS = ("label", "generator", "split", "date")
@@ -84,18 +85,26 @@ def _unread(tables: Sequence[Table], reading: Reading) -> tuple[str, ...]:
 
 
 def _opened(path: Path, shown: str, reading: Reading) -> Table:
-    with _readable(path):
+    with readable(path):
         schema = _schema(path)
     features = _features(schema)
     found = columns(schema.names, reading, path, _KINDS)
     image = columns(schema.names, reading, path, ("image",)).get("image") if reading.columns.get("image") else None
-    image = image or _image_column(path, schema, features)
+    image = image or image_column(path, schema)
     names = {kind: features[name]["names"] for kind, name in found.items() if "names" in features.get(name, {})}
     return Table(path, shown, {**found, "image": image}, names)
 
 
-def _image_column(path: Path, schema: pa.Schema, features: Mapping[str, Any]) -> str:
-    """The column whose type is that of images; by its name where several could be."""
+def image_column(path: Path, schema: pa.Schema) -> str:
+    """The column whose type is that of images; by its name where several could be.
+
+    Args:
+        path: what messages call the table.
+        schema: its columns.
+
+    Raises:
+        LayoutError: there is none, or it can't be told which it is.
+    """
     import pyarrow.types as types
 
     def holds_bytes(kind: pa.DataType) -> bool:
@@ -103,6 +112,7 @@ def _image_column(path: Path, schema: pa.Schema, features: Mapping[str, Any]) ->
             return any(field.name == "bytes" and holds_bytes(field.type) for field in kind)
         return bool(types.is_binary(kind) or types.is_large_binary(kind))
 
+    features = _features(schema)
     typed = [name for name in schema.names if features.get(name, {}).get("_type") == "Image"]
     able = typed or [field.name for field in schema if holds_bytes(field.type)]
     named = columns(able, Reading(), path, ("image",)).get("image")
@@ -195,20 +205,12 @@ def _arrow(file: Any) -> Any:
 def _batches(table: Table, names: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
     """The table's rows, some at a time, with these columns."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     if table.path.suffix == ENDINGS[0]:
-        with _readable(table.path):
-            file = pq.ParquetFile(table.path, pre_buffer=False, buffer_size=_BUFFER, page_checksum_verification=True)
-        with file:
-            for group in range(file.num_row_groups):
-                with _readable(table.path, f"row group {group + 1} of {file.num_row_groups}"):
-                    if not names:
-                        yield _without_columns(file.metadata.row_group(group).num_rows)
-                    else:
-                        yield from file.iter_batches(rows, row_groups=[group], columns=[*names], use_threads=False)
+        with parquet_file(table.path, table.path) as file:
+            yield from row_batches(file, table.path, range(file.num_row_groups), names, rows)
         return
-    with _readable(table.path), pa.memory_map(str(table.path)) as mapped:
+    with readable(table.path), pa.memory_map(str(table.path)) as mapped:
         reader = _arrow(mapped)
         whole: Iterable[pa.RecordBatch] = (
             reader if hasattr(reader, "__iter__") else (reader.get_batch(n) for n in range(reader.num_record_batches))
@@ -219,6 +221,38 @@ def _batches(table: Table, names: Sequence[str], rows: int) -> Iterator[pa.Recor
                 yield part.slice(start, rows)
 
 
+def parquet_file(source: Any, path: Path) -> pq.ParquetFile:
+    """A Parquet file that is read a few rows at a time, damage to its pages found.
+
+    Args:
+        source: its path, or the file itself, opened.
+        path: what messages call it.
+
+    Raises:
+        LayoutError: it is no Parquet file, or cut off.
+    """
+    import pyarrow.parquet as pq
+
+    with readable(path):
+        return pq.ParquetFile(source, pre_buffer=False, buffer_size=_BUFFER, page_checksum_verification=True)
+
+
+def row_batches(
+    file: pq.ParquetFile, path: Path, groups: Iterable[int], names: Sequence[str], rows: int = _AT_ONCE
+) -> Iterator[pa.RecordBatch]:
+    """The rows of some row groups, a few at a time, with these columns.
+
+    Raises:
+        LayoutError: a group is damaged.
+    """
+    for group in groups:
+        with readable(path, f"row group {group + 1} of {file.num_row_groups}"):
+            if not names:
+                yield _without_columns(file.metadata.row_group(group).num_rows)
+            else:
+                yield from file.iter_batches(rows, row_groups=[group], columns=[*names], use_threads=False)
+
+
 def _without_columns(rows: int) -> pa.RecordBatch:
     import pyarrow as pa
 
@@ -226,7 +260,7 @@ def _without_columns(rows: int) -> pa.RecordBatch:
 
 
 @contextmanager
-def _readable(path: Path, part: str = "it") -> Iterator[None]:
+def readable(path: Path, part: str = "it") -> Iterator[None]:
     """Turn what Arrow raises of a damaged file."""
     import pyarrow as pa
 

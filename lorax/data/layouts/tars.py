@@ -95,21 +95,41 @@ def _samples(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
 
 
 def _members(path: Path) -> Iterator[tuple[str, bytes]]:
-    with _readable(path), tarfile.open(path, "r|*") as archive:
+    with readable(path), tarfile.open(path, "r|*") as archive:
         for member in archive:
-            name = PurePosixPath(member.name)
-            if name.is_absolute() or ".." in name.parts or not member.name.isprintable():
-                raise LayoutError(f"{path} has a member called {member.name!r}, which leads out of it; it is not read.")
-            if member.isdir() or any(part.startswith(".") for part in name.parts):
-                continue
-            if not member.isfile():
-                raise LayoutError(f"{path}: {member.name} is neither a file nor a folder; it is not read.")
-            check_size(path, member.name, member.size)
-            file = archive.extractfile(member)
-            assert file is not None
-            yield name.as_posix(), file.read()
-        if archive.fileobj.tell() == archive.offset:  # tarfile takes the end of the bytes for the archive's
-            raise LayoutError(f"{path} has no end, as if it was cut off behind a member. Fetch it again.")
+            name = member_name(path, member)
+            if name:
+                file = archive.extractfile(member)
+                assert file is not None
+                yield name, file.read()
+        check_end(path, archive, archive.fileobj.tell())
+
+
+def member_name(path: Path, member: tarfile.TarInfo) -> str:
+    """What a member of an archive is called; "" for a folder, and for what is hidden.
+
+    Raises:
+        LayoutError: its name is unsafe, it is neither file nor folder, or too large.
+    """
+    name = PurePosixPath(member.name)
+    if name.is_absolute() or ".." in name.parts or not member.name.isprintable():
+        raise LayoutError(f"{path} has a member called {member.name!r}, which leads out of it; it is not read.")
+    if member.isdir() or any(part.startswith(".") for part in name.parts):
+        return ""
+    if not member.isfile():
+        raise LayoutError(f"{path}: {member.name} is neither a file nor a folder; it is not read.")
+    check_size(path, member.name, member.size)
+    return name.as_posix()
+
+
+def check_end(path: Path, archive: tarfile.TarFile, end: int) -> None:
+    """See that an archive, read through, has more than its members: tarfile takes the end of the bytes for its end.
+
+    Raises:
+        LayoutError: it was cut off behind one.
+    """
+    if end == archive.offset:
+        raise LayoutError(f"{path} has no end, as if it was cut off behind a member. Fetch it again.")
 
 
 def _said(members: Mapping[str, bytes], path: Path, key: str) -> dict[str, Any]:
@@ -136,7 +156,7 @@ def _asked(said: Iterable[str], reading: Reading) -> dict[str, str]:
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def readable(path: Path) -> Iterator[None]:
     """Turn what is raised of a damaged archive."""
     try:
         yield

@@ -1,0 +1,197 @@
+"""`lorax score` on a Ray cluster of several nodes on this machine: a node killed in the middle, and how fast it is.
+
+    python -m proofs.score_cluster kill rate [--images 20000] [--partition 256]
+
+kill: three nodes of one core each; one is killed when a third of the images are judged. Every image must be there
+once, in the source's order, with the verdict that `lorax predict` gives.
+rate: images a second and core against `lorax predict` on one core, on one node and on two, each node on a core of its
+own; from the first finished partition of each node on, so without imports. At least 0.9 is asked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow.dataset
+from PIL import Image
+
+from proofs.bench import LORAX, environment, land_tiny, lorax, new_workspace
+
+HOME = Path("work/proofs/score").resolve()
+_SIDE, _BROKEN_EVERY, _IN_A_FOLDER = 64, 1000, 500
+_LEAST_RATIO = 0.9
+_LOOK_S = 0.2
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("parts", nargs="*", choices=[[], "kill", "rate"])
+    parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--partition", type=int, default=256)
+    asked = parser.parse_args()
+    root, folder = _workspace(), HOME / f"images-{asked.images}"
+    _write(folder, asked.images)
+    parts = {"kill": prove_kill, "rate": prove_rate}
+    passed = [parts[name](root, folder, asked.partition) for name in asked.parts or parts]
+    raise SystemExit(not all(passed))
+
+
+def prove_kill(root: Path, folder: Path, size: int) -> bool:
+    """A node dies in the middle: every image exactly once, as predict judges it."""
+    expected = _predicted(root, folder)
+    with _cluster([None] * 3) as (address, nodes, cluster):
+        process, out = _start(root, folder, size, address)
+        third = len(expected) // size // 3 + 1
+        while process.poll() is None and len(list(out.glob("part-*.parquet"))) < third:
+            time.sleep(_LOOK_S)
+        at = len(list(out.glob("part-*.parquet")))
+        cluster.remove_node(nodes[-1], allow_graceful=False)
+        said = process.communicate()[0]
+    found = pyarrow.dataset.dataset(out).to_table(columns=["name", "verdict", "md5"]).to_pylist()
+    names = Counter(row["name"] for row in found)
+    in_order = [row["name"] for row in found] == [*expected]
+    other = sum(row["verdict"] != expected.get(row["name"]) for row in found)
+    print(f"node killed after {at} partitions of {len(list(out.glob('part-*.parquet')))}; exit {process.returncode}")
+    print(f"images {len(expected):,}, rows {len(found):,}, twice {sum(n > 1 for n in names.values())}; {in_order=}")
+    print(f"verdicts that differ from predict's: {other}")
+    print(f"it said: {said.strip()}")
+    return in_order and not other and process.returncode == 1  # some are broken
+
+
+def prove_rate(root: Path, folder: Path, size: int) -> bool:
+    """Images a second and core: predict on one core, then one node and two."""
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    alone = [_predict_rate(root, folder, cores[:1])]
+    rates = {}
+    for count in (1, 2)[: len(cores)]:
+        with _cluster(cores[:count]) as (address, _, _):
+            process, out = _start(root, folder, size, address)
+            process.communicate()
+        rates[count] = _steady(out, size, count) / count
+    alone.append(_predict_rate(root, folder, cores[:1]))
+    both = _predict_rate(root, folder, cores)
+    base = sum(alone) / 2
+    print(
+        f"predict on one core, before and after: {alone[0]:.1f} and {alone[1]:.1f} images/s; "
+        f"on {len(cores)}: {both:.1f}"
+    )
+    for count, rate in rates.items():
+        print(f"score, {count} node{'s' * (count > 1)}: {rate:.1f} images/s and core, ratio {rate / base:.2f}")
+    return min(rates.values()) >= _LEAST_RATIO * base
+
+
+def _workspace() -> Path:
+    """A champion of two tiny tasks, learned once; its servers are down."""
+    root = HOME / "tiny"
+    if not (root / "learned").exists():
+        new_workspace(HOME, root.name, tiny=True)
+        try:
+            for seed, name in enumerate(("alpha", "beta"), 1):
+                land_tiny(root, name, seed)
+            lorax("learn", cwd=root)
+        finally:
+            lorax("down", cwd=root)
+        (root / "learned").touch()
+    return root
+
+
+def _write(folder: Path, images: int) -> None:
+    """PNG and JPEG by turns, every thousandth broken."""
+    if folder.exists():
+        return
+    random, draft = np.random.default_rng(4), folder.with_name(f".{folder.name}")
+    shutil.rmtree(draft, ignore_errors=True)
+    for number in range(images):
+        path = draft / f"{number // _IN_A_FOLDER:04d}" / f"{number:06d}.{('png', 'jpg')[number % 2]}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        coarse = random.integers(0, 256, (_SIDE // 8, _SIDE // 8, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((_SIDE, _SIDE)).save(path)
+        if number % _BROKEN_EVERY == _BROKEN_EVERY // 2:
+            path.write_bytes(path.read_bytes()[:60])
+    draft.rename(folder)
+
+
+def _predicted(root: Path, folder: Path) -> dict[str, str | None]:
+    """Name in the folder -> predict's verdict, in order."""
+    done = lorax("predict", str(folder), "--json", cwd=root, check=False)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    return {str(Path(line["file"]).relative_to(folder)): line.get("verdict") for line in lines}
+
+
+def _predict_rate(root: Path, folder: Path, cores: list[int]) -> float:
+    """Images a second of `lorax predict`, from its first line on."""
+    process = subprocess.Popen(
+        [*LORAX, "predict", str(folder), "--json"],
+        cwd=root,
+        env=environment({"OMP_NUM_THREADS": str(len(cores))}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: os.sched_setaffinity(0, cores),
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    began = time.perf_counter()
+    lines = sum(1 for _ in process.stdout)
+    process.wait()
+    return lines / (time.perf_counter() - began)
+
+
+def _start(root: Path, folder: Path, size: int, address: str) -> tuple[subprocess.Popen[str], Path]:
+    out = HOME / "verdicts"
+    shutil.rmtree(out, ignore_errors=True)
+    command = [*LORAX, "score", str(folder), "--out", str(out), "--partition", str(size), "--ray", address]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, cwd=root, env=environment(), **pipes), out
+
+
+def _steady(out: Path, size: int, nodes: int) -> float:
+    """Images a second, from when every node has finished a partition."""
+    times = sorted(path.stat().st_mtime for path in out.glob("part-*.parquet"))
+    return (len(times) - nodes) * size / (times[-1] - times[nodes - 1])
+
+
+@contextmanager
+def _cluster(cores: list[int] | list[None]) -> Iterator[tuple[str, list[Any], Any]]:
+    """A head without a place for tasks, and a node of one place for each of `cores`, pinned to it if that is not None.
+
+    Yields its address, the nodes, and the cluster.
+    """
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    from ray.cluster_utils import Cluster
+
+    everywhere, memory = os.sched_getaffinity(0), 100 * 2**20
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": memory})
+    try:
+        nodes = []
+        for core in cores:
+            _pin(everywhere if core is None else {core})  # what a node starts inherits it
+            nodes.append(cluster.add_node(num_cpus=1, object_store_memory=memory))
+            _pin(everywhere)
+        cluster.wait_for_nodes()
+        yield cluster.address, nodes, cluster
+    finally:
+        cluster.shutdown()
+        left = psutil.Process().children(recursive=True)
+        psutil.wait_procs(left, timeout=10)
+
+
+def _pin(cores: set[int]) -> None:
+    """This thread and all that it starts."""
+    os.sched_setaffinity(threading.get_native_id(), cores)
+
+
+if __name__ == "__main__":
+    main()
