@@ -99,13 +99,19 @@ def read(place: Place, entries: Iterable[Entry], column: str | None) -> Iterator
         place: of the source.
         entries: see above.
         column: as above.
+
+    Raises:
+        ScoringError: a file that holds images is gone, or its store fails: its images are no bad ones.
     """
     for file, group in groupby(entries, key=lambda entry: entry.file):
         wanted = list(group)
-        if file.endswith(TABLE):
-            yield from _rows(place, file, wanted, column)
-        elif file.endswith(TAR):
-            yield from _bytes(place, file, wanted)
+        if file.endswith((TABLE, TAR)):
+            try:
+                yield from _rows(place, file, wanted, column) if file.endswith(TABLE) else _bytes(place, file, wanted)
+            except OSError as error:
+                raise ScoringError(
+                    f"{_path(place, file)} can't be read ({error}). What is finished stays: run again once it can."
+                ) from error
         else:
             yield from (Image(entry.name, partial(_file, place, entry)) for entry in wanted)
 

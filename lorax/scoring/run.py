@@ -64,13 +64,14 @@ def score_all(
         ScoringError: the folder holds other verdicts, the source nothing, or Ray failed.
     """
     with output(folder, asked) as found:
-        if found is not None and len(done := found.finished()) == found.partitions:
+        done = found.finished() if found else {}
+        if found is not None and len(done) == found.partitions:
             return _outcome(found, done)
         with connect() as ray:
             made = found or begin(folder, asked, _listed(place, ray, asked.column, progress))
             learner = Learner(ray.share(files_of(state_dir)), asked.state, device if ray.on_gpu else "cpu", asked.exact)
             said = {"version": asked.version, "state": asked.state, "data": asdict(data)}
-            return _filled(made, ray, Work(learner, place, asked.column, asked.classes, said), progress)
+            return _filled(made, done, ray, Work(learner, place, asked.column, asked.classes, said), progress)
 
 
 def _listed(place: Place, ray: Engine, column: str | None, progress: Progress) -> Iterator[Entry]:
@@ -89,8 +90,7 @@ def _listed(place: Place, ray: Engine, column: str | None, progress: Progress) -
             following += 1
 
 
-def _filled(made: Output, ray: Engine, work: Work, progress: Progress) -> Outcome:
-    done = made.finished()
+def _filled(made: Output, done: dict[int, Counter[str | None]], ray: Engine, work: Work, progress: Progress) -> Outcome:
     outcome, judged = _outcome(made, done), 0
     missing = [number for number in range(made.partitions) if number not in done]
     before = sum(made.rows(number) for number in done)
