@@ -42,8 +42,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--partition", type=int, default=256)
     asked = parser.parse_args()
-    root, folder = _workspace(), HOME / f"images-{asked.images}"
-    _write(folder, asked.images)
+    root, folder = learned_workspace(), HOME / f"images-{asked.images}"
+    write_images(folder, asked.images)
     parts = {"kill": prove_kill, "rate": prove_rate}
     passed = [parts[name](root, folder, asked.partition) for name in asked.parts or parts]
     raise SystemExit(not all(passed))
@@ -93,7 +93,7 @@ def prove_rate(root: Path, folder: Path, size: int) -> bool:
     return min(rates.values()) >= _LEAST_RATIO * base
 
 
-def _workspace() -> Path:
+def learned_workspace() -> Path:
     """A champion of two tiny tasks, learned once; its servers are down."""
     root = HOME / "tiny"
     if not (root / "learned").exists():
@@ -108,8 +108,8 @@ def _workspace() -> Path:
     return root
 
 
-def _write(folder: Path, images: int) -> None:
-    """PNG and JPEG by turns, every thousandth broken."""
+def write_images(folder: Path, images: int, broken_every: int = _BROKEN_EVERY) -> None:
+    """PNG and JPEG by turns, some broken; 0: none."""
     if folder.exists():
         return
     random, draft = np.random.default_rng(4), folder.with_name(f".{folder.name}")
@@ -119,7 +119,7 @@ def _write(folder: Path, images: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         coarse = random.integers(0, 256, (_SIDE // 8, _SIDE // 8, 3), dtype=np.uint8)
         Image.fromarray(coarse).resize((_SIDE, _SIDE)).save(path)
-        if number % _BROKEN_EVERY == _BROKEN_EVERY // 2:
+        if broken_every and number % broken_every == broken_every // 2:
             path.write_bytes(path.read_bytes()[:60])
     draft.rename(folder)
 
