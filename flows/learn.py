@@ -16,7 +16,7 @@ from prefect import task as step
 from prefect.cache_policies import NO_CACHE
 from prefect.exceptions import PrefectException
 
-from lorax import progress
+from lorax import lineage, progress
 from lorax.data import checkout, landing, versions, withdrawal
 from lorax.errors import (
     BackboneError,
@@ -27,7 +27,7 @@ from lorax.errors import (
     StorageError,
     WorkspaceError,
 )
-from lorax.params import load_params
+from lorax.params import Params, load_params
 from lorax.reconcile import Failures, missing_tasks, one_at_a_time, registry_of_server
 from lorax.registry import ModelVersion
 from lorax.stream import PinnedTask
@@ -71,7 +71,9 @@ def learn(
             new, champion = planned
             try:
                 index = len(champion.tasks) if champion else 0
-                registered.append(episode(root, new.name, index, params.model_dump(mode="json")))
+                with lineage.run("episode", _read(workspace, params, new, champion)) as told:
+                    registered.append(episode(root, new.name, index, params.model_dump(mode="json")))
+                    told.outputs.append(lineage.version(params.registry.model, registered[-1]))
             except OUTSIDE:
                 raise
             except Exception as error:  # whatever it is: the tasks behind this one may be learned all the same
@@ -97,6 +99,12 @@ def _next(workspace: Workspace, failures: Failures) -> tuple[PinnedTask, ModelVe
     missing = missing_tasks(versions.landed(workspace), champion, registry.quarantined(), extensions)
     found = next((task for task in missing if failures.may_try(task, champion)), None)
     return (found, champion) if found else None
+
+
+def _read(workspace: Workspace, params: Params, new: PinnedTask, base: ModelVersion | None) -> list[lineage.Dataset]:
+    """What an episode learns from: the task, the version that it grows, and all data, for memory and tests."""
+    data = [lineage.task(new.name, new.digest), lineage.data(versions.revision(workspace).digest)]
+    return [*data, lineage.version(params.registry.model, base.version)] if base else data
 
 
 @flow(name="episode", flow_run_name="episode {index}: {task}", persist_result=False)

@@ -17,7 +17,7 @@ from pathlib import Path
 from prefect import get_run_logger
 
 from flows.step import Settings, epochs_shown, show_accuracy, show_verdicts, step, trust
-from lorax import attribution, progress, reconcile
+from lorax import attribution, lineage, progress, reconcile
 from lorax.atlas import layer_similarity
 from lorax.data import learned, pins, reals, versions
 from lorax.drafts import discard
@@ -220,7 +220,11 @@ def gate(root: str, home: str) -> None:
 def promote(root: str, home: str) -> int:
     """Make a challenger that passed the gate champion, unless it is to wait for approval; returns its number."""
     with progress.step("promote") as shown, _opened(root, home) as episode:
-        version = _registry(root, episode).promote_passed(_candidate(episode), episode.params.gate)
+        registry = _registry(root, episode)
+        with lineage.run("promote") as told:
+            version = registry.promote_passed(_candidate(episode), episode.params.gate)
+            told.inputs.append(lineage.version(registry.name, version.version))
+            told.outputs += [lineage.champion(registry.name, version.version)] if version.outcome == "promoted" else []
         shown.outcome = f"version {version.version} {version.outcome}"
         log = get_run_logger()
         tell = log.info if version.outcome == "promoted" else log.warning

@@ -258,11 +258,11 @@ def _bring(
     on_report: OnReport,
     on_plan: OnPlan,
 ) -> tuple[PinnedTask, ...]:
-    from lorax import progress
-    from lorax.data import landing
+    from lorax import lineage, progress
+    from lorax.data import landing, versions
 
-    with progress.counting(err) as shown:
-        return landing.land(
+    with progress.counting(err) as shown, lineage.run("land") as told:
+        landed = landing.land(
             workspace,
             source,
             task,
@@ -272,6 +272,10 @@ def _bring(
             on_report=on_report,
             progress=shown,
         )
+        told.outputs += [lineage.task(one.name, one.digest) for one in landed]
+        if commit:
+            told.outputs.append(lineage.data(versions.revision(workspace).digest))
+        return landed
 
 
 def _tell(workspace: Workspace, tasks: Sequence[str], reports: Sequence[Report], *, commit: bool) -> None:

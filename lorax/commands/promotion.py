@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from lorax import lineage
 from lorax.addresses import without_password
 from lorax.commands import access
 from lorax.commands import learn as learning
@@ -58,7 +59,7 @@ def rollback(
     registry = access.served_registry(workspace, params)
     seen, before = registry.finished_journal(), registry.champion()
     version = registry.version(to) if to is not None else _parent(before, registry)
-    with _seen_to_work(registry, version, workspace, params):
+    with _told("rollback", registry, version.version), _seen_to_work(registry, version, workspace, params):
         after = registry.rollback(version.version, by=who(), reason=reason, seen=seen)
     print_record(_moved(workspace, registry, before, after), print_moved, as_json)
 
@@ -76,7 +77,7 @@ def promote(version: VersionNumber, reason: Reason, as_json: Json = False) -> No
     seen, before, wanted = registry.finished_journal(), _last_champion(registry), registry.version(version)
     if before and version == before.version and CHAMPION in before.aliases and before.outcome == "promoted":
         raise RegistryError(f"version {version} is the champion already; nothing was changed.")
-    with _seen_to_work(registry, wanted, workspace, params) as state_dir:
+    with _told("promote", registry, version), _seen_to_work(registry, wanted, workspace, params) as state_dir:
         after = registry.promote(version, state_dir, by=who(), reason=reason, seen=seen)
     print_record(_moved(workspace, registry, before, after), print_moved, as_json)
 
@@ -96,7 +97,7 @@ def relearn(
     registry = access.served_registry(workspace, params)
     seen, before, version = registry.finished_journal(), registry.champion(), registry.version_before(task)
     _check_landed(workspace, before, version)
-    with _seen_to_work(registry, version, workspace, params):
+    with _told("rollback", registry, version.version), _seen_to_work(registry, version, workspace, params):
         after = registry.relearn(task, by=who(), reason=f"to relearn {task}: {reason}", seen=seen)
     moved = _moved(workspace, registry, before, after) | {"checkout": None}  # what is landed now is wanted
     if not as_json:
@@ -185,6 +186,14 @@ def _at_stake(record: Mapping[str, Any]) -> str:
         f"version {version['version']} ({', '.join(version['tasks'])}; {version['outcome'] or 'unfinished'}), "
         f"{size(record['bytes'])}: it can't be promoted or rolled back to any more; its run with all figures stays."
     )
+
+
+@contextmanager
+def _told(job: str, registry: Registry, number: int) -> Iterator[None]:
+    """Tell who collects lineage that a version becomes champion."""
+    with lineage.run(job, [lineage.version(registry.name, number)]) as told:
+        yield
+        told.outputs.append(lineage.champion(registry.name, number))
 
 
 @contextmanager

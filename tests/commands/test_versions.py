@@ -30,6 +30,7 @@ from lorax.storage import write_record
 from lorax.workspace import Workspace
 from tests.commands.test_cli import HEAVY, said_and_imported
 from tests.conftest import SMALL_CONTRACT, write_task_files
+from tests.lineage_receiver import receiving
 from tests.mlflow_server import Server
 from tests.registry.assessments import FORESEEN, assessed
 from tests.registry.conftest import OPEN, enter
@@ -123,6 +124,24 @@ def test_back_to_what_never_was_champion_names_the_nearest_that_was(
     assert "version 3 grew from version 2, which never was champion" in said
     assert "was is version 1 (alpha): 'lorax rollback --to 1 --reason TEXT'." in said
     assert champion(apart) == 3
+
+
+def test_moves_by_hand_are_told_to_who_collects_lineage(
+    workspace: Workspace, server: Server, stream: list[Learned], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openlineage.client")  # of the extra `dev`
+    apart, elsewhere = Registry(server.uri, f"lineage-{uuid.uuid4().hex[:8]}"), Workspace(tmp_path / "workspace")
+    shutil.copytree(workspace.root, elsewhere.root)
+    elsewhere.params_path.write_text(f"{SMALL_CONTRACT}registry: {{model: {apart.name}}}\nrun: {{device: cpu}}\n")
+    monkeypatch.chdir(elsewhere.root)
+    register(apart, *stream[:2])
+    with receiving() as received:
+        monkeypatch.setenv("OPENLINEAGE_URL", received.address)
+        lorax("rollback", "--previous", "--reason", "x")
+        lorax("promote", "2", "--reason", "x")
+    model, served = f"models/{apart.name}", f"models/{apart.name}@champion"
+    assert received.told("rollback")[1:] == [("rollback", "COMPLETE", {model: "1"}, {served: "1"})]
+    assert received.told("promote")[1:] == [("promote", "COMPLETE", {model: "2"}, {served: "2"})]
 
 
 def test_behind_a_proxy_that_was_not_told_of_loopback_the_server_is_asked_all_the_same(

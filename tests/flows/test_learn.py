@@ -41,6 +41,7 @@ from lorax.stream import SCENARIOS, DataRevision
 from lorax.workspace import Workspace
 from tests.conftest import write_task_files
 from tests.flows.commands import champion, environment, lorax, start, told
+from tests.lineage_receiver import Received, receiving
 from tests.mlflow_server import free_port
 from tests.registry.conftest import OPEN
 from tests.tiny_learner import tiny_params
@@ -127,7 +128,17 @@ def revision_at(workspace: Workspace, task: str) -> DataRevision:
     return DataRevision(found.data_digest, found.data_commit)
 
 
-def test_every_landed_task_is_learned_in_order_each_on_top_of_the_last(workspace: Workspace) -> None:
+@pytest.fixture(scope="module")
+def collected() -> Iterator[Received]:
+    """What was told of the first two episodes' lineage."""
+    with receiving() as received:
+        yield received
+
+
+def test_every_landed_task_is_learned_in_order_each_on_top_of_the_last(
+    workspace: Workspace, collected: Received, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENLINEAGE_URL", collected.address)
     printed = json.loads(lorax(workspace, "learn", "--json"))
     assert printed["learned"] == [1, 2]
     assert printed["champion"]["tasks"] == list(TASKS[:2])
@@ -135,6 +146,20 @@ def test_every_landed_task_is_learned_in_order_each_on_top_of_the_last(workspace
     assert [row["parent_digest"] for row in history] == [None, history[0]["state_digest"]]
     assert [row["nearest"] and row["nearest"]["task"] for row in history] == [None, TASKS[0]]
     assert f"nearest {TASKS[0]} " in told(workspace, "history")
+
+
+def test_episodes_and_promotions_are_told_to_who_collects_lineage(workspace: Workspace, collected: Received) -> None:
+    pytest.importorskip("openlineage.client")  # of the extra `dev`
+    digests = {f"data/{task.name}": task.digest for task in versions.landed(workspace)}
+    first, second = ({name: digests[name]} for name in (f"data/{task}" for task in TASKS[:2]))
+    data, model = {"data": versions.revision(workspace).digest}, "models/lorax"
+    assert [told[1:] for told in collected.told("episode") if told[1] == "COMPLETE"] == [
+        ("COMPLETE", first | data, {model: "1"}),
+        ("COMPLETE", second | data | {model: "1"}, {model: "2"}),
+    ]
+    assert [told[1:] for told in collected.told("promote") if told[1] == "COMPLETE"] == [
+        ("COMPLETE", {model: number}, {f"{model}@champion": number}) for number in ("1", "2")
+    ]
 
 
 def test_the_flow_learns_what_the_plain_functions_learn(workspace: Workspace, plain_dir: Path) -> None:
