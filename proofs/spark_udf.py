@@ -10,6 +10,7 @@ import argparse
 import base64
 import json
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -30,9 +31,9 @@ def main() -> None:
     lorax("up", "--no-worker", cwd=root)
     try:
         said = _said_by_spark(root, folder)
+        lines = [json.loads(line) for line in lorax("predict", str(folder), "--json", cwd=root).stdout.splitlines()]
     finally:
         lorax("down", cwd=root)
-    lines = [json.loads(line) for line in lorax("predict", str(folder), "--json", cwd=root).stdout.splitlines()]
     other = sum(line["verdict"] != said[line["file"]]["verdict"] for line in lines)
     furthest = max(abs(line["real"] - said[line["file"]]["real"]) for line in lines)
     print(
@@ -43,7 +44,7 @@ def main() -> None:
 
 def _said_by_spark(root: Path, folder: Path) -> dict[str, dict[str, object]]:
     """File -> what the function says of it."""
-    os.environ |= {"SPARK_LOCAL_IP": LOOPBACK, "OMP_NUM_THREADS": "1"}
+    os.environ |= {"SPARK_LOCAL_IP": LOOPBACK, "PYSPARK_PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
     params = load_params(root / "params.yaml")
     os.environ["MLFLOW_TRACKING_URI"] = f"http://{LOOPBACK}:{params.services.mlflow_port}"
     import mlflow

@@ -6,12 +6,14 @@ wait for that very actor. A process keeps what it has opened from task to task, 
 
 from __future__ import annotations
 
+import io
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ _AHEAD = 2
 _TRIES_AGAIN = 3
 """Of a task whose process or node is lost; an image at which a process dies must not kill all of them."""
 
+_SHOWN = 200
 _SHARED_MEMORY = 256 * 2**20
 _HERE = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -118,8 +121,21 @@ def engine(address: str | None, *, wants_gpu: bool) -> Iterator[Engine]:
         raise ScoringError(
             "scoring needs Ray, which is not installed: pip install 'lorax-pipeline[scale]', then run again."
         ) from None
-    with _embedded(ray) if address is None else _connected(ray, address):
+    with redirect_stdout(_Notes()), _embedded(ray) if address is None else _connected(ray, address):
         yield Engine(wants_gpu)
+
+
+class _Notes(io.TextIOBase):
+    """Takes what Ray prints of lost nodes and processes, tens of lines each, and tells the first of each on stderr.
+
+    Ray prints it on stdout, whatever it is told of logs; and there a command's own output goes.
+    """
+
+    def write(self, text: str) -> int:
+        line = re.sub(r"\x1b\[[0-9;]*m", "", text).strip().partition("\n")[0]
+        if line:
+            print(f"lorax: {line[:_SHOWN]}", file=sys.stderr)
+        return len(text)
 
 
 @contextmanager
