@@ -41,6 +41,7 @@ def use_fast_attention(model: nn.Module) -> int:
         if kind == "MHSA":
             module.forward = types.MethodType(_mhsa_forward, module)
         elif type(module.pos_proj) is nn.Linear:
+            _keep_share_of_content(module)
             tokens = int(module.rel_indices.shape[1])
             if tokens > 1:
                 _keep_positional_map(module, tokens)
@@ -58,27 +59,35 @@ def _read_only_the_class_token(model: Any) -> None:
         last.forward = types.MethodType(_class_token_forward, last)
 
 
-def _keep_positional_map(module: Any, tokens: int) -> None:
-    """Store g · P as a buffer (H, T, T) that is not part of the weights, and 1 - g as (H, 1)."""
+def _keep_share_of_content(module: Any) -> None:
+    """Store 1 - g as a buffer (H, 1) that is not part of the weights."""
     with torch.no_grad():
-        module.rel_indices = module.get_rel_indices(tokens)
-        positional = module.pos_proj(module.rel_indices).permute(0, 3, 1, 2).softmax(dim=-1)[0]
-        gate = torch.sigmoid(module.gating_param).view(-1, 1)
-        module.register_buffer("gated_positions", gate[..., None] * positional, persistent=False)
-        module.register_buffer("content_share", 1.0 - gate, persistent=False)
+        module.register_buffer("content_share", 1.0 - torch.sigmoid(module.gating_param).view(-1, 1), persistent=False)
+
+
+def _keep_positional_map(module: Any, tokens: int) -> Tensor:
+    """Store g · P as a buffer (H, T, T), likewise, and return it."""
+    with torch.no_grad():
+        indices = module.get_rel_indices(tokens)
+        positional = module.pos_proj(indices).permute(0, 3, 1, 2).softmax(dim=-1)[0]
+        found: Tensor = torch.sigmoid(module.gating_param).view(-1, 1, 1) * positional
+        module.rel_indices = indices
+        module.register_buffer("gated_positions", found, persistent=False)
+    return found
 
 
 def _gpsa_forward(self: Any, x: Tensor) -> Tensor:
     """(B, T, D) -> (B, T, D)."""
     batch, tokens, width = x.shape
     shape = (batch, tokens, self.num_heads, width // self.num_heads)
-    if getattr(self, "gated_positions", None) is None or self.gated_positions.shape[-1] != tokens:
-        _keep_positional_map(self, tokens)
+    positions = getattr(self, "gated_positions", None)  # read once: other threads may store theirs meanwhile
+    if positions is None or positions.shape[-1] != tokens:
+        positions = _keep_positional_map(self, tokens)
     q, k = (part.reshape(shape).transpose(1, 2) for part in self.qk(x).chunk(2, dim=-1))  # each (B, H, T, D/H)
     v = self.v(x).reshape(shape)
     content = F.scaled_dot_product_attention(q, k, v.transpose(1, 2), scale=self.scale).transpose(1, 2)
     of_all = v.permute(2, 1, 0, 3).reshape(self.num_heads, tokens, -1)  # (H, T, B·D/H): or P would be copied B times
-    placed = torch.bmm(self.gated_positions.to(v.dtype), of_all).view(self.num_heads, tokens, batch, -1)
+    placed = torch.bmm(positions.to(v.dtype), of_all).view(self.num_heads, tokens, batch, -1)
     mixed = torch.addcmul(placed.permute(2, 1, 0, 3), content, self.content_share.to(v.dtype))
     out: Tensor = self.proj_drop(self.proj(mixed.reshape(batch, tokens, width)))
     return out

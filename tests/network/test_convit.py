@@ -47,6 +47,20 @@ def test_forward_and_gradients_equal_timms_with_lora(name: str, everywhere: bool
         assert error < 1e-4, (parameter, float(error))
 
 
+def test_a_pass_that_begins_in_the_middle_of_the_first_one_says_the_same() -> None:
+    """As another thread's does, since threads take parts of a batch: the first one keeps maps for all."""
+    _, fast = _models("convit_tiny", img_size=32, depth=2, local_up_to_layer=2)
+    attention = next(module for module in fast.modules() if type(module).__name__ == "GPSA")
+    images, keep, found = torch.randn(2, 3, 32, 32), attention.register_buffer, []
+
+    def keep_and_begin(*given: object, **more: object) -> None:
+        keep(*given, **more)
+        found.append(fast(images))
+
+    attention.register_buffer = keep_and_begin
+    assert torch.equal(fast(images), found[0])
+
+
 def test_an_attention_with_dropout_keeps_timms_forward() -> None:
     model = import_timm().create_model("convit_tiny", img_size=32, depth=2, local_up_to_layer=1, attn_drop_rate=0.1)
     assert use_fast_attention(model) == 0
