@@ -42,13 +42,13 @@ check: setup ## lint, formatting, types, floor plan
 
 bench: setup ## measure speed against the published way: about 15 minutes on two quiet cores
 	$(BIN)/python benchmarks/attention.py
-	$(BIN)/python benchmarks/training_step.py
-	$(BIN)/python benchmarks/prediction.py
+	$(BIN)/python benchmarks/training_step.py --rounds 3
+	$(BIN)/python benchmarks/prediction.py --rounds 3
 	$(BIN)/python benchmarks/verdicts.py --branches 1 12 --images 16
 	$(BIN)/python benchmarks/verdicts.py --branches 1 12 --model residual
 	$(BIN)/python benchmarks/one_pass.py
 	$(BIN)/python benchmarks/branch_memory.py
-	$(BIN)/python benchmarks/episode.py
+	$(BIN)/python benchmarks/episode.py --whole 2
 	$(BIN)/python benchmarks/stream.py
 	$(BIN)/python benchmarks/landing.py --images 400
 	$(BIN)/python benchmarks/startup.py --tasks 3 --rounds 3
