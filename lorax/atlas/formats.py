@@ -225,13 +225,13 @@ class _Plan(NamedTuple):
     guess: str | None
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=8)
 def _single_plan(header: Header, is_own: bool) -> _Plan:
     known = single_file_keys(header.tensors, is_own=is_own)
     return _planned(header.tensors, known, "unet., transformer., text_encoder., lora_unet_, lora_te_ or so")
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=8)
 def _peft_plan(header: Header, model_class: str | None) -> _Plan:
     return _planned(header.tensors, peft_keys(header.tensors, model_class), PEFT_PREFIX)
 

@@ -160,7 +160,7 @@ def _parted(text: bytes) -> tuple[dict[str, Any], str]:
     return metadata, "{" + header[end:].lstrip().removeprefix(",")
 
 
-@lru_cache(maxsize=32)  # most files of a collection have the same, but for their metadata
+@lru_cache(maxsize=8)  # most of a collection have the same, but for metadata; few, since a stranger's may be large
 def _header(text: str) -> Header:
     header = parse_json(text, ", its header,")
     metadata = header.pop(_METADATA, {})
