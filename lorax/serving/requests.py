@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hmac
+import os
 import re
 import sys
 import time
 import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -36,9 +38,9 @@ _App = Callable[[Scope, Callable[[], Awaitable[Scope]], Handler], Awaitable[None
 
 
 def to_standard_output(line: bytes) -> None:
-    """Write a line of the access log."""
-    sys.stdout.buffer.write(line)
-    sys.stdout.buffer.flush()
+    """Write a line of the access log; where that can't be, on a full disk or to a reader that has gone, it is lost."""
+    with suppress(OSError):  # verdicts go on
+        os.write(sys.stdout.fileno(), line)
 
 
 class Requests:

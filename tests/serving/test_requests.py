@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -13,7 +15,7 @@ from typer.testing import CliRunner
 from lorax.cli import app
 from lorax.params import ServingParams
 from lorax.serving.model import Served
-from lorax.serving.requests import HEALTH, VERDICTS
+from lorax.serving.requests import HEALTH, VERDICTS, to_standard_output
 from tests.serving.conftest import Gate, Start, image
 
 
@@ -52,6 +54,16 @@ def test_ids_come_back_and_are_in_the_log(start: Start, model: Served) -> None:
     at = {"client": "127.0.0.1", "method": "POST", "path": VERDICTS}
     assert first == {**at, "request_id": "case-17", "status": 200, "images": 2, "version": 1}
     assert (second["request_id"], second["path"], "images" in second) == (made, HEALTH, False)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
+def test_a_full_disk_loses_the_log_and_no_answer(
+    start: Start, model: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Path("/dev/full").open("w", encoding="ascii") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert start(model, log=to_standard_output).post(image()).status_code == 200
+        assert not caplog.records
 
 
 def test_at_sigterm_it_is_not_ready_answers_for_a_while_and_ends(start: Start, model: Served) -> None:
