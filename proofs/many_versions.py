@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import statistics
 import subprocess
 import sys
@@ -25,22 +24,19 @@ from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 
-from lorax.commands.init import initialize, with_values
 from lorax.data.landing import land
 from lorax.learning.folder import Report
 from lorax.learning.state_files import load_state, save_state
-from lorax.params import load_params
+from lorax.params import GateParams, load_params
 from lorax.reconcile import open_registry
 from lorax.registry.candidate import open_candidate
-from lorax.services import embedded
 from lorax.services.prefect_api import PrefectApi
 from lorax.workspace import Workspace
-from proofs.bench import free_port
-from tests.registry.conftest import OPEN
+from proofs.bench import LORAX, OPEN_GATE, TINY, change_params, environment, lorax, new_workspace, remove_workspace
 from tests.tiny_learner import make_task, tiny_params
 
 ROUNDS = 3
-LORAX = (sys.executable, "-m", "lorax")
+GATE = GateParams.model_validate(OPEN_GATE)
 LIST = "from pathlib import Path; from lorax.workspace import Workspace; from lorax.params import load_params; " \
     "from lorax.reconcile import open_registry; w = Workspace(Path.cwd()); " \
     "open_registry(w, load_params(w.params_path)).versions()"  # fmt: skip
@@ -55,30 +51,20 @@ COMMANDS = {
 @contextmanager
 def served(folder: Path) -> Iterator[Workspace]:
     """An empty workspace of tiny learners, its servers up."""
-    ports = {"prefect_port": free_port(), "mlflow_port": free_port()}
-    workspace = initialize(folder / "workspace", values={"services": ports})
-    values = {
-        **tiny_params(folder).learning(),
-        "landing": {"min_train": 1, "min_val": 1},
-        "gate": OPEN.model_dump(),
-        "robustness": {"per_class": 0},
-    }
-    workspace.params_path.write_text(with_values(workspace.params_path.read_text(), values))
+    root = new_workspace(folder, "workspace", tiny=False)
+    tiny = {"landing": TINY["landing"], "gate": OPEN_GATE, "robustness": {"per_class": 0}}
+    change_params(root, {**tiny_params(folder).learning(), **tiny})
     try:
-        run(workspace, *LORAX, "up", "--no-worker")
-        yield workspace
+        lorax("up", "--no-worker", cwd=root)
+        yield Workspace(root)
     finally:
-        embedded.down(workspace)
+        remove_workspace(root)
 
 
-def run(workspace: Workspace, *command: str) -> float:
-    """Seconds that a command takes in the workspace."""
-    foreign = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI")
-    environment = {key: value for key, value in os.environ.items() if key not in foreign}
+def seconds(workspace: Workspace, *command: str) -> float:
+    """What a command takes in the workspace."""
     began = time.perf_counter()
-    done = subprocess.run(command, cwd=workspace.root, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(done.stderr)
+    subprocess.run(command, cwd=workspace.root, env=environment(), stdout=subprocess.DEVNULL, check=True)
     return time.perf_counter() - began
 
 
@@ -88,7 +74,7 @@ def learned(workspace: Workspace, first: int, last: int) -> list[float]:
         name = f"task{number:02d}"
         make_task(workspace.root.parent / "raw", name)
         land(workspace, workspace.root.parent / "raw" / name, name)
-    run(workspace, *LORAX, "learn")
+    lorax("learn", cwd=workspace.root)
     api = PrefectApi.of(workspace, load_params(workspace.params_path))
     episodes = {"flows": {"name": {"any_": ["episode"]}}, "sort": "START_TIME_ASC"}
     began = [datetime.fromisoformat(one["start_time"]).timestamp() for one in api.rows("flow_runs/filter", episodes)]
@@ -101,7 +87,8 @@ def learned(workspace: Workspace, first: int, last: int) -> list[float]:
 def timed(workspace: Workspace) -> dict[str, float]:
     """Median seconds of each command."""
     return {
-        name: statistics.median(run(workspace, *command) for _ in range(ROUNDS)) for name, command in COMMANDS.items()
+        name: statistics.median(seconds(workspace, *command) for _ in range(ROUNDS))
+        for name, command in COMMANDS.items()
     }
 
 
@@ -119,8 +106,8 @@ def add_versions(workspace: Workspace, until: int) -> float:
         candidate = open_candidate(folder, report, None, None, None)
         began = time.perf_counter()
         registry.register(candidate)
-        registry.judge(candidate, OPEN)
-        registry.promote_passed(candidate, OPEN)
+        registry.judge(candidate, GATE)
+        registry.promote_passed(candidate, GATE)
         taken.append(time.perf_counter() - began)
     return statistics.median(taken)
 
@@ -139,9 +126,9 @@ def main() -> None:
             ends = f"{statistics.median(overheads[mark][-5:]):.2f}"
             print(f"{mark} tasks and versions: an episode's overhead (median of the last five) {ends} s; "
                   + ", ".join(f"{name} {taken:.2f} s" for name, taken in rows[mark].items()), flush=True)  # fmt: skip
-        seconds = add_versions(workspace, options.versions)
+        registering = add_versions(workspace, options.versions)
         last = timed(workspace)
-        print(f"{options.versions} versions: registering one {seconds:.2f} s; "
+        print(f"{options.versions} versions: registering one {registering:.2f} s; "
               + ", ".join(f"{name} {taken:.2f} s" for name, taken in last.items()))  # fmt: skip
     growths = {name: (rows[marks[0]][name], rows[marks[-1]][name]) for name in COMMANDS}
     growths["an episode's overhead"] = tuple(statistics.median(overheads[mark][-5:]) for mark in (marks[0], marks[-1]))

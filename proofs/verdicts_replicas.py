@@ -25,7 +25,7 @@ from pathlib import Path
 
 from lorax.serving.requests import HEALTH, VERDICTS
 from proofs.bench import environment, free_port, lorax, start_lorax, versions, wait_for
-from proofs.verdicts_serve import _BOUNDARY, _checked, _form, _point, _write_script
+from proofs.verdicts_serve import BOUNDARY, checked, form_of, point, write_script
 from proofs.verdicts_server import HOME, PATIENCE_S, images_of, workspace_of_two
 
 SECONDS = float(os.environ.get("REPLICAS_SECONDS", "300"))
@@ -76,7 +76,7 @@ class Watch:
 
     def run(self) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
-        headers, move = {"Content-Type": f"multipart/form-data; boundary={_BOUNDARY}"}, 0
+        headers, move = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}, 0
         while not self._over.is_set():
             try:
                 connection.request("POST", VERDICTS, self.form, headers)
@@ -146,8 +146,8 @@ def prove_replicas() -> bool:
 
 def _under_load(root: Path) -> bool:
     old, new = (row["version"] for row in versions(root)[-2:])
-    _point(root, new)
-    script, form, log = _write_script(root), _form(images_of(root, 2)[0]), HOME / "replicas.log"
+    point(root, new)
+    script, form, log = write_script(root), form_of(images_of(root, 2)[0]), HOME / "replicas.log"
     replicas = [Replica(root, free_port()) for _ in range(REPLICAS)]
     drained: list[float] = []
     killed = 0
@@ -167,7 +167,7 @@ def _under_load(root: Path) -> bool:
                     for step in range(MOVES):
                         target = old if step % 2 == 0 else new
                         watch.alias.append(target)  # before it moves: nobody can be ahead of it
-                        _point(root, target)
+                        point(root, target)
                         time.sleep(SECONDS / MOVES / 2)
                         replica = replicas[step // 2 % REPLICAS]
                         if step % 2 == 0:
@@ -187,7 +187,7 @@ def _under_load(root: Path) -> bool:
             if replica.process is not None and replica.process.poll() is None:
                 replica.stop(signal.SIGTERM)
     text = log.read_text()
-    answered, refused, wrong = _checked(text)
+    answered, refused, wrong = checked(text)
     errors = re.search(r"Socket errors: .*", text)
     print(f"{lasted:.0f} s, {REPLICAS} servers, {CLIENTS} + {WATCHED} clients: {MOVES} moves of the alias, "
           f"{len(drained)} servers drained (in {statistics.median(drained):.1f} s), {killed} killed")  # fmt: skip

@@ -57,7 +57,7 @@ function done(summary, latency, requests)
 end
 """
 
-_BOUNDARY = "lorax"
+BOUNDARY = "lorax"
 
 
 def prove_serve(root: Path | None = None) -> bool:
@@ -67,7 +67,7 @@ def prove_serve(root: Path | None = None) -> bool:
         return False
     root = workspace_of_two(root)
     try:
-        script = _write_script(root)
+        script = write_script(root)
         passed = _speed(root, script)
         passed &= _moves(root, script)
         return passed & _crowd(root)
@@ -110,7 +110,7 @@ def _moves(root: Path, script: Path) -> bool:
     """Move the champion under load: by lorax there and back, the rest by MLflow's own interface."""
     rows = versions(root)
     old, new = rows[-2]["version"], rows[-1]["version"]
-    _point(root, new)
+    point(root, new)
     seconds = []
     with serving(root) as running:
         log = HOME / "wrk.log"
@@ -126,7 +126,7 @@ def _moves(root: Path, script: Path) -> bool:
                 elif number == 1:
                     lorax("promote", str(target), "--reason", "proof", cwd=root)
                 else:
-                    _point(root, target)
+                    point(root, target)
                     began = time.monotonic()
                 _wait_for_version(running, target)
                 seconds.append(time.monotonic() - began)
@@ -135,7 +135,7 @@ def _moves(root: Path, script: Path) -> bool:
             load.wait()
         text = log.read_text()
         swaps = float(re.search(r'lorax_swaps_total\{outcome="done"\} (\S+)', running.get("/metrics"))[1])  # type: ignore[index]
-    answered, refused, wrong = _checked(text)
+    answered, refused, wrong = checked(text)
     errors = "Socket errors" in text
     print(f"\n{swaps:.0f} swaps under load: {answered} requests answered, {refused} refused, socket errors: "
           f"{'yes' if errors else 'none'}; with the classes of another version than they name: {wrong}")  # fmt: skip
@@ -147,7 +147,7 @@ def _crowd(root: Path) -> bool:
     """A thousand clients, all connected, all asking, each waiting for its answer; /health is asked meanwhile."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    forms = [_form(path) for path in images_of(root, IMAGES)]
+    forms = [form_of(path) for path in images_of(root, IMAGES)]
     with serving(root) as running:
         place = urlsplit(running.address)
         began = time.monotonic()
@@ -169,21 +169,21 @@ def _crowd(root: Path) -> bool:
 
 def _post(form: bytes) -> bytes:
     head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(form)}\r\n"
-    return f"{head}Content-Type: multipart/form-data; boundary={_BOUNDARY}\r\n\r\n".encode() + form
+    return f"{head}Content-Type: multipart/form-data; boundary={BOUNDARY}\r\n\r\n".encode() + form
 
 
-def _write_script(root: Path) -> Path:
+def write_script(root: Path) -> Path:
     """wrk's script: one image a request, taken in turn; it checks that an answer has its version's classes."""
-    bodies = ",\n".join(f'"{_escaped(_form(path))}"' for path in images_of(root, IMAGES))
+    bodies = ",\n".join(f'"{_escaped(form_of(path))}"' for path in images_of(root, IMAGES))
     classes = ", ".join(f"[{row['version']}]={2 * len(row['tasks'])}" for row in versions(root))
     path = HOME / "load.lua"
-    path.write_text(_SCRIPT % (bodies, _BOUNDARY, classes) + _CHECKING)
+    path.write_text(_SCRIPT % (bodies, BOUNDARY, classes) + _CHECKING)
     return path
 
 
-def _form(path: Path) -> bytes:
-    head = f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="images"; filename="{path.name}"\r\n\r\n'
-    return head.encode() + path.read_bytes() + f"\r\n--{_BOUNDARY}--\r\n".encode()
+def form_of(path: Path) -> bytes:
+    head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="images"; filename="{path.name}"\r\n\r\n'
+    return head.encode() + path.read_bytes() + f"\r\n--{BOUNDARY}--\r\n".encode()
 
 
 def _escaped(data: bytes) -> str:
@@ -199,7 +199,7 @@ def _wrk(running: Running, script: Path, clients: int, seconds: int) -> dict[str
     """Make load, and read what wrk says of it; latencies are in milliseconds."""
     done = subprocess.run(_command(running, script, clients, seconds), capture_output=True, text=True, check=True)
     text = done.stdout
-    answered, refused, wrong = _checked(text)
+    answered, refused, wrong = checked(text)
     errors = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", text)
     rate = re.search(r"Requests/sec:\s+(\S+)", text)
     if rate is None:
@@ -215,7 +215,7 @@ def _latency(text: str, percentile: int) -> float:
     return float(found[1]) * {"us": 0.001, "ms": 1.0, "s": 1000.0, "m": 60_000.0}[found[2]]
 
 
-def _checked(text: str) -> tuple[int, int, int]:
+def checked(text: str) -> tuple[int, int, int]:
     found = re.search(r"checked\s+(\d+)\s+(\d+)\s+(\d+)", text)
     if found is None:
         raise SystemExit(f"wrk checked nothing:\n{text}")
@@ -229,7 +229,7 @@ def _batch_mean(running: Running) -> float:
     return total / count
 
 
-def _point(root: Path, version: int) -> None:
+def point(root: Path, version: int) -> None:
     """Move the champion's alias as MLflow's page does."""
     ask_mlflow(root, "registered-models/alias", {"name": model_of(root), "alias": "champion", "version": str(version)})
 
