@@ -38,10 +38,12 @@ BAD = 5
 
 @pytest.fixture(scope="module")
 def ray() -> Iterator[Engine]:
+    others = {*psutil.Process().children(recursive=True)}  # of other tests, that go on
     with engine(None, wants_gpu=False) as started:
         yield started
-        running = psutil.Process().children(recursive=True)
-    assert [process.name() for process in running if process.is_running()] == []
+        own = {*psutil.Process().children(recursive=True)} - others
+    assert own
+    assert [process.name() for process in own if process.is_running()] == []
 
 
 @pytest.fixture(scope="module")
