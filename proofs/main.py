@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +27,9 @@ from lorax.data import versions
 from lorax.data.simulate import DEMO_TASKS
 from lorax.errors import StateError
 from lorax.learning import metrics
-from lorax.learning.baseline import learn_without_branches
 from lorax.learning.episode import Episode, learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan
+from lorax.learning.methods import linear
 from lorax.learning.state_files import load_state, state_digest
 from lorax.params import Params, load_params
 from lorax.workspace import Workspace
@@ -87,7 +88,7 @@ def prove_branches() -> bool:
         state = load_state(learn_stream(root, params, HOME / f"branches-{seed}")[-1])
         seconds = time.perf_counter() - started
         tasks = [versions.read_task(workspace, name) for name in DEMO_TASKS]
-        rows = learn_without_branches(tasks, lambda samples: versions.fetch(workspace, samples), params)
+        rows = linear.learn(tasks, partial(versions.fetch, workspace), params, HOME)
         ours, plain = metrics.average_accuracy(state.accuracy), metrics.average_accuracy(rows)
         lost = metrics.forgetting(state.accuracy)
         gains.append(ours - plain)

@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -173,11 +174,11 @@ def _compare(workspace: Workspace, params: Params) -> None:
     """Print what the branches buy: the same stream learned by the head on what the frozen backbone says, alone."""
     from lorax.data import versions
     from lorax.learning import metrics
-    from lorax.learning.baseline import learn_without_branches
+    from lorax.learning.methods import linear
 
     tasks = [versions.read_task(workspace, task.name) for task in versions.landed(workspace)]
     with err.status("learning the same stream without branches, to compare"):
-        rows = learn_without_branches(tasks, lambda samples: versions.fetch(workspace, samples), params)
+        rows = linear.learn(tasks, partial(versions.fetch, workspace), params, workspace.episodes_dir)
     average, lost = metrics.average_accuracy(rows), metrics.forgetting(rows)
     alone = "the same stream without branches, a head on the frozen backbone alone"
     out.print(f"{alone}: average accuracy {100 * average:.1f}, forgetting {100 * lost:.1f}")

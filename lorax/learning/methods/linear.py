@@ -10,7 +10,7 @@ each image. The head is of the kind that params.yaml asks for:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from lorax.data.images import Images
 from lorax.learning.exemplars import updated_memory
 from lorax.learning.metrics import score
+from lorax.learning.queries import Fetch
 from lorax.learning.state import Exemplar
 from lorax.learning.texture_head import Statistics
-from lorax.learning.training import epoch_seed
+from lorax.learning.training import OnEpoch, epoch_seed
 from lorax.network.backbone import Backbone
 from lorax.network.building import open_backbone
 from lorax.network.network import fresh_head, grown_head
@@ -36,14 +37,10 @@ Said = Mapping[str, Tensor]
 """What the frozen backbone says of an image's centre, by md5."""
 
 
-def learn_without_branches(
-    tasks: Sequence[Task], fetch: Callable[[Iterable[Sample]], Mapping[str, Path]], params: Params
+def learn(
+    tasks: Sequence[Task], fetch: Fetch, params: Params, home: Path, on_epoch: OnEpoch | None = None
 ) -> list[tuple[float, ...]]:
-    """Learn `tasks` in order with a head alone.
-
-    Returns:
-        The accuracy matrix, a row per episode.
-    """
+    """Learn tasks in order with a head alone: a `Method`, which needs neither a home nor epochs worth telling."""
     torch.set_num_threads(params.run.threads)
     backbone, is_ridge = open_backbone(params.backbone), params.head.solver == "ridge"
     ask = backbone.texture if is_ridge else backbone.plain_feature
@@ -58,7 +55,7 @@ def _asked(
     ask: Callable[[Tensor], Tensor],
     backbone: Backbone,
     samples: Sequence[Sample],
-    fetch: Callable[[Iterable[Sample]], Mapping[str, Path]],
+    fetch: Fetch,
     params: Params,
 ) -> Said:
     images = Images.load(samples, fetch(samples), backbone.identity.crop, center_only=True)

@@ -1,14 +1,15 @@
-"""The stream without branches, for comparison."""
+"""What LoRAX is compared with, on three tiny tasks."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 import pytest
 import torch
 
 from lorax.data.images import Images
-from lorax.learning.baseline import learn_without_branches
+from lorax.learning.methods import linear
 from lorax.network.building import open_backbone
 from lorax.params import HeadParams, Params
 from tests.learning.conftest import Stream
@@ -16,18 +17,20 @@ from tests.learning.conftest import Stream
 
 @pytest.mark.parametrize("solver", ["gradient", "ridge"])
 def test_it_gives_an_accuracy_matrix_and_the_same_one_again(
-    stream: Stream, params: Params, solver: Literal["gradient", "ridge"]
+    stream: Stream, params: Params, solver: Literal["gradient", "ridge"], tmp_path: Path
 ) -> None:
     params = params.model_copy(update={"head": HeadParams(solver=solver)})
-    rows = learn_without_branches(stream.tasks, stream.fetch, params)
+    rows = linear.learn(stream.tasks, stream.fetch, params, tmp_path)
     assert [len(row) for row in rows] == [1, 2, 3]
     assert all(0 <= value <= 1 for row in rows for value in row)
-    assert rows == learn_without_branches(stream.tasks, stream.fetch, params)
+    assert rows == linear.learn(stream.tasks, stream.fetch, params, tmp_path)
 
 
-def test_a_solved_head_is_the_one_that_all_images_at_once_would_give(stream: Stream, params: Params) -> None:
+def test_a_solved_head_is_the_one_that_all_images_at_once_would_give(
+    stream: Stream, params: Params, tmp_path: Path
+) -> None:
     params = params.model_copy(update={"head": HeadParams(solver="ridge", penalty=1e-6)})
-    [*_, row] = learn_without_branches(stream.tasks, stream.fetch, params)
+    [*_, row] = linear.learn(stream.tasks, stream.fetch, params, tmp_path)
     backbone, inputs, answers = open_backbone(params.backbone), {}, {}
     for split in ("train", "test"):
         samples = [sample for task in stream.tasks for sample in getattr(task, split)]
