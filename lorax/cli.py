@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from lorax import environment
+from lorax import __version__, environment
 from lorax.addresses import unproxied
 from lorax.commands.atlas import atlas_commands
 from lorax.commands.console import Commands
@@ -39,8 +39,17 @@ app = typer.Typer(
 )
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"lorax {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Say which version this is.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and Prefect's log.")] = False,
 ) -> None:
     """Options before the command."""
