@@ -89,6 +89,10 @@ class Backbone(nn.Module):
     def branch(self, k: int) -> Branch:
         return self._branches[k]
 
+    def digest_of(self, k: int) -> str:
+        """One hash for all that branch k's features depend on beside the backbone."""
+        return self._branches[k].digest
+
     def add_branch(self, lora: LoraParams, seed: int) -> Branch:
         """Add a branch that starts as the frozen backbone: B is zero, A is drawn from `seed` alone.
 

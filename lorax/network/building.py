@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors.torch
 import torch
@@ -55,8 +55,20 @@ def shipped_weights(model: str) -> Path:
     )
 
 
+_B = TypeVar("_B", bound=Backbone)
+
+
 def open_backbone(params: BackboneParams) -> Backbone:
     """Build the backbone that params.yaml names and load its weights.
+
+    Raises:
+        BackboneError: timm doesn't know the model or its arguments, or its weights can't be had or don't fit.
+    """
+    return open_as(Backbone, params)
+
+
+def open_as(kind: type[_B], params: BackboneParams) -> _B:
+    """The same as a backbone of some kind, whose branches may be others.
 
     Raises:
         BackboneError: timm doesn't know the model or its arguments, or its weights can't be had or don't fit.
@@ -72,8 +84,8 @@ def open_backbone(params: BackboneParams) -> Backbone:
         crop = own.get("crop", params.crop)
         if "crop" not in own:
             _check_crop(crop)
-        return _build(own["name"], own["arguments"], "shipped", crop, own["mean"], own["std"])
-    return _build(params.name, params.arguments, params.weights, params.crop, params.mean, params.std)
+        return _build(kind, own["name"], own["arguments"], "shipped", crop, own["mean"], own["std"])
+    return _build(kind, params.name, params.arguments, params.weights, params.crop, params.mean, params.std)
 
 
 def reopen_backbone(identity: BackboneIdentity) -> Backbone:
@@ -87,7 +99,7 @@ def reopen_backbone(identity: BackboneIdentity) -> Backbone:
     source = identity.source
     if source not in ("shipped", "hub") and not Path(source).is_file():
         source = os.environ.get("LORAX_BACKBONE_WEIGHTS", source)
-    backbone = _build(identity.name, identity.arguments, source, identity.crop, identity.mean, identity.std)
+    backbone = _build(Backbone, identity.name, identity.arguments, source, identity.crop, identity.mean, identity.std)
     if backbone.identity.sha256 != identity.sha256:
         raise BackboneError(
             f"backbone {identity.name!r} from {source!r} has sha256 {backbone.identity.sha256[:12]}..., the learner "
@@ -98,8 +110,14 @@ def reopen_backbone(identity: BackboneIdentity) -> Backbone:
 
 
 def _build(
-    name: str, arguments: Mapping[str, Any], source: str, crop: int, mean: Sequence[float], std: Sequence[float]
-) -> Backbone:
+    kind: type[_B],
+    name: str,
+    arguments: Mapping[str, Any],
+    source: str,
+    crop: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> _B:
     timm, named = import_timm(), name
     front = _front(crop) if name.startswith(_FRONTED) else None
     name = name.removeprefix(_FRONTED)
@@ -118,7 +136,7 @@ def _build(
     prepare(model)
     triples = [(float(v[0]), float(v[1]), float(v[2])) for v in (mean, std)]
     sha256 = _weights_sha256(nn.ModuleDict({"front": front, "model": model}) if front else model)
-    return Backbone(model, BackboneIdentity(named, dict(arguments), source, sha256, crop, *triples), front)
+    return kind(model, BackboneIdentity(named, dict(arguments), source, sha256, crop, *triples), front)
 
 
 class _Undrawn(TorchFunctionMode):

@@ -214,7 +214,7 @@ class FeatureCache:
         elif branch == TEXTURE:
             size, what = f"{backbone.texture_width}.features", "texture"
         else:
-            size, what = f"{backbone.width}.features", backbone.branch(branch).digest
+            size, what = f"{backbone.width}.features", backbone.digest_of(branch)
         context = {
             "code": _CODE,
             "branch": what,

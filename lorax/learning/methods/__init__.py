@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from lorax.learning.methods import linear
+from lorax.learning.methods import der, ease, finetune, joint, linear
 from lorax.learning.queries import Fetch
 from lorax.learning.training import OnEpoch
 from lorax.params import Params
@@ -30,5 +30,11 @@ Returns:
     learned.
 """
 
-METHODS: Mapping[str, Method] = {"linear": linear.learn}
+METHODS: Mapping[str, Method] = {
+    "finetune": finetune.learn,
+    "linear": linear.learn,
+    "ease": ease.learn,
+    "der": der.learn,
+    "joint": joint.learn,
+}
 """By name, in the order in which a table shows them."""
