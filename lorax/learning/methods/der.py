@@ -6,9 +6,9 @@ the head is (C, K·D), as with branches. So this is LoRAX at full rank: what it 
 Of a backbone with a front the copies are of what comes after it (`SplitModel`): what the front gives is computed once,
 and stays what it was pretrained to be. ConViT's gates and positional maps stay, too, since they are computed once.
 
-Source: Yan et al., DER: Dynamically Expandable Representation for Class Incremental Learning (CVPR 2021), sections 3.2
-(expanding) and 3.3 (the auxiliary loss, which is LoRAX's diversity loss), without the masks and their pruning: "DER w/o
-P" of LoRAX's table (arXiv 2504.08149).
+Source: Yan et al., DER: Dynamically Expandable Representation for Class Incremental Learning (CVPR 2021), section 3.2
+(a new extractor beside frozen ones; the auxiliary loss, which is LoRAX's diversity loss), without the masks that prune
+it: "DER w/o P" of LoRAX's table (arXiv 2504.08149).
 """
 
 from __future__ import annotations

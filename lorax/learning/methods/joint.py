@@ -18,7 +18,7 @@ from pathlib import Path
 
 from lorax.learning.episode import Episode, learn_episode
 from lorax.learning.folder import EpisodeFolder, Plan
-from lorax.learning.methods.lessons import accuracy_of, check_alone
+from lorax.learning.methods.lessons import check_alone, scored
 from lorax.learning.queries import Fetch
 from lorax.learning.training import OnEpoch
 from lorax.params import Params
@@ -39,9 +39,8 @@ def learn(
         folder = EpisodeFolder.open(home, Plan.of(None, together, params, DataRevision("", None)))
         episode = Episode.open(folder, {_NAME: together}.__getitem__, fetch)
         state = learn_episode(episode, on_epoch)
-        answers = state.classes_of(*episode.look_at_tests())
         parts = [replace(task, test=moved(tasks[:count], task.test)) for task in tasks[:count]]
-        rows.append(accuracy_of(answers, parts, state.classes))
+        rows.append(scored(state, episode.asker, parts, params))
     return rows
 
 

@@ -152,15 +152,10 @@ def scored(state: LearnerState, asker: Asker, tasks: Sequence[Task], params: Par
     """Accuracy on the test set of each task, by what is served."""
     query = FeatureQuery.of_centers([sample for task in tasks for sample in task.test])
     features, textures = ask_as_served(asker, query, [state], with_texture=_reads_texture(params))
-    return accuracy_of(state.classes_of(features, textures), tasks, state.classes)
-
-
-def accuracy_of(answers: Tensor, tasks: Sequence[Task], classes: ClassTable) -> tuple[float, ...]:
-    """Of each task, where `answers` (N,) are the classes that its test images were called, one task after the other."""
-    parts = answers.cpu().split([len(task.test) for task in tasks])
-    predicted = {task.name: part for task, part in zip(tasks, parts, strict=True)}
-    true = {task.name: torch.tensor(classes.ids(task.test)) for task in tasks}
-    return tuple(score(predicted, {}, true, classes).accuracy.values())
+    answers = state.classes_of(features, textures).cpu().split([len(task.test) for task in tasks])
+    predicted = {task.name: part for task, part in zip(tasks, answers, strict=True)}
+    true = {task.name: torch.tensor(state.classes.ids(task.test)) for task in tasks}
+    return tuple(score(predicted, {}, true, state.classes).accuracy.values())
 
 
 def check_alone(task: Task) -> None:
