@@ -26,8 +26,16 @@ if TYPE_CHECKING:
 
 _DPI = 120
 _LONGEST_PX = 4000
-_CELL_IN = 0.62
+_CELL_IN, _SMALL_CELL_IN = 0.62, 0.2
 _MARGIN_IN = 2.4
+
+_WRITTEN = 40
+"""Rows, and columns, up to which cells have their numbers written in them. Of more they would take seconds to draw, a
+millisecond each, and be too small to read; report.json has them."""
+
+_NAMED = 100
+"""Rows, and columns, that are named; of more only some."""
+
 _FEW = 10
 _DRAWN = ("average_accuracy", "average_incremental_accuracy", "forgetting")
 """Of several orders of a scenario."""
@@ -207,8 +215,10 @@ def _save(figure: Figure, path: Path) -> None:
 def _heat_map(
     values: np.ndarray, texts: Sequence[Sequence[str]], rows: Sequence[str], columns: Sequence[str]
 ) -> tuple[Figure, Axes]:
-    """A figure whose cells have one size however many there are, so their text stays legible."""
-    width, height = max(5.0, _MARGIN_IN + len(columns) * _CELL_IN), max(3.6, _MARGIN_IN + len(rows) * _CELL_IN)
+    """A figure whose cells have one size as long as their text stays legible; of more a smaller one, without text."""
+    is_written = max(len(rows), len(columns)) <= _WRITTEN
+    cell = _CELL_IN if is_written else _SMALL_CELL_IN
+    width, height = max(5.0, _MARGIN_IN + len(columns) * cell), max(3.6, _MARGIN_IN + len(rows) * cell)
     figure = Figure(figsize=(width, height), dpi=min(_DPI, _LONGEST_PX / max(width, height)), layout="constrained")
     axes = figure.subplots()
     # a mesh: an image would be resampled to the figure's millions of pixels first
@@ -216,11 +226,12 @@ def _heat_map(
     axes.set_aspect("equal")
     axes.invert_yaxis()
     figure.colorbar(cells, ax=axes, shrink=0.8, format=PercentFormatter(1))
-    for i, row in enumerate(texts):
+    for i, row in enumerate(texts if is_written else ()):
         for j, text in enumerate(row):
             if text:
                 color = "white" if values[i, j] > _LIGHT_ABOVE else "black"
                 axes.text(j, i, text, ha="center", va="center", color=color, fontsize=8, in_layout=False)
-    axes.set_xticks(range(len(columns)), list(columns), rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(rows)), list(rows))
+    across, down = (range(0, len(names), -(-len(names) // _NAMED)) for names in (columns, rows))
+    axes.set_xticks(across, [columns[i] for i in across], rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(down, [rows[i] for i in down])
     return figure, axes

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from lorax.registry.figures import (
@@ -51,6 +52,17 @@ def test_a_long_stream_gives_figures_of_a_legible_size(tmp_path: Path) -> None:
         with Image.open(path) as image:
             assert min(image.size) > 500
     assert len(list(tmp_path.glob("*.png"))) == 3
+
+
+def test_cells_too_many_to_be_read_are_drawn_without_numbers_and_small() -> None:
+    def drawn(count: int) -> Figure:
+        return accuracy_matrix([f"task{i}" for i in range(count)], [[0.5] * (j + 1) for j in range(count)])
+
+    readable, many, most = drawn(40), drawn(41), drawn(250)
+    assert [len(figure.axes[0].texts) for figure in (readable, many, most)] == [40 * 41 // 2, 0, 0]
+    assert many.get_figwidth() < readable.get_figwidth()
+    named = [label.get_text() for label in most.axes[0].get_yticklabels()]
+    assert named[:2] == ["0: task0", "3: task3"] and len(named) <= 100
 
 
 def test_the_reliability_diagram_shows_each_bin_and_says_what_chance_makes_of_it() -> None:
