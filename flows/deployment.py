@@ -45,7 +45,7 @@ CANCEL_LOST_S = 60
 """A run that was cancelled is ended by its worker within seconds; after so long, the worker was stopped first."""
 
 _ENDS = ("Completed", "Failed", "Crashed", "Cancelled", "Cancelling", "Paused", "Suspended")
-FLOWS = ["learn", "episode", "scenario", "scenario-episode", "withdraw", "withdraw-episode"]
+FLOWS = ["learn", "episode", "scenario", "scenario-episode", "sweep", "withdraw", "withdraw-episode"]
 """All that there are: runs of these are watched."""
 
 _PULL = "prefect.deployments.steps.git_clone"

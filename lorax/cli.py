@@ -25,6 +25,7 @@ from lorax.commands.score import score
 from lorax.commands.serve import serve
 from lorax.commands.services import down, up
 from lorax.commands.status import status
+from lorax.commands.sweep import sweep
 from lorax.commands.tasks import forget, hold, release, withdraw
 from lorax.commands.watch_verdicts import watch_verdicts
 
@@ -62,7 +63,7 @@ def main(
 
 
 for command in (
-    *(init, simulate, land, learn, scenario, status, up, down, demo),
+    *(init, simulate, land, learn, scenario, sweep, status, up, down, demo),
     *(history, diff, rollback, promote, refuse, hold, release, relearn, delete),
     *(withdraw, forget),
     *(serve, predict, score, watch_verdicts),

@@ -156,28 +156,33 @@ def accuracy_rows(champion: ModelVersion, known: Sequence[ModelVersion]) -> list
     return [[version.metrics[f"accuracy/{task.name}"] for task in version.tasks] for version in line]
 
 
-def scenario_tasks(workspace: Workspace, name: str) -> list[str]:
+def scenario_tasks(workspace: Workspace, name: str | Sequence[str]) -> list[str]:
     """The tasks of a published scenario, which have landed in this workspace; of "landed" all, in landing order.
+
+    Args:
+        workspace: where.
+        name: the scenario's, or the tasks of one that nobody published.
 
     Raises:
         DataVersionError: there is no such scenario, or some of its tasks have not landed.
     """
     landed = tuple(task.name for task in versions.landed(workspace))
     scenarios = {**SCENARIOS, LANDED: landed}
-    if name not in scenarios:
+    if isinstance(name, str) and name not in scenarios:
         raise DataVersionError(f"there is no scenario {name!r}; there are {', '.join(sorted(scenarios))}.")
-    if not scenarios[name]:
+    tasks = scenarios[name] if isinstance(name, str) else name
+    if not tasks:
         raise DataVersionError(f"nothing has landed in {workspace.root} yet: 'lorax land PATH --task NAME'.")
-    absent = [task for task in scenarios[name] if task not in landed]
-    if absent:
+    if absent := [task for task in tasks if task not in landed]:
+        called = name if isinstance(name, str) else ", ".join(name)
         raise DataVersionError(
-            f"scenario {name!r} needs tasks that have not landed in {workspace.root}: {', '.join(absent)}. "
+            f"scenario {called!r} needs tasks that have not landed in {workspace.root}: {', '.join(absent)}. "
             "Land each with 'lorax land PATH --task NAME'."
         )
-    return list(scenarios[name])
+    return list(tasks)
 
 
-def scenario_orders(workspace: Workspace, name: str, count: int, seed: int) -> list[list[str]]:
+def scenario_orders(workspace: Workspace, name: str | Sequence[str], count: int, seed: int) -> list[list[str]]:
     """Different orders of a scenario's tasks: its own, and others drawn from the seed and the scenario's name.
 
     What extends a task, or is a new version of it, comes after that one.
@@ -185,17 +190,17 @@ def scenario_orders(workspace: Workspace, name: str, count: int, seed: int) -> l
     Raises:
         DataVersionError: as `scenario_tasks`, or the tasks have not so many orders.
     """
-    tasks = scenario_tasks(workspace, name)
+    tasks, called = scenario_tasks(workspace, name), name if isinstance(name, str) else ", ".join(name)
     notes = pins.committed(workspace).notes
     before = {t.name: {n.extends, n.new_version_of} & set(tasks) for t, n in notes.items() if t.name in tasks}
-    random, found = Random(f"{seed}/{name}"), {tuple(tasks): None}
+    random, found = Random(f"{seed}/{called}"), {tuple(tasks): None}
     for _ in range(_DRAWS * count):
         if len(found) == count:
             break
         found.setdefault(tuple(_allowed(random.sample(tasks, len(tasks)), before)))
     if len(found) < count:
         raise DataVersionError(
-            f"{count} orders of scenario {name!r} were asked for, but its {len(tasks)} tasks have {len(found)} that "
+            f"{count} orders of scenario {called!r} were asked for, but its {len(tasks)} tasks have {len(found)} that "
             "differ and keep extensions behind what they extend. Ask for fewer."
         )
     return [list(order) for order in found]

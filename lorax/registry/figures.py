@@ -40,6 +40,9 @@ _FEW = 10
 _DRAWN = ("average_accuracy", "average_incremental_accuracy", "forgetting")
 """Of several orders of a scenario."""
 
+_COMPARED = ("average_accuracy", "forgetting")
+"""Of a sweep's methods."""
+
 _LIGHT_ABOVE = 0.6
 """Cells darker than this get light text."""
 
@@ -139,6 +142,40 @@ def save_orders(folder: Path, record: Mapping[str, Any]) -> None:
     write_whole(folder / "orders.json", canonical_json(record))
     write_whole(folder / "orders.csv", _table(rows))
     _save(orders_figure([order["metrics"] for order in record["orders"]], _DRAWN), folder / "orders.png")
+
+
+def sweep_figure(lines: Sequence[Mapping[str, Any]]) -> Figure:
+    """Bars of each method on each scenario, with one standard deviation to either side; a panel for each figure.
+
+    Args:
+        lines: of each scenario and method: both, and mean and deviation of each of `figures`, fractions.
+    """
+    scenarios, methods = (list(dict.fromkeys(line[of] for line in lines)) for of in ("scenario", "method"))
+    width, palette = 0.8 / len(methods), matplotlib.colormaps["tab10"]
+    size = (2.5 + 1.1 * len(scenarios) * max(2, 0.45 * len(methods)), 3.4 * len(_COMPARED))
+    figure = Figure(figsize=size, dpi=min(_DPI, _LONGEST_PX / max(size)), layout="constrained")
+    for axes, name in zip(figure.subplots(len(_COMPARED), 1), _COMPARED, strict=True):
+        for i, method in enumerate(methods):
+            of = [line for line in lines if line["method"] == method]
+            places = [scenarios.index(line["scenario"]) + (i - (len(methods) - 1) / 2) * width for line in of]
+            means = [100 * line["figures"][name]["mean"] for line in of]
+            spreads = [100 * (line["figures"][name]["deviation"] or 0.0) for line in of]
+            label = method if name == _COMPARED[0] else None
+            axes.bar(places, means, width, yerr=spreads, capsize=2, color=palette(i % palette.N), label=label)
+        axes.set_xticks(range(len(scenarios)), scenarios)
+        axes.set(ylabel="%", title=name.replace("_", " "))
+        axes.grid(axis="y", alpha=0.3)
+    figure.legend(loc="outside right upper", fontsize="small")
+    return figure
+
+
+def save_sweep(folder: Path, record: Mapping[str, Any], rows: Sequence[dict[str, Any]], markdown: str) -> list[Path]:
+    """Write a sweep's table as JSON, CSV and Markdown, and its plot, into `folder`; returns the files."""
+    texts = {"table.json": canonical_json(record), "table.csv": _table(rows), "table.md": markdown}
+    for name, text in texts.items():
+        write_whole(folder / name, text)
+    _save(sweep_figure(record["table"]), folder / "plot.png")
+    return [folder / name for name in (*texts, "plot.png")]
 
 
 def save_scenario(folder: Path, state: LearnerState, reports: Sequence[Report]) -> list[Path]:

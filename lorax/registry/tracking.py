@@ -127,7 +127,7 @@ def find_experiment(client: Any, uri: str, name: str) -> Any:
 
 def timeline_run(client: Any, experiment: str, line: str) -> Any:
     """MLflow's run that carries the curves of one line of descent, made if need be."""
-    return _run(client, experiment, "timeline", {ROLE_TAG: "timeline", LINE_TAG: line}, {_NOTE_TAG: _TIMELINE_NOTE})
+    return run_of(client, experiment, "timeline", {ROLE_TAG: "timeline", LINE_TAG: line}, {_NOTE_TAG: _TIMELINE_NOTE})
 
 
 def episode_run(
@@ -136,22 +136,22 @@ def episode_run(
     """MLflow's run of one episode, made if need be, below its parent's timeline; it is known by the state's digest."""
     name = f"{len(state.tasks) - 1:02d} {state.tasks[-1].name}"
     above = {PARENT_TAG: timeline} if timeline else {}
-    details = {**above, "lorax.parent_digest": state.parent or "", **_git_tags(git_commit)}
-    return _run(client, experiment, name, {ROLE_TAG: "episode", DIGEST_TAG: digest}, details)
+    details = {**above, "lorax.parent_digest": state.parent or "", **git_tags(git_commit)}
+    return run_of(client, experiment, name, {ROLE_TAG: "episode", DIGEST_TAG: digest}, details)
 
 
 def scenario_run(client: Any, experiment: str, scenario: str, git_commit: str | None) -> Any:
     """A new run of MLflow's for a scenario that begins."""
     identity = {ROLE_TAG: "scenario", "lorax.scenario": scenario}
-    return _create_run(client, experiment, scenario, identity | _git_tags(git_commit))
+    return _create_run(client, experiment, scenario, identity | git_tags(git_commit))
 
 
-def _git_tags(git_commit: str | None) -> dict[str, str]:
+def git_tags(git_commit: str | None) -> dict[str, str]:
     """The tag under which MLflow shows a run's source version."""
     return {"mlflow.source.git.commit": git_commit} if git_commit else {}
 
 
-def _missing(client: Any, run: Any, points: Iterable[Point]) -> list[Point]:
+def missing_points(client: Any, run: Any, points: Iterable[Point]) -> list[Point]:
     """Those points whose metric has none at that step yet."""
     wanted = list(points)
     steps = {key: _steps(client, run.info.run_id, key) for key in {p.key for p in wanted} & set(run.data.metrics)}
@@ -168,7 +168,7 @@ def write_timeline(client: Any, run_id: str, points: Sequence[Point], at: dateti
     missing = {p.step for p in points} - _steps(client, run_id, _EVERY_STEP_HAS)
     for step in sorted(missing):
         at_step = (p for p in points if p.step == step)
-        _log(client, run_id, sorted(at_step, key=lambda p: p.key == _EVERY_STEP_HAS), at)
+        log_points(client, run_id, sorted(at_step, key=lambda p: p.key == _EVERY_STEP_HAS), at)
 
 
 def write_episode(
@@ -203,19 +203,24 @@ def _fill(
     points: Iterable[Point],
     tags: Mapping[str, str] | None = None,
 ) -> None:
-    missing = _missing(client, run, points)
-    _log(client, run.info.run_id, missing, params=_params(state, report), tags=tags)
+    missing = missing_points(client, run, points)
+    log_points(client, run.info.run_id, missing, params=_params(state, report), tags=tags)
     client.log_inputs(run.info.run_id, datasets=_data_inputs(state))
 
 
 def _params(state: LearnerState, report: Report) -> dict[str, str]:
     """What the episode was a function of; equal values may be written again."""
-    values = _flat(state.parameters) | {
+    values = dict(state.parameters) | {
         "state.backbone_sha256": state.backbone.sha256,
         "network.trainable_parameters": report.trainable_parameters,
         "network.lora_modules": report.lora_modules,
     }
-    return {key: _text(value)[:_PARAM_LENGTH] for key, value in values.items()}
+    return as_params(values)
+
+
+def as_params(values: Mapping[str, Any]) -> dict[str, str]:
+    """Nested sections as MLflow takes parameters, by `section.key`."""
+    return {key: _text(value)[:_PARAM_LENGTH] for key, value in _flat(values).items()}
 
 
 def write_report_files(folder: Path, state: LearnerState, report: Report) -> None:
@@ -238,7 +243,7 @@ def finish_run(client: Any, run: Any) -> None:
         client.set_terminated(run.info.run_id, "FINISHED")
 
 
-def _run(
+def run_of(
     client: Any, experiment: str, name: str, identity: Mapping[str, str], details: Mapping[str, str] | None = None
 ) -> Any:
     """MLflow's run whose tags hold `identity`; looked up first, so that a repeated call makes no second one."""
@@ -284,7 +289,7 @@ def _data_input(task: str, digest: str, state: LearnerState) -> Any:
     return DatasetInput(dataset._to_mlflow_entity(), [InputTag(key, value) for key, value in tags.items()])
 
 
-def _log(
+def log_points(
     client: Any,
     run_id: str,
     points: Iterable[Point],

@@ -119,7 +119,7 @@ def engine(address: str | None, *, wants_gpu: bool) -> Iterator[Engine]:
         import ray
     except ImportError:
         raise ScoringError(
-            "scoring needs Ray, which is not installed: pip install 'lorax-pipeline[scale]', then run again."
+            "this needs Ray, which is not installed: pip install 'lorax-pipeline[scale]', then run again."
         ) from None
     with redirect_stdout(_Notes()), _embedded(ray) if address is None else _connected(ray, address):
         yield Engine(wants_gpu)

@@ -79,7 +79,8 @@ def test_what_is_no_such_file_is_told_in_a_line(text: str, tmp_path: Path) -> No
 def test_runs_of_every_flow_are_watched() -> None:
     from prefect import Flow
 
-    from flows import learn, scenario, withdraw
+    from flows import learn, scenario, sweep, withdraw
 
-    found = {one.name for room in (learn, scenario, withdraw) for one in vars(room).values() if isinstance(one, Flow)}
+    rooms = (learn, scenario, sweep, withdraw)
+    found = {one.name for room in rooms for one in vars(room).values() if isinstance(one, Flow)}
     assert found == set(deployment.FLOWS)
