@@ -1,7 +1,7 @@
 """The error tree: one root, one child per kind, each also a standard exception.
 
     LoraxError
-    ├── ParamsError        (ValueError)    params.yaml holds a key or a value that the schema refuses
+    ├── ParamsError        (ValueError)    params.yaml or a sweep's file holds a key or value that the schema refuses
     ├── WorkspaceError     (RuntimeError)  the command was run outside a workspace, or the workspace is unusable
     ├── LayoutError        (ValueError)    a data set is not in CDDB's layout, or a name is unsafe
     ├── ContractError      (ValueError)    a data set does not fulfil the landing contract
@@ -25,7 +25,7 @@ class LoraxError(Exception):
 
 
 class ParamsError(LoraxError, ValueError):
-    """params.yaml (or an override) holds something that the schema refuses."""
+    """params.yaml (or an override), or a sweep's file, holds something that the schema refuses."""
 
 
 class WorkspaceError(LoraxError, RuntimeError):

@@ -61,7 +61,7 @@ def forget(
     kept = {version.state_digest for version in registry.versions()}
     for folder in (*_knowing(workspace.states_dir, kept), *_episodes(workspace, found.task, kept)):
         drafts.discard(folder)
-    for cache in (workspace.episodes_dir, *(workspace.work_dir / "scenarios").glob("*/")):
+    for cache in (workspace.episodes_dir, *_from_scratch(workspace)):
         FeatureCache(cache / "features").evict(0)
     shutil.rmtree(workspace.work_dir / "probes", ignore_errors=True)
     remove_entries(workspace.atlas_dir, lambda entry: _is_of(entry, found.images.branches))
@@ -82,12 +82,18 @@ def _episodes(workspace: Workspace, task: str, kept: set[str]) -> Iterator[Path]
 
     So may what the fast way cut out of one, whose plan names no base but has one.
     """
-    for path in (*workspace.episodes_dir.glob("*/plan.json"), *workspace.work_dir.glob("scenarios/*/*/plan.json")):
+    homes = (workspace.episodes_dir, *_from_scratch(workspace))
+    for path in (path for home in homes for path in home.glob("*/plan.json")):
         plan = json.loads(path.read_bytes())
-        is_scenario = workspace.episodes_dir not in path.parents
+        is_from_scratch = workspace.episodes_dir not in path.parents
         is_cut = plan["base"] is None and plan.get("base_dir") is not None
-        if is_scenario or is_cut or plan["task"]["name"] == task or plan["base"] not in {None, *kept}:
+        if is_from_scratch or is_cut or plan["task"]["name"] == task or plan["base"] not in {None, *kept}:
             yield path.parent
+
+
+def _from_scratch(workspace: Workspace) -> list[Path]:
+    """Where episodes of scenarios and sweeps lie."""
+    return [*workspace.work_dir.glob("scenarios/*/"), *workspace.work_dir.glob("sweeps/*/episodes/")]
 
 
 def _is_of(entry: AtlasEntry, tasks: Collection[str]) -> bool:

@@ -28,8 +28,15 @@ def tidy(workspace: Workspace, *, keeps_episodes: bool = False) -> None:
         keeps_episodes: all of them stay, as while many wait for being registered together.
     """
     work = workspace.work_dir
+    sweeps = [place for sweep in (work / "sweeps").glob("*/") for place in _nested(sweep)]
     folders = (work, workspace.states_dir, workspace.services_dir, workspace.atlas_dir, work / "watch")
-    for folder in (*folders, *_nested(workspace.episodes_dir), *_nested(work / "scenarios"), *_nested(work / "probes")):
+    for folder in (
+        *folders,
+        *_nested(workspace.episodes_dir),
+        *_nested(work / "scenarios"),
+        *_nested(work / "probes"),
+        *sweeps,
+    ):
         drafts.sweep(folder)
     drafts.sweep_temporary()
     _shrink(workspace.states_dir.glob("[!.]*/"), STATES_KEPT)

@@ -20,14 +20,15 @@ from tests.tiny_learner import Learned
 pytestmark = pytest.mark.slow
 
 
-def test_the_list_of_exemplars_of_another_task_s_fast_withdrawal_goes(
+def test_the_lists_of_exemplars_of_another_task_s_fast_withdrawal_and_of_a_sweep_go(
     landed_workspace: Workspace, registry: Registry, stream: list[Learned], params: Params
 ) -> None:
     workspace, tasks = landed_workspace, {learned.task.name: learned.task for learned in stream}
     files = {md5: path for learned in stream for md5, path in learned.files.items()}
     reads = (tasks.__getitem__, lambda samples: {sample.md5: files[sample.md5] for sample in samples})
     revision = DataRevision("1" * 32, "c0ffee")
-    cut_out(workspace.episodes_dir, stream[-1].state_dir, "beta", *reads, params, revision)
+    for folder in (workspace.episodes_dir, workspace.work_dir / "sweeps" / "one" / "episodes"):
+        cut_out(folder, stream[-1].state_dir, "beta", *reads, params, revision)
     images = Images(frozenset(stream[0].files), frozenset(), (), frozenset({"alpha"}))
     places = forget(workspace, registry, Traces("alpha", images, ()), by="somebody", told=lambda _: None)
     assert {place.name: place.found for place in places}["lists below work/"] == ()

@@ -49,6 +49,7 @@ def test_half_made_things_go_wherever_a_kill_left_them(tmp_path: Path) -> None:
         workspace.states_dir,
         workspace.episodes_dir / "e",
         tmp_path / "work/scenarios/hard/e",
+        tmp_path / "work/sweeps/one/episodes/e",
     )
     left = [made(place / name, 1) for place in places for name in (".state-0a1b2c3d", "lorax-scratch-0a1b2c3d")]
     kept = made(workspace.episodes_dir / "e" / "trained", 1)

@@ -145,7 +145,7 @@ def save_orders(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def sweep_figure(lines: Sequence[Mapping[str, Any]]) -> Figure:
-    """Bars of each method on each scenario, with one standard deviation to either side; a panel for each figure.
+    """Each method on each scenario, with one standard deviation to either side; a panel for each figure.
 
     Args:
         lines: of each scenario and method: both, and mean and deviation of each of `figures`, fractions.
@@ -161,9 +161,9 @@ def sweep_figure(lines: Sequence[Mapping[str, Any]]) -> Figure:
             means = [100 * line["figures"][name]["mean"] for line in of]
             spreads = [100 * (line["figures"][name]["deviation"] or 0.0) for line in of]
             label = method if name == _COMPARED[0] else None
-            axes.bar(places, means, width, yerr=spreads, capsize=2, color=palette(i % palette.N), label=label)
+            axes.errorbar(places, means, spreads, fmt="o", capsize=3, color=palette(i % palette.N), label=label)
         axes.set_xticks(range(len(scenarios)), scenarios)
-        axes.set(ylabel="%", title=name.replace("_", " "))
+        axes.set(xlim=(-0.6, len(scenarios) - 0.4), ylabel="%", title=name.replace("_", " "))
         axes.grid(axis="y", alpha=0.3)
     figure.legend(loc="outside right upper", fontsize="small")
     return figure

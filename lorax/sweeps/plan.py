@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -24,6 +24,9 @@ from lorax.workspace import Workspace
 
 LORAX = "lorax"
 """The method that is learned by episodes, as `lorax learn` and `lorax scenario` learn; the others are `METHODS`."""
+
+METHODS_KNOWN: tuple[str, ...] = (LORAX, *METHODS)
+"""All that a sweep can compare."""
 
 _FORMAT = 1
 """Raised when a method comes to other figures by the same parameters, so that older results are not found."""
@@ -42,7 +45,7 @@ class Sweep(BaseModel):
 
     scenarios: list[str | list[str]] = Field(min_length=1)
     methods: list[str] = Field(min_length=1)
-    seeds: list[int] = Field(min_length=1)
+    seeds: list[Annotated[int, Field(ge=0, lt=2**63)]] = Field(min_length=1)
     orders: int = Field(1, ge=1)
     preset: str | None = None
     overrides: list[str] = Field(default_factory=list)
@@ -50,8 +53,8 @@ class Sweep(BaseModel):
     @field_validator("scenarios", "methods", "seeds")
     @classmethod
     def _each_once(cls, values: list[Any]) -> list[Any]:
-        if twice := next((value for value in values if values.count(value) > 1), None):
-            raise ValueError(f"{twice!r} is there twice; expected each once")
+        if twice := [value for value in values if values.count(value) > 1]:
+            raise ValueError(f"{twice[0]!r} is there twice; expected each once")
         return values
 
     @field_validator("scenarios")
@@ -65,9 +68,8 @@ class Sweep(BaseModel):
     @field_validator("methods")
     @classmethod
     def _are_methods(cls, methods: list[str]) -> list[str]:
-        known = (LORAX, *METHODS)
-        if unknown := [method for method in methods if method not in known]:
-            raise ValueError(f"there is no method {unknown[0]!r}; there are {', '.join(known)}")
+        if unknown := [method for method in methods if method not in METHODS_KNOWN]:
+            raise ValueError(f"there is no method {unknown[0]!r}; there are {', '.join(METHODS_KNOWN)}")
         return methods
 
 
