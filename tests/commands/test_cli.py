@@ -35,6 +35,7 @@ COMMANDS = (
         "land",
         "learn",
         "scenario",
+        "sweep",
         "status",
         "predict",
         "score",
