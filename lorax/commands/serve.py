@@ -27,12 +27,13 @@ def serve(
 ) -> None:
     """Judge images over HTTP, by the champion: when its alias moves, the new one takes over and no request is lost.
 
-    The OpenAPI page is at /docs; also there: /health, /version, and /metrics for Prometheus. Ctrl-C finishes what was
-    begun; SIGTERM lets /health say 503 for `serving.drain_s` first, so that a proxy sends requests elsewhere. Where
-    LORAX_TOKEN is set, requests have to bear it. Limits: `serving` in params.yaml.
+    A page for people is at /, the OpenAPI page at /docs. Also there: /health, /version, and /metrics for Prometheus.
+    Ctrl-C finishes what was begun; SIGTERM lets /health say 503 for `serving.drain_s` first, so that a proxy sends
+    requests elsewhere. Where LORAX_TOKEN is set, requests have to bear it. Limits: `serving` in params.yaml.
 
     Example: `lorax serve --port 8000`, then `curl -F images=@photo.jpg http://127.0.0.1:8000/v1/verdicts`
     """
+    from lorax import reconcile
     from lorax.serving import server
     from lorax.serving.app import create_app
     from lorax.serving.model import Source, open_served
@@ -46,7 +47,7 @@ def serve(
             'to bear. Make one: export LORAX_TOKEN="$(openssl rand -hex 32)".'
         )
     listener = server.listen(host, port)
-    source = None
+    source = look = None
     if version.startswith("@"):
         registry = access.served_registry(workspace, params)
         source = Source(registry, version[1:], workspace.states_dir, params.run.device, params.serving.exact)
@@ -56,6 +57,7 @@ def serve(
             model = source.open(chosen)
     else:
         chosen, state_dir = access.fetched(workspace, params, version)
+        look = reconcile.look(workspace, params)
         with err.status("opening the model"):
             server.settle()
             device, exact = params.run.device, params.serving.exact
@@ -63,9 +65,12 @@ def serve(
     address = f"http://{as_host(host)}:{listener.getsockname()[1]}"
 
     def tell() -> None:
-        err.print(f"version {model.version} of {model.name} is served at {address} (try it at {address}/docs)")
+        err.print(
+            f"version {model.version} of {model.name} is served: for people {address}, for programs {address}/docs"
+        )
 
     log = to_standard_output if access_log else None
-    app = create_app(model, params.serving, source, params.run.threads, host, token=token, log=log)
+    threads = params.run.threads
+    app = create_app(model, params.serving, source, threads, host, token=token, log=log, registry=look)
     server.run(server.VerdictServer(app, params.serving, on_ready=tell), listener)
     err.print("stopped; what was begun was answered.")

@@ -6,6 +6,9 @@ it, yet a network has an answer to everything.
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import numpy as np
 
 from lorax.data.images import pad
@@ -35,6 +38,51 @@ def crops_of(pixels: Pixels, side: int) -> Pixels:
         columns = (width // 2 - side, 2 * width - width // 2 - side)
         places += [(row, column) for row in rows for column in columns]
     return np.stack([pixels[top // 2 : top // 2 + side, left // 2 : left // 2 + side] for top, left in places])
+
+
+MOST_TILES = 48
+"""Of an image: they cost about as much as so many small images."""
+
+
+@dataclass(frozen=True)
+class Tiled:
+    """An image's crops (n, side, side, 3), and its tiles (rows x columns, side, side, 3), row by row; see `grid_of`."""
+
+    crops: Pixels
+    tiles: Pixels
+    height: int
+    width: int
+
+
+def grid_of(height: int, width: int, side: int) -> list[tuple[int, int]]:
+    """The corners (top, left) of squares spread evenly over an image, row by row, from edge to edge.
+
+    They cover it where `MOST_TILES` are enough, overlapping if need be; else there are gaps between them. None where
+    not two of them differ: then the crop says all.
+    """
+    if min(height, width) < side:
+        return []
+    rows, columns = (math.ceil(length / side) for length in (height, width))
+    if rows * columns > MOST_TILES:
+        share = math.sqrt(MOST_TILES / (rows * columns))
+        rows = min(MOST_TILES, max(1, int(rows * share)))
+        columns = min(MOST_TILES // rows, max(1, int(columns * share)))
+    if rows * columns == 1:
+        return []
+    return [(top, left) for top in _spread(height - side, rows) for left in _spread(width - side, columns)]
+
+
+def tiled_of(pixels: Pixels, side: int) -> Tiled:
+    """The crops that decide on an image (H, W, 3), and the tiles that show which part of it says what."""
+    height, width = pixels.shape[:2]
+    tiles = [pixels[top : top + side, left : left + side] for top, left in grid_of(height, width, side)]
+    return Tiled(
+        crops_of(pixels, side), np.stack(tiles) if tiles else np.empty((0, side, side, 3), np.uint8), height, width
+    )
+
+
+def _spread(room: int, count: int) -> list[int]:
+    return [room // 2] if count == 1 else [room * i // (count - 1) for i in range(count)]
 
 
 LEAST_LINES = 16

@@ -93,6 +93,15 @@ def fetch_state(client: Any, uri: str, name: str, version: int, directory: Path)
     shutil.rmtree(fetched)
 
 
+def fetch_card(client: Any, uri: str, name: str, version: int) -> str:
+    """The model card of a model version, Markdown."""
+    from mlflow.artifacts import download_artifacts
+
+    location = client.get_model_version_download_uri(name, str(version))
+    with scratch() as folder:
+        return Path(download_artifacts(f"{location}/{CARD}", dst_path=str(folder), tracking_uri=uri)).read_text()
+
+
 def stored_bytes(client: Any, name: str, version: int) -> int:
     """The size of all files of the MLflow model below a model version."""
     model_id = _model_id(client, client.get_model_version(name, str(version)))

@@ -9,7 +9,7 @@ from lorax.addresses import without_password
 from lorax.errors import RegistryError
 from lorax.registry import journal, tracking
 from lorax.registry.lineage import ancestors
-from lorax.registry.package import copies, stored_bytes
+from lorax.registry.package import copies, fetch_card, stored_bytes
 from lorax.registry.store import CHALLENGER, CHAMPION, Store, lost_alias
 from lorax.registry.versions import DIGEST_TAG, ModelVersion
 
@@ -36,6 +36,24 @@ class RegisteredModel(Store):
         if found is None:
             raise RegistryError(f"there is no {alias} yet of {self.name!r}: see 'lorax history', or 'lorax learn'.")
         return found
+
+    def line(self, number: int) -> list[ModelVersion]:
+        """A version and those that it grew from, newest first, as far as they are still registered.
+
+        Raises:
+            RegistryError: there is no such version.
+        """
+        return ancestors(self.version(number), self.versions())
+
+    def card(self, number: int) -> str:
+        """A version's model card, Markdown.
+
+        Raises:
+            RegistryError: there is none, or MLflow's server does not answer.
+        """
+        self.require_server()
+        with self.talking(f"fetch the model card of version {number}"):
+            return fetch_card(self.client, self.uri, self.name, number)
 
     def version_before(self, task: str) -> ModelVersion:
         """The newest version that the champion descends from and that does not know `task`.

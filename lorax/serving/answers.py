@@ -133,6 +133,69 @@ class Version(Model):
     limits: Limits
 
 
+class Tile(_Answer):
+    """What is said of one square of an image, judged as if it were all."""
+
+    top: int
+    left: int
+    verdict: str
+    generator: str | None
+    one_of: list[str]
+    probability: float
+    real: float
+    strangeness: float | None
+
+
+class Notes(_Answer):
+    """What a file holds beside pixels, by name: anyone can write or strip it, and no verdict looks at it."""
+
+    format: str
+    exif: list[str] = Field(description="names of tags")
+    text: list[str] = Field(description="keys of PNG's text")
+    xmp: bool
+    c2pa: bool = Field(description="whether a manifest appears to be there; its signature is not checked")
+
+
+class TiledVerdict(ImageVerdict):
+    """What the model says of one image, and of squares that are spread evenly over it."""
+
+    width: int = Field(description="of the image, pixels")
+    height: int
+    side: int = Field(description="of a square, pixels")
+    columns: int = Field(description="how many squares lie side by side")
+    tiles: list[Tile] = Field(description="row by row; none where the image is hardly larger than one")
+    notes: Notes
+
+
+class KnownTask(_Answer):
+    """One task that the version knows."""
+
+    name: str
+    generators: list[str] = Field(description="labels of its synthetic classes")
+    accuracy: list[float] = Field(description="on its test images, after its own episode and each later one")
+    version: int | None = Field(description="that learned it; null where that is not known (any more)")
+    learned_at: datetime | None
+    nearest: str = Field(description="the task whose branch was most like its own then; empty where that is not known")
+    similarity: float | None = Field(description="how much: a cosine")
+
+
+class Description(Model):
+    """What the served version knows, and what is known of it."""
+
+    alias: str | None
+    calibrated: bool
+    made_at: datetime | None = Field(description="when it was registered")
+    promoted_at: datetime | None
+    classes: list[ServedClass]
+    tasks: list[KnownTask] = Field(description="in the order of learning")
+    average: list[float | None] = Field(description="average accuracy after each episode")
+    confused: list[list[str]] = Field(description="generators that it confuses, smaller groups first")
+    robustness: dict[str, float] = Field(description="accuracy on test images by what was done to them; 'clean': none")
+    card: str | None = Field(description="the model card, Markdown")
+    problem: str = Field(description="why the registry could not tell all of it; empty when all is well")
+    limits: Limits
+
+
 @dataclass
 class RefusalError(Exception):
     """Why a request or an image is not judged."""

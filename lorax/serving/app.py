@@ -1,11 +1,11 @@
-"""What HTTP sees: four addresses and their OpenAPI page."""
+"""What HTTP sees: a page for people, six addresses for programs, and their OpenAPI page."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -19,15 +19,17 @@ import lorax
 from lorax.data.encoding import example_base64
 from lorax.origins import LOOPBACK, OwnOriginsOnly, as_host
 from lorax.params import ServingParams
-from lorax.serving import answers
+from lorax.registry.reading import RegisteredModel
+from lorax.serving import answers, page
 from lorax.serving.answers import RefusalError, overloaded
+from lorax.serving.description import Describer, limits_of, served_classes
 from lorax.serving.following import Follower
 from lorax.serving.json_body import DATA, LONGEST_NAME, NAME
 from lorax.serving.meters import Meters
 from lorax.serving.model import Served, Source
-from lorax.serving.requests import HEALTH, VERDICTS, Requests
-from lorax.serving.service import UploadOutcome, VerdictService, status_of
-from lorax.serving.uploads import JSON, MULTIPART, Body
+from lorax.serving.requests import HEALTH, MODEL, TILES, VERDICTS, Requests
+from lorax.serving.service import TiledOutcome, UploadOutcome, VerdictService, status_of
+from lorax.serving.uploads import JSON, MULTIPART, Body, Upload
 
 _ABOUT = f"""
 Is an image real or synthetic, by which generator, and how sure is that?
@@ -48,6 +50,20 @@ may take on: come again after the seconds that `Retry-After` names.
 """
 
 
+_ON_TILES = """
+Send one image, as for verdicts. Beside its verdict come those of squares spread evenly over it, each judged as if it
+were an image of its own: which part of the image says what. The image's verdict does not come from them. What the file
+holds beside pixels is named, too. It costs as much as some dozens of images.
+"""
+
+_REFUSALS = {
+    400: "the body is not what its type says", 408: "the body came too slowly", 413: "too many or too large",
+    415: "of an unsupported type", 422: "damaged", 503: "overloaded",
+}  # fmt: skip
+
+_Judged = TypeVar("_Judged")
+
+
 def create_app(
     model: Served,
     params: ServingParams,
@@ -57,6 +73,7 @@ def create_app(
     *,
     token: str = "",
     log: Callable[[bytes], None] | None = None,
+    registry: RegisteredModel | None = None,
 ) -> FastAPI:
     """The application.
 
@@ -68,6 +85,7 @@ def create_app(
         host: where the server listens, a name that it may be called by.
         token: that requests have to bear; '' for none.
         log: told a line of JSON after each answer; None keeps no log.
+        registry: what is asked about the version that is served; where there is none, the source's.
     """
     meters = Meters()
 
@@ -76,6 +94,8 @@ def create_app(
         service = VerdictService(model, params, meters, threads)
         follower = Follower(source, model, service.swap, meters, params.poll_s) if source else None
         app.state.service, app.state.follower = service, follower
+        told = registry or (source.versions if source else None)
+        app.state.describer = Describer(told, source.alias if source else None, params)
         following = asyncio.create_task(follower.run()) if follower else None
         try:
             yield
@@ -99,7 +119,9 @@ def create_app(
     app.add_exception_handler(RefusalError, _refused)
     app.add_exception_handler(HTTPException, _no_such_thing)
     _add_verdicts(app, params)
+    _add_tiles(app)
     _add_looks(app)
+    page.add_page(app)
     return app
 
 
@@ -112,10 +134,6 @@ class _Plain(APIRoute):
 
 def _add_verdicts(app: FastAPI, params: ServingParams) -> None:
     router = APIRouter(route_class=_Plain)
-    refusals = {
-        400: "the body is not what its type says", 408: "the body came too slowly", 413: "too many or too large",
-        415: "of an unsupported type", 422: "damaged", 503: "overloaded",
-    }  # fmt: skip
 
     @router.post(
         VERDICTS,
@@ -126,14 +144,14 @@ def _add_verdicts(app: FastAPI, params: ServingParams) -> None:
         responses={
             200: {"model": answers.Verdicts, "description": "Verdicts, in the order of the images."},
             403: {"content": {"text/plain": {}}, "description": "Asked by another page, or by a name not its own."},
-            **{code: {"model": answers.Refused, "description": f"Refused: {why}."} for code, why in refusals.items()},
+            **{code: {"model": answers.Refused, "description": f"Refused: {why}."} for code, why in _REFUSALS.items()},
         },
-        openapi_extra={"requestBody": {"required": True, "content": _bodies(params)}},
+        openapi_extra={"requestBody": {"required": True, "content": _bodies(most=params.max_images)}},
     )
     async def verdicts(request: Request) -> Response:
         service: VerdictService = request.app.state.service
         with service.meters.seconds.time():
-            outcomes = await _judged(request, service)
+            outcomes = await _judged(request, service, service.judge)
         request.state.images = len(outcomes)
         request.state.version = next((outcome.answer.model.version for outcome in outcomes if outcome.answer), None)
         records = [outcome.record() for outcome in outcomes]
@@ -141,6 +159,36 @@ def _add_verdicts(app: FastAPI, params: ServingParams) -> None:
         if status == 200:
             return _json(status, {"results": records})
         return _json(status, {"error": _overall(outcomes), "results": records})
+
+    app.include_router(router)
+
+
+def _add_tiles(app: FastAPI) -> None:
+    router = APIRouter(route_class=_Plain)
+
+    @router.post(
+        TILES,
+        tags=["verdicts"],
+        summary="Judge one image, and the parts of it",
+        description=_ON_TILES,
+        response_model=None,
+        responses={
+            200: {"model": answers.TiledVerdict, "description": "Its verdict, and that of each square."},
+            **{code: {"model": answers.Refused, "description": f"Refused: {why}."} for code, why in _REFUSALS.items()},
+        },
+        openapi_extra={"requestBody": {"required": True, "content": _bodies(most=1)}},
+    )  # fmt: skip
+    async def tiles(request: Request) -> Response:
+        service: VerdictService = request.app.state.service
+
+        async def judge(uploads: Sequence[Upload], gone: asyncio.Future[Any]) -> TiledOutcome:
+            if len(uploads) != 1:
+                raise RefusalError(413, "too_many_images", f"the request holds {len(uploads)} images; expected one.")
+            return await service.judge_tiles(uploads[0], gone)
+
+        found = await _judged(request, service, judge)
+        request.state.images = 1 + len(found.tiles)
+        return _json(200, found.record())
 
     app.include_router(router)
 
@@ -168,18 +216,20 @@ def _add_looks(app: FastAPI) -> None:
         service: VerdictService = request.app.state.service
         follower: Follower | None = request.app.state.follower
         model = service.model
-        classes = [
-            answers.ServedClass(label=entry.label, task=entry.task, is_real=entry.is_real)
-            for entry in model.predictor.classes.entries
-        ]
         return answers.Version(
             **model.record,
             alias=follower.alias if follower else None,
-            classes=classes,
+            classes=served_classes(model),
             calibrated=model.predictor.calibration is not None,
             lorax=lorax.__version__,
-            limits=answers.Limits(**service.params.model_dump(include=set(answers.Limits.model_fields))),
+            limits=limits_of(service.params),
         )
+
+    @app.get(MODEL, tags=["server"], summary="What does the version know?", response_model=answers.Description)
+    async def description(request: Request) -> answers.Description:
+        describer: Describer = request.app.state.describer
+        service: VerdictService = request.app.state.service
+        return await asyncio.to_thread(describer.describe, service.model)
 
     @app.get("/metrics", tags=["server"], summary="For Prometheus", response_class=Response,
              responses={200: {"content": {"text/plain": {}}, "description": "Prometheus' text format."}})  # fmt: skip
@@ -188,7 +238,11 @@ def _add_looks(app: FastAPI) -> None:
         return Response(service.meters.text(), media_type=CONTENT_TYPE_LATEST)
 
 
-async def _judged(request: Request, service: VerdictService) -> list[UploadOutcome]:
+async def _judged(
+    request: Request,
+    service: VerdictService,
+    judge: Callable[[Sequence[Upload], asyncio.Future[Any]], Awaitable[_Judged]],
+) -> _Judged:
     """Read, take apart and judge a request, within its time.
 
     Raises:
@@ -207,7 +261,7 @@ async def _judged(request: Request, service: VerdictService) -> list[UploadOutco
             uploads = await service.parse(data, request.headers.get("content-type", ""))
             gone = asyncio.ensure_future(request.receive())  # after its body, a request brings nothing but its end
             try:
-                return await service.judge(uploads, gone)
+                return await judge(uploads, gone)
             finally:
                 gone.cancel()
     except TimeoutError:
@@ -249,9 +303,9 @@ def _json(status: int, value: Any, headers: Any = None) -> Response:
     return Response(orjson.dumps(value), status, headers, "application/json")
 
 
-def _bodies(params: ServingParams) -> dict[str, Any]:
-    """What a request may be, for the OpenAPI page."""
-    count = {"type": "array", "minItems": 1, "maxItems": params.max_images}
+def _bodies(*, most: int) -> dict[str, Any]:
+    """What a request may be, for the OpenAPI page; `most` images of it."""
+    count = {"type": "array", "minItems": 1, "maxItems": most}
     name = {"type": "string", "maxLength": LONGEST_NAME, "description": "what the answer calls it; its place without"}
     data = {"type": "string", "description": "the file's bytes as base64, or a data: URI of them"}
     properties = {NAME: name, DATA: data}

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from PIL import Image, UnidentifiedImageError
 
@@ -90,8 +91,8 @@ _TILE_TAGS = (322, 323)
 """Of TIFF: width and height of a tile."""
 
 
-Unpack = Callable[[bytes, int], Pixels]
-"""Makes an image file's crops of a side, as `unpacked` does."""
+_Cut = TypeVar("_Cut")
+"""What is cut out of an image."""
 
 
 class Room:
@@ -160,12 +161,30 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def decode(data: bytes, side: int, params: ServingParams, room: Room, unpack_large: Unpack = unpacked) -> Pixels:
+def decode(
+    data: bytes, side: int, params: ServingParams, room: Room, unpack_large: Callable[[bytes, int], Pixels] = unpacked
+) -> Pixels:
     """The crops (n, side, side, 3) that are looked at; the image itself is let go of, so that many may wait.
 
     Args:
         side: of a crop, pixels.
         unpack_large: what makes crops of an image of more than `LARGE` pixels.
+
+    Raises:
+        RefusalError: as `cut`.
+    """
+    return cut(data, side, params, room, unpacked, unpack_large)
+
+
+def cut(
+    data: bytes,
+    side: int,
+    params: ServingParams,
+    room: Room,
+    small: Callable[[bytes, int], _Cut],
+    large: Callable[[bytes, int], _Cut],
+) -> _Cut:
+    """What is cut out of an image, by `small`, or by `large` where it has more than `LARGE` pixels.
 
     Raises:
         RefusalError: the file is empty, too large, of another format, or damaged.
@@ -177,7 +196,7 @@ def decode(data: bytes, side: int, params: ServingParams, room: Room, unpack_lar
     cost = claim.cost + len(data)  # some readers copy the file
     try:
         with room.taken(cost + len(data) + PROCESS_BYTES if is_large else cost):
-            return (unpack_large if is_large else unpacked)(data, side)
+            return (large if is_large else small)(data, side)
     except ImageError as error:
         raise RefusalError(422, "damaged", str(error)) from error
 

@@ -17,13 +17,16 @@ import orjson
 
 from lorax.serving.meters import Meters
 
-VERDICTS, HEALTH = "/v1/verdicts", "/health"
-_COUNTED = frozenset({VERDICTS, HEALTH, "/version", "/metrics"})
+VERDICTS, TILES, MODEL, HEALTH = "/v1/verdicts", "/v1/tiles", "/v1/model", "/health"
+_COUNTED = frozenset({VERDICTS, TILES, MODEL, HEALTH, "/version", "/metrics"})
 
-_OPEN = frozenset({HEALTH, "/docs", "/openapi.json"})
+PAGE, PAGE_FILES = "/", "/page/"
+"""Where the page for people is, and what its scripts and styles lie below."""
+
+_OPEN = frozenset({HEALTH, PAGE, "/docs", "/openapi.json"})
 """What needs no token: probes have none, and a page can't be opened with one. They tell nothing that is secret."""
 
-_OPEN_BELOW = "/static-offline-docs/"
+_OPEN_BELOW = (PAGE_FILES, "/static-offline-docs/")
 _ID = re.compile(rb"[!-~]{1,128}")
 _REQUEST_ID = b"x-request-id"
 _UNAUTHORIZED = {

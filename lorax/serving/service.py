@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from lorax.data.crops import MOST_TILES, Tiled, grid_of
 from lorax.data.pixels import Pixels
+from lorax.data.reading import Metadata, metadata_of
 from lorax.params import ServingParams
 from lorax.serving.answers import RefusalError, overloaded
 from lorax.serving.batching import Batcher, ServedVerdict
-from lorax.serving.decoding import Room, decode, encoded, sha256
+from lorax.serving.decoding import Room, cut, decode, encoded, sha256
 from lorax.serving.meters import Meters
 from lorax.serving.model import Served
-from lorax.serving.unpacking import Unpackers
+from lorax.serving.unpacking import Unpackers, tiled
 from lorax.serving.uploads import Held, Upload, parse
 
 _log = logging.getLogger(__name__)
@@ -27,6 +30,9 @@ _SMALL_BODY = 256 * 1024
 """Bytes of a body that is taken apart at once; a larger one would keep other requests waiting."""
 
 _UNPROCESSABLE = 422
+
+_NOTES_BYTES = 4
+"""A pixel: Pillow unpacks a PNG to find notes behind its pixels."""
 
 
 @dataclass
@@ -55,6 +61,30 @@ class UploadOutcome:
         verdict = vars(self.answer.verdict).copy()
         del verdict["source"]
         return head | verdict | {"model": self.answer.model.record}
+
+
+@dataclass(frozen=True)
+class TiledOutcome:
+    """What became of an image of which every tile was judged, too."""
+
+    outcome: UploadOutcome
+    tiles: Sequence[ServedVerdict]
+    size: tuple[int, int]  # height, width
+    side: int  # of a tile, pixels
+    notes: Metadata
+
+    def record(self) -> dict[str, Any]:
+        """As it is answered."""
+        (height, width), corners = self.size, grid_of(*self.size, self.side)
+        tiles = [
+            {"top": top, "left": left, **{key: getattr(one.verdict, key) for key in _OF_A_TILE}}
+            for (top, left), one in zip(corners, self.tiles, strict=True)
+        ]
+        size = {"width": width, "height": height, "side": self.side, "columns": len({left for _, left in corners})}
+        return self.outcome.record() | size | {"tiles": tiles, "notes": vars(self.notes)}
+
+
+_OF_A_TILE = ("verdict", "generator", "one_of", "probability", "real", "strangeness")
 
 
 class VerdictService:
@@ -109,24 +139,36 @@ class VerdictService:
         Raises:
             RefusalError: too many images wait already, or the client has gone.
         """
-        if self._waiting + len(uploads) > self.params.queue:
-            raise overloaded(f"{self._waiting} images wait already (serving.queue: {self.params.queue}).")
-        self._waiting += len(uploads)
-        try:
+        with self._admitted(len(uploads)):
             cases = [_Case(upload, self._loop.create_future()) for upload in uploads]
             self._batcher.expect(len(cases))
             for case in cases:
                 self._pool.submit(self._prepare, case)
-            answers = asyncio.gather(*(case.answer for case in cases), return_exceptions=True)
-            gone.add_done_callback(lambda _: answers.cancel())
-            judged = await answers
+            judged = await _answered([case.answer for case in cases], gone)
             return [self._outcome(case, one) for case, one in zip(cases, judged, strict=True)]
-        except asyncio.CancelledError:
-            if not gone.done():
-                raise
-            raise RefusalError(400, "disconnected", "the client went away.") from None
-        finally:
-            self._waiting -= len(uploads)
+
+    async def judge_tiles(self, upload: Upload, gone: asyncio.Future[Any]) -> TiledOutcome:
+        """Judge an image, and each of its tiles by itself; `gone` as above.
+
+        Raises:
+            RefusalError: it can't be judged, too many images wait already, or the client has gone.
+        """
+        with self._admitted(1 + MOST_TILES):
+            case = _Case(upload, self._loop.create_future())
+            found, notes = await self._loop.run_in_executor(self._pool, self._cut, case)
+            squares = [found.crops, *found.tiles[:, None]]
+            futures: list[asyncio.Future[ServedVerdict]] = [self._loop.create_future() for _ in squares]
+            self._batcher.expect(len(squares))
+            for crops, future in zip(squares, futures, strict=True):
+                self._batcher.add(crops, future)
+            whole, *tiles = await _answered(futures, gone)
+            judged = [one for one in tiles if isinstance(one, ServedVerdict)]
+            if not isinstance(whole, ServedVerdict) or len(judged) < len(tiles):
+                raise RefusalError(500, "internal", "the server failed at this image; its log says why.")
+            if any(one.model is not whole.model for one in judged):
+                raise overloaded("the model was exchanged while the image was looked at.")
+            outcome = UploadOutcome(upload.name, case.sha256, whole, None)  # not counted as one more verdict
+            return TiledOutcome(outcome, judged, (found.height, found.width), found.crops.shape[1], notes)
 
     def close(self) -> None:
         """Finish what was begun, then end the threads."""
@@ -149,6 +191,24 @@ class VerdictService:
         else:
             self._batcher.add(crops, case.answer)
 
+    def _cut(self, case: _Case) -> tuple[Tiled, Metadata]:
+        """Decode one image, and look for its notes; in a thread of the pool."""
+        data = encoded(case.upload, self.params)
+        case.sha256 = sha256(data)
+        found = cut(data, self.model.crop, self.params, self._room, tiled, self._unpackers.tiled)
+        with self._room.taken(found.height * found.width * _NOTES_BYTES):
+            return found, metadata_of(data)
+
+    @contextmanager
+    def _admitted(self, count: int) -> Iterator[None]:
+        if self._waiting + count > self.params.queue:
+            raise overloaded(f"{self._waiting} images wait already (serving.queue: {self.params.queue}).")
+        self._waiting += count
+        try:
+            yield
+        finally:
+            self._waiting -= count
+
     def _outcome(self, case: _Case, result: ServedVerdict | BaseException) -> UploadOutcome:
         name = case.upload.name
         if isinstance(result, ServedVerdict):
@@ -167,6 +227,24 @@ def status_of(outcomes: Sequence[UploadOutcome]) -> int:
         return 200
     statuses = {outcome.refusal.status for outcome in outcomes if outcome.refusal}
     return statuses.pop() if len(statuses) == 1 else max(_UNPROCESSABLE, *(s for s in statuses if s >= 500), 0)
+
+
+async def _answered(
+    answers: Sequence[asyncio.Future[ServedVerdict]], gone: asyncio.Future[Any]
+) -> list[ServedVerdict | BaseException]:
+    """Each answer, or what went wrong instead.
+
+    Raises:
+        RefusalError: the client has gone meanwhile.
+    """
+    gathered = asyncio.gather(*answers, return_exceptions=True)
+    gone.add_done_callback(lambda _: gathered.cancel())
+    try:
+        return await gathered
+    except asyncio.CancelledError:
+        if not gone.done():
+            raise
+        raise RefusalError(400, "disconnected", "the client went away.") from None
 
 
 def _fail(answer: asyncio.Future[ServedVerdict], error: Exception) -> None:

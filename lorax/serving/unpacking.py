@@ -17,7 +17,7 @@ from typing import IO
 
 import numpy as np
 
-from lorax.data.crops import crops_of
+from lorax.data.crops import Tiled, crops_of, grid_of, tiled_of
 from lorax.data.images import decode_bytes
 from lorax.data.pixels import Pixels
 from lorax.errors import ImageError
@@ -30,8 +30,9 @@ PROCESS_BYTES = 60_000_000
 
 _KEPT = 2  # processes that wait for the next large image
 
-_QUESTION, _ANSWER = struct.Struct("<QQ"), struct.Struct("<?QQ")
-"""Before a file: its bytes, and the crops' side. Before an answer: whether it has crops, how many, and its bytes."""
+_QUESTION, _ANSWER = struct.Struct("<QQ?"), struct.Struct("<?QQQQ")
+"""Before a file: its bytes, the crops' side, and whether tiles are asked for, too. Before an answer: whether it has
+crops, how many squares, its bytes, and the image's height and width."""
 
 _MMAP_THRESHOLD, _LARGE_BLOCK = -3, 4_000_000
 """The name that glibc's malloc.h gives the option, and its value: what is as large is given back once it is freed."""
@@ -46,8 +47,17 @@ def unpacked(data: bytes, side: int) -> Pixels:
     return crops_of(decode_bytes(data, "the image"), side)
 
 
+def tiled(data: bytes, side: int) -> Tiled:
+    """The same, and the image's tiles.
+
+    Raises:
+        ImageError: it can't be decoded.
+    """
+    return tiled_of(decode_bytes(data, "the image"), side)
+
+
 class Unpackers:
-    """Processes that do what `unpacked` does; each is started when no other is idle. Close them at the end."""
+    """Processes that do what `unpacked` and `tiled` do; each is started when no other is idle. Close them at last."""
 
     def __init__(self) -> None:
         self._idle: deque[subprocess.Popen[bytes]] = deque()
@@ -58,9 +68,20 @@ class Unpackers:
         Raises:
             ImageError: it can't be decoded, or the process died of it.
         """
+        return self._asked(data, side, with_tiles=False).crops
+
+    def tiled(self, data: bytes, side: int) -> Tiled:
+        """As `tiled`, from any thread.
+
+        Raises:
+            ImageError: it can't be decoded, or the process died of it.
+        """
+        return self._asked(data, side, with_tiles=True)
+
+    def _asked(self, data: bytes, side: int, *, with_tiles: bool) -> Tiled:
         process = self._taken()
         try:
-            answer = _asked(process, data, side)
+            answer = _asked(process, data, side, with_tiles)
         except (OSError, EOFError) as error:
             _end(process)
             raise ImageError("the image can't be decoded: the process that unpacked it died, maybe for lack of memory. "
@@ -108,16 +129,20 @@ def give_back_what_is_freed() -> None:
         ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE_BLOCK)
 
 
-def _asked(process: subprocess.Popen[bytes], data: bytes, side: int) -> Pixels | str:
-    """Crops, or what is wrong with the image; OSError or EOFError if the process died."""
+def _asked(process: subprocess.Popen[bytes], data: bytes, side: int, with_tiles: bool) -> Tiled | str:
+    """Crops and tiles, or what is wrong with the image; OSError or EOFError if the process died."""
     assert process.stdin is not None
     assert process.stdout is not None
-    process.stdin.write(_QUESTION.pack(len(data), side))
+    process.stdin.write(_QUESTION.pack(len(data), side, with_tiles))
     process.stdin.write(data)
     process.stdin.flush()
-    is_good, count, size = _ANSWER.unpack(_whole(process.stdout, _ANSWER.size))
+    is_good, count, size, height, width = _ANSWER.unpack(_whole(process.stdout, _ANSWER.size))
     answer = _whole(process.stdout, size)
-    return np.frombuffer(bytearray(answer), np.uint8).reshape(count, side, side, 3) if is_good else answer.decode()
+    if not is_good:
+        return answer.decode()
+    squares = np.frombuffer(bytearray(answer), np.uint8).reshape(count, side, side, 3)
+    crops = count - (len(grid_of(height, width, side)) if with_tiles else 0)
+    return Tiled(squares[:crops], squares[crops:], height, width)
 
 
 def _whole(stream: IO[bytes], size: int) -> bytes:
@@ -134,14 +159,16 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def _answer(questions: IO[bytes], answers: IO[bytes]) -> None:
     while head := questions.read(_QUESTION.size):
-        size, side = _QUESTION.unpack(head)
+        size, side, with_tiles = _QUESTION.unpack(head)
         try:
-            crops = unpacked(questions.read(size), side)
+            found = tiled(questions.read(size), side)
         except ImageError as error:
             text = str(error).encode(errors="replace")
-            answers.write(_ANSWER.pack(False, 0, len(text)) + text)
+            answers.write(_ANSWER.pack(False, 0, len(text), 0, 0) + text)
         else:
-            answers.write(_ANSWER.pack(True, len(crops), crops.nbytes) + crops.tobytes())
+            squares = np.concatenate([found.crops, found.tiles]) if with_tiles else found.crops
+            answers.write(_ANSWER.pack(True, len(squares), squares.nbytes, found.height, found.width))
+            answers.write(squares.tobytes())
         answers.flush()
 
 
