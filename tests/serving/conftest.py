@@ -58,6 +58,12 @@ class Shelf:
     is_away: bool = False
     asked: list[int] = field(default_factory=list)
 
+    def line(self, number: int) -> list[ModelVersion]:
+        return [self.aliased("") if n == self.now else version(n) for n in range(number, 0, -1)]
+
+    def card(self, number: int) -> str:
+        return f"# Model card {number}\n\n| a |  |\n|---|---|\n| b | `c` |\n\n- <script>window.ran = 1</script>\n"
+
     def aliased(self, alias: str) -> ModelVersion:
         if self.is_away:
             raise RegistryError("no MLflow server answers.")

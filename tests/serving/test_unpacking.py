@@ -13,7 +13,7 @@ import pytest
 from lorax.errors import ImageError
 from lorax.params import ServingParams
 from lorax.serving.model import Served
-from lorax.serving.unpacking import LARGE, Unpackers, unpacked
+from lorax.serving.unpacking import LARGE, Unpackers, tiled, unpacked
 from tests.serving.conftest import Start, image
 
 SIZE = (1100, 1000)
@@ -36,6 +36,10 @@ def test_a_process_says_what_would_be_said_here(unpackers: Unpackers) -> None:
     for kind in ("jpeg", "tiff"):
         data = image(kind=kind, size=SIZE)
         assert np.array_equal(unpackers.unpacked(data, SIDE), unpacked(data, SIDE))
+        here, there = tiled(data, SIDE), unpackers.tiled(data, SIDE)
+        assert np.array_equal(there.crops, here.crops)
+        assert np.array_equal(there.tiles, here.tiles)
+        assert (there.width, there.height) == (here.width, here.height) == SIZE
     half = image(kind="jpeg", size=SIZE)[:9999]
     said = []
     for unpack in (unpackers.unpacked, unpacked):

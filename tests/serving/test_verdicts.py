@@ -13,7 +13,7 @@ from PIL import Image
 from lorax.data.images import decode_bytes
 from lorax.serving import answers
 from lorax.serving.model import Served
-from lorax.serving.requests import VERDICTS
+from lorax.serving.requests import MODEL, TILES, VERDICTS
 from tests.serving.conftest import SMALL, Running, image
 
 
@@ -98,7 +98,7 @@ def test_the_openapi_page_needs_no_other_server_and_describes_every_answer(serve
     script = page.split('<script src="')[1].split('"')[0]
     assert served.http.get(script).status_code == 200
     described = served.http.get("/openapi.json").json()
-    assert set(described["paths"]) == {VERDICTS, "/health", "/version", "/metrics"}
+    assert set(described["paths"]) == {VERDICTS, TILES, MODEL, "/health", "/version", "/metrics"}
     post = described["paths"][VERDICTS]["post"]
     assert set(post["responses"]) >= {"200", "400", "413", "415", "422", "503"}
     example = post["requestBody"]["content"]["application/json"]["example"]

@@ -2,7 +2,7 @@
 import { el, markdown, svg, table } from "./dom.js";
 import { date, list, percent } from "./words.js";
 
-const WIDTH = 720, HEIGHT = 280, LEFT = 50, RIGHT = 150, TOP = 15, BOTTOM = 50, LINE = 14;
+const WIDTH = 720, HEIGHT = 280, LEFT = 50, RIGHT = 190, TOP = 15, BOTTOM = 50, LINE = 14;
 
 export function showModel(place, model) {
   const near = (task) => (task.nearest ? `${task.nearest}${task.similarity === null ? "" : ` (${task.similarity.toFixed(2)})`}` : "not known");

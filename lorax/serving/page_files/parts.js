@@ -26,7 +26,7 @@ export function robustness(model) {
   if (clean === undefined) return [el("p", {}, "Not known: it was not measured, or the registry can't be asked.")];
   const rows = [["clean", clean], ...Object.entries(changed).sort((a, b) => b[1] - a[1])];
   return [
-    el("p", {}, "An image that went through one of these on its way has lost some of what the model looks at; and this one's verdict would change as often, were it sent on so."),
+    el("p", {}, "An image that went through one of these on its way has lost some of what the model looks at, and so would this one if it were sent on like that."),
     table("Measured on the model's test images, not on this one", ["what was done", "named rightly", ""],
       rows.map(([name, share]) => [perturbation(name), percent(share), share < KEPT * clean ? "clearly fewer: don't trust a verdict" : ""])),
   ];

@@ -11,10 +11,10 @@ svg{display:none}
 img{max-width:100%}code{overflow-wrap:anywhere}pre{white-space:pre-wrap;overflow-wrap:anywhere;font-size:.8rem}`;
 
 function record(one, model) {
-  const { name, sha256, ...verdict } = one.verdict;
+  const { name: sent, sha256, ...verdict } = one.verdict; // a form escapes quotes in the name that it sends
   return {
     made_at: new Date().toISOString(),
-    image: { name, sha256, bytes: one.file.size, width: one.map?.width ?? null, height: one.map?.height ?? null },
+    image: { name: one.file.name || sent, sha256, bytes: one.file.size, width: one.map?.width ?? null, height: one.map?.height ?? null },
     words: words(one.verdict),
     bands: Object.fromEntries(BANDS.map(([from, said]) => [said, from])),
     caution: caution(one.verdict),

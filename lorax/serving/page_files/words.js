@@ -45,13 +45,13 @@ export function kind(verdict) {
 export function words(verdict) {
   const synthetic = 1 - verdict.real;
   if (verdict.verdict === "undecided: too little to see") return "Too little to see: no verdict";
-  if (verdict.verdict === "undecided") {
-    return strange(verdict) ? "Like nothing the model was shown: undecided" : "Undecided: neither real nor synthetic is likely enough";
+  if (strange(verdict)) { // no band: what probabilities are worth was calibrated on other images
+    return `Like nothing the model was shown: ${verdict.verdict === "undecided" ? "undecided" : "synthetic rather than real"}`;
   }
+  if (verdict.verdict === "undecided") return "Undecided: neither real nor synthetic is likely enough";
   const say = (what, probability) => (verdict.calibrated ? `${band(probability)} ${what}` : `Called ${what}; how sure that is can't be said`);
   if (verdict.verdict === "real") return say("real", verdict.real);
   if (verdict.generator !== null) return `${say("synthetic", synthetic)}, most like ${verdict.generator}`;
-  if (verdict.verdict === "synthetic:unknown") return `${say("synthetic", synthetic)}, by no generator the model knows`;
   return say("synthetic", synthetic) + (verdict.one_of.length ? `, by ${list(verdict.one_of)}` : ", by no generator for sure");
 }
 
@@ -61,8 +61,8 @@ export const strange = (verdict) => verdict.strangeness !== null && verdict.thre
 export function caution(verdict) {
   if (!verdict.calibrated) return "This version is not calibrated: its probabilities tend to be too sure, and it calls nothing unknown.";
   if (verdict.verdict.startsWith("undecided: too little")) return "Nearly one colour, a strip, or a few pixels: the figures below mean nothing.";
-  if (strange(verdict)) return "The image is unlike everything the model learned, so what follows about known generators does not hold for it.";
-  return "How sure that is was calibrated on images like those the model learned. A generator that it never saw may pass for a known one, or for real.";
+  if (strange(verdict)) return "The image is unlike everything the model learned, so the figures below say little of it. Maybe a new generator, maybe another kind of photo.";
+  return "How sure these words are was measured on images like those that the model learned. A generator that it never saw may pass for a known one, or for real.";
 }
 
 /** How strange, in words. */
