@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+SITE := work/site
 export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
@@ -11,7 +12,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 test test-fast: export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo real-demo test test-fast check bench data real prove-main prove-loop prove-speed prove-odd prove-verdicts prove-atlas clean
+.PHONY: help setup demo real-demo test test-fast check docs bench data real prove-main prove-loop prove-speed prove-odd prove-verdicts prove-atlas clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -39,6 +40,15 @@ check: setup ## lint, formatting, types, floor plan
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/architecture.py --check
+
+docs: $(VENV)/.docs ## build the documentation as work/site/index.html; any warning, such as a link that leads nowhere, fails it
+	@rm -rf $(SITE)
+	$(BIN)/python -m sphinx --builder html --fresh-env --fail-on-warning --keep-going --quiet --doctree-dir $(SITE)/.doctrees docs $(SITE)
+	@echo $(SITE)/index.html
+
+$(VENV)/.docs: $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	@touch $@
 
 bench: setup ## measure speed against the published way: about 15 minutes on two quiet cores
 	$(BIN)/python benchmarks/attention.py

@@ -54,16 +54,20 @@ class BackboneParams(_Section):
     crop: int = Field(
         64, ge=8, le=MAX_CROP, description="side of the square that the network sees, pixels; 'shipped' has 64"
     )
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.5, 0.5, 0.5)
+    mean: tuple[float, float, float] = Field(
+        (0.5, 0.5, 0.5), description="of red, green and blue from 0 to 1, which timm's model was trained with"
+    )
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = Field(
+        (0.5, 0.5, 0.5), description="likewise; the package's own backbones bring both themselves"
+    )
 
 
 class LoraParams(_Section):
     """One branch's LoRA."""
 
-    rank: int = Field(16, ge=1, le=MAX_RANK)
-    alpha: float = Field(16.0, gt=0)
-    dropout: float = Field(0.1, ge=0, lt=1)
+    rank: int = Field(16, ge=1, le=MAX_RANK, description="columns of B and rows of A, in every layer")
+    alpha: float = Field(16.0, gt=0, description="the change of a layer is B A, times alpha / rank")
+    dropout: float = Field(0.1, ge=0, lt=1, description="share of what A reads that is left out, in training only")
     targets: tuple[str, ...] = Field(
         (r"blocks\.\d+\.attn\.(qk|v|qkv)", r"blocks\.\d+\.mlp\.fc[12]"),
         min_length=1,
@@ -74,15 +78,15 @@ class LoraParams(_Section):
 class TrainingParams(_Section):
     """How a branch and the head are fitted; the same for every task but the learning rate."""
 
-    epochs: int = Field(6, ge=1, le=10**6)
-    batch_size: int = Field(32, ge=1, le=10**6)
+    epochs: int = Field(6, ge=1, le=10**6, description="how often each image is shown")
+    batch_size: int = Field(32, ge=1, le=10**6, description="images of a step, over all processes")
     learning_rate_first: float = Field(4e-3, gt=0, description="peak rate for the first task")
     learning_rate: float = Field(4e-3, gt=0, description="peak rate for every later task")
-    warmup_epochs: int = Field(1, ge=0)
+    warmup_epochs: int = Field(1, ge=0, description="epochs from warmup_rate to the peak; the cosine comes after them")
     warmup_rate: float = Field(5e-4, gt=0, description="rate that the warm-up starts from (may lie above the peak)")
     minimum_rate: float = Field(5e-5, ge=0, description="where the cosine ends")
-    weight_decay: float = Field(1e-2, ge=0)
-    diversity_weight: float = Field(0.1, ge=0)
+    weight_decay: float = Field(1e-2, ge=0, description="AdamW's")
+    diversity_weight: float = Field(0.1, ge=0, description="of the diversity head's cross-entropy in the loss")
     views: int = Field(1, ge=1, description="random crops drawn once per image; epoch e shows view e mod views")
     augmentation: float = Field(0.0, ge=0, le=1, description="share of the views after the first that are perturbed")
     branch_init: Literal["fresh", "nearest"] = Field(
@@ -176,9 +180,9 @@ class AtlasParams(_Section):
 class RunParams(_Section):
     """What an episode is a pure function of, besides state, data and hyper-parameters."""
 
-    seed: int = Field(0, ge=0, lt=2**63)
+    seed: int = Field(0, ge=0, lt=2**63, description="of all that is drawn: weights, views, batches, held-out images")
     threads: int = Field(2, ge=1, le=4096, description="CPU threads of torch; part of the result's last bits")
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where there is one")
     batch_size: int = Field(
         64, ge=1, le=10**6, description="images per batch where nothing is trained; on a CPU at most 16"
     )
@@ -196,6 +200,8 @@ _NOT_IN_A_MODEL_S_NAME = "/:.%\"'"
 
 
 class RegistryParams(_Section):
+    """Under which name MLflow has what is learned."""
+
     model: str = Field(
         "lorax", min_length=1, max_length=200, description="name of the registered model and of its experiment"
     )
@@ -255,8 +261,8 @@ class GateParams(_Section):
 class ServicesParams(_Section):
     """Where the embedded servers listen, on loopback."""
 
-    prefect_port: int = Field(4200, ge=1024, le=65535)
-    mlflow_port: int = Field(5000, ge=1024, le=65535)
+    prefect_port: int = Field(4200, ge=1024, le=65535, description="of Prefect's server")
+    mlflow_port: int = Field(5000, ge=1024, le=65535, description="of MLflow's server")
 
 
 class ServingParams(_Section):

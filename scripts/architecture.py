@@ -19,15 +19,14 @@ BEGIN, END = "<!-- floors: made by scripts/architecture.py -->", "<!-- end of fl
 
 
 def drawing() -> str:
-    """The floors as a Mermaid diagram, and a table of what lives in each room and who may import what."""
+    """The floors, one above the other, and a table of what lives in each room and who may import what."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     floors = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
-    lines = ["```mermaid", "flowchart TB"]
+    lines = []
     for number, floor in enumerate(floors):
         rooms = " · ".join(re.sub(r"^lorax\.", "", room) for room in _rooms(floor))
-        lines.append(f'  f{number}["{rooms}"]')
-        lines += [f"  f{number - 1} --> f{number}"] if number else []
-    lines += ["```", "", "| floor | room | what lives there |", "|---|---|---|"]
+        lines.append(f"    {len(floors) - number:2}  {rooms}")
+    lines += ["", "| floor | room | what lives there |", "|---|---|---|"]
     for number, floor in enumerate(floors):
         lines += [f"| {len(floors) - number} | `{room}` | {_said(room)} |" for room in _rooms(floor)]
     lines += ["", "Beside that:", ""]

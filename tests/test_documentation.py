@@ -1,4 +1,7 @@
-"""The documentation, and what messages advise, is true: commands exist and parse, links lead somewhere, and so on."""
+"""The documentation, and what messages advise, is true: commands exist and parse, links lead somewhere, and so on.
+
+Pages are read as `make docs` builds them, with what scripts/reference.py makes from the source in its place.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import ast
 import gc
 import re
 import shlex
+from functools import cache
 from pathlib import Path
 
 import click
@@ -16,18 +20,23 @@ from lorax.cli import app
 from lorax.learning.folder import Report
 from lorax.learning.metrics import Scores
 from lorax.learning.training import EpochRow
+from lorax.params import Params
 from lorax.registry import tracking
 from lorax.registry.assessment_log import NEAREST_SIMILARITY, assessment_metrics
+from scripts import reference
 from tests.registry.assessments import FORESEEN, assessed
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
+MADE = [page for page in PAGES if "<!-- made from the source:" in page.read_text()]
 COMMANDS = typer.main.get_command(app)
+
+_read = cache(reference.source)
 
 
 def _code(page: Path) -> list[str]:
     """Lines of code: indented blocks, fenced blocks, and `inline` code."""
-    text = page.read_text()
+    text = _read(page)
     lines = re.findall(r"^ {4}(\S.*)$", text, flags=re.MULTILINE)
     for block in re.findall(r"^```\w*\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL):
         lines += block.splitlines()
@@ -46,7 +55,7 @@ def _command(words: list[str]) -> click.Command | None:
     return found.commands.get(named[0]) if named and re.fullmatch("[a-z]+", named[0]) else found
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_lorax_command_in_the_documentation_parses(page: Path) -> None:
     for words in _lorax_commands(page):
         if not words or words[0].startswith("-") or words[0].isupper():
@@ -96,8 +105,8 @@ def test_every_command_that_a_message_advises_runs_as_it_is_printed() -> None:
         assert not rest or needed <= {name for name, value in options.items() if value not in (None, ())}, place
 
 
-def test_every_command_is_documented() -> None:
-    commands = [words for page in PAGES for words in _lorax_commands(page)]
+def test_every_command_is_shown_at_work_on_a_page_that_a_person_wrote() -> None:
+    commands = [words for page in PAGES if page not in MADE for words in _lorax_commands(page)]
     documented = {" ".join(words[:count]) for words in commands for count in (1, 2)}
     assert documented >= set(COMMANDS.commands)
     assert documented >= {f"atlas {name}" for name in COMMANDS.commands["atlas"].commands}
@@ -110,11 +119,67 @@ def test_every_make_target_in_the_documentation_exists() -> None:
         assert used <= targets, page.name
 
 
-def test_every_link_between_pages_leads_somewhere() -> None:
-    for page in PAGES:
-        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
-            if "://" not in target:
-                assert (page.parent / target).exists(), f"{page.name}: {target}"
+def test_every_command_and_its_options_say_what_they_do() -> None:
+    text = reference.commands()
+    for name, command in reference.named_commands():
+        assert f"\n## {name}\n" in text
+        assert command.help, name
+        assert all(parameter.help for parameter in command.params if parameter.name != "help"), name
+
+
+def test_every_parameter_says_what_it_means() -> None:
+    text = reference.parameters()
+    for section, field in Params.model_fields.items():
+        assert f"## {section}\n" in text
+        for key, of_key in field.annotation.model_fields.items():
+            assert of_key.description, f"{section}.{key}"
+            assert f"| `{key}` | " in text, f"{section}.{key}"
+
+
+@cache
+def _headings(page: Path) -> list[str]:
+    lines = re.sub(r"^```.*?^```", "", _read(page), flags=re.MULTILINE | re.DOTALL)
+    return [re.sub("`", "", title) for title in re.findall(r"^#{1,4} (.+)$", lines, flags=re.MULTILINE)]
+
+
+def _has_section(page: Path, title: str) -> bool:
+    """Whether a section is called so: by its heading, less the log's dates, or the bold words that it begins with."""
+    titles = [*_headings(page), *re.findall(r"^\*\*(.+?)\*\*", _read(page), flags=re.MULTILINE)]
+    return any(re.sub(r"^\d{4}-\d\d-\d\d: ", "", found).startswith(" ".join(title.split())) for found in titles)
+
+
+def _anchor(heading: str) -> str:
+    """As GitHub and MyST make it."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_between_pages_leads_somewhere(page: Path) -> None:
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)", _read(page)):
+        if "://" in target:
+            continue
+        place = page.parent / target if target else page
+        assert place.exists(), target
+        assert not anchor or anchor in map(_anchor, _headings(place)), f"{target}#{anchor}"
+    for target, title in re.findall(r"\]\(([^)#\s]+\.md)\),\s+\"([^\"]+)\"", _read(page)):
+        assert _has_section(page.parent / target, title), f"{target}, {title}"
+
+
+def test_every_page_and_section_that_code_and_pages_name_is_there() -> None:
+    """Such as: docs/method.md, "The student"; pages are named from the repository's root."""
+    kinds = {".py", ".md", ".yaml", ".toml", ".j2", ".json"}
+    rooms = ("lorax", "flows", "proofs", "benchmarks", "scripts", "deploy", "docs")
+    places = [*ROOT.glob("*.md"), ROOT / "params.yaml", *(p for room in rooms for p in (ROOT / room).rglob("*"))]
+    named = 0
+    for place in places:
+        if place.suffix not in kinds or place.name == "log.md":  # the log names pages as they were
+            continue
+        text = place.read_text().replace('\\"', '"')
+        for name, section in re.findall(r"(docs/[\w/-]+\.md)\)?(?:,\s+\"([^\"]+)\")?", text):
+            assert (ROOT / name).exists(), f"{place}: {name}"
+            assert not section or _has_section(ROOT / name, section), f"{place}: {name}, {section}"
+            named += bool(section)
+    assert named > 10
 
 
 def test_every_logged_metric_is_explained() -> None:
