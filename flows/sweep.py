@@ -131,25 +131,34 @@ def _by_method(
 
 def _learned(plan: Plan, run: SweepRun, cells: Sequence[Cell], on_gpu: bool) -> dict[str, str]:
     """Learn cells side by side, and keep and track what they come to; returns why which failed."""
+    if not cells:
+        return {}
     from prefect_ray.context import remote_options
 
-    failed: dict[str, str] = {}
+    failed, before = dict[str, str](), len(plan.cells) - len(cells)
     with remote_options(num_cpus=1, num_gpus=int(on_gpu)):
         running = {_submitted(plan, cell): cell for cell in cells}
-    for done, future in enumerate(as_completed(list(running)), len(plan.cells) - len(cells) + 1):
-        cell, count = running[future], f"{done}/{len(plan.cells)}"
-        future.wait()  # Ray's own errors become a state here
-        learned = future.result(raise_on_failure=False)
-        if isinstance(learned, BaseException):
-            failed[cell.title] = why = _line(learned)
-            progress.say(f"{count}  {cell.title}: failed: {why}", style="red")
-            continue
-        result = Result.of(cell, learned["rows"], learned["seconds"], learned["state"])
-        results.write_result(plan, result)
-        track(run, result, plan.params_of(cell).learning())
-        figures = ", ".join(f"{short} {percent(result.metrics[name])}" for name, short in results.FIGURES.items())
-        progress.say(f"{count}  {cell.title}: {figures} ({result.seconds:.0f} s)")
+    with progress.step("cells", counts=True) as shown:
+        shown.on_progress(before, len(plan.cells), "")
+        for done, future in enumerate(as_completed(list(running)), before + 1):
+            cell = running[future]
+            future.wait()  # Ray's own errors become a state here
+            learned = future.result(raise_on_failure=False)
+            if isinstance(learned, BaseException):
+                failed[cell.title] = _line(learned)
+                progress.say(f"  {cell.title}: failed: {failed[cell.title]}", style="red")
+            else:
+                _keep(plan, run, Result.of(cell, learned["rows"], learned["seconds"], learned["state"]))
+            shown.on_progress(done, len(plan.cells), "")
+        shown.outcome = f"{before} finished before, {len(cells) - len(failed)} now, {len(failed)} failed"
     return failed
+
+
+def _keep(plan: Plan, run: SweepRun, result: Result) -> None:
+    results.write_result(plan, result)
+    track(run, result, plan.params_of(result.cell).learning())
+    figures = ", ".join(f"{short} {percent(result.metrics[name])}" for name, short in results.FIGURES.items())
+    progress.say(f"  {result.cell.title}: {figures} ({result.seconds:.0f} s)")
 
 
 def _submitted(plan: Plan, cell: Cell) -> Any:

@@ -22,6 +22,7 @@ from lorax.learning.methods.lessons import check_alone, scored
 from lorax.learning.queries import Fetch
 from lorax.learning.training import OnEpoch
 from lorax.params import Params
+from lorax.storage import locked
 from lorax.stream import DataRevision, Sample, Task, TaskClass
 
 _NAME = "union"
@@ -37,8 +38,9 @@ def learn(
     for count in range(1, len(tasks) + 1):
         together = union(tasks[:count])
         folder = EpisodeFolder.open(home, Plan.of(None, together, params, DataRevision("", None)))
-        episode = Episode.open(folder, {_NAME: together}.__getitem__, fetch)
-        state = learn_episode(episode, on_epoch)
+        with locked(home / f".{folder.root.name}.lock"):  # another may learn the same tasks at this very moment
+            episode = Episode.open(folder, {_NAME: together}.__getitem__, fetch)
+            state = learn_episode(episode, on_epoch)
         parts = [replace(task, test=moved(tasks[:count], task.test)) for task in tasks[:count]]
         rows.append(scored(state, episode.asker, parts, params))
     return rows
