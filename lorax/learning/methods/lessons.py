@@ -117,35 +117,43 @@ def learn_in_turn(
     Raises:
         StateError: a task can't be learned where it stands.
     """
+    for task in tasks:
+        check_alone(task)
     torch.set_num_threads(params.run.threads)
     network.requires_grad_(False).to(device_of(params.run.device))
     asker = Asker(network, FeatureCache(home / "features"), fetch, params.run.batch_size)
     state, rows = LearnerState(network.backbone.identity, parameters=params.learning()), list[tuple[float, ...]]()
     for index, whole in enumerate(tasks):
-        check_alone(whole)
         check_learnable(state, whole, params)
         task, held = hold_out(whole, state, params)
         classes = state.classes.with_classes_of(task)
         with _scratch(home) as scratch:
             lesson = Lesson(index, task, classes, state.exemplars, asker, params, scratch, on_epoch)
-            taught = teach(lesson)
-        state = replace(
-            state,
-            classes=classes,
-            exemplars=taught.exemplars,
-            calibration_memory=extended_memory(state.calibration_memory, held, classes, params),
-            calibration=None,
-            texture_head=None,
-            tasks=(*state.tasks, PinnedTask(task.name, task.digest)),
-            head_weight=network.head.weight.detach().cpu(),
-            head_bias=network.head.bias.detach().cpu(),
-        )
-        if _reads_texture(params):
-            known = (state.statistics, params.head.perturbations, task.train, classes)
-            state = replace(state, statistics=with_textures(*known, taught.textures, asker))
-        state = settled(state, asker, params)
+            state = _taught(state, lesson, held, teach(lesson))
         rows.append(scored(state, asker, tasks[: index + 1], params))
     return rows
+
+
+def _taught(state: LearnerState, lesson: Lesson, held: tuple[Sample, ...], left: Taught) -> LearnerState:
+    """The state once a lesson is over, settled as an episode's; its branches are in the network alone."""
+    task, classes, params, head = lesson.task, lesson.classes, lesson.params, lesson.network.head
+    statistics = state.statistics
+    if _reads_texture(params):
+        known = (statistics, params.head.perturbations, task.train, classes)
+        statistics = with_textures(*known, left.textures, lesson.asker)
+    grown = replace(
+        state,
+        classes=classes,
+        head_weight=head.weight.detach().cpu(),
+        head_bias=head.bias.detach().cpu(),
+        texture_head=None,
+        statistics=statistics,
+        exemplars=left.exemplars,
+        calibration_memory=extended_memory(state.calibration_memory, held, classes, params),
+        calibration=None,
+        tasks=(*state.tasks, PinnedTask(task.name, task.digest)),
+    )
+    return settled(grown, lesson.asker, params)
 
 
 def scored(state: LearnerState, asker: Asker, tasks: Sequence[Task], params: Params) -> tuple[float, ...]:
