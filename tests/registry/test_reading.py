@@ -28,6 +28,11 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return paths
 
 
+def test_a_version_s_card_and_what_it_grew_from_are_read(filled: Registry) -> None:
+    assert [version.version for version in filled.line(3)] == [3, 2, 1]
+    assert filled.card(2).startswith(f"# Model card: {filled.name}, episode 1 (beta)")
+
+
 def told(model: Registry | Look) -> list[Any]:
     return [
         *(

@@ -109,7 +109,9 @@ def test_a_case_is_told_and_saved_and_no_name_becomes_markup(open_page: Open, tm
     record = json.loads(saved[0])
     assert (record["image"]["name"], record["note"]) == (HOSTILE, "<i>seen")
     assert record["words"] == page.inner_text("#case h2")
+    assert "[object" not in page.inner_text("body") + saved[1]
     page.set_content(saved[1])
+    assert "The map" in page.inner_text("body")
     assert HOSTILE in page.inner_text("body")
     assert record["image"]["sha256"] in page.inner_text("body")
     assert page.locator("body img").count() == 1  # the picture

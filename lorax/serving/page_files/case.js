@@ -1,7 +1,7 @@
 // One image: its verdict, and what it rests on.
 import { el } from "./dom.js";
 import { map } from "./map.js";
-import { besides, gauge, judge, probabilities, robustness } from "./parts.js";
+import { besides, gauge, judge, lossy, probabilities, robustness } from "./parts.js";
 import { saveJson, saveReport } from "./report.js";
 import { ask, files, Refusal } from "./server.js";
 import { caution, kind, strangeness, trouble, words } from "./words.js";
@@ -18,13 +18,13 @@ export function show(place, one, model) {
     place.replaceChildren(el("h2", { id: "case-words" }, "Waiting for its turn …"), el("p", { class: "name faint" }, name));
     return;
   }
-  const mapped = el("div", { "aria-live": "polite" }), notes = el("div");
+  const warning = el("div"), mapped = el("div", { "aria-live": "polite" }), notes = el("div");
   const note = el("textarea", { id: "note", oninput: () => (one.note = note.value) });
   note.value = one.note ?? "";
   place.replaceChildren(
     el("h2", { id: "case-words", class: kind(one.verdict) }, words(one.verdict)),
     el("p", { class: "name faint" }, name),
-    el("p", {}, caution(one.verdict)),
+    el("p", {}, caution(one.verdict)), warning,
     el("h3", {}, "How likely is what"), probabilities(one.verdict, model),
     el("h3", {}, "How strange it is against what is known"), el("p", {}, strangeness(one.verdict)), gauge(one.verdict),
     el("h3", {}, "Which part of the image says what"), mapped,
@@ -40,6 +40,7 @@ export function show(place, one, model) {
   look(one).then(() => {
     mapped.replaceChildren(...(one.map ? map(one) : [el("p", {}, trouble(one.mapError).join(" "))]));
     notes.replaceChildren(...(one.map ? besides(one.map.notes) : []));
+    warning.replaceChildren(...lossy(one, model));
   });
   mapped.append(el("p", { class: "faint" }, "Looking at its parts …"));
 }

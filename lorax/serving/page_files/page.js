@@ -24,8 +24,9 @@ async function start() {
   const alias = model.alias ? `, the ${model.alias}` : "";
   at("served").textContent = `Judged by ${model.name}, version ${model.version}${alias}, of ${date(model.made_at)}`;
   showModel(at("model"), model);
+  if (chosen) show(at("case"), chosen, model);
 }
-let ready = start();
+start(); // nothing waits for it: the registry may be slow
 
 function take(chosenFiles) {
   const added = [...chosenFiles].map((file) => ({ file, url: URL.createObjectURL(file), item: null, verdict: null, error: null }));
@@ -43,7 +44,6 @@ function take(chosenFiles) {
 }
 
 async function judge(added) {
-  await ready;
   for (let start = 0, count = 1; start < added.length; start += count, count = portion(added, start)) {
     const part = added.slice(start, start + count);
     tell();
@@ -57,7 +57,7 @@ async function judge(added) {
       if (!(problem instanceof Refusal)) throw problem;
       for (const one of sent) one.error = problem.error;
     }
-    if (sent.some((one) => one.verdict && one.verdict.model.version !== model?.version)) await (ready = start()); // another is served now
+    if (model && sent.some((one) => one.verdict && one.verdict.model.version !== model.version)) start(); // another is served now
     part.forEach(draw);
     if (chosen === null || part.includes(chosen)) choose(chosen ?? part[0], false);
   }

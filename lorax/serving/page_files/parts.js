@@ -32,6 +32,14 @@ export function robustness(model) {
   ];
 }
 
+/** A warning where the file is of a lossy format that the model's verdicts don't survive. */
+export function lossy(one, model) {
+  const row = { JPEG: "jpeg-75", MPO: "jpeg-75", WEBP: "webp-80" }[one.map?.notes.format];
+  const { clean, [row]: share } = model?.robustness ?? {};
+  if (share === undefined || share >= KEPT * clean) return [];
+  return [el("p", { class: "notice" }, `The file is lossy. If it was saved anew on its way here, the words above are too sure: of test images ${perturbation(row)}, ${percent(share)} are named rightly, of untouched ones ${percent(clean)}.`)];
+}
+
 export function besides(notes) {
   const found = [
     notes.exif.length ? `EXIF: ${notes.exif.join(", ")}` : null,

@@ -1,5 +1,5 @@
 // A case as files: all that was found, for somebody else to read and to check. Made and saved by the browser.
-import { besides, judge, probabilities, robustness } from "./parts.js";
+import { besides, judge, lossy, probabilities, robustness } from "./parts.js";
 import { el, table } from "./dom.js";
 import { fields } from "./map.js";
 import { BANDS, caution, strangeness, tileWords, words } from "./words.js";
@@ -40,9 +40,10 @@ export async function saveReport(one, model) {
     el("meta", { "http-equiv": "Content-Security-Policy", content: "default-src 'none'; img-src data:; style-src 'unsafe-inline'" }),
     el("style", {}, STYLE),
   );
-  page.body.append(
+  page.body.append(el("main", {},
     el("h1", {}, found.words), el("p", {}, `${found.image.name}, ${found.image.bytes} bytes, judged by ${found.verdict.model.name}, version ${found.verdict.model.version}; report of ${found.made_at}`),
     el("p", {}, found.caution, " A classifier's opinion, one hint among several: not evidence by itself."),
+    lossy(one, model),
     found.note ? el("p", {}, el("strong", {}, "Note: "), found.note) : "",
     seen ? el("img", { src: seen, alt: "The image, with what its parts show" }) : "",
     el("h2", {}, "How likely is what"), probabilities(one.verdict, model),
@@ -51,8 +52,8 @@ export async function saveReport(one, model) {
     one.map ? [el("h2", {}, "In the file beside its pixels: not used"), ...besides(one.map.notes)] : [],
     el("h2", {}, "Hashes"), judge(one.verdict, model), el("p", {}, "sha256 of the data below: ", el("code", {}, await digest(data))),
     one.map?.tiles.length ? [el("h2", {}, "The map"), table("Squares, row by row", ["from the left, top", "shows"], one.map.tiles.map((tile) => [`${tile.left}, ${tile.top}`, tileWords(tile)]))] : [],
-    el("h2", {}, "Data"), el("pre", {}, data),
-  );
+    el("h2", {}, "Data"), el("details", {}, el("summary", {}, "All of it, as JSON"), el("pre", {}, data)),
+  ));
   save(`<!doctype html>\n${page.documentElement.outerHTML}`, "text/html", fileName(one, "html"));
 }
 
