@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import re
@@ -128,6 +129,25 @@ def test_the_map_shows_where_the_verdict_looked(open_page: Open, model: Served) 
     side = model.crop
     found = [pixels[int(y) : int(y) + side, int(x) : int(x) + side] for y, x in places]
     assert np.array_equal(np.stack(found), crops_of(pixels, side))
+
+
+def test_a_turned_photo_is_shown_under_its_map_as_it_is_stored(open_page: Open, tmp_path: Path) -> None:
+    pixels, file, exif = np.zeros((48, 64, 3), np.uint8), io.BytesIO(), Image.Exif()
+    pixels[:, :32, 0] = pixels[:, 32:, 2] = 255  # left red, right blue
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(file, "jpeg", exif=exif)
+    page = open_page()
+    upload(page, ("a.jpg", file.getvalue()))
+    page.uncheck("#fields")
+    with page.expect_download() as waiting:
+        page.click("button:has-text('HTML')")
+    waiting.value.save_as(tmp_path / "report")
+    encoded = re.findall(r"data:image/jpeg;base64,([^\"]+)", (tmp_path / "report").read_text())[0]
+    for shown in (page.locator(".map").screenshot(), base64.b64decode(encoded)):
+        seen = np.asarray(Image.open(io.BytesIO(shown)).convert("RGB")).astype(int)
+        assert seen.shape[0] < seen.shape[1]
+        left, right = seen[:, :28].mean((0, 1)), seen[:, 36:].mean((0, 1))
+        assert left[0] - left[2] > right[0] - right[2] + 50
 
 
 VERDICT = {"calibrated": True, "generator": None, "one_of": [], "strangeness": 1.0, "threshold": 2.0, "real": 0.05}

@@ -32,7 +32,7 @@ export function saveJson(one, model) {
 
 export async function saveReport(one, model) {
   const found = record(one, model), data = JSON.stringify(found, null, 2);
-  const seen = picture(one);
+  const seen = await picture(one);
   const page = document.implementation.createHTMLDocument(`${found.words}: ${found.image.name}`);
   page.documentElement.lang = "en";
   page.head.append(
@@ -57,10 +57,12 @@ export async function saveReport(one, model) {
   save(`<!doctype html>\n${page.documentElement.outerHTML}`, "text/html", fileName(one, "html"));
 }
 
-/** The image with its map, as a data: URL; null where the browser can't show it. */
-function picture(one) {
-  const image = document.querySelector(".map img");
-  if (!image?.naturalWidth || !one.map) return null;
+/** The image with its map, as a data: URL; null where the browser can't show it as it is stored. */
+async function picture(one) {
+  const isTurned = one.map?.notes.exif.includes("Orientation"), isJpeg = ["JPEG", "MPO"].includes(one.map?.notes.format);
+  if (!one.map || (isTurned && !isJpeg)) return null;
+  const image = await createImageBitmap(isTurned ? await stored(one.file) : one.file).catch(() => null);
+  if (!image) return null;
   const scale = Math.min(1, WIDEST / Math.max(one.map.width, one.map.height));
   const canvas = el("canvas", { width: Math.max(1, Math.round(one.map.width * scale)), height: Math.max(1, Math.round(one.map.height * scale)) });
   const pen = canvas.getContext("2d");
@@ -71,6 +73,18 @@ function picture(one) {
     pen.fillRect(...field.map((value) => value * scale));
   }
   return canvas.toDataURL("image/jpeg", 0.85);
+}
+
+/** A JPEG without its EXIF: canvases turn photos by it whatever they are told, and the map lies over pixels as stored. */
+async function stored(file) {
+  const bytes = new Uint8Array(await file.arrayBuffer()), parts = [bytes.subarray(0, 2)];
+  let at = 2;
+  while (bytes[at] === 0xff && ((bytes[at + 1] & 0xf0) === 0xe0 || bytes[at + 1] === 0xfe)) { // APPn, or a comment
+    const end = at + 2 + 256 * bytes[at + 2] + bytes[at + 3];
+    if (bytes[at + 1] !== 0xe1) parts.push(bytes.subarray(at, end));
+    at = end;
+  }
+  return new Blob([...parts, bytes.subarray(at)], { type: "image/jpeg" });
 }
 
 async function digest(text) {
