@@ -7,6 +7,7 @@ import io
 import json
 import re
 import shutil
+import tomllib
 from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -24,6 +25,7 @@ from tests.tiny_learner import Learned, calibrated
 
 pytestmark = pytest.mark.slow
 
+ROOT = Path(__file__).parents[2]
 HOSTILE = '"><img src=x onerror="window.ran=1">.png'
 LOUD = SMALL.model_copy(update={"max_images": 64, "queue": 999})
 
@@ -173,12 +175,18 @@ def test_every_verdict_has_its_words(open_page: Open) -> None:
 
 
 def test_the_documentation_has_the_bands_of_the_page() -> None:
-    written = (Path(__file__).parents[2] / "docs/operations.md").read_text()
+    written = (ROOT / "docs/operations.md").read_text()
     code = (files("lorax.serving") / "page_files/words.js").read_text()
     bands = re.findall(r'\[([\d.]+), "(.+)"\]', code)
     assert len(bands) == 4
     for least, words in bands:
         assert f"| {words.lower()} | {float(least):g} |" in written
+
+
+def test_a_wheel_carries_every_file_of_the_page() -> None:
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["lorax"]
+    carried = {path for pattern in patterns for path in (ROOT / "lorax").glob(pattern)}
+    assert carried >= {path for path in (ROOT / "lorax/serving/page_files").iterdir() if path.is_file()}
 
 
 def test_the_page_runs_its_own_files_alone(served: Running) -> None:

@@ -8,7 +8,7 @@ export function showModel(place, model) {
   const near = (task) => (task.nearest ? `${task.nearest}${task.similarity === null ? "" : ` (${task.similarity.toFixed(2)})`}` : "not known");
   place.replaceChildren(
     el("h2", {}, `${model.name}, version ${model.version}`),
-    el("p", {}, `Made ${date(model.made_at)}, champion since ${date(model.promoted_at)}. ${model.calibrated ? "Its probabilities are calibrated." : "It is not calibrated."}`),
+    el("p", {}, `${model.made_at ? `Made ${date(model.made_at)}${model.promoted_at ? `, promoted ${date(model.promoted_at)}` : ""}. ` : ""}${model.calibrated ? "Its probabilities are calibrated." : "It is not calibrated."}`),
     model.problem ? el("p", { class: "notice" }, `The registry could not tell all of it: ${model.problem}`) : "",
     el("h3", {}, "Generators"),
     table("Accuracy: of the task's test images, real and synthetic, as the version that learned it and as this one names them. Nearest: the task whose branch was most alike then (1 the same, 0 unrelated)",

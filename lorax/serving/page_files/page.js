@@ -22,7 +22,7 @@ async function start() {
     return complain(problem.error);
   }
   const alias = model.alias ? `, the ${model.alias}` : "";
-  at("served").textContent = `Judged by ${model.name}, version ${model.version}${alias}, of ${date(model.made_at)}`;
+  at("served").textContent = `Judged by ${model.name}, version ${model.version}${alias}${model.made_at ? `, of ${date(model.made_at)}` : ""}`;
   showModel(at("model"), model);
   if (chosen) show(at("case"), chosen, model);
 }

@@ -56,7 +56,7 @@ export function besides(notes) {
 
 export function judge(verdict, model) {
   const { name, version, state, data } = verdict.model;
-  const made = model?.version === version ? `, of ${date(model.made_at)}` : "";
+  const made = model?.version === version && model.made_at ? `, of ${date(model.made_at)}` : "";
   const rows = [["model", `${name}, version ${version}${made}`], ["state", state], ["data", data.digest], ["commit", data.commit ?? "none"], ["image, sha256", verdict.sha256]];
   return table("Digests, for looking this up again", ["what", "which"], rows.map(([what, which]) => [what, el("code", {}, which)]));
 }
