@@ -1,22 +1,20 @@
 """Whose images these are, told by a probe: a quick branch, compared with probes of known generators.
 
-All started alike, so what training changed is compared number by number: rows are the factors less where they started,
-less the mean over the known generators, which is what all probes learn alike: to tell real from synthetic.
+Compared is the change of weights itself, B A of every layer: factors may say the same in many ways.
 
-Source: the factors as descriptor, and attribution by the nearest of them: Liu et al. (arXiv 2412.12048).
+Source: attribution by the nearest adapter's weights: Liu et al. (arXiv 2412.12048).
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lorax.data import versions
@@ -120,7 +118,7 @@ def nearest(
         parts = [samples[i::_PROBES] for i in range(_PROBES)]
         known[label] = [kept_probe(home, context, part, fetch) for part in parts if part]
     told("a probe of the images")
-    return rank(kept_probe(home, context, images, fetch), context.start, known)
+    return rank(kept_probe(home, context, images, fetch), known)
 
 
 def startable(
@@ -192,20 +190,29 @@ def attribute(workspace: Workspace, state_dir: Path, params: Params, folder: Pat
     }
 
 
-def rank(probe: Weights, start: Weights, known: Mapping[str, Sequence[Weights]]) -> list[Match]:
+def rank(probe: Weights, known: Mapping[str, Sequence[Weights]]) -> list[Match]:
     """The known generators, the most similar first.
 
     Args:
         probe: what the unknown images taught.
-        start: what all probes started from.
         known: label -> the generator's probes, at least one.
     """
-    rows = {label: torch.stack([_moved(each, start) for each in probes]) for label, probes in known.items()}
-    usual = torch.stack([row.mean(0) for row in rows.values()]).mean(0) if len(rows) > 1 else 0.0
-    query = _moved(probe, start) - usual
-    cosines = {label: F.cosine_similarity(query, row - usual, dim=1).mean() for label, row in rows.items()}
-    return sorted((Match(label, float(cosine)) for label, cosine in cosines.items()), key=lambda m: -m.similarity)
+    cosines = {label: sum(_cosine(probe, each) for each in probes) / len(probes) for label, probes in known.items()}
+    return sorted((Match(label, cosine) for label, cosine in cosines.items()), key=lambda m: -m.similarity)
 
 
-def _moved(weights: Weights, start: Weights) -> Tensor:
-    return torch.cat([(weights[name] - start[name]).flatten() for name in sorted(start)]).double()
+def _cosine(one: Weights, other: Weights) -> float:
+    """Of the changes of all layers, one behind the other."""
+    lengths = math.sqrt(_inner(one, one) * _inner(other, other))
+    return _inner(one, other) / lengths if lengths else 0.0
+
+
+def _inner(one: Weights, other: Weights) -> float:
+    """The sum over layers of <B A, B' A'> = <B^T B', A A'^T>, so that no matrix is larger than rank x rank."""
+    total = 0.0
+    for name in one:
+        if ".lora_A." in name:
+            paired = name.replace(".lora_A.", ".lora_B.")
+            a, also_a, b, also_b = (w[n].double().flatten(1) for n in (name, paired) for w in (one, other))
+            total += float(((a @ also_a.T) * (b.T @ also_b)).sum())
+    return total
