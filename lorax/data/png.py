@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from itertools import islice
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _HEAD = struct.Struct(">I4s")
@@ -15,6 +16,10 @@ _CHECKSUM_BYTES = 4
 _ANCILLARY = 0x20  # a bit of the kind's first letter: no decoder needs the chunk
 _TRANSPARENT_COLOUR, _END = b"tRNS", b"IEND"
 _TEXTS = {b"tEXt", b"zTXt", b"iTXt"}
+_LONGEST_KEYWORD = 79  # bytes, as the standard has it
+
+MOST_TEXTS = 1000
+"""Of which the keyword is told: a file has room for millions, and whoever asks would get them all."""
 
 
 def without_notes(data: bytes) -> bytes:
@@ -30,9 +35,10 @@ def without_notes(data: bytes) -> bytes:
 
 
 def keywords(data: bytes) -> tuple[str, ...]:
-    """What the texts of a PNG are called, sorted; () if it is none, or has none."""
-    texts = (bytes(chunk[_HEAD.size : -_CHECKSUM_BYTES]) for kind, chunk in _chunks(data) if kind in _TEXTS)
-    return tuple(sorted({text.partition(b"\0")[0].decode("latin-1") for text in texts}))
+    """What the texts of a PNG are called, sorted, of the first `MOST_TEXTS`; () if it is none, or has none."""
+    texts = (chunk[_HEAD.size : -_CHECKSUM_BYTES] for kind, chunk in _chunks(data) if kind in _TEXTS)
+    names = (bytes(text[:_LONGEST_KEYWORD]).partition(b"\0")[0] for text in islice(texts, MOST_TEXTS))
+    return tuple(sorted({name.decode("latin-1") for name in names}))
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:

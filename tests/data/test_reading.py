@@ -11,6 +11,7 @@ from PIL.PngImagePlugin import PngInfo
 from lorax.data import reading
 from lorax.data.crops import crops_of
 from lorax.data.images import Images
+from lorax.data.png import MOST_TEXTS
 from lorax.data.reading import Metadata, metadata_of, read_image
 from lorax.data.walk import Found
 
@@ -79,3 +80,14 @@ def test_what_a_file_holds_beside_pixels_is_named_and_changes_nothing_that_is_ju
 
 def test_notes_that_can_t_be_read_count_as_not_there() -> None:
     assert metadata_of(b"\xff\xd8 no image") == Metadata("", (), (), False, False)
+
+
+def test_of_a_file_full_of_notes_some_are_told_by_short_names(tmp_path: Path) -> None:
+    notes = PngInfo()
+    for i in range(MOST_TEXTS + 50):
+        notes.add(b"tEXt", f"key {i:05}".encode())
+    notes.chunks.insert(0, (b"tEXt", b"x" * 9999, False))
+    Image.fromarray(noise(4, 4)).save(tmp_path / "a.png", pnginfo=notes)
+    found = metadata_of((tmp_path / "a.png").read_bytes()).text
+    assert len(found) == MOST_TEXTS
+    assert found[-1] == "x" * 79

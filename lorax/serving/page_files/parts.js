@@ -2,6 +2,7 @@
 import { el, svg, table } from "./dom.js";
 import { date, percent, perturbation } from "./words.js";
 
+const SHOWN = 50; // names of a file's notes
 const KEPT = 0.9; // of the clean accuracy: as the model card has it, verdicts don't survive what takes more
 
 export function probabilities(verdict, model) {
@@ -40,10 +41,12 @@ export function lossy(one, model) {
   return [el("p", { class: "notice" }, `The file is lossy. If it was saved anew on its way here, the words above are too sure: of test images ${perturbation(row)}, ${percent(share)} are named rightly, of untouched ones ${percent(clean)}.`)];
 }
 
+const some = (names) => names.slice(0, SHOWN).join(", ") + (names.length > SHOWN ? ` and ${names.length - SHOWN} more` : "");
+
 export function besides(notes) {
   const found = [
-    notes.exif.length ? `EXIF: ${notes.exif.join(", ")}` : null,
-    notes.text.length ? `texts: ${notes.text.join(", ")}` : null,
+    notes.exif.length ? `EXIF: ${some(notes.exif)}` : null,
+    notes.text.length ? `texts: ${some(notes.text)}` : null,
     notes.xmp ? "an XMP packet" : null,
     notes.c2pa ? "a C2PA manifest (its signature was not checked)" : null,
   ].filter(Boolean);
