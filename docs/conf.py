@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+from docutils import nodes
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from lorax import __version__  # found only now
@@ -49,6 +51,14 @@ def _indented_is_literal(app, what, name, obj, options, lines):
                 lines[number:number] = ["::", ""]
 
 
+def _a_dash_is_a_dash(app, doctree):
+    """Sphinx sets two hyphens between an argument and what it is."""
+    for text in list(doctree.findall(nodes.Text)):
+        if text == " -- ":
+            text.parent.replace(text, nodes.Text(" – "))
+
+
 def setup(app):
+    app.connect("doctree-read", _a_dash_is_a_dash)
     app.connect("autodoc-process-docstring", _indented_is_literal)
     app.connect("source-read", _from_the_source)

@@ -50,9 +50,9 @@ def _files(room: str) -> list[Path]:
 
 
 def _said(room: str) -> str:
-    """The first line of the room's docstring."""
-    text = ast.get_docstring(ast.parse(_files(room)[0].read_text())) or ""
-    return text.partition("\n")[0].rstrip(".")
+    """The first sentence of the room's docstring."""
+    text = " ".join((ast.get_docstring(ast.parse(_files(room)[0].read_text())) or "").split())
+    return re.split(r"\.(?: |$)", text)[0]
 
 
 def main() -> None:

@@ -27,9 +27,32 @@ NEW_WORKSPACE = ROOT / "lorax" / "templates" / "params.yaml"
 
 
 def source(page: Path) -> str:
-    """A page's Markdown, with what is made from the source in its place."""
+    """A page's Markdown, with what is made from the source in its place, and links called by the pages they lead to."""
     makers = {"commands": commands, "parameters": parameters}
-    return re.sub(r"<!-- made from the source: (\w+) -->", lambda mark: makers[mark[1]](), page.read_text())
+    text = re.sub(r"<!-- made from the source: (\w+) -->", lambda mark: makers[mark[1]](), page.read_text())
+    link = r"\[[\w/.-]+\.md\]\(([^)#\s]+\.md)\)(?:,\s\"([^\"]+)\")?"
+    return re.sub(link, lambda found: _called_by_title(page.parent / found[1], found), text)
+
+
+def headings(page: Path) -> list[str]:
+    """Of a file, as they are written; the first is its title."""
+    lines = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return [title.replace("`", "") for title in re.findall(r"^#{1,4} (.+)$", lines, flags=re.MULTILINE)]
+
+
+def anchor(heading: str) -> str:
+    """As GitHub and MyST make it."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def _called_by_title(target: Path, link: re.Match[str]) -> str:
+    """For `[method.md](method.md), "Verdicts"`: a link to that section, which names the page by its title."""
+    titles = headings(target) if target.is_file() else []
+    if not titles:
+        return link[0]
+    if link[2] and (section := " ".join(link[2].split())) in titles:
+        return f"[{titles[0]}, {section}]({link[1]}#{anchor(section)})"
+    return f"[{titles[0]}]({link[1]})" + (f', "{link[2]}"' if link[2] else "")
 
 
 def commands() -> str:

@@ -138,19 +138,16 @@ def test_every_parameter_says_what_it_means() -> None:
 
 @cache
 def _headings(page: Path) -> list[str]:
-    lines = re.sub(r"^```.*?^```", "", _read(page), flags=re.MULTILINE | re.DOTALL)
-    return [re.sub("`", "", title) for title in re.findall(r"^#{1,4} (.+)$", lines, flags=re.MULTILINE)]
+    return [
+        *reference.headings(page),
+        *re.findall(r"^#{1,4} (.+)$", _read(page) if page in MADE else "", flags=re.MULTILINE),
+    ]
 
 
 def _has_section(page: Path, title: str) -> bool:
     """Whether a section is called so: by its heading, less the log's dates, or the bold words that it begins with."""
     titles = [*_headings(page), *re.findall(r"^\*\*(.+?)\*\*", _read(page), flags=re.MULTILINE)]
     return any(re.sub(r"^\d{4}-\d\d-\d\d: ", "", found).startswith(" ".join(title.split())) for found in titles)
-
-
-def _anchor(heading: str) -> str:
-    """As GitHub and MyST make it."""
-    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -160,7 +157,7 @@ def test_every_link_between_pages_leads_somewhere(page: Path) -> None:
             continue
         place = page.parent / target if target else page
         assert place.exists(), target
-        assert not anchor or anchor in map(_anchor, _headings(place)), f"{target}#{anchor}"
+        assert not anchor or anchor in map(reference.anchor, _headings(place)), f"{target}#{anchor}"
     for target, title in re.findall(r"\]\(([^)#\s]+\.md)\),\s+\"([^\"]+)\"", _read(page)):
         assert _has_section(page.parent / target, title), f"{target}, {title}"
 
