@@ -19,8 +19,9 @@ def read_learned(workspace: Workspace, known: PinnedTask) -> Task:
         DataVersionError: it has not landed, or what has can't be read.
         StorageError: the disk is full or refuses to be written.
     """
-    if known in versions.landed(workspace):
-        return versions.read_task(workspace, known.name)
+    found = pins.committed(workspace)
+    if known in found.stream:
+        return versions.pinned_task(workspace, found, known.name)
     for commit in repository.commits_about(workspace.root, pins.NAME, known.digest):
         with suppress(DataVersionError, LayoutError):
             if known in pins.committed(workspace, commit).stream:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property, lru_cache
 from typing import Any
 
 import yaml
@@ -72,7 +73,10 @@ class TaskNotes:
 
 @dataclass(frozen=True)
 class Pins:
-    """What a data.dvc says; `content` is {} where there is none, `place` is what messages call it."""
+    """What a data.dvc says; `content` is {} where there is none, `place` is what messages call it.
+
+    Nobody changes what it holds: who reads the same text gets the same one.
+    """
 
     content: Mapping[str, Any]
     place: str
@@ -82,7 +86,7 @@ class Pins:
         """DVC's md5 of the list of files; '' if nothing landed."""
         return str(self.content["outs"][0]["md5"]) if self.content else ""
 
-    @property
+    @cached_property
     def stream(self) -> tuple[PinnedTask, ...]:
         """The tasks in landing order; () if nothing landed.
 
@@ -100,8 +104,8 @@ class Pins:
                 "each task's folder."
             ) from error
 
-    @property
-    def notes(self) -> dict[PinnedTask, TaskNotes]:
+    @cached_property
+    def notes(self) -> Mapping[PinnedTask, TaskNotes]:
         """What is kept with each task."""
         entries = (self.content.get("meta") or {}).get("stream") or ()
         return {_task(entry): TaskNotes.of(entry) for entry in entries}
@@ -153,8 +157,11 @@ def read(text: str | None, place: str, folder: str = "data") -> Pins:
     Raises:
         DataVersionError: it is damaged.
     """
-    if text is None:
-        return Pins({}, place)
+    return Pins({}, place) if text is None else _parsed(text, place, folder)
+
+
+@lru_cache(maxsize=8)  # each known task is read by itself, and YAML takes milliseconds for each that is in the stream
+def _parsed(text: str, place: str, folder: str) -> Pins:
     try:
         content = yaml.safe_load(text)
         [output] = content["outs"]

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -99,12 +100,16 @@ def read_task(workspace: Workspace, name: str, commit: str = "HEAD") -> Task:
         DataVersionError: the task has not landed, its list of files can't be had, or is not what the stream names.
         LayoutError: the task that it extends was replaced by one without its classes.
     """
-    found = pins.committed(workspace, commit)
+    return pinned_task(workspace, pins.committed(workspace, commit), name)
+
+
+def pinned_task(workspace: Workspace, found: Pins, name: str) -> Task:
+    """The same of a data.dvc that was read already."""
     digests = {entry.name: entry.digest for entry in found.stream}
     if name not in digests:
         names = ", ".join(digests) or "none"
         raise DataVersionError(f"task {name!r} has not landed in {workspace.root}; landed are: {names}.")
-    files = below(manifest(workspace, found), name)
+    files = _files_by_task(workspace.root, found.digest).get(name, {})
     digest = task_digest(files)
     if digest != digests[name]:
         raise DataVersionError(
@@ -112,7 +117,7 @@ def read_task(workspace: Workspace, name: str, commit: str = "HEAD") -> Task:
             f"files have {digest}. Only 'lorax land' may change data/; restore data.dvc from git."
         )
     task, base = parse_task(name, digest, files), found.notes_of(name).extends
-    return task.as_more_of(read_task(workspace, base, commit)) if base else task
+    return task.as_more_of(pinned_task(workspace, found, base)) if base else task
 
 
 def fetch(workspace: Workspace, samples: Iterable[Sample]) -> dict[str, Path]:
@@ -234,6 +239,15 @@ def _manifest(root: Path, digest: str) -> Mapping[str, str]:
             tree = Tree.load(repo.cloud.get_remote_odb(), wanted)
             repo.cache.local.add(tree.path, tree.fs, tree.oid)
         return {"/".join(key): str(info.value) for key, _, info in tree}
+
+
+@lru_cache(maxsize=4)  # else each task of a stream would look through the files of all
+def _files_by_task(root: Path, digest: str) -> Mapping[str, Mapping[str, str]]:
+    found = defaultdict[str, dict[str, str]](dict)
+    for path, md5 in _manifest(root, digest).items():
+        task, _, below_it = path.partition("/")
+        found[task][below_it] = md5
+    return dict(found)
 
 
 def _pull(repo: Any, md5s: Sequence[str], cached: Mapping[str, Path]) -> None:

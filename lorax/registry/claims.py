@@ -8,6 +8,7 @@ mover was cut off is carried out by whoever finds it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from lorax.errors import RegistryError
@@ -15,6 +16,7 @@ from lorax.registry import journal, tracking
 from lorax.registry.client import is_missing
 from lorax.registry.journal import Entry
 from lorax.registry.store import Store
+from lorax.registry.versions import ModelVersion
 
 _PARAMETER = "lorax.after"
 
@@ -51,9 +53,8 @@ def following(store: Store, base: Entry | None) -> Entry | None:
 
 def _place(store: Store, base: Entry | None) -> tuple[Any, str]:
     """The run and the parameter that say what follows `base`: the same for all who ask, unless runs are deleted."""
-    versions = store.versions()
     name = base.key if base else f"{store.name} {store.registered_model().creation_timestamp}"
-    for version in (*(v for v in versions if base and v.version == base.version), *versions):
+    for version in _nearest_first(store, base):
         if run := _active(store.client, version.run_id):
             return run, f"{_PARAMETER}/{name}"
     tracking.find_experiment(store.client, store.uri, store.name)
@@ -61,6 +62,13 @@ def _place(store: Store, base: Entry | None) -> tuple[Any, str]:
         f"all runs of the versions of {store.name!r} were deleted in MLflow, and without one the champion can't be "
         "moved. Restore one on the experiment's page in MLflow ('Deleted' runs), and run the command again."
     )
+
+
+def _nearest_first(store: Store, base: Entry | None) -> Iterator[ModelVersion]:
+    """The version of a move, then all; which are listed only if it comes to them: of hundreds that takes seconds."""
+    if base and (own := store.existing(base.version)):
+        yield own
+    yield from store.versions()
 
 
 def _active(client: Any, run_id: str) -> Any:

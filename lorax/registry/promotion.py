@@ -141,8 +141,8 @@ def take_note(store: Store, champion: ModelVersion) -> None:
     elif champion.outcome != journal.PROMOTED:
         _finish(store)
     now = store.champion() or champion
-    for version in store.versions():
-        if version.outcome == journal.WAITING and version.parent_digest != now.state_digest:
+    for version in store.versions(journal.WAITING):
+        if version.parent_digest != now.state_digest:
             _base_moved(store, version, "the champion moved while this waited for approval")
 
 

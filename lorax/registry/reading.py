@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +12,7 @@ from lorax.registry import journal, tracking
 from lorax.registry.lineage import ancestors
 from lorax.registry.package import copies, fetch_card, stored_bytes
 from lorax.registry.store import CHALLENGER, CHAMPION, Store, lost_alias
-from lorax.registry.versions import DIGEST_TAG, ModelVersion
+from lorax.registry.versions import ModelVersion
 
 _TRAINING = "workflowType=machine_learning"
 """MLflow's page begins among evaluations of generative AI otherwise, in a browser that has not seen it before."""
@@ -85,7 +86,7 @@ class RegisteredModel(Store):
         """The challenger that passed the gate and waits for a person's approval."""
         champion = self.champion()
         base = champion.state_digest if champion else None
-        return next((v for v in self.versions() if v.outcome == journal.WAITING and v.parent_digest == base), None)
+        return next((v for v in self.versions(journal.WAITING) if v.parent_digest == base), None)
 
     def breakage(self) -> list[str]:
         """What was deleted in MLflow itself, and what that broke: a sentence each."""
@@ -169,16 +170,16 @@ class Look(RegisteredModel):
     def registered_model(self) -> Any:
         return self._kept_model
 
-    def registered_versions(self, state_digest: str | None = None) -> list[Any]:
-        return [v for v in self._kept_versions if state_digest in (None, v.tags.get(DIGEST_TAG))]
+    def registered_versions(self, tags: Mapping[str, str]) -> list[Any]:
+        return [v for v in self._kept_versions if tags.items() <= v.tags.items()]
 
     def aliased_version(self, alias: str) -> Any:
-        return next((v for v in self.registered_versions() if alias in v.aliases), None)
+        return next((v for v in self._kept_versions if alias in v.aliases), None)
 
     def registered_version(self, number: str) -> Any:
-        return next(
-            (v for v in self.registered_versions() if str(v.version) == number), None
-        ) or super().registered_version(number)
+        return next((v for v in self._kept_versions if str(v.version) == number), None) or super().registered_version(
+            number
+        )
 
     @cached_property
     def _kept_unused(self) -> bool:
@@ -190,4 +191,4 @@ class Look(RegisteredModel):
 
     @cached_property
     def _kept_versions(self) -> list[Any]:
-        return super().registered_versions()
+        return super().registered_versions({})

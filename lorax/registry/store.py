@@ -18,7 +18,7 @@ from lorax.registry import journal
 from lorax.registry.client import connect, is_missing, is_missing_database, is_server, mlflow_errors, upsert
 from lorax.registry.journal import Entry, Quarantine
 from lorax.registry.package import fetch_state, is_whole
-from lorax.registry.versions import DIGEST_TAG, MODEL_DESCRIPTION, ModelVersion, is_ours, read_version
+from lorax.registry.versions import DIGEST_TAG, MODEL_DESCRIPTION, OUTCOME_TAG, ModelVersion, is_ours, read_version
 from lorax.storage import locked, whole_directory
 
 CHAMPION, CHALLENGER = "champion", "challenger"
@@ -54,8 +54,8 @@ class Store:
                 self._refuse_lost_alias(journal.read(model.tags))
             return None
 
-    def versions(self) -> list[ModelVersion]:
-        """All versions that lorax registered, oldest first.
+    def versions(self, outcome: str = "") -> list[ModelVersion]:
+        """All versions that lorax registered, oldest first; or only those of which this became, which is a short list.
 
         Raises:
             RegistryError: a version's tags were edited by hand.
@@ -63,7 +63,8 @@ class Store:
         if self.is_unused():
             return []
         with self.talking("list the versions"):
-            versions = [read_version(found) for found in self.registered_versions() if is_ours(found)]
+            listed = self.registered_versions({OUTCOME_TAG: outcome} if outcome else {})
+            versions = [read_version(found) for found in listed if is_ours(found)]
         return sorted(versions, key=lambda v: v.version)
 
     def find(self, state_digest: str) -> ModelVersion | None:
@@ -71,7 +72,9 @@ class Store:
         if self.is_unused():
             return None
         with self.talking(f"look for state {state_digest[:12]}"):
-            first = min(self.registered_versions(state_digest), key=lambda v: int(v.version), default=None)
+            first = min(
+                self.registered_versions({DIGEST_TAG: state_digest}), key=lambda v: int(v.version), default=None
+            )
             return read_version(first) if first else None
 
     def existing(self, number: int) -> ModelVersion | None:
@@ -184,14 +187,13 @@ class Store:
         no_such_alias = "INVALID_PARAMETER_VALUE"  # MLflow's word for it
         return _unless_missing(self.client.get_model_version_by_alias, self.name, alias, or_code=no_such_alias)
 
-    def registered_versions(self, state_digest: str | None = None) -> list[Any]:
-        """MLflow's versions of the model, whoever registered them; or those alone that hold a state.
+    def registered_versions(self, tags: Mapping[str, str]) -> list[Any]:
+        """MLflow's versions of the model that have these tags, whoever registered them.
 
         Their aliases, which a search leaves out, are as the registered model lists them.
         """
-        named = f"name = '{self.name}'"
-        if state_digest:
-            named += f" AND tags.`{DIGEST_TAG}` = '{state_digest}'"
+        conditions = {"name": self.name, **{f"tags.`{tag}`": value for tag, value in tags.items()}}
+        named = " AND ".join(f"{what} = '{value}'" for what, value in conditions.items())
         found, token = [], None
         while True:
             page = self.client.search_model_versions(named, max_results=_PAGE, page_token=token)

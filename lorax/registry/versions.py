@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # imports torch, which a look-up can do without
 DIGEST_TAG = "lorax.state_digest"
 LINE_TAG = "lorax.line"
 ROLE_TAG = "lorax.role"
-_OUTCOME_TAG, _REASON_TAG = "lorax.outcome", "lorax.reason"
+OUTCOME_TAG, _REASON_TAG = "lorax.outcome", "lorax.reason"
 _TASKS_TAG, _METRICS_TAG, _VERDICTS_TAG = "lorax.tasks", "lorax.metrics", "lorax.verdicts"
 _NEWER = "_newer"
 """After the verdicts' or metrics' tag: names the tags that hold them, where they were made more than once."""
@@ -133,7 +133,7 @@ def promotion_tags(by: str, reason: str) -> dict[str, str]:
 
 def outcome_tags(outcome: str, reason: str) -> dict[str, str]:
     """The tags of what became of a version, that last, and why."""
-    return {_REASON_TAG: reason[:_PART_LENGTH], _OUTCOME_TAG: outcome}
+    return {_REASON_TAG: reason[:_PART_LENGTH], OUTCOME_TAG: outcome}
 
 
 def read_version(found: Any) -> ModelVersion:
@@ -161,7 +161,7 @@ def read_version(found: Any) -> ModelVersion:
             metrics=_newest(tags, _METRICS_TAG),
             created_at=datetime.fromtimestamp(found.creation_timestamp / 1000, UTC),
             verdicts=tuple(TaskVerdict(*values) for values in _newest(tags, _VERDICTS_TAG, [])),
-            outcome=tags.get(_OUTCOME_TAG, ""),
+            outcome=tags.get(OUTCOME_TAG, ""),
             reason=tags.get(_REASON_TAG, ""),
             promoted_at=datetime.fromisoformat(tags[_PROMOTED_AT_TAG]) if _PROMOTED_AT_TAG in tags else None,
             promoted_by=tags.get(_PROMOTED_BY_TAG, ""),

@@ -86,6 +86,10 @@ def test_what_landed_is_found_from_any_folder_of_the_workspace(
     assert len(versions.manifest(landed_workspace)) == 16
 
 
+def test_a_data_dvc_that_stays_the_same_is_parsed_once_for_all_its_tasks(shared_landed_workspace: Workspace) -> None:
+    assert pins.committed(shared_landed_workspace) is pins.committed(shared_landed_workspace)
+
+
 def test_a_task_that_has_not_landed_is_refused_with_those_that_have(shared_landed_workspace: Workspace) -> None:
     with pytest.raises(DataVersionError, match=r"'gamma' has not landed .* landed are: alpha, beta"):
         versions.read_task(shared_landed_workspace, "gamma")
