@@ -11,7 +11,7 @@ time. `python -m proofs.scale_check` compares the model with what really happens
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -109,6 +109,13 @@ class Constants:
         """Of processors, after so many tasks: a straight line."""
         return max(self._fitted(f"{of}_processor_s", 1, tasks), 0.0)
 
+    @property
+    def pictures_bytes(self) -> float:
+        """Of a version, beside its learner state: pictures, card, report."""
+        before, after = self.life[-2:]
+        added = (after["artifact_bytes"] - before["artifact_bytes"]) / (after["versions"] - before["versions"])
+        return float(added - after["state_bytes"])
+
     def _fitted(self, figure: str, degree: int, tasks: int) -> float:
         rows = self.life[:3]
         return float(np.polyval(np.polyfit([r["tasks"] for r in rows], [r[figure] for r in rows], degree), tasks))
@@ -157,8 +164,9 @@ def episode_s(asked: Setting, c: Constants) -> dict[str, float]:
 
 
 def kept_bytes(asked: Setting, c: Constants) -> float:
-    """Of all versions' learner states, one for each generator."""
-    return sum(state_bytes(replace(asked, generators=k), c) for k in range(1, asked.generators + 1))
+    """Of all versions, one for each generator."""
+    states = sum(state_bytes(replace(asked, generators=k), c) for k in range(1, asked.generators + 1))
+    return states + asked.generators * c.pictures_bytes
 
 
 def told(asked: Setting, c: Constants) -> dict[str, str]:
@@ -171,12 +179,12 @@ def told(asked: Setting, c: Constants) -> dict[str, str]:
     return {
         "a verdict": f"{ms:.1f} ms of a core",
         "images a day that the nodes judge": f"{rate * DAY_S:.3g} ({rate:,.0f} a second)",
-        "share of the day": f"{asked.images / (rate * DAY_S):.0%}",
+        "share of the day": f"{asked.images / (rate * DAY_S):.1%}",
         f"nodes of {asked.cores} cores for it": f"{asked.images / DAY_S * ms / 1000 / asked.cores:,.1f}",
         "memory of a node": f"{asked.cores * memory_mb(asked, c) / 1000:,.1f} GB",
         "verdicts": f"{row_bytes:,.0f} bytes an image, {asked.images * row_bytes / 1e9:,.1f} GB a day",
-        "landing all of them": f"{asked.images * c.land_ms / 1000 / 3600:,.1f} core hours",
-        "an episode": f"{sum(parts.values()):,.0f} s of a core, most of it {dearest} ({parts[dearest]:,.0f})",
+        "landing so many": f"{asked.images * c.land_ms / 1000 / 3600:,.1f} core hours",
+        "an episode": f"{sum(parts.values()):,.0f} s of a core, of them {parts[dearest]:,.0f} {dearest}",
         "a version": f"{state_bytes(asked, c) / 1e6:,.0f} MB; all of them {kept_bytes(asked, c) / 1e9:,.1f} GB",
         "MLflow's rows": f"{c.rows('mlflow', asked.generators):,.0f}",
         "Prefect's rows": f"{c.rows('prefect', asked.generators):,.0f}",
@@ -195,28 +203,28 @@ def _line(points: list[tuple[float, float]]) -> Any:
     return at
 
 
-def table(first: str, settings: Mapping[str, Setting], rows: list[str], c: Constants) -> None:
-    """Print a table in Markdown: a column for each setting, a row for each of the figures named."""
-    columns = {name: told(asked, c) for name, asked in settings.items()}
-    print(f"| {first} | {' | '.join(columns)} |\n|{'---|' * (len(columns) + 1)}")
-    for row in rows:
-        found = [next(value for name, value in column.items() if name.startswith(row)) for column in columns.values()]
-        print(f"| {row} | {' | '.join(found)} |")
-    print()
+_MANY = (20, 60, 200, 500)
+_SHOWN = ("a verdict", "memory of a node", "verdicts", "an episode", "a version", "MLflow's rows")
 
 
 def tables(c: Constants) -> None:
-    """Those of docs/scale.md."""
-    many = (20, 60, 200, 500)
-    for backbone, side, crops in (("residual", 256, 5), ("convit_tiny", 256, 1)):
-        of = {f"{k} generators": Setting(generators=k, backbone=backbone, side=side, crops=crops) for k in many}
-        print(f"{backbone}, images of {side} px\n")
-        table("", of, ["a verdict", "memory of a node", "verdicts", "an episode", "a version"], c)
-    for images in (1e6, 1e9):
-        print(f"{images:.0e} images a day, residual\n")
-        for nodes in (1, 10, 100):
-            print(f"{nodes} nodes", {k: told(Setting(images, k, nodes), c)["share of the day"] for k in many})
+    """Those of docs/scale.md, in Markdown."""
+    for backbone, crops in (("residual", 5), ("convit_tiny", 1)):
+        columns = [told(Setting(generators=k, backbone=backbone, crops=crops), c) for k in _MANY]
+        _print_row(f"{backbone}, generators", _MANY, is_head=True)
+        for what in _SHOWN:
+            _print_row(what, [column[what] for column in columns])
         print()
+    _print_row("images a day, nodes", [f"{k} generators" for k in _MANY], is_head=True)
+    for images in (1e6, 1e9):
+        for nodes in (1, 10, 100):
+            shares = [told(Setting(images, k, nodes), c)["share of the day"] for k in _MANY]
+            _print_row(f"{images:.0e}, {nodes}", shares)
+
+
+def _print_row(first: str, cells: Iterable[object], *, is_head: bool = False) -> None:
+    row = [first, *map(str, cells)]
+    print(f"| {' | '.join(row)} |" + ("\n|" + "---|" * len(row) if is_head else ""))
 
 
 def main() -> None:
