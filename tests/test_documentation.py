@@ -156,7 +156,7 @@ def test_every_link_between_pages_leads_somewhere(page: Path) -> None:
         if "://" in target:
             continue
         place = page.parent / target if target else page
-        assert place.exists(), target
+        assert place.is_file(), f"{target} is no file that a site can show"
         assert not anchor or anchor in map(reference.anchor, _headings(place)), f"{target}#{anchor}"
     for target, title in re.findall(r"\]\(([^)#\s]+\.md)\),\s+\"([^\"]+)\"", _read(page)):
         assert _has_section(page.parent / target, title), f"{target}, {title}"
