@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from lorax.errors import LoraxError
@@ -11,6 +12,8 @@ from lorax.registry.assessment_log import NEAREST_SIMILARITY
 from lorax.registry.reading import RegisteredModel
 from lorax.serving.answers import Description, KnownTask, Limits, ServedClass
 from lorax.serving.model import Served
+
+_log = logging.getLogger(__name__)
 
 _ROBUSTNESS = "robustness_accuracy/"
 
@@ -62,7 +65,8 @@ class Describer:
             line = self._registry.line(version)
             card = self._registry.card(version)
         except LoraxError as error:
-            return line, None, str(error)
+            _log.warning("the registry can't tell all of version %d: %s", version, error)  # names paths and addresses
+            return line, None, "the registry did not tell all of this version; the server's log says why"
         self._told = version, line, card
         return line, card, ""
 

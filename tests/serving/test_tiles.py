@@ -70,6 +70,16 @@ def test_the_version_is_described_by_itself_and_by_the_registry(start: Start, mo
     assert task.accuracy == [row[0] for row in model.predictor.state.accuracy]
 
 
+def test_a_registry_that_does_not_answer_is_told_of_and_not_what_it_said(
+    start: Start, model: Served, shelf: Shelf
+) -> None:
+    shelf.is_away = True
+    found = answers.Description.model_validate(start(model, shelf=shelf).http.get(MODEL).json())
+    assert (found.card, found.made_at, [task.name for task in found.tasks]) == (None, None, ["alpha"])
+    assert "did not tell all" in found.problem
+    assert "MLflow" not in found.problem
+
+
 def test_without_a_registry_the_version_is_described_by_itself(roomy: Running) -> None:
     found = answers.Description.model_validate(roomy.http.get(MODEL).json())
     assert (found.card, found.made_at, found.problem) == (None, None, "no registry is at hand")

@@ -9,7 +9,7 @@ export function showModel(place, model) {
   place.replaceChildren(
     el("h2", {}, `${model.name}, version ${model.version}`),
     el("p", {}, `${model.made_at ? `Made ${date(model.made_at)}${model.promoted_at ? `, promoted ${date(model.promoted_at)}` : ""}. ` : ""}${model.calibrated ? "Its probabilities are calibrated." : "It is not calibrated."}`),
-    model.problem ? el("p", { class: "notice" }, `The registry could not tell all of it: ${model.problem}`) : "",
+    model.problem ? el("p", { class: "notice" }, `Not all of it is here: ${model.problem}.`) : "",
     el("h3", {}, "Generators"),
     table("Accuracy: of the task's test images, real and synthetic, as the version that learned it and as this one names them. Nearest: the task whose branch was most alike then (1 the same, 0 unrelated)",
       ["task", "generators", "learned", "accuracy then", "accuracy now", "nearest"],

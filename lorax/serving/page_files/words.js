@@ -27,8 +27,8 @@ export function perturbation(name) {
 
 export const percent = (share) => {
   if (share === null || share === undefined) return "";
-  if (share > 0.9995 && share < 1) return "> 99.9 %";
-  return share > 0 && share < 0.0005 ? "< 0.1 %" : `${(100 * share).toFixed(1)} %`;
+  if (share > 0.9995 && share < 1) return ">\u00a099.9\u00a0%";
+  return share > 0 && share < 0.0005 ? "<\u00a00.1\u00a0%" : `${(100 * share).toFixed(1)}\u00a0%`;
 };
 
 export const list = (names) => (names.length < 2 ? names.join("") : `${names.slice(0, -1).join(", ")} or ${names.at(-1)}`);
