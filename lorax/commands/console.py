@@ -123,8 +123,17 @@ def print_record(record: Any, show: Callable[[Any, Console], None], as_json: boo
 
 
 def print_json(value: Any) -> None:
+    """Print a record as it is: what rich makes of a line would take seconds where there are hundreds of thousands."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    out.print("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text), markup=False)
+    try:
+        print("\n".join(map(_escaped, text.split("\n"))), file=out.file, flush=True)
+    except BrokenPipeError:
+        out.on_broken_pipe()
+
+
+def _escaped(line: str) -> str:
+    """A line of JSON in which nothing moves the cursor, colours or hides."""
+    return line if line.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
 
 
 def who() -> str:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 from lorax.commands import console, diff, history, learn, status, tables, tasks
@@ -164,8 +165,7 @@ def test_a_table_cuts_no_name_however_narrow_the_terminal() -> None:
     assert "…" not in text.getvalue()
 
 
-def test_nothing_said_is_turned_into_pictures() -> None:
+def test_nothing_said_is_turned_into_pictures(capsys: pytest.CaptureFixture[str]) -> None:
     reason = {"reason": "a :bug: was found [red]here[/red]"}
-    with console.out.capture() as said:
-        console.print_json(reason)
-    assert json.loads(said.get()) == reason
+    console.print_json(reason)
+    assert json.loads(capsys.readouterr().out) == reason
