@@ -23,11 +23,11 @@ from lorax.params import Params
 from lorax.stream import DataRevision, Sample, Task
 
 
-def demo_files(folder: Path) -> TaskFiles:
+def demo_files(folder: Path, train_per_class: int = 150, val_per_class: int = 80) -> TaskFiles:
     """The mini-CDDB, simulated in `folder` at the first call."""
     raw, files = folder / "mini-cddb", TaskFiles()
     if not raw.exists():
-        simulate(raw)
+        simulate(raw, train_per_class=train_per_class, val_per_class=val_per_class)
     for task in DEMO_TASKS:
         files.read(raw / task)
     return files

@@ -1,6 +1,6 @@
 """LoRAX and the methods that it is compared with, on the demo's stream, with no server.
 
-    python -m benchmarks.methods HOME [--methods NAME ...] [--set KEY=VALUE ...]
+    python -m benchmarks.methods HOME [--methods NAME ...] [--images TRAIN TEST] [--set KEY=VALUE ...]
 
 Rows are printed as they come: average accuracy (AAF), average incremental accuracy (AA), backward transfer, seconds on
 the clock. What lies in HOME is found again, by LoRAX its episodes and by all others what frozen parts say.
@@ -24,8 +24,10 @@ def main() -> None:
     parser.add_argument("home", type=Path, help="a folder, of which the simulated images go into its parent")
     parser.add_argument("--methods", nargs="*", default=["lorax", *METHODS], choices=["lorax", *METHODS])
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="over params.yaml")
+    parser.add_argument("--images", nargs=2, type=int, default=(150, 80), help="of each class, to train on and to test")
     arguments = parser.parse_args()
-    files, params = demo_files(arguments.home.parent), load_params(Path("params.yaml"), overrides=arguments.set)
+    files = demo_files(arguments.home.parent, *arguments.images)
+    params = load_params(Path("params.yaml"), overrides=arguments.set)
     print(f"{'method':<10} {'AAF':>7} {'AA':>7} {'BWT':>8} {'seconds':>8}")
     for name in arguments.methods:
         started = time.perf_counter()
