@@ -253,7 +253,7 @@ class GateParams(_Section):
             raise ValueError(
                 f"{', '.join(old)}: real or synthetic and the generator's name are judged apart now. Instead of floor, "
                 "max_drop and max_forgetting set detection_floor, detection_drop and detection_forgetting, and "
-                'attribution_floor, attribution_drop and attribution_forgetting (docs/operations.md, "The gate")'
+                "attribution_floor, attribution_drop and attribution_forgetting (docs/how-to/gate.md)"
             )
         return values
 

@@ -29,7 +29,7 @@ JOB_VARIABLES: Mapping[str, Mapping[str, Any]] = {
     "docker": {"image": IMAGE, "volumes": ["/srv/models:/models:ro"], "env": _ENVIRONMENT},
     "kubernetes": {"image": IMAGE, "memory_limit": "32Gi", "env": _ENVIRONMENT},
 }
-"""As docs/operations.md shows them, "Workers: Docker" and "Workers: Kubernetes"."""
+"""As docs/how-to/containers.md and docs/how-to/kubernetes.md show them."""
 
 _REPOSITORY = "https://git.example.org/team/detector.git"
 _TOKEN = "{{ prefect.blocks.secret.git-token }}"

@@ -159,7 +159,7 @@ class Printed:
 
 
 def record(answer: Answer, version: Mapping[str, Any]) -> dict[str, Any]:
-    """A line of JSON, as docs/operations.md explains it."""
+    """A line of JSON, as docs/how-to/verdicts.md explains it."""
     reading = answer.reading
     if answer.judged is None:
         return {"file": reading.name, "error": reading.error, **version}

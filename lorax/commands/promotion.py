@@ -171,7 +171,7 @@ def _print_refused(record: Mapping[str, Any], out: Console) -> None:
 
 def _print_deleted(record: Mapping[str, Any], out: Console) -> None:
     """What is gone, and how the room is freed."""
-    how = record["emptying"] or "'mlflow gc', where MLflow's server runs (docs/operations.md, \"Rolling back\")"
+    how = record["emptying"] or "'mlflow gc', where MLflow's server runs (docs/how-to/roll-back.md)"
     room = f"lie in MLflow's trash. To empty it: {how}"
     if record["copies"]:
         room = f"stay, since they are those of {' and '.join(record['copies'])} too."

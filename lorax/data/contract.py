@@ -1,6 +1,6 @@
 """The landing contract: everything that is checked of a data set before anything changes, all findings at once.
 
-A *refused* finding keeps the data set out, a *warned* one is only told. docs/operations.md ("Landing") lists them.
+A *refused* finding keeps the data set out, a *warned* one is only told. docs/how-to/refused.md lists them.
 """
 
 from __future__ import annotations

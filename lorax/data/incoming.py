@@ -55,7 +55,7 @@ def checked_source(workspace: Workspace, source: Path) -> Path:
         LayoutError: it is neither, or overlaps with the workspace's data/.
     """
     if not source.is_dir() and not source.is_file():
-        raise LayoutError(f"{source} is not a folder, and no file either; expected a data set (docs/operations.md).")
+        raise LayoutError(f"{source} is not a folder, and no file either; expected a data set (docs/how-to/land.md).")
     path = source.resolve() if source.is_dir() else source.parent.resolve() / source.name  # a link's name tells more
     data = workspace.data_dir.resolve()
     if path.is_relative_to(data) or data.is_relative_to(path):

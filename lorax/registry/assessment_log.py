@@ -30,7 +30,7 @@ _UNKNOWN = {
 
 
 def assessment_metrics(assessment: Assessment | None) -> dict[str, float]:
-    """An assessment's figures by the names they are logged under; docs/method.md explains each."""
+    """An assessment's figures by the names they are logged under (docs/reference/metrics.md)."""
     if assessment is None:
         return {}
     found: dict[str, float | None] = {}
@@ -87,7 +87,7 @@ _TABLE = f"{ATLAS}/nearest.json"
 
 
 def comparison_metrics(found: BranchComparison | None) -> dict[str, float]:
-    """How alike the new branch and its nearest are, by the name it is logged under; docs/method.md explains it."""
+    """How alike the new branch and its nearest are, by the name it is logged under (docs/reference/metrics.md)."""
     return {NEAREST_SIMILARITY: found.nearest.similarity} if found and found.nearest else {}
 
 

@@ -69,7 +69,7 @@ class Point:
 
 
 def episode_metrics(rows: Sequence[Sequence[float]], tasks: Sequence[str], report: Report) -> dict[str, float]:
-    """The metrics of the last episode of `rows` by the names they are logged under; docs/method.md explains each.
+    """The metrics of the last episode of `rows` by the names they are logged under (docs/reference/metrics.md).
 
     Args:
         rows: the accuracy matrix, `rows[j][i]` after episode j on task i.

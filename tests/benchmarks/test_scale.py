@@ -20,7 +20,8 @@ def test_without_a_student_a_verdict_costs_a_pass_of_each_branch(constants: Cons
 
 
 def test_a_default_version_has_the_size_that_the_documentation_tells(constants: Constants) -> None:
-    one, two = (state_bytes(Setting(generators=k), constants) / 1e6 for k in (1, 2))  # docs/operations.md, "Deleting"
+    # docs/how-to/roll-back.md, "Deleting"
+    one, two = (state_bytes(Setting(generators=k), constants) / 1e6 for k in (1, 2))
     assert one == pytest.approx(11.3, abs=0.3) and two - one == pytest.approx(0.3, abs=0.05)
 
 

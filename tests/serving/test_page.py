@@ -175,7 +175,7 @@ def test_every_verdict_has_its_words(open_page: Open) -> None:
 
 
 def test_the_documentation_has_the_bands_of_the_page() -> None:
-    written = (ROOT / "docs/operations.md").read_text()
+    written = (ROOT / "docs/how-to/page.md").read_text()
     code = (files("lorax.serving") / "page_files/words.js").read_text()
     bands = re.findall(r'\[([\d.]+), "(.+)"\]', code)
     assert len(bands) == 4

@@ -1,4 +1,4 @@
-// Every word that the page says of a verdict. Probabilities become words by these bands alone (docs/operations.md has
+// Every word that the page says of a verdict. Probabilities become words by these bands alone (docs/how-to/page.md has
 // them, too; a test compares the two). Source of the bands: Mastrandrea et al., Guidance Note for Lead Authors of the
 // IPCC Fifth Assessment Report on Consistent Treatment of Uncertainties (2010), table 1; its "virtually certain" is "almost certainly" here.
 export const BANDS = [
