@@ -94,7 +94,7 @@ def compare(root: Path, scenario: str, name: str, epochs: int, seeds: int) -> No
         "scenarios": [scenario],
         "methods": list(METHODS_KNOWN),
         "seeds": list(range(seeds)),
-        "overrides": [f"training.epochs={epochs}"],
+        "overrides": [f"training.epochs={epochs}", "head.solver=gradient"],  # under ridge all have the texture's head
     }
     _write(root, name, sweep)
     began = time.monotonic()
