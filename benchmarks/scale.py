@@ -132,7 +132,7 @@ def state_bytes(asked: Setting, c: Constants) -> float:
     """Of a learner state: what is there at once, what grows with generators, and the head, with their square."""
     row, classes = c.backbones[asked.backbone], asked.classes
     width, texture = row["width"], row["texture_width"]
-    statistics = _KINDS * texture * (texture + 1) / 2 * _FLOAT if asked.backbone == "residual" else 0
+    statistics = _KINDS * texture * (texture + 1) / 2 * _FLOAT
     of_a_class = (3 * _KINDS + 1) * texture * _FLOAT  # heads of the texture, its means, its distance; the student
     tables = (asked.task.budget + asked.generators * asked.task.held_out) * _ROW_BYTES
     head = classes * asked.generators * width * _FLOAT
@@ -173,13 +173,14 @@ def told(asked: Setting, c: Constants) -> dict[str, str]:
     """All that the model says of a setting."""
     ms = verdict_ms(asked, c)
     rate = 1000 / ms * asked.cores * asked.nodes
+    days = asked.images / (rate * DAY_S)
     parts = episode_s(asked, c)
     dearest = max(parts, key=parts.__getitem__)
     row_bytes = float(c.row_bytes(asked.classes))
     return {
         "a verdict": f"{ms:.1f} ms of a core",
-        "images a day that the nodes judge": f"{rate * DAY_S:.3g} ({rate:,.0f} a second)",
-        "share of the day": f"{asked.images / (rate * DAY_S):.1%}",
+        "images a day that the nodes judge": f"{rate * DAY_S:.2g} ({rate:,.0f} a second)",
+        "share of the day": f"{days:.1%}" if days < 1 else f"{days:.1f} days",
         f"nodes of {asked.cores} cores for it": f"{asked.images / DAY_S * ms / 1000 / asked.cores:,.1f}",
         "memory of a node": f"{asked.cores * memory_mb(asked, c) / 1000:,.1f} GB",
         "verdicts": f"{row_bytes:,.0f} bytes an image, {asked.images * row_bytes / 1e9:,.1f} GB a day",
