@@ -101,9 +101,9 @@ def compare(root: Path, scenario: str, name: str, epochs: int, seeds: int) -> No
     done = lorax("sweep", f"{name}.yaml", cwd=root, check=False)
     print(done.stderr, done.stdout, sep="\n")
     print((root / "work/sweeps" / name / "table.md").read_text())
-    seconds = {path.stem: json.loads(path.read_text()) for path in _cells(root, name)}
+    cells = json.loads((root / "work/sweeps" / name / "table.json").read_text())["cells"]
     for method in METHODS_KNOWN:
-        took = [cell["seconds"] for cell in seconds.values() if cell["cell"]["method"] == method]
+        took = [cell["seconds"] for cell in cells if cell["cell"]["method"] == method]
         print(f"{method}: {len(took)} cells, {sum(took) / max(1, len(took)):.0f} s each")
     print(f"in all {(time.monotonic() - began) / 60:.1f} min")
     raise SystemExit(done.returncode)
