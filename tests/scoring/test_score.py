@@ -34,6 +34,8 @@ from tests.tiny_learner import calibrated, learn_stream, tiny_params
 
 pytestmark = pytest.mark.slow
 BAD = 5
+ENDS_S = 30
+"""Ray's workers end by themselves once they see that their node has: moments later."""
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,8 @@ def ray() -> Iterator[Engine]:
         yield started
         own = {*psutil.Process().children(recursive=True)} - others
     assert own
-    assert [process.name() for process in own if process.is_running()] == []
+    _, left = psutil.wait_procs(own, timeout=ENDS_S)
+    assert [process.name() for process in left if process.status() != psutil.STATUS_ZOMBIE] == []
 
 
 @pytest.fixture(scope="module")
