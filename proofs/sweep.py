@@ -98,7 +98,10 @@ def compare(root: Path, scenario: str, name: str, epochs: int, seeds: int) -> No
     }
     _write(root, name, sweep)
     began = time.monotonic()
-    done = lorax("sweep", f"{name}.yaml", cwd=root, check=False)
+    try:
+        done = lorax("sweep", f"{name}.yaml", cwd=root, check=False)
+    finally:
+        lorax("down", cwd=root, check=False)
     print(done.stderr, done.stdout, sep="\n")
     print((root / "work/sweeps" / name / "table.md").read_text())
     cells = json.loads((root / "work/sweeps" / name / "table.json").read_text())["cells"]
