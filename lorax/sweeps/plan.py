@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from lorax.data import pins, versions
-from lorax.errors import ParamsError, printable
+from lorax.errors import LayoutError, ParamsError, printable
 from lorax.learning import state_files
 from lorax.learning.methods import METHODS
 from lorax.params import Params, load_params
@@ -123,10 +123,21 @@ def plan_sweep(workspace: Workspace, path: Path) -> Plan:
         LayoutError: the file's name can't name a folder.
         DataVersionError: there is no such scenario, its tasks have not landed, or have not so many orders.
     """
-    name, sweep = check_task_name(path.name.partition(".")[0]), read_sweep(path)
+    name, sweep = _name_of(path), read_sweep(path)
     params = _alone(load_params(workspace.params_path, preset=sweep.preset, overrides=sweep.overrides))
     found = versions.revision(workspace)
     return Plan(workspace, name, sweep, params, found, tuple(_cells(workspace, sweep, params)))
+
+
+def _name_of(path: Path) -> str:
+    """What a file calls its sweep, whose results lie in a folder of that name."""
+    try:
+        return check_task_name(path.stem)
+    except LayoutError:
+        raise LayoutError(
+            f"{path.stem!r} can't name a sweep: expected 1 to 63 lower-case letters, digits, '_' or '-', beginning "
+            "with a letter or digit. Rename the file."
+        ) from None
 
 
 def read_sweep(path: Path) -> Sweep:

@@ -52,8 +52,9 @@ def test_what_a_sweep_names_must_be_there(shared_landed_workspace: Workspace, tm
         planned(shared_landed_workspace, tmp_path, f"{SOUND}orders: 3\n")
     with pytest.raises(ParamsError, match="has no preset 'paper'"):
         planned(shared_landed_workspace, tmp_path, f"{SOUND}preset: paper\n")
-    with pytest.raises(LayoutError, match="'A b'"):
-        planned(shared_landed_workspace, tmp_path, SOUND, "A b.yaml")
+    for name in ("A b", "two.parts"):  # of which two.others.yaml would have had the same folder
+        with pytest.raises(LayoutError, match=rf"'{name}' can't name a sweep: .* Rename the file"):
+            planned(shared_landed_workspace, tmp_path, SOUND, f"{name}.yaml")
 
 
 def test_a_sweep_s_cells_are_all_combinations_and_each_learns_alone(
