@@ -40,6 +40,10 @@ out = Screen(highlight=False, emoji=False, soft_wrap=True, width=_WIDTH)
 err = Screen(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+RayAddress = Annotated[
+    str | None,
+    typer.Option("--ray", envvar="RAY_ADDRESS", metavar="HOST:PORT", help="A Ray cluster's head; else this machine."),
+]
 Preset = Annotated[str | None, typer.Option(help="Lay this preset of params.yaml over its values.")]
 VersionNumber = Annotated[int, typer.Argument(help="A model version's number; see `lorax history`.")]
 VersionName = Annotated[

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lorax.commands import access
-from lorax.commands.console import Json, VersionName, err, opened, out, print_json
+from lorax.commands.console import Json, RayAddress, VersionName, err, opened, out, print_json
 
 if TYPE_CHECKING:
     from lorax.scoring.output import Asked
@@ -27,12 +27,7 @@ def score(
     version: VersionName = "@champion",
     size: Annotated[int, typer.Option("--partition", min=1, help="How many images a partition has.")] = 1024,
     column: Annotated[str | None, typer.Option("--image-column", help="Of Parquet: the one that holds images.")] = None,
-    address: Annotated[
-        str | None,
-        typer.Option(
-            "--ray", envvar="RAY_ADDRESS", metavar="HOST:PORT", help="A Ray cluster's head; else this machine."
-        ),
-    ] = None,
+    address: RayAddress = None,
     as_json: Json = False,
 ) -> None:
     """Judge all images of a folder, of Parquet files or of WebDataset's tar files: a row of Parquet for each.

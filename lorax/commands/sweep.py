@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from lorax.commands import access
-from lorax.commands.console import Json, err, here, print_record
+from lorax.commands.console import Json, RayAddress, err, here, print_record
 from lorax.commands.tables import HEADLINES, print_table, table
 
 if TYPE_CHECKING:
@@ -22,12 +22,7 @@ def sweep(
     is_dry: Annotated[
         bool, typer.Option("--dry-run", help="List the cells, and which are finished; run none.")
     ] = False,
-    address: Annotated[
-        str | None,
-        typer.Option(
-            "--ray", envvar="RAY_ADDRESS", metavar="HOST:PORT", help="A Ray cluster's head; else this machine."
-        ),
-    ] = None,
+    address: RayAddress = None,
     as_json: Json = False,
 ) -> None:
     """Learn each scenario by each method, by each seed, in each order; tell mean and spread, and draw them.
