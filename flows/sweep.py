@@ -23,6 +23,7 @@ from flows.step import Settings, step
 from lorax import progress
 from lorax.data import versions
 from lorax.errors import LoraxError
+from lorax.extras import extra
 from lorax.learning.folder import EpisodeFolder
 from lorax.learning.methods import METHODS
 from lorax.learning.state_files import load_state, state_digest
@@ -59,7 +60,8 @@ def sweep(workspace_root: str, path: str, address: str | None = None) -> dict[st
     if len(results.finished(plan)) == len({cell.key for cell in plan.cells}):
         return compare(workspace_root, path, plan.name)
     with engine(address, wants_gpu=plan.params.run.device != "cpu") as ray:
-        from prefect_ray import RayTaskRunner
+        with extra("scale", "a sweep"):
+            from prefect_ray import RayTaskRunner
 
         progress.say(f"{ray.places} cells at once")
         return compare.with_options(task_runner=RayTaskRunner())(workspace_root, path, plan.name, ray.on_gpu)

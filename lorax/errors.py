@@ -14,6 +14,7 @@
     ├── RegistryError      (RuntimeError)  MLflow is unreachable or doesn't hold what was asked for
     ├── ScoringError       (RuntimeError)  what is to be scored is not there, its verdicts are another's, or Ray failed
     ├── ServiceError       (RuntimeError)  a server did not start, stop or answer
+    ├── ExtraError         (ImportError)   what only some commands need is not installed
     └── StorageError       (OSError)       the disk is full or refuses to be written
 
 A message says what was found, what was expected, where, and what to do; a stranger's name in it is `printable`.
@@ -69,11 +70,15 @@ class RegistryError(LoraxError, RuntimeError):
 
 
 class ScoringError(LoraxError, RuntimeError):
-    """A collection can't be scored: there is none, the folder holds other verdicts, or Ray is missing or fails."""
+    """A collection can't be scored: there is none, the folder holds other verdicts, or Ray fails."""
 
 
 class ServiceError(LoraxError, RuntimeError):
     """A server did not start, stop or answer."""
+
+
+class ExtraError(LoraxError, ImportError):
+    """What only some commands need is not installed; the message says which of this package's extras brings it."""
 
 
 class StorageError(LoraxError, OSError):

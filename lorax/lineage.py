@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from lorax.extras import install
+
 _PRODUCER = "https://lorax-pipeline.invalid"
 _log = logging.getLogger(__name__)
 
@@ -65,7 +67,7 @@ class Run:
         try:
             self._send(state)
         except ImportError:
-            self._give_up("the package openlineage-python is missing: pip install 'lorax-pipeline[lineage]'")
+            self._give_up(f"the package openlineage-python is missing: {install('lineage')}")
         except Exception as error:  # whatever a receiver, its address or the client's settings bring about
             self._give_up(" ".join(str(error).split())[:300])
 

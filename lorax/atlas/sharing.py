@@ -18,6 +18,7 @@ from lorax.atlas.record import FILE, Record, read_record
 from lorax.atlas.segments import Segment, Segments, remove_leftovers
 from lorax.data.images import Progress
 from lorax.errors import AtlasError, LoraxError, printable
+from lorax.extras import extra, install
 from lorax.storage import locked, storage_errors, whole_directory
 
 
@@ -35,8 +36,6 @@ def export_atlas(
     Raises:
         AtlasError: the atlas is empty or damaged, something else lies there, or it can't be reached.
     """
-    from fsspec.implementations.local import LocalFileSystem
-
     told = printable(address)
     with locked(atlas_dir / "atlas.lock", on_wait):
         record = read_record(atlas_dir)
@@ -44,6 +43,8 @@ def export_atlas(
             raise AtlasError(f"the atlas at {atlas_dir} holds nothing yet: 'lorax atlas add PATH'.")
         own = Segments(atlas_dir, record.segments)
         with _reached(address) as (fs, place):
+            from fsspec.implementations.local import LocalFileSystem
+
             _check_grows(_record_at(fs, place, told), record, told, f"{atlas_dir}")
             for number, segment in enumerate(record.segments):
                 progress(number, len(record.segments), "copying")
@@ -158,7 +159,8 @@ def _put(fs: Any, path: str, data: bytes) -> None:
 @contextmanager
 def _reached(address: str) -> Iterator[tuple[Any, str]]:
     """The file system of an address, and the place there; what goes wrong with it in the block is told as one error."""
-    import fsspec
+    with extra("atlas", "copying an atlas"):
+        import fsspec
 
     told = printable(address)
     try:
@@ -167,7 +169,7 @@ def _reached(address: str) -> Iterator[tuple[Any, str]]:
     except LoraxError:  # of the disk here, say
         raise
     except ImportError as error:
-        raise AtlasError(f"{told} needs a package that is not installed: {error}. For S3: '.[s3]'.") from error
+        raise AtlasError(f"{told} needs a package that is not installed: {error}. For S3: {install('s3')}.") from error
     except Exception as error:  # whatever storage libraries raise
         said = printable(str(error)) or type(error).__name__
         raise AtlasError(f"{told} can't be used: {said}. Check the address, and who may write there.") from error

@@ -113,6 +113,7 @@ def _learn_on_a_worker(
     from lorax.commands.run_display import RunDisplay
     from lorax.services.prefect_api import PrefectApi
 
+    images = raw or _simulated(workspace)  # before the servers: it says so where its photographs are not installed
     since = datetime.now(UTC)
     services.start(workspace, params)
     api = PrefectApi.of(workspace, params)  # not before: a new workspace has its auth string from 'up'
@@ -121,7 +122,7 @@ def _learn_on_a_worker(
         if is_waiting:
             display.follow(since)
         for name in to_land:
-            _land(workspace, raw or _simulated(workspace), name)
+            _land(workspace, images, name)
             display.follow(since=datetime.now(UTC))
     except KeyboardInterrupt:
         err.print("the worker goes on with what has landed; 'lorax status' shows it, 'lorax down' ends it.")

@@ -10,6 +10,7 @@ import typer
 from lorax.commands import access
 from lorax.commands.console import err, opened
 from lorax.errors import ServiceError
+from lorax.extras import extra
 from lorax.origins import LOOPBACK, as_host
 
 
@@ -34,10 +35,12 @@ def serve(
     Example: `lorax serve --port 8000`, then `curl -F images=@photo.jpg http://127.0.0.1:8000/v1/verdicts`
     """
     from lorax import reconcile
-    from lorax.serving import server
-    from lorax.serving.app import create_app
-    from lorax.serving.model import Source, open_served
-    from lorax.serving.requests import to_standard_output
+
+    with extra("serve", "lorax serve"):
+        from lorax.serving import server
+        from lorax.serving.app import create_app
+        from lorax.serving.model import Source, open_served
+        from lorax.serving.requests import to_standard_output
 
     workspace, params = opened()
     token = os.environ.get("LORAX_TOKEN", "")

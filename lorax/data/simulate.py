@@ -26,6 +26,7 @@ from lorax.data.generators import GENERATORS, SIDE
 from lorax.data.images import Progress
 from lorax.data.pixels import Pixels
 from lorax.errors import LayoutError
+from lorax.extras import extra
 from lorax.storage import whole_directory
 
 DEMO_TASKS = tuple(GENERATORS)
@@ -53,6 +54,7 @@ def simulate(
 
     Raises:
         LayoutError: `root` holds something already.
+        ExtraError: scikit-image is not installed.
         StorageError: the disk is full or refuses to be written.
     """
     if root.is_file() or (root.is_dir() and any(root.iterdir())):
@@ -93,8 +95,13 @@ def cut_patches(split: str, seed: int) -> Iterator[Pixels]:
 
 
 def open_photo(name: str) -> Pixels:
-    """A photo that scikit-image or scikit-learn ships, (H, W, 3)."""
-    folder = files("skimage") / "data"
+    """A photo that scikit-image or scikit-learn ships, (H, W, 3).
+
+    Raises:
+        ExtraError: scikit-image is not installed.
+    """
+    with extra("demo", "the simulation"):
+        folder = files("skimage") / "data"
     if not (folder / name).is_file():
         folder = files("sklearn") / "datasets" / "images"
     with (folder / name).open("rb") as file, Image.open(file, formats=("PNG", "JPEG")) as image:

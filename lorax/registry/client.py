@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from lorax.addresses import unproxied, without_password, without_password_of
 from lorax.errors import LoraxError, RegistryError, StorageError
+from lorax.extras import install
 
 _RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 _MANNERS = {
@@ -90,7 +91,7 @@ def mlflow_errors(uri: str, doing: str) -> Iterator[None]:
             raise
         raise RegistryError(
             f"could not {doing}: the database {without_password(uri)} needs the Python package "
-            f"{error.name!r}; for PostgreSQL: pip install 'psycopg[binary]'."
+            f"{error.name!r}; for PostgreSQL: {install('postgres')}."
         ) from error
     except Exception as error:
         if not _is_mlflow_error(error):

@@ -20,6 +20,7 @@ from typing import Any
 
 from lorax.drafts import scratch
 from lorax.errors import LoraxError, ScoringError
+from lorax.extras import extra
 
 _AHEAD = 2
 """Tasks that are handed over for each place where one runs, so that none waits for the next."""
@@ -112,15 +113,12 @@ def engine(address: str | None, *, wants_gpu: bool) -> Iterator[Engine]:
         wants_gpu: as above.
 
     Raises:
-        ScoringError: Ray is not installed, or does not answer at the address.
+        ExtraError: Ray is not installed.
+        ScoringError: it does not answer at the address.
     """
     os.environ.update(_HERE if address is None else {"RAY_USAGE_STATS_ENABLED": "0"})
-    try:
+    with extra("scale", "work on Ray"):
         import ray
-    except ImportError:
-        raise ScoringError(
-            "this needs Ray, which is not installed: pip install 'lorax-pipeline[scale]', then run again."
-        ) from None
     with redirect_stdout(_Notes()), _embedded(ray) if address is None else _connected(ray, address):
         yield Engine(wants_gpu)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lorax.errors import ServiceError
+from lorax.extras import install
 from lorax.storage import write_whole
 from lorax.workspace import Workspace
 
@@ -23,7 +24,6 @@ _DEFAULTS = {"prefect": "sqlite+aiosqlite:///prefect.db", "mlflow": "sqlite:///m
 
 _TITLES = {"prefect": "Prefect", "mlflow": "MLflow"}
 _OWN = "SQLite in work/services"
-_INSTALL = "for PostgreSQL: pip install 'psycopg[binary]'"
 
 
 def given(server: str) -> str:
@@ -89,7 +89,8 @@ def check_address(variable: str, address: str) -> Any:
         url.get_dialect().import_dbapi()
     except ModuleNotFoundError as error:
         raise ServiceError(
-            f"{variable} names a database that needs the Python package {error.name!r}; {_INSTALL}."
+            f"{variable} names a database that needs the Python package {error.name!r}; "
+            f"for PostgreSQL: {install('postgres')}."
         ) from None
     except (SQLAlchemyError, ValueError):  # their text holds the address with the password, or parts of it
         raise ServiceError(
