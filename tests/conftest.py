@@ -21,9 +21,10 @@ NewWorkspace = Callable[..., Workspace]
 
 
 LONGEST = (
-    *("flows/test_processes", "flows/test_learn", "flows/test_withdraw", "registry/test_promotion"),
-    *("registry/test_registry", "registry/test_assessment_log", "services", "commands/test_versions"),
-    *("data/test_landing", "data/test_upstream", "registry", "commands", "flows", ""),
+    *("flows/test_processes", "flows/test_learn", "flows/test_withdraw", "flows/test_sweep"),
+    *("registry/test_registry", "registry/test_promotion", "registry/test_assessment_log", "services"),
+    *("commands/test_versions", "data/test_landing", "data/test_upstream", "scoring"),
+    *("registry", "commands", "flows", ""),
 )
 """By the processor time that they take: several processes end together only if the longest files begin first."""
 

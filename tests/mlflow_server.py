@@ -23,6 +23,8 @@ import requests
 from lorax.storage import locked
 
 START_S = 240
+FOLDERS: dict[str, Path] = {}
+"""Of the server that tests were given, by its address."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Server:
             found = Server(f"http://127.0.0.1:{free_port()}", folder)
             _start(found, os.getppid() if is_one_of_several else os.getpid())
             address.write_text(found.uri)
-    return Server(address.read_text(), folder)
+    FOLDERS[uri := address.read_text()] = folder
+    return Server(uri, folder)
 
 
 def free_port() -> int:

@@ -16,9 +16,9 @@ from lorax.workspace import Workspace
 from tests.forked import ROOT, Process
 
 
-def lorax(workspace: Workspace, *arguments: str, code: int = 0) -> str:
-    """Run the command; returns what it printed."""
-    done = start(workspace, *arguments)
+def lorax(workspace: Workspace, *arguments: str, code: int = 0, **also: str) -> str:
+    """Run the command, with these environment variables, too; returns what it printed."""
+    done = start(workspace, *arguments, **also)
     output, errors = done.communicate()
     assert done.returncode == code, output + errors
     assert "Traceback" not in errors
@@ -34,8 +34,8 @@ def told(workspace: Workspace, *arguments: str, code: int = 0) -> str:
     return done.stdout if code == 0 else done.stderr
 
 
-def start(workspace: Workspace, *arguments: str) -> Process:
-    return Process(arguments, workspace.root, environment())
+def start(workspace: Workspace, *arguments: str, **also: str) -> Process:
+    return Process(arguments, workspace.root, environment() | also)
 
 
 def environment() -> dict[str, str]:

@@ -6,6 +6,7 @@ One workspace is used from top to bottom: the tests of this file run in order, e
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import time
@@ -28,22 +29,23 @@ from lorax.sweeps.plan import plan_sweep
 from lorax.workspace import Workspace
 from tests.conftest import write_task_files
 from tests.flows.commands import lorax, start, told
-from tests.mlflow_server import free_port
+from tests.mlflow_server import Server, free_port
 from tests.tiny_learner import tiny_params
 
 # the servers alone take minutes to come up on a machine that is busy
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-SWEEP = "scenarios: [[alpha, beta], [beta, alpha]]\nmethods: [lorax, linear]\nseeds: [0, 1]\n"
+SWEEP = "scenarios: [[alpha, beta]]\nmethods: [lorax, linear]\nseeds: [0, 1]\n"
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
-    """A workspace where two tasks landed and a third, whose images are lost; its servers are stopped in the end."""
+def workspace(tmp_path_factory: pytest.TempPathFactory, server: Server) -> Iterator[Workspace]:
+    """A workspace where two tasks landed and a third, whose images are lost; its own server is stopped in the end."""
     folder = tmp_path_factory.mktemp("sweep")
     workspace = initialize(
-        folder / "a workspace", values={"services": {"prefect_port": free_port(), "mlflow_port": free_port()}}
+        folder / "a workspace", values={"services": {"prefect_port": free_port()}, "registry": {"model": "swept"}}
     )
+    os.environ["MLFLOW_TRACKING_URI"] = server.uri
     changes = {**tiny_params(folder).learning(), "landing": {"min_train": 1, "min_val": 1}}
     workspace.params_path.write_text(with_values(workspace.params_path.read_text(), changes))
     for seed, name in enumerate(("alpha", "beta", "gone")):
@@ -65,31 +67,31 @@ def cells(workspace: Workspace) -> dict[str, tuple[int, bytes]]:
 
 
 def test_finished_cells_of_a_killed_sweep_are_not_run_again_and_one_that_fails_stops_no_other(
-    workspace: Workspace,
+    workspace: Workspace, server: Server
 ) -> None:
-    killed = start(workspace, "sweep", "tiny.yaml")
-    while len(cells(workspace)) < 2 and killed.poll() is None:
+    killed = start(workspace, "sweep", "tiny.yaml", MLFLOW_TRACKING_URI=server.uri)
+    while not cells(workspace) and killed.poll() is None:
         time.sleep(0.02)
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     before = cells(workspace)
     assert killed.returncode == -signal.SIGKILL
-    assert 2 <= len(before) < 8
-    (workspace.root / "tiny.yaml").write_text(SWEEP.replace("alpha]]", "alpha], [gone]]"))
+    assert 1 <= len(before) < 4
+    (workspace.root / "tiny.yaml").write_text(SWEEP.replace("beta]]", "beta], [gone]]"))
     planned = json.loads(told(workspace, "sweep", "tiny.yaml", "--dry-run", "--json"))
     assert {cell["key"] for cell in planned["cells"] if cell["finished"]} == set(before)
-    errors = lorax(workspace, "sweep", "tiny.yaml", code=1)
+    errors = lorax(workspace, "sweep", "tiny.yaml", code=1, MLFLOW_TRACKING_URI=server.uri)
     for method, seed in ((method, seed) for method in ("lorax", "linear") for seed in (0, 1)):
         assert f"gone, {method}, seed {seed}, order 0: failed: 6 of " in errors
     assert before.items() <= cells(workspace).items()
-    assert len(cells(workspace)) == 8
+    assert len(cells(workspace)) == 4
 
 
 def test_the_table_has_every_finished_cell(workspace: Workspace) -> None:
     folder = workspace.work_dir / "sweeps" / "tiny"
     table = json.loads((folder / "table.json").read_text())["table"]
     found = [(line["scenario"], line["method"], line["cells"]) for line in table]
-    assert found == [(s, m, 2) for s in ("alpha, beta", "beta, alpha") for m in ("lorax", "linear")]
+    assert found == [("alpha, beta", method, 2) for method in ("lorax", "linear")]
     measured = [json.loads(text)["metrics"]["average_accuracy"] for _, text in cells(workspace).values()]
     means = [line["figures"]["average_accuracy"]["mean"] for line in table]
     assert sum(means) / len(means) == pytest.approx(sum(measured) / len(measured))
@@ -115,7 +117,7 @@ def test_each_cell_has_one_run_below_the_sweep_s_and_the_registry_is_untouched(w
 
 def test_a_cell_beside_others_learns_what_its_episodes_learn_alone(workspace: Workspace, tmp_path: Path) -> None:
     plan = plan_sweep(workspace, workspace.root / "tiny.yaml")
-    cell = next(cell for cell in plan.cells if (cell.method, cell.seed, cell.tasks[0]) == ("lorax", 1, "beta"))
+    cell = next(cell for cell in plan.cells if (cell.method, cell.seed) == ("lorax", 1))
     base, read_task = None, partial(versions.read_task, workspace)
     for name in cell.tasks:
         home = EpisodeFolder.open(tmp_path, Plan.of(base, read_task(name), plan.params_of(cell), plan.revision))

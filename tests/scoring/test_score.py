@@ -194,7 +194,7 @@ def test_a_process_that_is_killed_loses_nothing(ray: Engine, state_dir: Path, ph
         if done == 0 or killed:
             return
         workers = [p for p in psutil.Process().children(recursive=True) if p.name().startswith("ray::score")]
-        for worker in workers:
+        for worker in workers[:1]:  # another takes seconds to import what it needs
             os.kill(worker.pid, signal.SIGKILL)
             killed.append(worker.pid)
 
