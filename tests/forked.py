@@ -1,4 +1,5 @@
-"""`lorax` in processes forked from one that has imported what commands import, which is most of a short one's seconds.
+"""`lorax` in processes forked from one that has imported what commands import, which is most of a short one's seconds;
+one for all processes of a test run.
 
 Each is a process of its own, with its own folder, environment, signals, output and exit code, and ends as Python ends.
 """
@@ -12,14 +13,20 @@ import os
 import runpy
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+
+import psutil
+
+from lorax.storage import locked
 
 ROOT = Path(__file__).parents[1]
 IMPORTED = (
@@ -67,33 +74,49 @@ class Process:
         return output, errors
 
 
-@cache
-def _server() -> subprocess.Popen[str]:
-    pipe = subprocess.PIPE
-    return subprocess.Popen([sys.executable, "-m", __name__], cwd=ROOT, stdin=pipe, stdout=pipe, text=True)
-
-
 def _ask(request: dict[str, Any]) -> Any:
-    server = _server()
-    assert server.stdin is not None
-    assert server.stdout is not None
-    server.stdin.write(json.dumps(request) + "\n")
-    server.stdin.flush()
-    return json.loads(server.stdout.readline())
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(_server()[0]))
+        with connection.makefile("rw") as lines:
+            print(json.dumps(request), file=lines, flush=True)
+            return json.loads(lines.readline())
 
 
-def _serve(questions: IO[str]) -> None:
-    """Answer until the tests end; returns in each process that is to be a command, too."""
-    for line in questions:
-        request = json.loads(line)
-        if "poll" in request:
-            pid, status = os.waitpid(request["poll"], os.WNOHANG)
-            answer = os.waitstatus_to_exitcode(status) if pid else None
-        elif not (answer := os.fork()):
-            _become(request)
-            runpy.run_module("lorax", run_name="__main__", alter_sys=True)
-            return
-        print(json.dumps(answer), flush=True)
+@cache  # which keeps the process's object for as long as this process lives
+def _server() -> tuple[Path, subprocess.Popen[bytes] | None]:
+    """Where it listens, and the process, if this one started it: the first of a test run that needs one does for all.
+
+    It ends when the run's first process has ended, however that came about.
+    """
+    is_one_of_several = "PYTEST_XDIST_WORKER" in os.environ
+    run, pid = (os.environ["PYTEST_XDIST_TESTRUNUID"], os.getppid()) if is_one_of_several else ("", os.getpid())
+    folder = Path(tempfile.gettempdir(), f"lorax-forked-{run or pid}")
+    address = folder / "socket"
+    with locked(folder / "lock"), socket.socket(socket.AF_UNIX) as listener:
+        if address.exists():
+            return address, None
+        listener.bind(str(address))
+        listener.listen()
+        number, null = listener.fileno(), subprocess.DEVNULL
+        command = [sys.executable, "-m", __name__, str(number), str(pid), str(folder)]
+        return address, subprocess.Popen(command, cwd=ROOT, stdin=null, stdout=null, pass_fds=[number])
+
+
+def _asked(listener: socket.socket, pid: int) -> dict[str, Any] | None:
+    """Answer until process `pid` ends, with None; returns in each process that is to be a command, too: which."""
+    listener.settimeout(1.0)
+    while psutil.pid_exists(pid):
+        with suppress(TimeoutError):
+            connection, _ = listener.accept()
+            with connection, connection.makefile("rw") as lines:
+                request: dict[str, Any] = json.loads(lines.readline())
+                if "poll" in request:
+                    ended, status = os.waitpid(request["poll"], os.WNOHANG)
+                    answer = os.waitstatus_to_exitcode(status) if ended else None
+                elif not (answer := os.fork()):
+                    return request
+                print(json.dumps(answer), file=lines, flush=True)
+    return None
 
 
 def _become(request: dict[str, Any]) -> None:
@@ -113,4 +136,10 @@ if __name__ == "__main__":
     for name in IMPORTED:
         importlib.import_module(name)
     gc.freeze()  # what all share is not looked through in each
-    _serve(sys.stdin)
+    with socket.socket(fileno=int(sys.argv[1])) as asking:
+        asked = _asked(asking, int(sys.argv[2]))
+    if asked is None:
+        shutil.rmtree(sys.argv[3])
+    else:
+        _become(asked)
+        runpy.run_module("lorax", run_name="__main__", alter_sys=True)
