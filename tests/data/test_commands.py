@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -42,6 +43,8 @@ SETTINGS = """\
 @pytest.fixture
 def signing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Settings of a person who signs commits and sees it, in colour."""
+    if shutil.which("ssh-keygen") is None:
+        pytest.skip("signing a commit needs ssh-keygen, which this machine has not")
     key, signers = tmp_path / "key", tmp_path / "signers"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
     signers.write_text(f"person@example.org {key.with_suffix('.pub').read_text()}")
