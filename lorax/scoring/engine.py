@@ -114,7 +114,7 @@ def engine(address: str | None, *, wants_gpu: bool) -> Iterator[Engine]:
 
     Raises:
         ExtraError: Ray is not installed.
-        ScoringError: it does not answer at the address.
+        ScoringError: it can't be started, or does not answer at the address.
     """
     os.environ.update(_HERE if address is None else {"RAY_USAGE_STATS_ENABLED": "0"})
     with extra("scale", "work on Ray"):
@@ -139,14 +139,20 @@ class _Notes(io.TextIOBase):
 @contextmanager
 def _embedded(ray: Any) -> Iterator[None]:
     with scratch(Path("/tmp")) as folder, _ended(ray):  # a short path: it holds sockets
-        _init(
-            ray,
-            address="local",
-            num_cpus=len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
-            include_dashboard=False,
-            object_store_memory=_SHARED_MEMORY,
-            _temp_dir=str(folder),
-        )
+        try:
+            _init(
+                ray,
+                address="local",
+                num_cpus=len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
+                include_dashboard=False,
+                object_store_memory=_SHARED_MEMORY,
+                _temp_dir=str(folder),
+            )
+        except Exception as error:  # a bare one, where a busy machine takes longer than Ray's own 30 seconds
+            raise ScoringError(
+                f"Ray could not be started here ({_line(error)}). Nothing was judged or learned; when the machine is "
+                "less busy, run the same command again."
+            ) from error
         yield
 
 
