@@ -114,6 +114,17 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         yield found
 
 
+def test_a_browser_that_was_never_there_finds_trainings_and_nothing_in_front_of_them(
+    running: tuple[Workspace, Params], browser: Browser
+) -> None:
+    _, mlflow = servers.known(running[1])
+    for page, shown in (("experiments/0", "New run"), ("models", "Registered Models"), ("", "Recent Experiments")):
+        browser.open("about:blank")
+        browser.open(f"{mlflow.api}/#/{page}")
+        browser.until(lambda shown=shown: shown in browser.text())
+        assert "Ask questions" not in browser.text() and "telemetry" not in browser.text()
+
+
 def _requests_that_change_something(params: Params) -> dict[str, tuple[str, dict[str, Any]]]:
     """Address and body of a request to each server; what it makes is called 'left-by-a-stranger'."""
     prefect, mlflow = servers.known(params)
