@@ -85,11 +85,14 @@ def show_accuracy(report: Report, base: LearnerState) -> None:
     create_table_artifact(rows, key=_key("accuracy-after", report.task), description="accuracy on test images")
 
 
-def show_verdicts(version: ModelVersion) -> str:
-    """The gate's verdicts on Prefect's page; returns what they come to."""
+def show_verdicts(version: ModelVersion, links: Mapping[str, str]) -> str:
+    """The gate's verdicts on Prefect's page, with links to MLflow's; returns what they come to."""
     rows = [{"task": v.task, "asked": v.kind, "passed": v.passed, "because": v.reason} for v in version.verdicts]
     outcome = "passed" if all(verdict.passed for verdict in version.verdicts) else "refused"
-    create_table_artifact(rows, key=_key("gate", version.task), description=f"version {version.version}: {outcome}")
+    told = " · ".join(f"[{name}]({address})" for name, address in links.items())
+    data = f"data.dvc `{version.data_digest}` of git commit `{version.data_commit or 'none'}`"
+    description = f"{outcome}: {told}\n\nLearned from {data}"
+    create_table_artifact(rows, key=_key("gate", version.task), description=description)
     return outcome
 
 

@@ -15,9 +15,11 @@ from functools import partial
 from pathlib import Path
 
 from prefect import get_run_logger
+from prefect.runtime import flow_run
 
 from flows.step import Settings, epochs_shown, show_accuracy, show_verdicts, step, trust
 from lorax import attribution, lineage, progress, reconcile
+from lorax.addresses import without_password
 from lorax.atlas import layer_similarity
 from lorax.data import learned, pins, reals, versions
 from lorax.drafts import discard
@@ -211,8 +213,9 @@ def register(root: str, home: str) -> int:
 def gate(root: str, home: str) -> None:
     """Have the gate judge the challenger; one that fails is refused, and its task held."""
     with progress.step("gate") as shown, _opened(root, home) as episode:
-        version = _registry(root, episode).judge(_candidate(episode), episode.params.gate)
-        shown.outcome = show_verdicts(version)
+        registry = _registry(root, episode)
+        version = registry.judge(_candidate(episode), episode.params.gate)
+        shown.outcome = show_verdicts(version, registry.links(version))
         get_run_logger().info("version %d: %s", version.version, shown.outcome)
 
 
@@ -268,7 +271,8 @@ def candidate_in(folder: EpisodeFolder, state: LearnerState | None = None) -> Ca
     """What an episode left, and all that was measured of it; the state is read unless it is given."""
     report, assessed = Report.read(folder.report_path), Assessment.read(folder.assessment_path)
     compared = layer_similarity.compared_dir(folder)
-    return open_candidate(folder.state_dir, report, assessed, folder.plan().revision.commit, compared, state)
+    found = open_candidate(folder.state_dir, report, assessed, folder.plan().revision.commit, compared, state)
+    return replace(found, flow_run=without_password(flow_run.ui_url or ""))
 
 
 def _is_done(shown: progress.Shown, is_there: bool) -> bool:

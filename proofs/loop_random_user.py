@@ -168,7 +168,7 @@ class User:
 
 def _tasks(version: dict[str, Any]) -> Pairs:
     tags = {tag["key"]: tag["value"] for tag in version["tags"]}
-    return [(name, digest) for name, digest in json.loads(tags["lorax.tasks"])]
+    return [(name, digest) for name, digest in json.loads(tags["mlflow.lorax.tasks"])]
 
 
 def _is_clear(said: str) -> bool:

@@ -26,7 +26,7 @@ from lorax.commands.tables import (
     version_record,
 )
 from lorax.errors import RegistryError
-from lorax.text import minute, percent
+from lorax.text import minute, percent, short
 
 if TYPE_CHECKING:
     from lorax.registry import Look
@@ -177,7 +177,8 @@ def _label(version: Mapping[str, Any], outcome: str) -> Text:
         label.append(f"  [{alias}]", style="bold green" if alias == CHAMPION else "yellow")
     average, forgetting = percent(metrics["average_accuracy"]), percent(metrics["forgetting"])
     nearest = f", {near}" if (near := nearest_line(version)) else ""
-    label.append(f"  average {average}, forgetting {forgetting}{_trust(version)}{nearest}  ")
+    label.append(f"  average {average}, forgetting {forgetting}{_trust(version)}{nearest}, ")
+    label.append(f"data {short(version['data_digest'])}  ")
     return label.append(outcome, style=_STYLES.get(version["outcome"], ""))
 
 

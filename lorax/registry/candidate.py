@@ -32,6 +32,7 @@ class Candidate:
     atlas_dir: Path | None = None  # what `comparison` was read from, with what else its run is to keep of the atlas
     comparison: BranchComparison | None = None
     origins: Mapping[str, str] = field(default_factory=dict)  # of tasks, as far as it was told when they landed
+    flow_run: str = ""  # address of the page of Prefect's run that learned it; '' where none did
 
     @property
     def metrics(self) -> dict[str, float]:

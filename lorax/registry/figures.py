@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -58,8 +59,16 @@ def accuracy_matrix(tasks: Sequence[str], rows: Sequence[Sequence[float]]) -> Fi
     return figure
 
 
-def task_lines(tasks: Sequence[str], rows: Sequence[Sequence[float]]) -> Figure:
-    """Each task's accuracy over the episodes since it was learned, and their average."""
+def task_lines(
+    tasks: Sequence[str], rows: Sequence[Sequence[float]], versions: Mapping[int, int] | None = None
+) -> Figure:
+    """Each task's accuracy over the episodes since it was learned, and their average.
+
+    Args:
+        tasks: names, in the order of learning.
+        rows: the accuracy matrix.
+        versions: the numbers of episodes' versions, as far as those are registered; None: episodes are numbered.
+    """
     figure = Figure(figsize=(8, 4.5), dpi=_DPI, layout="constrained")
     axes = figure.subplots()
     palette = matplotlib.colormaps["tab10" if len(tasks) <= _FEW else "tab20"]
@@ -68,8 +77,14 @@ def task_lines(tasks: Sequence[str], rows: Sequence[Sequence[float]]) -> Figure:
         axes.plot(range(i, len(rows)), [row[i] for row in rows[i:]], marker="o", markersize=4, label=task)
     averages = [sum(row) / len(row) for row in rows]
     axes.plot(range(len(rows)), averages, color="black", linestyle="--", linewidth=2, label="average")
-    axes.set_xticks(range(len(rows)), [f"{j}\n{task}" for j, task in enumerate(tasks)])
-    axes.set(xlabel="episode", ylabel="accuracy", ylim=(0, 1.02), title="Accuracy of each task over the episodes")
+    numbers = range(len(rows)) if versions is None else [versions.get(j, "") for j in range(len(rows))]
+    labels = [f"{number}\n{task}" for number, task in zip(numbers, tasks, strict=False)]
+    shown = range(0, len(rows), -(-len(rows) // _FEW))
+    axes.set_xticks(shown, [labels[j] for j in shown], fontsize="small" if len(rows) > _FEW // 2 else None)
+    over = "episode" if versions is None else "version"
+    low = max(0.0, math.floor(10 * min(min(row) for row in rows) - 0.5) / 10)  # else all lines are one, at the top
+    axes.set(xlabel=over, ylabel="accuracy", ylim=(low, 1.02 - 0.02 * low))
+    axes.set_title(f"Accuracy of each task over the {over}s")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize="small")
     return figure
@@ -228,6 +243,14 @@ def save_figures(
     _save(accuracy_matrix(tasks, rows), directory / "accuracy_matrix.png")
     _save(task_lines(tasks, rows), directory / "task_accuracy.png")
     _save(confusion_matrix(labels, counts), directory / "confusion_matrix.png")
+
+
+def save_task_lines(
+    path: Path, tasks: Sequence[str], rows: Sequence[Sequence[float]], versions: Mapping[int, int]
+) -> None:
+    """Write `task_lines` as a PNG file, whose folder is made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _save(task_lines(tasks, rows, versions), path)
 
 
 def _range(numbers: Sequence[int]) -> str:

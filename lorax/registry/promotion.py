@@ -21,6 +21,7 @@ from lorax.registry import claims, journal, tracking
 from lorax.registry.gate import TaskVerdict, reasons
 from lorax.registry.journal import GATE, MLFLOW, Entry, Quarantine
 from lorax.registry.lineage import line_of, timeline_points
+from lorax.registry.overview import show_timeline
 from lorax.registry.store import CHALLENGER, CHAMPION, Store
 from lorax.registry.versions import (
     LINE_TAG,
@@ -81,7 +82,7 @@ def with_verdicts(store: Store, version: ModelVersion, verdicts: Sequence[TaskVe
     if verdicts == list(version.verdicts):
         return version
     store.set_tags(version.version, verdict_tags(verdicts, is_first=not version.verdicts))
-    store.set_description(version.version, describe(version.tasks, version.metrics, verdicts))
+    store.set_description(version.version, describe(version.tasks, version.metrics, verdicts, version.origin))
     return replace(version, verdicts=tuple(verdicts))
 
 
@@ -156,6 +157,7 @@ def write_timeline(store: Store, version: ModelVersion, state: LearnerState) -> 
     store.set_tags(version.version, {LINE_TAG: line})
     points = timeline_points(state, version.state_digest, versions)
     tracking.write_timeline(client, timeline.info.run_id, points, version.created_at)
+    show_timeline(client, experiment, timeline.info.run_id, state, version, versions)
     tracking.finish_run(client, timeline)
 
 

@@ -8,14 +8,11 @@ from typing import Any
 
 from lorax.addresses import without_password
 from lorax.errors import RegistryError
-from lorax.registry import journal, tracking
+from lorax.registry import journal, pages, tracking
 from lorax.registry.lineage import ancestors
 from lorax.registry.package import copies, fetch_card, stored_bytes
 from lorax.registry.store import CHALLENGER, CHAMPION, Store, lost_alias
 from lorax.registry.versions import ModelVersion
-
-_TRAINING = "workflowType=machine_learning"
-"""MLflow's page begins among evaluations of generative AI otherwise, in a browser that has not seen it before."""
 
 
 class RegisteredModel(Store):
@@ -141,21 +138,23 @@ class RegisteredModel(Store):
         with self.talking(f"look for copies of version {version}"):
             return copies(self.client, self.name, version)
 
+    def links(self, version: ModelVersion) -> dict[str, str]:
+        """Addresses of MLflow's pages for a browser: a version's own, and all tasks' accuracy over the versions."""
+        here = f"{without_password(self.uri)}/"
+        found = {f"version {version.version}": f"{here}{pages.version(self.name, version.version)}"}
+        if version.experiment:
+            found["all tasks' accuracy over the versions"] = f"{here}{pages.accuracy(version.experiment)}"
+        return found
+
     def pages(self) -> dict[str, str]:
         """Addresses of MLflow's pages for a browser: the timeline's curves and the model's versions."""
         self.require_server()
         with self.talking("find the timeline"):
             champion = self.champion()
             experiment = tracking.experiment_id(self.client, self.uri, self.name)
-            page = without_password(self.uri)
-            pages = {
-                "model": f"{page}/#/models/{self.name}",
-                "runs": f"{page}/#/experiments/{experiment}/runs?{_TRAINING}",
-            }
-            if champion:
-                run_id = tracking.timeline_run(self.client, experiment, champion.line).info.run_id
-                pages["timeline"] = f"{page}/#/experiments/{experiment}/runs/{run_id}/model-metrics?{_TRAINING}"
-        return pages
+        here = f"{without_password(self.uri)}/"
+        found = {"model": f"{here}{pages.model(self.name)}", "runs": f"{here}{pages.runs(experiment)}"}
+        return found | ({"timeline": f"{here}{pages.accuracy(experiment)}"} if champion else {})
 
 
 class Look(RegisteredModel):

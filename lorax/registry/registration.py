@@ -25,7 +25,7 @@ from lorax.registry.card import model_card
 from lorax.registry.client import sent_once
 from lorax.registry.package import CARD, attach_model, logged_model, model_address, replace_card
 from lorax.registry.store import CHALLENGER, Store
-from lorax.registry.versions import ModelVersion, describe, newer_metric_tags, version_tags
+from lorax.registry.versions import ModelVersion, Origin, describe, newer_metric_tags, version_tags
 
 
 def make_version(store: Store, candidate: Candidate) -> ModelVersion:
@@ -40,7 +40,7 @@ def make_version(store: Store, candidate: Candidate) -> ModelVersion:
         model = logged_model(client, run, store.name, candidate.state_dir, state.classes, card)
     attach_model(client, run.info.run_id, model)
     tracking.finish_run(client, run)
-    return _create_version(store, candidate, run.info.run_id, model.model_id)
+    return _create_version(store, candidate, run, model.model_id)
 
 
 def measured_anew(store: Store, version: ModelVersion, candidate: Candidate) -> None:
@@ -55,7 +55,7 @@ def measured_anew(store: Store, version: ModelVersion, candidate: Candidate) -> 
     with _filled(client, client.get_run(version.run_id), candidate, card):
         pass
     replace_card(client, store.name, version.version, card)
-    text = describe(version.tasks, metrics, version.verdicts)
+    text = describe(version.tasks, metrics, version.verdicts, version.origin)
     store.set_description(version.version, text)
     store.set_tags(version.version, candidate.nearest_tags | newer_metric_tags(metrics))
 
@@ -90,17 +90,19 @@ def _write_files(folder: Path, candidate: Candidate, tables: Tables, card: str) 
         write_assessment(folder, candidate.assessment)
 
 
-def _create_version(store: Store, candidate: Candidate, run_id: str, model_id: str) -> ModelVersion:
-    client, state, metrics = store.client, candidate.state, candidate.metrics
-    tags = version_tags(candidate.digest, state, metrics, candidate.nearest_tags)
+def _create_version(store: Store, candidate: Candidate, run: Any, model_id: str) -> ModelVersion:
+    client, state, metrics, revision = store.client, candidate.state, candidate.metrics, candidate.state.revision
+    info, flow_run = run.info, candidate.flow_run
+    tags = version_tags(candidate.digest, state, metrics, candidate.nearest_tags, info.experiment_id, flow_run)
+    origin = Origin(info.run_id, info.experiment_id, flow_run, revision.digest, revision.commit)
     store.ensure_model()
     with sent_once():
         created = client.create_model_version(
             store.name,
             source=model_address(model_id),
-            run_id=run_id,
+            run_id=info.run_id,
             tags=tags,
-            description=describe(state.tasks, metrics, ()),
+            description=describe(state.tasks, metrics, (), origin),
             model_id=model_id,
         )
     store.set_alias(CHALLENGER, int(created.version))

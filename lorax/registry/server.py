@@ -29,8 +29,8 @@ _FIRST_VISIT = {
     "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": True,  # else an assistant opens over a quarter of the page
     "mlflow.telemetry.info.alert.dismissed_v1": True,  # it says that usage is told to MLflow; here it is not
 }
-"""What MLflow's page keeps in a browser, and asks nobody else for: no tag of an experiment and no variable of the server
-says which it is. Who switches it over on the page is not switched back."""
+"""What MLflow's page keeps in a browser and asks nobody else for: no tag of an experiment and no variable of the server
+decides it. Who switches it over on the page is not switched back."""
 
 _KEEP = """
 <script>

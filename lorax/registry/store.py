@@ -18,7 +18,15 @@ from lorax.registry import journal
 from lorax.registry.client import connect, is_missing, is_missing_database, is_server, mlflow_errors, upsert
 from lorax.registry.journal import Entry, Quarantine
 from lorax.registry.package import fetch_state, is_whole
-from lorax.registry.versions import DIGEST_TAG, MODEL_DESCRIPTION, OUTCOME_TAG, ModelVersion, is_ours, read_version
+from lorax.registry.versions import (
+    DIGEST_TAG,
+    MODEL_DESCRIPTION,
+    OLD_DIGEST_TAG,
+    OUTCOME_TAG,
+    ModelVersion,
+    is_ours,
+    read_version,
+)
 from lorax.storage import locked, whole_directory
 
 CHAMPION, CHALLENGER = "champion", "challenger"
@@ -72,10 +80,9 @@ class Store:
         if self.is_unused():
             return None
         with self.talking(f"look for state {state_digest[:12]}"):
-            first = min(
-                self.registered_versions({DIGEST_TAG: state_digest}), key=lambda v: int(v.version), default=None
-            )
-            return read_version(first) if first else None
+            found = self.registered_versions({DIGEST_TAG: state_digest})
+            found = found or self.registered_versions({OLD_DIGEST_TAG: state_digest})
+            return read_version(min(found, key=lambda v: int(v.version))) if found else None
 
     def existing(self, number: int) -> ModelVersion | None:
         """The version with this number; None if there is none, or lorax did not register it."""

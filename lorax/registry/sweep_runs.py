@@ -10,7 +10,6 @@ from typing import Any
 
 from lorax.registry import tracking
 from lorax.registry.registry import Registry
-from lorax.registry.versions import ROLE_TAG
 
 _NOTE = (
     "Sweeps: methods compared over scenarios, seeds and orders by `lorax sweep`. A run has a sweep's table and plot, "
@@ -35,7 +34,7 @@ class SweepRun:
             RegistryError: MLflow does not answer, or has the experiment in its trash.
         """
         with registry.changing(f"track sweep {name!r}"):
-            client, identity = registry.client, {ROLE_TAG: "sweep", _SWEEP_TAG: name}
+            client, identity = registry.client, {tracking.ROLE_TAG: "sweep", _SWEEP_TAG: name}
             experiment = tracking.experiment_id(client, registry.uri, f"{registry.name}-sweeps", _NOTE)
             return cls(
                 registry, experiment, tracking.run_of(client, experiment, name, identity, tracking.git_tags(commit))
@@ -78,7 +77,7 @@ class SweepRun:
         client = self.registry.client
         with self.registry.changing(f"track the cell {title!r}"):
             identity = {tracking.PARENT_TAG: self.run_id, _CELL_TAG: key}
-            run = tracking.run_of(client, self.experiment, title, identity, {ROLE_TAG: "cell"})
+            run = tracking.run_of(client, self.experiment, title, identity, {tracking.ROLE_TAG: "cell"})
             episodes = (tracking.points_at(tracking.matrix_metrics(rows[: j + 1], tasks), j) for j in range(len(rows)))
             took = tracking.points_at({"seconds": seconds}, len(rows) - 1)
             missing = tracking.missing_points(client, run, [*chain.from_iterable(episodes), *took])

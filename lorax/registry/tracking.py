@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from lorax.drafts import scratch
 from lorax.errors import RegistryError
 from lorax.learning import metrics
+from lorax.registry import pages
 from lorax.registry.client import at_server, sent_once
-from lorax.registry.versions import DIGEST_TAG, LINE_TAG, ROLE_TAG
 from lorax.storage import write_record
 
 if TYPE_CHECKING:  # these import torch, which a look-up can do without
@@ -28,6 +28,9 @@ if TYPE_CHECKING:  # these import torch, which a look-up can do without
 
 BINARY_ACCURACY = "binary_accuracy"
 """The metrics that tell detection: each task's are below it."""
+
+ROLE_TAG, _DIGEST_TAG, _LINE_TAG = "lorax.role", "lorax.state_digest", "lorax.line"
+"""What a run is, and of which state or line of descent; by these it is found again."""
 
 PARENT_TAG = "mlflow.parentRunId"
 _KIND_TAG, _KIND = "mlflow.experimentKind", "custom_model_development"
@@ -44,8 +47,7 @@ SCENARIOS_NOTE = (
 )
 _TIMELINE_NOTE = (
     "Accuracy on each task, and what follows from it, over the episodes of one line of versions: step 0 is the first "
-    "episode, and each promoted version adds a step. Curves: tab Model metrics. Parameters, figures and model cards: "
-    "the child runs."
+    "episode, and each promoted version adds a step. Parameters, figures and model cards: the child runs."
 )
 
 _BATCH_POINTS, _BATCH_PARAMS = 850, 100
@@ -95,18 +97,25 @@ def points_at(values: Mapping[str, float], step: int) -> list[Point]:
     return [Point(key, value, step) for key, value in values.items()]
 
 
-def experiment_id(client: Any, uri: str, name: str, note: str = _EPISODES_NOTE) -> str:
-    """The experiment called `name`, made with this description if need be.
+def experiment_id(client: Any, uri: str, name: str, note: str = "") -> str:
+    """The experiment called `name`, made with this description if need be; without, with a registered model's.
 
     Raises:
         RegistryError: it is in MLflow's trash.
     """
     found = find_experiment(client, uri, name)
     if found is None:
-        return str(client.create_experiment(name, tags={_KIND_TAG: _KIND, _NOTE_TAG: note}))
+        made = str(client.create_experiment(name, tags={_KIND_TAG: _KIND}))
+        client.set_experiment_tag(made, _NOTE_TAG, note or _front_page(made, name))
+        return made
     if _KIND_TAG not in found.tags:
         client.set_experiment_tag(found.experiment_id, _KIND_TAG, _KIND)
     return str(found.experiment_id)
+
+
+def _front_page(experiment: str, model: str) -> str:
+    links = {"All tasks' accuracy over the versions": pages.accuracy(experiment), "Versions": pages.model(model)}
+    return f"{pages.listed(links)}\n\n{_EPISODES_NOTE}"
 
 
 def find_experiment(client: Any, uri: str, name: str) -> Any:
@@ -127,7 +136,12 @@ def find_experiment(client: Any, uri: str, name: str) -> Any:
 
 def timeline_run(client: Any, experiment: str, line: str) -> Any:
     """MLflow's run that carries the curves of one line of descent, made if need be."""
-    return run_of(client, experiment, "timeline", {ROLE_TAG: "timeline", LINE_TAG: line}, {_NOTE_TAG: _TIMELINE_NOTE})
+    run = run_of(client, experiment, "timeline", {ROLE_TAG: "timeline", _LINE_TAG: line})
+    if _NOTE_TAG not in run.data.tags:
+        run_id, links = run.info.run_id, {"In one chart": pages.accuracy(experiment)}
+        figure = f"![Accuracy of each task over the versions]({pages.image(run_id, pages.TIMELINE_FIGURE)})"
+        client.set_tag(run_id, _NOTE_TAG, f"{pages.listed(links)}\n\n{_TIMELINE_NOTE}\n\n{figure}")
+    return run
 
 
 def episode_run(
@@ -137,7 +151,7 @@ def episode_run(
     name = f"{len(state.tasks) - 1:02d} {state.tasks[-1].name}"
     above = {PARENT_TAG: timeline} if timeline else {}
     details = {**above, "lorax.parent_digest": state.parent or "", **git_tags(git_commit)}
-    return run_of(client, experiment, name, {ROLE_TAG: "episode", DIGEST_TAG: digest}, details)
+    return run_of(client, experiment, name, {ROLE_TAG: "episode", _DIGEST_TAG: digest}, details)
 
 
 def scenario_run(client: Any, experiment: str, scenario: str, git_commit: str | None) -> Any:

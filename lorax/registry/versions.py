@@ -1,7 +1,8 @@
 """What the registry knows of a model version, and the tags that carry it.
 
 Everything that names a version's place in the stream is written as tags in the one call that creates it, so a version
-is either complete or not there.
+is either complete or not there. MLflow's page shows a few of them, for people: those of what lorax reads back it hides,
+and with them their delete buttons.
 """
 
 from __future__ import annotations
@@ -16,37 +17,67 @@ from typing import TYPE_CHECKING, Any
 
 from lorax.errors import RegistryError
 from lorax.learning.branch_similarity import SimilarBranch
+from lorax.registry import pages
 from lorax.registry.gate import TaskVerdict
+from lorax.registry.package import CARD
 from lorax.stream import PinnedTask
+from lorax.text import percent, short
 
 if TYPE_CHECKING:  # imports torch, which a look-up can do without
     from lorax.learning.state import LearnerState
 
-DIGEST_TAG = "lorax.state_digest"
-LINE_TAG = "lorax.line"
-ROLE_TAG = "lorax.role"
-OUTCOME_TAG, _REASON_TAG = "lorax.outcome", "lorax.reason"
-_TASKS_TAG, _METRICS_TAG, _VERDICTS_TAG = "lorax.tasks", "lorax.metrics", "lorax.verdicts"
+HIDDEN = "mlflow."
+"""MLflow's page hides tags whose names begin so."""
+
+OLD_DIGEST_TAG = "lorax.state_digest"
+"""Of versions from before the end of November 2026, whose tags are all shown. MLflow looks for one name at a time."""
+
+DIGEST_TAG = f"{HIDDEN}{OLD_DIGEST_TAG}"
+LINE_TAG = f"{HIDDEN}lorax.line"
+OUTCOME_TAG, _REASON_TAG = "lorax.outcome", f"{HIDDEN}lorax.reason"
+_PARENT_TAG = f"{HIDDEN}lorax.parent_digest"
+_TASKS_TAG, _METRICS_TAG, _VERDICTS_TAG = (f"{HIDDEN}lorax.{what}" for what in ("tasks", "metrics", "verdicts"))
 _NEWER = "_newer"
 """After the verdicts' or metrics' tag: names the tags that hold them, where they were made more than once."""
 
-_PROMOTED_AT_TAG, _PROMOTED_BY_TAG = "lorax.promoted_at", "lorax.promoted_by"
+_PROMOTED_AT_TAG, _PROMOTED_BY_TAG = f"{HIDDEN}lorax.promoted_at", f"{HIDDEN}lorax.promoted_by"
 _PART_LENGTH, _NAMES_LENGTH = 4000, 2000
 """MLflow keeps up to 5000 characters of a tag; what may be longer, as with fifty tasks, goes into several."""
 
-_CALIBRATED_TAG = "lorax.calibrated"
-_NEAREST_TAG, _START_TAG = "lorax.nearest", "lorax.start"
-_HEADLINES = (
-    *("average_accuracy", "average_binary_accuracy", "average_incremental_accuracy", "forgetting"),
-    *("calibration_error", "unknown_auroc", "robustness"),
-)
-"""Metrics that get a tag of their own where there are any, for people who read MLflow's model page."""
-
+_DATA_TAG, _COMMIT_TAG = f"{HIDDEN}lorax.data_digest", f"{HIDDEN}lorax.data_commit"
+_EXPERIMENT_TAG, _FLOW_RUN_TAG = f"{HIDDEN}lorax.experiment", f"{HIDDEN}lorax.flow_run"
+_CALIBRATED_TAG = f"{HIDDEN}lorax.calibrated"
+_NEAREST_TAG, _START_TAG = f"{HIDDEN}lorax.nearest", f"{HIDDEN}lorax.start"
 
 MODEL_DESCRIPTION = (
     "Tells real from synthetic images and names the generator. Grown by lorax, one LoRA branch per task; "
     "one version per episode. Versions hold the learner state without the backbone, which is named and hashed."
 )
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a version comes from: what its page on MLflow's server leads to."""
+
+    run_id: str
+    experiment: str  # MLflow's, of the run; '' of versions whose tags are all shown
+    flow_run: str  # address of the page of Prefect's run that made it; '' where none did
+    data_digest: str
+    data_commit: str | None
+
+    @property
+    def told(self) -> str:
+        """Links, and the data, in Markdown."""
+        links = {
+            "all tasks' accuracy over the versions": pages.accuracy(self.experiment),
+            "model card": pages.artifact(self.experiment, self.run_id, CARD),
+            "episode's run": pages.run(self.experiment, self.run_id),
+        }
+        links = links if self.experiment else {}
+        links |= {"Prefect's run": self.flow_run} if self.flow_run else {}
+        back = f"git checkout {self.data_commit} -- data.dvc && dvc checkout data.dvc"
+        data = f"data.dvc `{self.data_digest}`{f', which `{back}` brings back' if self.data_commit else ''}"
+        return f"{pages.listed(links)}\n\nLearned from {data}"
 
 
 @dataclass(frozen=True)
@@ -74,6 +105,12 @@ class ModelVersion:
     nearest: str = ""  # the task whose branch is most like its episode's; '' where that was not looked up
     start: str = ""  # the task from whose weights its episode's branch started; '' for none
     aliases: tuple[str, ...] = ()
+    experiment: str = ""  # MLflow's, of its run; '' of versions whose tags are all shown
+    flow_run: str = ""  # address of the page of Prefect's run that made it; '' where none did
+
+    @property
+    def origin(self) -> Origin:
+        return Origin(self.run_id, self.experiment, self.flow_run, self.data_digest, self.data_commit)
 
     @property
     def names(self) -> list[str]:
@@ -87,23 +124,30 @@ class ModelVersion:
 
 
 def version_tags(
-    digest: str, state: LearnerState, metrics: Mapping[str, float], nearest: Mapping[str, str]
+    digest: str,
+    state: LearnerState,
+    metrics: Mapping[str, float],
+    nearest: Mapping[str, str],
+    experiment: str = "",
+    flow_run: str = "",
 ) -> dict[str, str]:
     """The tags of a new version that no gate has judged, from which `read_version` makes the record again.
 
     `nearest` are `nearest_tags`.
     """
     return {
-        DIGEST_TAG: digest,
-        "lorax.parent_digest": state.parent or "",
-        "lorax.episode": str(len(state.tasks) - 1),
         "lorax.task": state.names[-1],
+        "lorax.data": short(state.revision.digest),
+        **_headlines(metrics),
+        DIGEST_TAG: digest,
+        _PARENT_TAG: state.parent or "",
         **_parts(_TASKS_TAG, [[task.name, task.digest] for task in state.tasks]),
-        "lorax.data_digest": state.revision.digest,
-        "lorax.data_commit": state.revision.commit or "",
+        _DATA_TAG: state.revision.digest,
+        _COMMIT_TAG: state.revision.commit or "",
+        _EXPERIMENT_TAG: experiment,
+        _FLOW_RUN_TAG: flow_run,
         _CALIBRATED_TAG: "yes" if state.calibration else "no",
         **_parts(_METRICS_TAG, dict(sorted(metrics.items()))),
-        **_headlines(metrics),
         **nearest,
     }
 
@@ -145,19 +189,21 @@ def read_version(found: Any) -> ModelVersion:
     Raises:
         RegistryError: it was not registered by lorax, or its tags were edited.
     """
-    tags = found.tags
+    # the names of older versions' tags begin with lorax, and so do the values that name tags
+    tags = {f"{HIDDEN}{tag}": value for tag, value in found.tags.items() if tag.startswith("lorax.")} | found.tags
     try:
+        tasks = tuple(PinnedTask(name, digest) for name, digest in _joined(tags, _TASKS_TAG))
         return ModelVersion(
             version=int(found.version),
             run_id=found.run_id,
             state_digest=tags[DIGEST_TAG],
-            parent_digest=tags["lorax.parent_digest"] or None,
+            parent_digest=tags[_PARENT_TAG] or None,
             line=tags.get(LINE_TAG, ""),
-            episode=int(tags["lorax.episode"]),
-            task=tags["lorax.task"],
-            tasks=tuple(PinnedTask(name, digest) for name, digest in _joined(tags, _TASKS_TAG)),
-            data_digest=tags["lorax.data_digest"],
-            data_commit=tags["lorax.data_commit"] or None,
+            episode=len(tasks) - 1,
+            task=tasks[-1].name,
+            tasks=tasks,
+            data_digest=tags[_DATA_TAG],
+            data_commit=tags[_COMMIT_TAG] or None,
             metrics=_newest(tags, _METRICS_TAG),
             created_at=datetime.fromtimestamp(found.creation_timestamp / 1000, UTC),
             verdicts=tuple(TaskVerdict(*values) for values in _newest(tags, _VERDICTS_TAG, [])),
@@ -169,8 +215,10 @@ def read_version(found: Any) -> ModelVersion:
             nearest=tags.get(_NEAREST_TAG, "").split(" ")[0],
             start=tags.get(_START_TAG, ""),
             aliases=tuple(sorted(found.aliases)),
+            experiment=tags.get(_EXPERIMENT_TAG, ""),
+            flow_run=tags.get(_FLOW_RUN_TAG, ""),
         )
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, IndexError, ValueError, TypeError) as error:
         raise RegistryError(
             f"version {found.version} of model {found.name!r} lacks a usable tag ({error}): it was not registered by "
             "lorax, or was edited by hand. Delete that version, or move its alias to one that lorax registered."
@@ -179,23 +227,24 @@ def read_version(found: Any) -> ModelVersion:
 
 def is_ours(found: Any) -> bool:
     """Whether lorax registered this version of MLflow's."""
-    return DIGEST_TAG in found.tags
+    return DIGEST_TAG in found.tags or OLD_DIGEST_TAG in found.tags
 
 
-def describe(tasks: Sequence[PinnedTask], metrics: Mapping[str, float], verdicts: Sequence[TaskVerdict]) -> str:
-    """A version's description on MLflow's page: its model card in short, the gate's verdicts in a table."""
+def describe(
+    tasks: Sequence[PinnedTask], metrics: Mapping[str, float], verdicts: Sequence[TaskVerdict], origin: Origin
+) -> str:
+    """A version's description on MLflow's page: its model card in short, where it comes from, the gate's verdicts."""
     names = shorten(", ".join(task.name for task in tasks), _NAMES_LENGTH, placeholder=" ...")
     detection = metrics.get("average_binary_accuracy")
     detected = "" if detection is None else f", detection {100 * detection:.1f} %"
     text = (
         f"Episode {len(tasks) - 1}: learned **{tasks[-1].name}**. Knows {names}.\n\n"
         f"Average accuracy {100 * metrics['average_accuracy']:.1f} %{detected}, "
-        f"forgetting {100 * metrics['forgetting']:.1f} %. {_trust(metrics)}"
-        "The whole card: model_card.md among the run's artifacts.\n\n"
-        "| gate | verdict |\n|---|---|\n"
+        f"forgetting {100 * metrics['forgetting']:.1f} %. {_trust(metrics)}\n\n"
+        f"{origin.told}\n"
     )
     for verdict in verdicts:
-        row = f"| {'passed' if verdict.passed else '**failed**'} | {verdict.reason} |\n"
+        row = f"\n- {'passed' if verdict.passed else '**failed**'}: {verdict.reason}"
         if len(text) + len(row) > _PART_LENGTH:
             return text
         text += row
@@ -220,7 +269,9 @@ def _trust(metrics: Mapping[str, float]) -> str:
 
 
 def _headlines(metrics: Mapping[str, float]) -> dict[str, str]:
-    return {f"lorax.{name}": f"{metrics[name]:.4f}" for name in _HEADLINES if name in metrics}
+    """For people who read MLflow's list of versions."""
+    average, forgetting = percent(metrics["average_accuracy"]), percent(metrics["forgetting"])
+    return {"lorax.accuracy": average, "lorax.forgetting": forgetting}
 
 
 def _values(verdicts: Sequence[TaskVerdict]) -> list[list[Any]]:

@@ -19,6 +19,7 @@ from lorax.network.backbone import BackboneIdentity
 from lorax.params import GateParams
 from lorax.registry import CHALLENGER, CHAMPION, Registry, TaskVerdict, claims, journal
 from lorax.registry.candidate import open_candidate
+from lorax.registry.overview import accuracy_view
 from lorax.registry.versions import describe, promotion_tags, read_version, verdict_tags, version_tags
 from lorax.stream import PinnedTask
 from tests.mlflow_server import Server
@@ -413,10 +414,52 @@ def test_a_version_that_knows_many_tasks_fits_mlflow_s_tags() -> None:
     tags = version_tags("s", LearnerState(backbone, tasks=tasks), metrics, {})
     tags |= verdict_tags(verdicts, is_first=True)
     assert max(map(len, tags.values())) <= 4000
-    assert len(describe(tasks, metrics, verdicts)) <= 5000
     tags |= promotion_tags("ann", "why")
     found = read_version(SimpleNamespace(tags=tags, version=1, run_id="", creation_timestamp=0, aliases=[]))
     assert (found.tasks, dict(found.metrics), list(found.verdicts)) == (tasks, metrics, verdicts)
+    assert len(describe(tasks, metrics, verdicts, found.origin)) <= 5000
+    assert len(accuracy_view(names, found.created_at)) <= 5000
+
+
+def test_people_are_shown_a_few_short_tags(registry: Registry, stream: list[Learned]) -> None:
+    register(registry, stream[0])
+    tags = registry.client.get_model_version(registry.name, "1").tags
+    shown = {key: value for key, value in tags.items() if not key.startswith("mlflow.")}
+    assert sorted(shown) == ["lorax.accuracy", "lorax.data", "lorax.forgetting", "lorax.outcome", "lorax.task"]
+    assert max(map(len, shown.values())) <= 12
+
+
+def as_before(registry: Registry, number: int) -> None:
+    """Give a version the tags that it would have had before any were hidden."""
+    client, name, version = registry.client, registry.name, str(number)
+    for tag, value in client.get_model_version(name, version).tags.items():
+        if tag.startswith("mlflow.lorax."):
+            client.delete_model_version_tag(name, version, tag)
+            client.set_model_version_tag(name, version, tag.removeprefix("mlflow."), value.removeprefix("mlflow."))
+
+
+def test_versions_whose_tags_are_all_shown_are_read_grown_from_and_rolled_back_to(
+    registry: Registry, stream: list[Learned]
+) -> None:
+    register(registry, *stream[:2])
+    before = registry.versions()
+    for number in (1, 2):
+        as_before(registry, number)
+    assert registry.versions() == before
+    assert registry.find(stream[0].digest) == before[0]
+    assert register(registry, stream[2]) == ["promoted"]
+    (line,) = {version.line for version in registry.versions()}
+    assert steps_of(registry, line, "average_accuracy") == [0, 1, 2]
+    assert registry.rollback(1, by="ann", reason="no").version == 1
+    assert (champion(registry), held(registry)) == (1, ["beta", "gamma"])
+
+
+def test_a_version_that_waited_before_tags_were_hidden_is_approved(registry: Registry, stream: list[Learned]) -> None:
+    register(registry, stream[0], gate=OPEN.model_copy(update={"approval": True}))
+    as_before(registry, 1)
+    waiting = registry.waiting()
+    assert waiting is not None
+    assert registry.promote(waiting.version, stream[0].state_dir, by="ann", reason="good").outcome == "promoted"
 
 
 def test_a_journal_edited_by_hand_is_an_error_that_names_the_tag(registry: Registry, stream: list[Learned]) -> None:
