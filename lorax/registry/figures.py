@@ -215,6 +215,7 @@ def save_scenario(folder: Path, state: LearnerState, reports: Sequence[Report]) 
     for name, text in texts.items():
         write_whole(folder / name, text)
     save_figures(folder, tasks, rows, [entry.label for entry in state.classes.entries], reports[-1].confusion)
+    save_task_lines(folder / "task_accuracy.png", tasks, rows)
     return [folder / name for name in texts]
 
 
@@ -230,7 +231,7 @@ def save_figures(
     directory: Path, tasks: Sequence[str], rows: Sequence[Sequence[float]], labels: Sequence[str],
     counts: Sequence[Sequence[int]],
 ) -> None:  # fmt: skip
-    """Write the three figures as PNG files into `directory`, which is made if need be.
+    """Write both matrices as PNG files into `directory`, which is made if need be.
 
     Args:
         directory: where the files go.
@@ -241,12 +242,11 @@ def save_figures(
     """
     directory.mkdir(parents=True, exist_ok=True)
     _save(accuracy_matrix(tasks, rows), directory / "accuracy_matrix.png")
-    _save(task_lines(tasks, rows), directory / "task_accuracy.png")
     _save(confusion_matrix(labels, counts), directory / "confusion_matrix.png")
 
 
 def save_task_lines(
-    path: Path, tasks: Sequence[str], rows: Sequence[Sequence[float]], versions: Mapping[int, int]
+    path: Path, tasks: Sequence[str], rows: Sequence[Sequence[float]], versions: Mapping[int, int] | None = None
 ) -> None:
     """Write `task_lines` as a PNG file, whose folder is made if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ ACCURACY_VIEW = "lorax-accuracy"
 """Which of an experiment's saved views has all tasks' accuracy in one chart."""
 
 TIMELINE_FIGURE = "figures/task_accuracy.png"
-"""Among a timeline run's artifacts."""
+"""Among the artifacts of a timeline's run, or a scenario's."""
 
 _TRAINING = "workflowType=machine_learning"
 """Else another's server takes a browser that it never saw to pages of generative AI."""

@@ -49,7 +49,8 @@ def challenge(store: Store, version: ModelVersion) -> None:
     """
     if _is_champion(store, version):
         return
-    store.set_alias(CHALLENGER, version.version)
+    if CHALLENGER not in version.aliases:
+        store.set_alias(CHALLENGER, version.version)
     if failed := reasons(version.verdicts):
         refuse(store, version, GATE, failed)
 

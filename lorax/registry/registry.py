@@ -54,9 +54,10 @@ class Registry(RegisteredModel):
             RegistryError: it is not registered.
         """
         with self.changing(f"judge the state after {candidate.report.task!r}"):
-            version = self._registered(candidate)
+            known = self.versions()
+            version = self._registered(candidate, known)
             if not version.outcome or version.outcome == journal.REFUSED:
-                first = detected_first(candidate.state.parent, self.versions())
+                first = detected_first(candidate.state.parent, known)
                 version = promotion.with_verdicts(self, version, candidate.judged(gate, first))
             promotion.challenge(self, version)
         return self.version(version.version)
@@ -240,8 +241,10 @@ class Registry(RegisteredModel):
             tracking.finish_run(self.client, run)
         return str(run.info.run_id)
 
-    def _registered(self, candidate: Candidate) -> ModelVersion:
-        version = self.find(candidate.digest)
+    def _registered(self, candidate: Candidate, known: Sequence[ModelVersion] | None = None) -> ModelVersion:
+        """A candidate's version, the first if there are several; looked for among those known, if they are given."""
+        digest = candidate.digest
+        version = self.find(digest) if known is None else next((v for v in known if v.state_digest == digest), None)
         if version is None:
             raise RegistryError(f"state {candidate.digest[:12]} is not registered: 'lorax learn' registers it first.")
         return version

@@ -104,13 +104,11 @@ def experiment_id(client: Any, uri: str, name: str, note: str = "") -> str:
         RegistryError: it is in MLflow's trash.
     """
     found = find_experiment(client, uri, name)
-    if found is None:
-        made = str(client.create_experiment(name, tags={_KIND_TAG: _KIND}))
-        client.set_experiment_tag(made, _NOTE_TAG, note or _front_page(made, name))
-        return made
-    if _KIND_TAG not in found.tags:
-        client.set_experiment_tag(found.experiment_id, _KIND_TAG, _KIND)
-    return str(found.experiment_id)
+    made = str(found.experiment_id if found else client.create_experiment(name))
+    for tag, value in {_KIND_TAG: _KIND, _NOTE_TAG: note or _front_page(made, name)}.items():
+        if found is None or tag not in found.tags:
+            client.set_experiment_tag(made, tag, value)
+    return made
 
 
 def _front_page(experiment: str, model: str) -> str:
@@ -196,6 +194,8 @@ def write_scenario(
     client: Any, run: Any, state: LearnerState, reports: Sequence[Report], files: Sequence[Path]
 ) -> None:
     """Fill a scenario's run: the same metrics as a timeline's, parameters, data digests, figures and reports."""
+    from lorax.registry.figures import save_task_lines
+
     tasks = state.names
     curves = (
         points_at(episode_metrics(state.accuracy[: report.episode + 1], tasks, report), report.episode)
@@ -204,6 +204,7 @@ def write_scenario(
     _fill(client, run, state, reports[-1], chain.from_iterable(curves))
     with scratch() as folder:
         write_report_files(folder, state, reports[-1])
+        save_task_lines(folder / pages.TIMELINE_FIGURE, tasks, state.accuracy)
         client.log_artifacts(run.info.run_id, str(folder))
     for file in files:
         client.log_artifact(run.info.run_id, str(file))

@@ -180,6 +180,8 @@ def test_every_run_and_step_is_in_prefects_database_with_progress_and_accuracies
     [alone] = json.loads(artifacts[f"accuracy-after-{TASKS[0]}"])
     assert [first["task"], second["task"]] == list(TASKS[:2])
     assert first["when learned"] == alone["accuracy"]
+    told = {artifact["key"]: artifact["description"] for artifact in ask_prefect(workspace, "artifacts")}
+    assert "/#/models/lorax/versions/2)" in told[f"gate-{TASKS[1]}"]
 
 
 def test_every_branch_is_in_the_workspace_s_atlas(workspace: Workspace) -> None:

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import base64
+import json
 import shlex
 import shutil
 import sqlite3
 import time
 import uuid
+import zlib
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -20,13 +23,17 @@ from lorax.errors import RegistryError, StateError
 from lorax.learning import metrics
 from lorax.learning.state_files import load_state, state_digest
 from lorax.registry import CHAMPION, Registry
+from lorax.registry.candidate import open_candidate
+from lorax.registry.pages import TIMELINE_FIGURE
 from lorax.stream import PinnedTask
 from tests.mlflow_server import FOLDERS, Server, free_port
 from tests.registry.assessments import FORESEEN, assessed
-from tests.registry.conftest import LossyServer, enter
+from tests.registry.conftest import OPEN, LossyServer, enter
 from tests.tiny_learner import Learned
 
 pytestmark = pytest.mark.slow
+
+NAMES, NOTE = ("alpha", "beta", "gamma"), "mlflow.note.content"
 
 
 class Killed(BaseException):
@@ -172,10 +179,10 @@ def test_an_episode_s_run_lies_below_the_timeline_and_holds_curves_parameters_an
 def test_figures_and_report_are_kept_with_the_run(filled: Registry, tmp_path: Path) -> None:
     run = runs(filled, "episode")[-1]
     filled.client.download_artifacts(run.info.run_id, "", str(tmp_path))
-    figures = [f"figures/{name}.png" for name in ("accuracy_matrix", "confusion_matrix", "task_accuracy")]
+    figures = [f"figures/{name}.png" for name in ("accuracy_matrix", "confusion_matrix")]
     names = [*figures, "model_card.md", "report.json"]
     assert sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()) == names
-    assert all((tmp_path / name).read_bytes()[:4] == b"\x89PNG" for name in names[:3])
+    assert all((tmp_path / name).read_bytes()[:4] == b"\x89PNG" for name in names[:2])
 
 
 def test_registering_again_changes_nothing(registry: Registry, stream: list[Learned]) -> None:
@@ -453,6 +460,33 @@ def test_a_scenario_is_tracked_and_touches_no_model(registry: Registry, stream: 
     assert [step for step, _ in curves(registry, run)["accuracy/alpha"]] == [0, 1, 2]
     assert "metrics.json" in {a.path for a in registry.client.list_artifacts(run_id)}
     assert registry.versions() == []
+
+
+def test_all_tasks_are_in_one_figure_and_in_one_chart(filled: Registry) -> None:
+    (timeline,) = runs(filled, "timeline")
+    assert [file.path for file in filled.client.list_artifacts(timeline.info.run_id, "figures")] == [TIMELINE_FIGURE]
+    assert f"get-artifact?path={TIMELINE_FIGURE}&run_uuid={timeline.info.run_id}" in timeline.data.tags[NOTE]
+    tags = filled.client.get_experiment_by_name(filled.name).tags
+    assert "viewStateShareKey=lorax-accuracy" in tags[NOTE]
+    view = json.loads(tags["mlflow.sharedViewState.lorax-accuracy"])
+    packed = base64.b64decode(view["state"].removeprefix("deflate;"))
+    (chart,) = json.loads(zlib.decompress(packed))["compareRunCharts"]
+    assert chart["selectedMetricKeys"] == [*(f"accuracy/{name}" for name in NAMES), "average_accuracy"]
+
+
+def test_a_version_s_page_leads_to_what_it_was_made_of_and_by(registry: Registry, stream: list[Learned]) -> None:
+    flow_run = "http://127.0.0.1:4200/runs/flow-run/1"
+    candidate = open_candidate(stream[0].state_dir, stream[0].report, None, None)
+    version = registry.register(replace(candidate, flow_run=flow_run))
+    told = registry.client.get_model_version(registry.name, "1").description
+    assert f"[Prefect's run]({flow_run})" in told
+    assert f"/runs/{version.run_id}/artifacts/model_card.md" in told
+    assert f"data.dvc `{version.data_digest}`" in told
+    registry.judge(candidate, OPEN)
+    judged = registry.client.get_model_version(registry.name, "1").description
+    assert judged.startswith(told)
+    assert "- passed: alpha" in judged
+    assert list(registry.links(version)) == ["version 1", "all tasks' accuracy over the versions"]
 
 
 def test_pages_lead_to_the_timelines_and_the_model(filled: Registry) -> None:
