@@ -138,7 +138,7 @@ def timeline_run(client: Any, experiment: str, line: str) -> Any:
     if _NOTE_TAG not in run.data.tags:
         run_id, links = run.info.run_id, {"In one chart": pages.accuracy(experiment)}
         figure = f"![Accuracy of each task over the versions]({pages.image(run_id, pages.TIMELINE_FIGURE)})"
-        client.set_tag(run_id, _NOTE_TAG, f"{pages.listed(links)}\n\n{_TIMELINE_NOTE}\n\n{figure}")
+        client.set_tag(run_id, _NOTE_TAG, f"{pages.listed(links)}\n\n{figure}\n\n{_TIMELINE_NOTE}")
     return run
 
 

@@ -315,4 +315,4 @@ def test_the_card_says_what_a_branch_started_from_and_lists_no_nearest(stream: l
     card = model_card("lorax", candidate)
     assert "The newest began at the weights of alpha's." in card
     assert "## Nearest known generators" not in card
-    assert candidate.nearest_tags == {"lorax.start": "alpha"}
+    assert candidate.nearest_tags == {"mlflow.lorax.start": "alpha"}
