@@ -243,7 +243,9 @@ def describe(
         f"forgetting {100 * metrics['forgetting']:.1f} %. {_trust(metrics)}\n\n"
         f"{origin.told}\n"
     )
-    for verdict in verdicts:
+    if verdicts:
+        text += f"\n**Gate**: {sum(verdict.passed for verdict in verdicts)} of {len(verdicts)} conditions hold\n"
+    for verdict in sorted(verdicts, key=lambda verdict: verdict.passed):  # what failed first: long lists are cut
         row = f"\n- {'passed' if verdict.passed else '**failed**'}: {verdict.reason}"
         if len(text) + len(row) > _PART_LENGTH:
             return text
