@@ -55,8 +55,9 @@ def measured(root: Path, images: int, marks: list[int]) -> tuple[dict[str, float
             land(workspace, tiny_task(root.parent / "raw", name, 0, train=_TRAIN, val=_VAL), name)
         taken = seconds(workspace, *LORAX, "learn").processor_s
         figures[f"episodes {before + 1} to {mark}, processor s"], before = taken, mark
-        print(f"{mark} learned", flush=True)
+        print(f"{mark} learned, {taken:.0f} s of processor", flush=True)
     held = kept(workspace)
+    print(f"kept: {held}", flush=True)
     folder = root.parent / "images"
     write_images(folder, images, broken_every=0)
     process, out = start(root, folder, _PARTITION, None)

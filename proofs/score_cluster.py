@@ -194,7 +194,9 @@ def score_rate(process: subprocess.Popen[str], out: Path, size: int, nodes: int)
                 own = [psutil.Process(process.pid)]
                 seen[done] = time.perf_counter(), sum(map(_processor_s, workers + own))
         time.sleep(_LOOK_S / 10)
-    process.communicate()
+    told = process.communicate()
+    if process.returncode:
+        raise SystemExit(f"lorax score ended with {process.returncode}: {told}")
     (first, (began, before)), (last, (ended, after)) = min(seen.items()), max(seen.items())
     images = (last - first) * size
     return Rate(images / (ended - began) / nodes, images / (after - before))
