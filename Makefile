@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SITE := work/site
+export PIP_USE_PEP517 := 1
 export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
@@ -22,7 +23,7 @@ setup: $(READY) ## install everything into .venv (nothing to do when nothing cha
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name it: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $(READY)
 
 demo: setup ## learn five simulated generators one after the other, under DVC, Prefect and MLflow
@@ -47,7 +48,7 @@ docs: $(VENV)/.docs ## build the documentation as work/site/index.html; any warn
 	@echo $(SITE)/index.html
 
 $(VENV)/.docs: $(READY)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/pip install --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
 	@touch $@
 
 bench: setup ## measure speed against the published way: about 15 minutes on two quiet cores

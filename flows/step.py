@@ -103,7 +103,7 @@ def trust(assessed: Assessment) -> str:
     if not assessed.calibrated:
         parts = ['uncalibrated: not every class has calibration images (docs/method.md, "Verdicts")']
     if assessed.calibrated and assessed.foreseen:
-        parts.append(f"{assessed.task} was strange before: AUROC {assessed.foreseen.auroc:.2f}")
+        parts.append(f"AUROC of {assessed.task} as unknown {assessed.foreseen.auroc:.2f} (by chance 0.50)")
     if assessed.calibrated and assessed.robustness is not None:
         parts.append(f"robustness {100 * assessed.robustness:.0f} %")
     if photographs:

@@ -47,7 +47,7 @@ _bases: dict[str, LearnerState] = {}
 @step("open base state")
 def open_base_state(root: str, settings: Settings) -> str | None:
     """Fetch the champion's learner state from the registry; None while there is no champion."""
-    with progress.step("base state") as shown:
+    with progress.step("open base state") as shown:
         workspace = Workspace(Path(root))
         registry = reconcile.registry_of_server(workspace, Params.model_validate(settings))
         champion = registry.champion()
@@ -159,7 +159,7 @@ def calibrate(root: str, home: str) -> None:
 @step("evaluate all past tasks")
 def score(root: str, home: str) -> str:
     """Score the network on every task it knows and write the next learner state; returns its digest."""
-    with progress.step("evaluate", counts=True) as shown:
+    with progress.step("evaluate all past tasks", counts=True) as shown:
         folder = EpisodeFolder(Path(home))
         if _is_done(shown, folder.is_scored):
             return state_digest(folder.state_dir)

@@ -78,7 +78,7 @@ def step(name: str, *, counts: bool = False) -> Iterator[Shown]:
         shown = Shown(progress, progress.add_task(name, total=None, detail=""))
         yield shown
     console.print(
-        f"    {name:<18} {escape(shown.outcome)} [dim]({time.monotonic() - began:.1f} s)[/dim]", highlight=False
+        f"    {name:<24} {escape(shown.outcome)} [dim]({time.monotonic() - began:.1f} s)[/dim]", highlight=False
     )
 
 
@@ -86,7 +86,12 @@ def step(name: str, *, counts: bool = False) -> Iterator[Shown]:
 def counting(console: Console) -> Iterator[Callable[[int, int, str], None]]:
     """A bar for work that counts: yields a function to be called with (done, in all, what)."""
     columns = (TextColumn("  {task.description}"), BarColumn(bar_width=30), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    # DVC is first imported under such a bar and keeps the streams that it finds there: its last word at the end of the
+    # process, which resets colours, would come out of rich's stand-ins for them as text.
+    is_off = not console.is_terminal
+    with Progress(
+        *columns, console=console, transient=True, disable=is_off, redirect_stdout=False, redirect_stderr=False
+    ) as progress:
         bar = progress.add_task("", total=None)
 
         def show(done: int, total: int, what: str) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
@@ -75,6 +76,15 @@ def test_what_needs_an_extra_ends_by_saying_which(
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
     assert extra in PROJECT["optional-dependencies"]
+
+
+def test_every_pinned_release_runs_on_the_oldest_python_that_the_package_takes() -> None:
+    oldest = PROJECT["requires-python"].removeprefix(">=") + ".0"
+    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split())
+    pinned = {canonicalize_name(name): version for name, version in pins.items()}
+    here = [one.metadata for one in distributions() if pinned.get(canonicalize_name(one.name)) == one.version]
+    assert len(here) > 100
+    assert not [one["Name"] for one in here if oldest not in SpecifierSet(one["Requires-Python"] or "")]
 
 
 @pytest.fixture(scope="module")

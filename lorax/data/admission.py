@@ -160,7 +160,7 @@ def reports_on(
         report = check(one, Landed(others, seen), rules, options.accept_leak, taken)
         problems = extending.problems(one, own, Landed(landed, seen))
         reports.append(replace(report, findings=(*problems, *report.findings)))
-        others |= {f"{one.task}/{path}": md5 for path, md5 in one.md5s.items()}
+        others |= {f"{one.task}/{path}": file.md5 for path, file in one.files.items() if not file.problem}
         seen |= prints.prints_of(one.files.values())
     return reports
 

@@ -23,7 +23,11 @@ PATIENCE_S = 10.0
 TRIES = 5
 AGAIN_S = 1.0
 
-_WHO_ASKS = "(it asks who you are: set PREFECT_API_AUTH_STRING, or PREFECT_API_KEY, to what it expects)"
+_WHO_ASKS = {
+    False: "(it asks who you are: set PREFECT_API_AUTH_STRING, or PREFECT_API_KEY, to what it expects).",
+    True: "(it is another workspace's: 'lorax down' there stops it; or set services.prefect_port here to a free port).",
+}
+"""What 401 means: of a server that the environment names; of one at the port where the workspace's own would listen."""
 
 Row = dict[str, Any]
 
@@ -38,6 +42,7 @@ class PrefectApi:
 
     url: str  # ends with /api
     authorization: str = field(default="", repr=False)  # what it wants to hear from whoever asks, or ''
+    is_embedded: bool = False  # whether it is the workspace's own
 
     @classmethod
     def of(cls, workspace: Workspace, params: Params | None = None) -> PrefectApi:
@@ -45,7 +50,8 @@ class PrefectApi:
         own = servers.environment(workspace, params or load_params(workspace.params_path))
         variables = {**os.environ, **own}
         url, authorization = addresses.parted(variables["PREFECT_API_URL"])
-        return cls(url, authorization or _authorization(variables))
+        is_embedded = "prefect" in own[servers.EMBEDDED_VARIABLE].split(",")
+        return cls(url, authorization or _authorization(variables), is_embedded)
 
     def get(self, path: str) -> Row | None:
         """What lies at `path`; None if nothing does."""
@@ -85,7 +91,7 @@ class PrefectApi:
             time.sleep(AGAIN_S)
             return self._ask(method, path, body, tries - 1)
         if not answer.is_success:
-            said = answer.text[:300] if answer.status_code != 401 else _WHO_ASKS
+            said = answer.text[:300] if answer.status_code != 401 else _WHO_ASKS[self.is_embedded]
             raise ServiceError(f"Prefect's server at {self.url} refused {path}: {answer.status_code} {said}")
         try:
             return answer.json() if answer.content else ""

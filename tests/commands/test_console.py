@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import json
 import re
+import sys
 
 import pytest
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from lorax import progress
 from lorax.commands import console
 from lorax.commands.console import Screen
 
@@ -45,3 +47,10 @@ def test_json_stays_json_and_tells_the_very_text(monkeypatch: pytest.MonkeyPatch
     assert json.loads(file.getvalue()) == {NAME: [NAME, "größer\n"]}
     assert all(line.isprintable() for line in file.getvalue().split("\n"))
     assert "größer" in file.getvalue()
+
+
+def test_what_is_imported_under_a_bar_finds_the_streams_themselves() -> None:
+    streams = (sys.stdout, sys.stderr)
+    with progress.counting(screen()[0]) as show:
+        show(1, 2, "images")
+        assert (sys.stdout, sys.stderr) == streams

@@ -128,6 +128,15 @@ def test_what_landed_looks_like_is_made_anew_from_the_images_that_are_here(lande
     assert not table.exists()
 
 
+def test_a_broken_image_of_a_task_that_lands_beside_is_not_missed(workspace: Workspace, tmp_path: Path) -> None:
+    data_set(tmp_path / "both/bad", 100)
+    data_set(tmp_path / "both/good", 200)
+    (tmp_path / "both/bad/train/1_fake/0.png").write_bytes(b"no image")
+    _, reports = check_landing(workspace, tmp_path / "both")
+    assert [found(report, "undecodable") is not None for report in reports] == [True, False]
+    assert not any(found(report, "not-compared") for report in reports)
+
+
 def test_of_what_no_longer_is_in_the_stream_no_table_stays(landed: Workspace, tmp_path: Path) -> None:
     [before] = landed.prints_dir.iterdir()
     land(landed, data_set(tmp_path / "other", 200), "first", options=LandingOptions(replace=True))

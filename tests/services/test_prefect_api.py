@@ -76,6 +76,8 @@ def test_an_answer_nothing_and_what_is_refused_are_told_apart(
         assert not isinstance(told.value, NoAnswerError)
     with pytest.raises(ServiceError, match="knows no nowhere"):
         api.post("nowhere", {})
+    with pytest.raises(ServiceError, match=r"it is another workspace's: .*services\.prefect_port"):
+        PrefectApi(f"{asked[0]}/api", is_embedded=True).get("closed")
 
 
 def test_silence_is_an_error_of_its_own() -> None:

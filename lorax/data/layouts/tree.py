@@ -186,7 +186,7 @@ def _by_siblings(
 ) -> tuple[dict[tuple[str, ...], Place], str]:
     """Of folders of which some, or all, are called by their generators alone."""
     at = {kind: _class_at(kind, real) for kind in kinds}
-    stray = ["/".join(kind) or "." for kind in kinds if at[kind] is None]
+    stray = ["/".join(kind) or "the folder itself" for kind in kinds if at[kind] is None]
     if any(place is not None and _class_named(kind[place], real) != REAL for kind, place in at.items()):
         raise LayoutError(
             f"{root} has folders called real and synthetic, and beside them images that are in neither: in "
@@ -195,7 +195,7 @@ def _by_siblings(
     depths = {place for place in at.values() if place is not None}
     if not depths and not reading.real:
         raise LayoutError(
-            f"{root} holds images in {len(stray)} folders, and none is called real or synthetic: {listed(stray)}. "
+            f"no folder with images in {root} is called real or synthetic: {listed(stray)}. "
             "Which is real? --real NAME names a folder, --real DIR lends real images from elsewhere, --real none says "
             f"that none is, --list FILE gives a list that tells. {_ASK}"
         )

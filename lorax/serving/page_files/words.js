@@ -68,8 +68,8 @@ export function caution(verdict) {
 /** How strange, in words. */
 export function strangeness(verdict) {
   if (verdict.strangeness === null) return "Not known: this version is not calibrated.";
-  const numbers = `${verdict.strangeness.toFixed(2)}; 1 is an ordinary image of what was learned, beyond ${verdict.threshold.toFixed(2)} it is like nothing known`;
-  return `${strange(verdict) ? "Strange" : "Not strange"}: ${numbers}.`;
+  const numbers = `${verdict.strangeness.toFixed(2)}, where an ordinary image of what was learned has 1, and the threshold is ${verdict.threshold.toFixed(2)}`;
+  return `${strange(verdict) ? "Like nothing known" : "Within what is known"}: ${numbers}.`;
 }
 
 /** What a tile shows, in two or three words. */

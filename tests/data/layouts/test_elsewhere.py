@@ -14,7 +14,7 @@ def test_deepfakeface_is_four_archives_with_the_folders_of_imdb_wiki(plan: Plan,
     for name in ("inpainting", "insight", "text2img", "wiki"):
         folder = write_tree(tmp_path / name, dict.fromkeys(("00", "01"), 40 if name == "wiki" else 6), "jpg")
         pack(folder, tmp_path / f"in/{name}.zip", name)
-    assert "none is called real or synthetic: inpainting/00" in plan("--split", "0.5")
+    assert "is called real or synthetic: inpainting/00" in plan("--split", "0.5")
     found = totals(plan("--real", "wiki", "--split", "0.5"))
     assert {name: n["1_fake"] for name, n in found.items()} == {"inpainting": 12, "insight": 12, "text2img": 12}
     assert sum(n["0_real"] for n in found.values()) == 80

@@ -201,8 +201,9 @@ def test_cifake_and_the_local_form_of_community_forensics(plan: Plan, tmp_path: 
 def test_what_cannot_be_told_is_asked_for(plan: Plan, tmp_path: Path) -> None:
     write_tree(tmp_path / "in", {"some": 40, "others/of/them": 44})
     said = plan()
-    assert "holds images in 2 folders, and none is called real or synthetic: others/of/them, some" in said
+    assert "is called real or synthetic: others/of/them, some" in said
     assert all(option in said for option in ("--real NAME", "--real DIR", "--real none", "--levels"))
+    assert "is called real or synthetic: the folder itself. Which" in plan(path="in/some")
     (tmp_path / "zips").mkdir()
     (tmp_path / "zips" / "train.7z").write_bytes(b"")
     assert "unpack them first" in plan(path="zips")
