@@ -215,7 +215,7 @@ def test_history_draws_the_lines_of_descent_and_lists_the_journal(
     assert fourth.startswith("└── version 4 +delta  [challenger]  average ")
     assert fourth.endswith(
         ", calibration error 2.0 %, unknown AUROC 91.0 %, robustness 79.6 %, nearest alpha 0.63"
-        "  refused  (from version 1)"
+        ", data 000000000000  refused  (from version 1)"
     )
     assert ["nearest" in line for line in (first, second, third)] == [False, False, False]
     assert ["uncalibrated" in line for line in (first, second, third, fourth)] == [True, True, True, False]
