@@ -105,7 +105,7 @@ def version(number: int, parent: int | None, *aliases: str, **more: Any) -> dict
     return {
         "version": number, "task": f"task{number}", "aliases": aliases, "calibrated": True, "nearest": None,
         "start": None, "metrics": {"average_accuracy": 0.97, "forgetting": 0.01}, "outcome": "promoted", "reason": "",
-        "verdicts": [], "promoted_at": None, "state_digest": f"digest{number}",
+        "verdicts": [], "promoted_at": None, "state_digest": f"digest{number}", "data_digest": "d" * 32,
         "parent_digest": parent and f"digest{parent}", **more,
     }  # fmt: skip
 
@@ -138,7 +138,7 @@ def test_what_grew_beside_the_champion_s_line_hangs_below_where_it_left_it() -> 
         version(6, 4, "champion"),
         version(7, 2),
     )
-    begin = "  average 97.0 %, forgetting 1.0 %"
+    begin = "  average 97.0 %, forgetting 1.0 %, data dddddddddddd"
     assert [row.replace(begin, "") for row in shown[:8]] == [
         "version 1 +task1  promoted",
         "version 2 +task2  promoted",
