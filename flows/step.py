@@ -19,7 +19,7 @@ from lorax.learning.assessment import Assessment
 from lorax.learning.folder import Report
 from lorax.learning.state import LearnerState
 from lorax.learning.training import EpochRow, OnEpoch
-from lorax.registry import ModelVersion
+from lorax.registry import ModelVersion, pages
 
 Settings = Mapping[str, Any]
 """All sections of params.yaml with the run's preset, as plain JSON values: read once a run, for all of its steps."""
@@ -89,9 +89,8 @@ def show_verdicts(version: ModelVersion, links: Mapping[str, str]) -> str:
     """The gate's verdicts on Prefect's page, with links to MLflow's; returns what they come to."""
     rows = [{"task": v.task, "asked": v.kind, "passed": v.passed, "because": v.reason} for v in version.verdicts]
     outcome = "passed" if all(verdict.passed for verdict in version.verdicts) else "refused"
-    told = " · ".join(f"[{name}]({address})" for name, address in links.items())
     data = f"data.dvc `{version.data_digest}` of git commit `{version.data_commit or 'none'}`"
-    description = f"{outcome}: {told}\n\nLearned from {data}"
+    description = f"{outcome}: {pages.listed(links)}\n\nLearned from {data}"
     create_table_artifact(rows, key=_key("gate", version.task), description=description)
     return outcome
 
