@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sized
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Set, Sized
 from dataclasses import dataclass, field
 
 from lorax.data.alike import nearest_within
 from lorax.data.examine import Examined
 from lorax.data.findings import Finding, Severity
-from lorax.data.layout import class_index
+from lorax.data.layout import class_folder, class_index
 from lorax.data.prints import Print
 
 
 @dataclass(frozen=True)
 class Landed:
-    """The images of the other tasks: path -> md5, and what is known of their pixels, by md5."""
+    """The images of the other tasks.
+
+    `files` is path -> md5, `prints` what is known of their pixels, by md5; `family`: tasks of the same generators.
+    """
 
     files: Mapping[str, str] = field(default_factory=dict, repr=False)
     prints: Mapping[str, Print] = field(default_factory=dict, repr=False)
+    family: Set[str] = frozenset()
 
 
 def same_pictures(files: Mapping[str, Examined], landed: Landed) -> Iterator[Finding]:
@@ -91,15 +95,31 @@ def _known_elsewhere(files: Mapping[str, Examined], landed: Landed) -> Iterator[
             elsewhere[name].append(path)
     found: dict[str, dict[str, None]] = defaultdict(dict)
     tasks: dict[str, set[str]] = defaultdict(set)
+    again = set[str]()
     for path, file in files.items():
         for other in (*elsewhere.get(file.md5, ()), *elsewhere.get(file.pixels, ())):
             kind = _relation(class_index(path) == 0, class_index(other) == 0)
             found[kind][path] = None
-            tasks[kind].add(other.partition("/")[0])
+            tasks[kind].add(task := other.partition("/")[0])
+            if kind == "landed-elsewhere" and task not in landed.family:
+                again.add(path)
     for kind, (severity, what, text) in _RELATIONS.items():
         if found[kind]:
             message = f"{_images(found[kind], what)} {text} {', '.join(sorted(tasks[kind]))}."
-            yield Finding(kind, severity, message, tuple(found[kind]))
+            twice = _twice(again, files) if kind == "landed-elsewhere" else ""
+            yield Finding(kind, "refused" if twice else severity, f"{message}{twice}", tuple(found[kind]))
+
+
+def _twice(again: Iterable[str], files: Iterable[str]) -> str:
+    """Why a class can't land more than half of whose images another generator has; '' if there is none."""
+    in_class, theirs = Counter(map(class_folder, files)), Counter(map(class_folder, again))
+    mostly = sorted(folder for folder, count in theirs.items() if 2 * count > in_class[folder])
+    if not mostly:
+        return ""
+    return (
+        f" They are most of {', '.join(mostly)}: one generator under two names, either of which would be taken for the "
+        "other. If it is to have this name, 'lorax withdraw' that task first."
+    )
 
 
 _RELATIONS: dict[str, tuple[Severity, str, str]] = {

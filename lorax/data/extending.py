@@ -86,6 +86,12 @@ def extension_name(found: Pins, base: str, digest: str) -> str:
     raise AssertionError("numbers don't end")
 
 
+def family_of(incoming: Incoming, found: Pins) -> set[str]:
+    """The landed tasks of the same generators: what a data set extends, and what extends either."""
+    base = incoming.extends or incoming.task
+    return {base, *(task.name for task, notes in found.notes.items() if notes.extends == base)} - {incoming.task}
+
+
 def problems(incoming: Incoming, found: Pins, landed: Landed) -> Iterator[Finding]:
     """Why a data set can't land as more images of another task, or in place of one that others extend.
 
@@ -94,8 +100,7 @@ def problems(incoming: Incoming, found: Pins, landed: Landed) -> Iterator[Findin
         found: what has landed.
         landed: all images that have.
     """
-    base = incoming.extends or incoming.task
-    family = {base, *(task.name for task, notes in found.notes.items() if notes.extends == base)} - {incoming.task}
+    base, family = incoming.extends or incoming.task, family_of(incoming, found)
     if not family or incoming.complaints:
         return
     files = {name: versions.below(landed.files, name) for name in sorted(family)}

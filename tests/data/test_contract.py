@@ -97,7 +97,7 @@ def test_the_same_bytes_under_two_labels_are_refused() -> None:
     ("folder", "elsewhere", "kind", "severity"),
     [
         ("0_real", "crn/train/0_real/x.png", "shared-reals", "warned"),
-        ("1_fake", "crn/train/1_fake/x.png", "landed-elsewhere", "warned"),
+        ("1_fake", "crn/train/1_fake/x.png", "landed-elsewhere", "warned"),  # one of two
         ("1_fake", "crn/train/0_real/x.png", "conflicting-labels", "refused"),
         ("0_real", "crn/val/horse/2_gan/x.png", "conflicting-labels", "refused"),
     ],
@@ -108,6 +108,17 @@ def test_bytes_that_other_tasks_have_are_told(folder: str, elsewhere: str, kind:
     [finding] = of_kind(report, kind)
     assert (finding.severity, finding.paths) == (severity, (f"train/{folder}/a.png",))
     assert finding.message.endswith("task crn.")
+
+
+def test_a_generator_that_landed_under_another_name_is_refused() -> None:
+    theirs = {f"crn/{path}": file.md5 for path, file in san().items()}
+    more = {f"{split}/1_fake/more{n}.png": image(f"more {split}{n}", n) for split in SAN for n in range(3)}
+    [finding] = of_kind(check(incoming(san() | more), Landed(theirs), RULES), "landed-elsewhere")
+    assert finding.severity == "refused"
+    assert "They are most of 1_fake: one generator under two names" in finding.message
+    of_its_own = Landed(theirs, family={"crn"})  # which it extends
+    [finding] = of_kind(check(incoming(san() | more), of_its_own, RULES), "landed-elsewhere")
+    assert finding.severity == "warned"
 
 
 def test_near_duplicates_across_splits_are_warned_of_up_to_the_set_distance() -> None:

@@ -114,12 +114,6 @@ def test_the_next_task_grows_from_the_champion_on_the_same_line(
     assert steps_of(registry, stream[0].digest, "accuracy/alpha") == [0, 1]
 
 
-def test_with_no_champion_only_the_floor_is_asked(registry: Registry, stream: list[Learned]) -> None:
-    assert register(registry, stream[0], gate=GateParams(attribution_floor=1.0)) == ["refused"]
-    assert champion(registry) is None
-    assert held(registry) == ["alpha"]
-
-
 def test_a_challenger_whose_parent_is_not_champion_any_more_is_told_so_and_not_held(
     registry: Registry, stream: list[Learned], other_second: Learned
 ) -> None:
@@ -127,17 +121,6 @@ def test_a_challenger_whose_parent_is_not_champion_any_more_is_told_so_and_not_h
     version = enter(registry, other_second)
     assert (version.outcome, champion(registry), held(registry)) == ("base moved", 2, [])
     assert "version 2" in version.reason
-
-
-def test_promoting_by_hand_overrides_a_refusal(registry: Registry, stream: list[Learned]) -> None:
-    register(registry, stream[0])
-    register(registry, stream[1], gate=HIGH)
-    version = registry.promote(2, stream[1].state_dir, by="ann@desk", reason="alpha is retired")
-    assert (version.outcome, version.promoted_by, version.reason) == ("promoted", "ann@desk", "alpha is retired")
-    assert version.promoted_at is not None
-    assert version.aliases == (CHAMPION,)
-    assert held(registry) == []
-    assert steps_of(registry, stream[0].digest, "accuracy/alpha") == [0, 1]
 
 
 def test_a_promotion_by_hand_that_was_cut_off_after_the_alias_is_finished(
@@ -153,10 +136,13 @@ def test_a_promotion_by_hand_that_was_cut_off_after_the_alias_is_finished(
     assert version.aliases == (CHAMPION,)
 
 
-def test_a_rollback_holds_what_was_learned_after_it_until_released(registry: Registry, stream: list[Learned]) -> None:
+def test_a_rollback_brings_the_state_back_and_holds_what_was_learned_after_it_until_released(
+    registry: Registry, stream: list[Learned], tmp_path: Path
+) -> None:
     register(registry, *stream)
     registry.rollback(1, by="ann", reason="beta flags real photos")
     assert champion(registry) == 1
+    assert registry.download_state(1, tmp_path).name == stream[0].digest
     assert [(h.task, h.reason, h.by) for h in registry.quarantined()] == [
         ("beta", "beta flags real photos", "ann"),
         ("gamma", "beta flags real photos", "ann"),
@@ -164,17 +150,6 @@ def test_a_rollback_holds_what_was_learned_after_it_until_released(registry: Reg
     assert [h.task for h in registry.release("beta", by="ann", reason="mended")] == ["beta"]
     assert held(registry) == ["gamma"]
     assert registry.release("beta", by="ann", reason="again") == []
-
-
-def test_a_released_task_learned_again_to_the_same_state_is_champion_again(
-    registry: Registry, stream: list[Learned]
-) -> None:
-    register(registry, *stream[:2])
-    registry.rollback(1, by="ann", reason="try")
-    registry.release("beta", by="ann", reason="it was right")
-    assert register(registry, stream[1]) == ["promoted"]
-    assert champion(registry) == 2
-    assert len(registry.versions()) == 2
 
 
 def test_a_refused_task_that_is_released_is_judged_by_the_thresholds_of_then(
@@ -193,15 +168,20 @@ def test_a_refused_task_that_is_released_is_judged_by_the_thresholds_of_then(
     ]
 
 
-def test_registering_again_does_not_undo_a_rollback(registry: Registry, stream: list[Learned]) -> None:
+def test_a_task_learned_again_to_the_same_state_is_champion_again_once_it_is_released(
+    registry: Registry, stream: list[Learned]
+) -> None:
     register(registry, *stream[:2])
     registry.rollback(1, by="ann", reason="no")
     register(registry, stream[1])
-    assert champion(registry) == 1
-    assert held(registry) == ["beta"]
+    assert (champion(registry), held(registry)) == (1, ["beta"])
+    registry.release("beta", by="ann", reason="it was right")
+    assert register(registry, stream[1]) == ["promoted"]
+    assert champion(registry) == 2
+    assert len(registry.versions()) == 2
 
 
-def test_rolling_back_to_the_champion_or_to_what_never_was_one_is_refused(
+def test_what_was_refused_becomes_champion_by_promoting_not_by_rolling_back(
     registry: Registry, stream: list[Learned]
 ) -> None:
     register(registry, stream[0])
@@ -214,6 +194,12 @@ def test_rolling_back_to_the_champion_or_to_what_never_was_one_is_refused(
     with pytest.raises(RegistryError, match="has no version 7; there are: 1, 2"):
         registry.rollback(7, by="ann", reason="x")
     assert (kinds(registry), champion(registry)) == (before, 1)
+    version = registry.promote(2, stream[1].state_dir, by="ann@desk", reason="alpha is retired")
+    assert (version.outcome, version.promoted_by, version.reason) == ("promoted", "ann@desk", "alpha is retired")
+    assert version.promoted_at is not None
+    assert version.aliases == (CHAMPION,)
+    assert held(registry) == []
+    assert steps_of(registry, stream[0].digest, "accuracy/alpha") == [0, 1]
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
@@ -311,10 +297,11 @@ def test_who_repeats_a_move_by_hand_that_was_cut_off_behind_its_claim_is_not_bea
     assert registry.finished_journal() == seen
 
 
-def test_a_champion_s_alias_set_in_mlflow_before_there_was_any_is_taken_note_of(
+def test_with_no_champion_only_the_floor_is_asked_and_an_alias_set_in_mlflow_is_taken_note_of(
     registry: Registry, stream: list[Learned]
 ) -> None:
-    register(registry, stream[0], gate=HIGH)
+    assert register(registry, stream[0], gate=GateParams(attribution_floor=1.0)) == ["refused"]
+    assert (champion(registry), held(registry)) == (None, ["alpha"])
     registry.client.set_registered_model_alias(registry.name, CHAMPION, "1")
     registry.settle()
     assert kinds(registry)[-1] == ("moved", 1)
@@ -328,7 +315,9 @@ def test_a_rollback_that_has_not_set_the_alias_yet_wins(registry: Registry, stre
     assert champion(registry) == 2
 
 
-def test_an_alias_moved_in_mlflow_counts_as_a_move_by_hand(registry: Registry, stream: list[Learned]) -> None:
+def test_an_alias_moved_in_mlflow_counts_as_a_move_by_hand_and_deletions_there_are_told(
+    registry: Registry, stream: list[Learned]
+) -> None:
     register(registry, *stream)
     registry.client.set_registered_model_alias(registry.name, CHAMPION, "2")
     settled = registry.settle()
@@ -338,31 +327,31 @@ def test_an_alias_moved_in_mlflow_counts_as_a_move_by_hand(registry: Registry, s
     assert kinds(registry)[-1] == ("moved", 2)
     registry.settle()
     assert kinds(registry).count(("moved", 2)) == 1
-
-
-@pytest.mark.parametrize("what", ["alias", "version"])
-def test_a_lost_alias_is_told_and_mended_by_promoting(registry: Registry, stream: list[Learned], what: str) -> None:
-    register(registry, *stream[:2])
-    if what == "alias":
-        registry.client.delete_registered_model_alias(registry.name, CHAMPION)
-    else:
-        registry.client.delete_model_version(registry.name, "2")
-    (told, *_) = registry.breakage()
-    assert "lorax promote VERSION --reason TEXT" in told
-    with pytest.raises(RegistryError, match="it was on version 2"):
-        registry.settle()
-    registry.promote(1, stream[0].state_dir, by="ann", reason="mend")
-    assert champion(registry) == 1
-
-
-def test_deletions_in_mlflow_are_told(registry: Registry, stream: list[Learned]) -> None:
-    register(registry, *stream)
     assert registry.breakage() == []
-    registry.client.delete_model_version(registry.name, "2")
+    registry.client.delete_model_version(registry.name, "1")
     assert [text.partition(":")[0] for text in registry.breakage()] == [
-        "version 2 was deleted in MLflow",
-        f"the champion's ancestor before version 3 (state {stream[1].digest[:12]}) is gone",
+        "version 1 was deleted in MLflow",
+        f"the champion's ancestor before version 2 (state {stream[0].digest[:12]}) is gone",
     ]
+
+
+def test_a_lost_alias_is_told_and_mended_by_promoting(registry: Registry, stream: list[Learned]) -> None:
+    def lose_alias() -> None:
+        registry.client.delete_registered_model_alias(registry.name, CHAMPION)
+
+    def lose_version() -> None:
+        registry.promote(2, stream[1].state_dir, by="ann", reason="once more")
+        registry.client.delete_model_version(registry.name, "2")
+
+    register(registry, *stream[:2])
+    for lose in (lose_alias, lose_version):
+        lose()
+        (told, *_) = registry.breakage()
+        assert "lorax promote VERSION --reason TEXT" in told
+        with pytest.raises(RegistryError, match="it was on version 2"):
+            registry.settle()
+        registry.promote(1, stream[0].state_dir, by="ann", reason="mend")
+        assert champion(registry) == 1
 
 
 def test_what_the_champion_needs_is_not_deleted_and_what_is_deleted_stays_held(
@@ -467,16 +456,6 @@ def test_a_journal_edited_by_hand_is_an_error_that_names_the_tag(registry: Regis
     registry.client.set_registered_model_tag(registry.name, "lorax.journal.000009.abc", "scribble")
     with pytest.raises(RegistryError, match=r"tag 'lorax.journal.000009.abc'"):
         registry.journal()
-
-
-def test_a_promoted_version_s_state_is_the_one_that_was_registered(
-    registry: Registry, stream: list[Learned], tmp_path: Path
-) -> None:
-    register(registry, *stream[:2])
-    registry.rollback(1, by="ann", reason="no")
-    found = registry.champion()
-    assert found is not None
-    assert registry.download_state(found.version, tmp_path).name == stream[0].digest
 
 
 def test_a_registered_state_is_no_champion_before_the_gate_has_judged_it(
