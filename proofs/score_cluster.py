@@ -48,18 +48,18 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--partition", type=int, default=256)
     asked = parser.parse_args()
-    root, folder = learned_workspace(), HOME / f"images-{asked.images}"
-    write_images(folder, asked.images)
+    root = learned_workspace()
     parts = {"kill": prove_kill, "rate": prove_rate}
     try:
-        passed = [parts[name](root, folder, asked.partition) for name in asked.parts or parts]
+        passed = [parts[name](root, asked.images, asked.partition) for name in asked.parts or parts]
     finally:
         lorax("down", cwd=root)  # what fetches the champion starts them
     raise SystemExit(not all(passed))
 
 
-def prove_kill(root: Path, folder: Path, size: int) -> bool:
+def prove_kill(root: Path, images: int, size: int) -> bool:
     """A node dies in the middle: every image exactly once, as predict judges it."""
+    folder = write_images(HOME / f"images-{images}", images, _BROKEN_EVERY)
     expected = _predicted(root, folder)
     with _cluster([None] * 3) as (address, nodes, cluster):
         process, out = start(root, folder, size, address)
@@ -88,8 +88,9 @@ class Rate:
     by_processor: float
 
 
-def prove_rate(root: Path, folder: Path, size: int) -> bool:
+def prove_rate(root: Path, images: int, size: int) -> bool:
     """Images a second and core: predict on one core, then one node and two."""
+    folder = write_images(HOME / f"whole-{images}", images, broken_every=0)
     cores = sorted(os.sched_getaffinity(0))[:2]
     rows, alone = [], [_predict_rate(root, folder, cores[:1])]
     for count in (1, 2)[: len(cores)]:
@@ -134,10 +135,10 @@ def learned_workspace() -> Path:
     return root
 
 
-def write_images(folder: Path, images: int, broken_every: int = _BROKEN_EVERY) -> None:
-    """PNG and JPEG by turns, some broken; 0: none."""
+def write_images(folder: Path, images: int, broken_every: int) -> Path:
+    """PNG and JPEG by turns, some broken (0: none), in a folder that may be there from before."""
     if folder.exists():
-        return
+        return folder
     random, draft = np.random.default_rng(4), folder.with_name(f".{folder.name}")
     shutil.rmtree(draft, ignore_errors=True)
     for number in range(images):
@@ -148,6 +149,7 @@ def write_images(folder: Path, images: int, broken_every: int = _BROKEN_EVERY) -
         if broken_every and number % broken_every == broken_every // 2:
             path.write_bytes(path.read_bytes()[:60])
     draft.rename(folder)
+    return folder
 
 
 def _is_same(row: dict[str, Any], line: dict[str, Any]) -> bool:

@@ -39,7 +39,6 @@ from lorax.services import embedded
 from lorax.services.prefect_api import PrefectApi
 from lorax.stream import SCENARIOS, DataRevision
 from lorax.workspace import Workspace
-from tests import prefect_database
 from tests.conftest import write_task_files
 from tests.flows.commands import champion, environment, lorax, start, told
 from tests.lineage_receiver import Received, receiving
@@ -75,7 +74,6 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     workspace = initialize(
         folder / "a 41%41 workspace", values={"services": {"prefect_port": free_port(), "mlflow_port": free_port()}}
     )
-    prefect_database.give(workspace, tmp_path_factory)
     path = workspace.params_path
     path.write_text(
         with_values(

@@ -34,7 +34,6 @@ from lorax.params import Params, load_params
 from lorax.services import embedded, orphans, prefect_api, supervision
 from lorax.services.prefect_api import PrefectApi, Row
 from lorax.workspace import Workspace
-from tests import prefect_database
 from tests.conftest import write_task_files
 from tests.mlflow_server import free_port
 from tests.registry.conftest import OPEN
@@ -53,7 +52,6 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     workspace = initialize(
         folder / "a 41%41 # workspace", values={"services": {"prefect_port": free_port(), "mlflow_port": free_port()}}
     )
-    prefect_database.give(workspace, tmp_path_factory)
     path = workspace.params_path
     changes = {
         **tiny_params(folder).learning(),

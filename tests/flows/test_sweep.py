@@ -27,7 +27,6 @@ from lorax.params import load_params
 from lorax.services import embedded
 from lorax.sweeps.plan import plan_sweep
 from lorax.workspace import Workspace
-from tests import prefect_database
 from tests.conftest import write_task_files
 from tests.flows.commands import lorax, start, told
 from tests.mlflow_server import Server, free_port
@@ -46,7 +45,6 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, server: Server) -> Itera
     workspace = initialize(
         folder / "a workspace", values={"services": {"prefect_port": free_port()}, "registry": {"model": "swept"}}
     )
-    prefect_database.give(workspace, tmp_path_factory)
     os.environ["MLFLOW_TRACKING_URI"] = server.uri
     changes = {**tiny_params(folder).learning(), "landing": {"min_train": 1, "min_val": 1}}
     workspace.params_path.write_text(with_values(workspace.params_path.read_text(), changes))

@@ -26,7 +26,6 @@ from lorax.params import load_params
 from lorax.services import embedded
 from lorax.stream import DataRevision
 from lorax.workspace import Workspace
-from tests import prefect_database
 from tests.conftest import NewWorkspace, write_task_files
 from tests.flows.commands import champion, lorax, start, told
 from tests.mlflow_server import free_port
@@ -44,7 +43,6 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     folder = tmp_path_factory.mktemp("withdraw")
     ports = {"prefect_port": free_port(), "mlflow_port": free_port()}
     made = initialize(folder / "workspace", remote=str(folder / "store"), values={"services": ports})
-    prefect_database.give(made, tmp_path_factory)
     values = {
         **tiny_params(folder).learning(),
         "landing": {"min_train": 1, "min_val": 1},
