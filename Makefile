@@ -29,8 +29,8 @@ $(READY): pyproject.toml constraints.txt
 demo: setup ## learn five simulated generators one after the other, under DVC, Prefect and MLflow
 	$(BIN)/lorax demo
 
-test: setup ## run the tests: four files at a time, since many wait for servers; COVERAGE=--cov tells the lines that they reach
-	$(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder $(COVERAGE)
+test: setup ## run the tests: three files at a time, since many wait for servers; COVERAGE=--cov tells the lines that they reach
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(COVERAGE)
 
 test-fast: setup ## those that are not marked slow
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow"
