@@ -157,7 +157,7 @@ def reports_on(
     landed = versions.manifest(workspace, own)
     for one in incoming:
         taken = _taken(workspace, one, options.replace, beside)
-        report = check(one, Landed(others, seen, extending.family_of(one, own)), rules, options.accept_leak, taken)
+        report = check(one, Landed(others, seen, extending.family_of(one, beside)), rules, options.accept_leak, taken)
         problems = extending.problems(one, own, Landed(landed, seen))
         reports.append(replace(report, findings=(*problems, *report.findings)))
         others |= {f"{one.task}/{path}": file.md5 for path, file in one.files.items() if not file.problem}

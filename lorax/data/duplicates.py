@@ -118,7 +118,7 @@ def _twice(again: Iterable[str], files: Iterable[str]) -> str:
         return ""
     return (
         f" They are most of {', '.join(mostly)}: one generator under two names, either of which would be taken for the "
-        "other. If it is to have this name, 'lorax withdraw' that task first."
+        "other. Land more of its images with --extend; to give it this name, 'lorax withdraw' that task first."
     )
 
 

@@ -41,6 +41,18 @@ def test_more_of_a_generator_lands_beside_it_as_images_of_its_classes(
     assert pins.committed(workspace).notes[again].extends == "alpha"  # still
 
 
+def test_a_folder_that_grew_lands_as_more_of_its_generator_and_under_no_other_name(
+    landed_workspace: Workspace, tmp_path: Path, write_task: WriteTask
+) -> None:
+    source = write_task(tmp_path / "in", seed=1)  # alpha's own
+    for number, split in enumerate(("train", "val")):
+        Image.new("RGB", (9, 9), (7, number, 7)).save(source / split / "1_fake" / "more.png")
+    with pytest.raises(ContractError, match="landed-elsewhere"):
+        land(landed_workspace, source, "gamma")
+    [landed] = land(landed_workspace, source, "alpha", options=MORE)
+    assert landed.name == "alpha-2"
+
+
 def test_a_new_version_has_classes_of_its_own_and_names_the_older(
     landed_workspace: Workspace, tmp_path: Path, write_task: WriteTask
 ) -> None:
